@@ -1,0 +1,67 @@
+"""Align the embedding spaces of two frozen encoders with simple maps, in JAX."""
+
+from importlib.metadata import version as _version
+
+from . import metrics as metrics
+from ._fit import FitInfo as FitInfo
+from ._fit import fit as fit
+from ._fit import fit_affine as fit_affine
+from ._fit import fit_l_ortho as fit_l_ortho
+from ._fit import fit_linear as fit_linear
+from ._fit import fit_ortho as fit_ortho
+from ._fit import fit_with_info as fit_with_info
+from ._linalg import polar_factor as polar_factor
+from ._maps import AffineMap as AffineMap
+from ._maps import identity_map as identity_map
+from .anchors import anchor_masks as anchor_masks
+from .anchors import anchor_order as anchor_order
+from .io import load_map as load_map
+from .io import save_map as save_map
+from .stitching import HeadInfo as HeadInfo
+from .stitching import StitchingScores as StitchingScores
+from .stitching import evaluate_stitching as evaluate_stitching
+from .stitching import fit_head as fit_head
+from .stitching import fit_head_with_info as fit_head_with_info
+from .stitching import head_accuracy as head_accuracy
+from .stitching import stitch as stitch
+from .sweep import SweepMethod as SweepMethod
+from .sweep import SweepResult as SweepResult
+from .sweep import anchor_sweep as anchor_sweep
+from .zeroshot import class_embeddings as class_embeddings
+from .zeroshot import evaluate_zero_shot as evaluate_zero_shot
+from .zeroshot import zero_shot_logits as zero_shot_logits
+from .zeroshot import zero_shot_predict as zero_shot_predict
+
+__version__ = _version("semalign_jax")
+
+__all__ = [
+    "AffineMap",
+    "FitInfo",
+    "HeadInfo",
+    "StitchingScores",
+    "SweepMethod",
+    "SweepResult",
+    "anchor_masks",
+    "anchor_order",
+    "anchor_sweep",
+    "class_embeddings",
+    "evaluate_stitching",
+    "evaluate_zero_shot",
+    "fit",
+    "fit_affine",
+    "fit_head",
+    "fit_head_with_info",
+    "fit_l_ortho",
+    "fit_linear",
+    "fit_ortho",
+    "fit_with_info",
+    "head_accuracy",
+    "identity_map",
+    "load_map",
+    "metrics",
+    "polar_factor",
+    "save_map",
+    "stitch",
+    "zero_shot_logits",
+    "zero_shot_predict",
+]

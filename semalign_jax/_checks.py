@@ -1,0 +1,135 @@
+"""Argument checks: shapes and dtypes while tracing, values at the host boundary.
+
+Every message names the argument, says what came and what to do about it.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._typing import Array
+
+
+def is_concrete(*arrays: Any) -> bool:
+    """Whether all values can be looked at, i.e. none is a tracer."""
+    return not any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+
+def option(name: str, value: Any, allowed: Iterable[Any]) -> Any:
+    """Return `value` if it is one of `allowed`, else raise `ValueError`."""
+    allowed = tuple(allowed)
+    if not any(value is a or (isinstance(value, str) and value == a) for a in allowed):
+        choices = ", ".join(repr(a) for a in allowed)
+        raise ValueError(f"{name} must be one of {choices}; got {value!r}")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value` if it is a Python or NumPy bool, else raise `TypeError`."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False (a static bool); got {value!r}")
+    return bool(value)
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Return `value` as an `int` if it is a whole number above zero."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an int; got {value!r} of type {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1; got {value}")
+    return int(value)
+
+
+def float_array(name: str, value: Any, ndim: int | tuple[int, ...]) -> Array:
+    """Convert `value` to a non-empty floating-point array of a given rank.
+
+    Args:
+        name: argument name used in messages.
+        value: anything NumPy understands as a numeric array, or a JAX array.
+        ndim: allowed number of dimensions.
+
+    Raises:
+        TypeError: for integer, boolean, complex, text or object data.
+        ValueError: for another rank or an empty array.
+    """
+    if not isinstance(value, jax.Array):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:  # ragged nested lists
+            raise ValueError(f"{name} is not a rectangular array: {error}") from None
+    dtype = value.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must have a floating-point dtype; got {dtype}. "
+            f"Convert it, e.g. {name}.astype(np.float32)"
+        )
+    allowed = (ndim,) if isinstance(ndim, int) else ndim
+    if value.ndim not in allowed:
+        ranks = " or ".join(str(n) for n in allowed)
+        raise ValueError(f"{name} must have {ranks} dimensions; got shape {value.shape}")
+    if value.size == 0:
+        raise ValueError(f"{name} is empty: shape {value.shape}; every dimension must be >= 1")
+    return jnp.asarray(value)
+
+
+def pair(x: Any, y: Any) -> tuple[Array, Array]:
+    """Check that `x` [n, d_in] and `y` [n, d_out] are matched anchor rows."""
+    x, y = float_array("x", x, 2), float_array("y", y, 2)
+    if x.shape[0] != y.shape[0]:
+        raise ValueError(
+            f"x and y must have the same number of rows (row i of x matches row i of y); "
+            f"got x {x.shape} and y {y.shape}"
+        )
+    return x, y
+
+
+def row_weights(weights: Any, rows: int) -> Array:
+    """Check `weights` [rows]; booleans and integers count as 0/1/2... weights."""
+    array = weights if isinstance(weights, jax.Array) else np.asarray(weights)
+    if array.dtype == np.bool_ or jnp.issubdtype(array.dtype, jnp.integer):
+        array = jnp.asarray(array).astype(jnp.float32)
+    array = float_array("weights", array, 1)
+    if array.shape != (rows,):
+        raise ValueError(f"weights must have shape ({rows},), one per row of x; got {array.shape}")
+    return array
+
+
+def scalar(name: str, value: Any) -> Array:
+    """Check that `value` is a real scalar, traced or not; negative concrete values are refused."""
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be a real number; got {value!r}")
+    if array.ndim != 0:
+        raise ValueError(f"{name} must be a scalar; got shape {array.shape}")
+    if is_concrete(array) and not (np.isfinite(float(array)) and float(array) >= 0):
+        raise ValueError(f"{name} must be finite and >= 0; got {float(array)}")
+    return jnp.asarray(array)
+
+
+def weight_values(weights: Array) -> None:
+    """Refuse negative, non-finite or all-zero concrete weights."""
+    host = np.asarray(weights)
+    bad = np.flatnonzero(~np.isfinite(host) | (host < 0))
+    if bad.size:
+        raise ValueError(
+            f"weights must be finite and >= 0; row {bad[0]} has {host[bad[0]]} "
+            f"({bad.size} such rows)"
+        )
+    if not np.any(host > 0):
+        raise ValueError("weights are all zero: at least one anchor needs a positive weight")
+
+
+def finite_rows(name: str, value: Array, active: np.ndarray | None = None) -> None:
+    """Refuse NaN or infinity in the rows of a concrete `value` that are `active`."""
+    finite = np.asarray(jnp.isfinite(value).all(axis=tuple(range(1, value.ndim))))
+    if active is not None:
+        finite = finite | ~active
+    bad = np.flatnonzero(~finite)
+    if bad.size:
+        raise ValueError(
+            f"{name} holds NaN or infinity in {bad.size} of {finite.size} rows, first in row "
+            f"{bad[0]}; drop these rows or give them weight 0"
+        )

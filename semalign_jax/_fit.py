@@ -1,0 +1,803 @@
+"""The four maps: affine, linear, l-ortho and ortho, estimated from matched anchors.
+
+One convention everywhere: rows are samples and `y ~ x @ weight + bias`. The estimators are those
+of Maiorca et al. 2023 (arXiv 2311.00664, section 3), used by Di Folco et al. 2025
+(arXiv 2503.04478). All four minimise
+
+    sum_i w_i || x_i W + b - y_i ||^2 + ridge ||W||_F^2
+
+within their class, after the chosen normalisation of both spaces.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from . import _checks
+from ._linalg import (
+    LSTSQ_RCOND_EPS,
+    POLAR_RCOND_EPS,
+    LeastSquaresFactors,
+    SpectralFactors,
+    complete_isometry,
+    compute_dtype,
+    kept,
+    least_squares,
+    least_squares_factors,
+    matmul,
+    partial_isometry,
+    power_of_two_scale,
+    safe_inverse,
+    singular_values,
+    spectral_factors,
+    tall_qr,
+    transpose,
+)
+from ._maps import AffineMap
+from ._typing import (
+    COMPLETIONS,
+    METHODS,
+    NORMALIZE,
+    RIDGE_UNITS,
+    Array,
+    ArrayLike,
+    Completion,
+    Method,
+    Normalize,
+    RidgeUnit,
+)
+
+
+class FitInfo(NamedTuple):
+    """Diagnostics of a fit; all fields are arrays, so it passes through `jit` and `vmap`.
+
+    Attributes:
+        rank: int32 scalar, the numerical rank of the problem: of the (normalised, weighted)
+            anchors `x` for affine and linear, of the linear solution for l-ortho, of `x^T y` for
+            ortho. Below min(d_in, d_out) the map is not determined in every direction.
+        n_effective: scalar, Kish's effective number of anchors, (sum w)^2 / sum w^2.
+        residual_mse: scalar, weighted mean over anchors and target dimensions of the squared
+            residual, in squared units of `y`.
+        singular_values: [k], descending, of the matrix that `rank` speaks of.
+        orthogonality_error: scalar, max |W^T W - I| (or |W W^T - I| if d_in < d_out) of the
+            returned weight.
+    """
+
+    rank: Array
+    n_effective: Array
+    residual_mse: Array
+    singular_values: Array
+    orthogonality_error: Array
+
+
+class Static(NamedTuple):
+    """Everything a compiled fit depends on besides array shapes and dtypes."""
+
+    method: Method
+    normalize: Normalize
+    ridge_unit: RidgeUnit = "absolute"
+    scale: bool = False
+    rotation_only: bool = False
+    completion: Completion = "orthogonal"
+    solver: str = "closed"
+    steps: int = 300
+
+    @property
+    def center(self) -> bool:
+        """Whether the anchors are centred."""
+        return self.method == "affine" or self.normalize != "none"
+
+
+class Options(NamedTuple):
+    """The options of a fit that may be traced."""
+
+    ridge: Array | None = None
+    rcond: Array | None = None
+    learning_rate: Array | None = None
+    key: Array | None = None
+
+
+class _Rows(NamedTuple):
+    """Anchors of one side, normalised: rows = (data - offset - rest) / scale / unit.
+
+    Attributes:
+        rows: [n, d], not yet weighted.
+        offset: [d], the mean rounded to the data's dtype; zero if the side is not centred.
+        rest: [d], the remainder of the mean, so that offset + rest is exact.
+        scale: [d], the normalising standard deviations (1 where not normalised).
+        unit: scalar power of two that keeps products in range.
+    """
+
+    rows: Array
+    offset: Array
+    rest: Array
+    scale: Array
+    unit: Array
+
+
+class Side:
+    """The anchors of one side in the solvers' dtype, and what fits to them have in common.
+
+    Lives within one trace: what several fits of the same anchors need is traced once.
+
+    Attributes:
+        data: [n, d]; rows of weight zero are zero.
+        weights: [n], >= 0.
+        weighted: whether weights were given (static).
+    """
+
+    def __init__(self, data: Array, weights: Array | None, dtype) -> None:
+        n = data.shape[0]
+        self.weighted = weights is not None
+        self.weights = jnp.ones(n, dtype)
+        self.data = data.astype(dtype)
+        if weights is not None:
+            active = weights > 0
+            self.weights = jnp.where(active, weights.astype(dtype), 0)
+            self.data = jnp.where(active[:, None], self.data, 0)
+        self._cache: dict[Any, Any] = {}
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+    def normalised(self, static: Static) -> _Rows:
+        """The rows centred and scaled as the options say."""
+        center, normalize = static.center, static.normalize
+        return self._once(
+            ("normalised", center, normalize),
+            lambda: _normalised(self.data, self.weights, center, normalize),
+        )
+
+    def root_weights(self) -> Array:
+        """Square roots of the weights [n]."""
+        w = self.weights
+        return jnp.where(w > 0, jnp.sqrt(jnp.where(w > 0, w, 1)), 0)
+
+    def row_bound(self, static: Static) -> Array | None:
+        """How many prepared rows can be independent; None means all of them."""
+        return jnp.sum(self.weights > 0) - static.center if self.weighted else None
+
+    def weighted_rows(self, static: Static) -> Array:
+        """Normalised rows times the roots of their weights [n, d]."""
+        rows = self.normalised(static).rows
+        return rows * self.root_weights()[:, None] if self.weighted else rows
+
+    def prepared(self, static: Static) -> Array:
+        """The rows that the closed forms work on: weighted, and independent if centred."""
+
+        def make() -> Array:
+            rows = self.weighted_rows(static)
+            if not static.center:
+                return rows
+            root = self.root_weights()
+            norm = jnp.sqrt(jnp.sum(self.weights))
+            return _without_mean_row(rows, root * safe_inverse(norm, norm > 0))
+
+        return self._once(("prepared", static.center, static.normalize), make)
+
+    def qr(self, static: Static) -> tuple[Array, Array]:
+        """`tall_qr` of the prepared rows."""
+        key = ("qr", static.center, static.normalize)
+        return self._once(key, lambda: tall_qr(self.prepared(static)))
+
+    def penalty(self, static: Static, ridge: Array | None) -> Array | None:
+        """The ridge in the units of the prepared rows."""
+        if ridge is None:
+            return None
+        ridge = ridge.astype(self.data.dtype)
+        if static.ridge_unit == "gram":
+            rows = self.prepared(static)
+            return ridge * jnp.sum(rows * rows) / rows.shape[1]
+        unit = self.normalised(static).unit
+        return ridge / unit / unit
+
+    def factors(self, static: Static, options: Options) -> tuple[LeastSquaresFactors, Array | None]:
+        """Least-squares factors of the prepared rows, and the ridge they were made with."""
+        ridge, rcond = options.ridge, options.rcond
+
+        def make():
+            penalty = self.penalty(static, ridge)
+            bound = self.row_bound(static)
+            return least_squares_factors(self.qr(static), penalty, rcond, bound), penalty, options
+
+        key = ("factors", static.center, static.normalize, static.ridge_unit, id(ridge), id(rcond))
+        return self._once(key, make)[:2]
+
+
+def _normalised(data: Array, weights: Array, center: bool, normalize: Normalize) -> _Rows:
+    d = data.shape[1]
+    total = jnp.sum(weights)
+    share = weights * safe_inverse(total, total > 0)
+    zero, one = jnp.zeros(d, data.dtype), jnp.ones(d, data.dtype)
+    if not center:
+        unit = power_of_two_scale(data)
+        return _Rows(data / unit, zero, zero, one, unit)
+    # Taken relative to one of the rows: a constant column has exactly its value as the mean,
+    # and a large common offset costs no digits.
+    first = data[jnp.argmax(weights > 0)]
+    rows = jnp.where(weights[:, None] > 0, data - first, 0)
+    offset = first + matmul(share, rows)
+    rows = jnp.where(weights[:, None] > 0, data - offset, 0)
+    rest = matmul(share, rows)
+    rows = jnp.where(weights[:, None] > 0, rows - rest, 0)
+    scale = one
+    unit = power_of_two_scale(rows)
+    if normalize in ("standard", "isotropic"):
+        variance = matmul(share, (rows / unit) ** 2)
+        # Rounding noise of a constant column is not a standard deviation.
+        noise = (10 * jnp.finfo(data.dtype).eps * jnp.abs(offset) / unit) ** 2
+        if normalize == "isotropic":
+            variance, noise = jnp.mean(variance), jnp.mean(noise)
+        varies = variance > noise
+        deviation = jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)) * unit, 1)
+        scale = jnp.broadcast_to(deviation, (d,))
+        rows = rows / scale
+        unit = power_of_two_scale(rows)
+    return _Rows(rows / unit, offset, rest, scale, unit)
+
+
+def _without_mean_row(rows: Array, direction: Array) -> Array:
+    """Rotate rows that are orthogonal to `direction` so that the first is zero, and drop it.
+
+    Centred anchors have one linear dependency; this removes it without changing any product
+    x^T y, so that n centred anchors are n - 1 independent rows. (A Householder reflection.)
+    """
+    if rows.shape[0] == 1:
+        return jnp.zeros_like(rows)
+    sign = jnp.where(direction[0] < 0, -1, 1).astype(rows.dtype)
+    step = sign * direction[1:] / (1 + jnp.abs(direction[0]))
+    return rows[1:] - step[:, None] * rows[0]
+
+
+def fit_sides(
+    static: Static, source: Side, target: Side, options: Options, dtype
+) -> tuple[AffineMap, FitInfo]:
+    """Fit a map between two sides that have equal weights; `dtype` is that of the result."""
+    if static.solver == "adam":
+        weight, shift, spectrum = _solve_adam(static, source, target, options)
+        rcond_eps = LSTSQ_RCOND_EPS
+    else:
+        solve, rcond_eps = _SOLVERS[static.method]
+        weight, spectrum = solve(static, source, target, options)
+        shift = jnp.zeros(target.data.shape[1], target.data.dtype)
+    x, y = source.normalised(static), target.normalised(static)
+    if static.scale or static.method in ("affine", "linear"):
+        # An orthogonal factor does not depend on the units; everything else does.
+        weight = weight * (y.unit / x.unit)
+    weight = weight * (y.scale[None, :] / x.scale[:, None])
+    target_offset = y.offset + (y.rest - matmul(x.rest, weight)) + shift * (y.unit * y.scale)
+    fitted = AffineMap(weight, x.offset, target_offset, static.method)
+
+    s = singular_values(spectrum)
+    rank = jnp.sum(kept(s, options.rcond, rcond_eps))
+    bound = source.row_bound(static)
+    if bound is not None:
+        rank = jnp.minimum(rank, jnp.maximum(bound, 0))
+    info = _diagnose(fitted, source.data, target.data, source.weights, s, rank)
+    return jax.tree_util.tree_map(lambda a: a.astype(dtype), fitted), info
+
+
+def _diagnose(fitted: AffineMap, x: Array, y: Array, w: Array, s: Array, rank: Array) -> FitInfo:
+    total = jnp.sum(w)
+    share = w * safe_inverse(total, total > 0)
+    error = fitted.apply(x) - y
+    weight = fitted.weight
+    square = matmul(transpose(weight), weight)
+    if weight.shape[0] < weight.shape[1]:
+        square = matmul(weight, transpose(weight))
+    squares = jnp.sum(w * w)
+    return FitInfo(
+        rank=jnp.asarray(rank, jnp.int32),
+        n_effective=total * total * safe_inverse(squares, squares > 0),
+        residual_mse=matmul(share, jnp.mean(error * error, axis=1)),
+        singular_values=s,
+        orthogonality_error=jnp.max(jnp.abs(square - jnp.eye(square.shape[0], dtype=s.dtype))),
+    )
+
+
+def _solve_linear(static: Static, source: Side, target: Side, options: Options):
+    factors, penalty = source.factors(static, options)
+    x = source.prepared(static)
+    return least_squares(factors, x, target.prepared(static), penalty), x
+
+
+def _solve_l_ortho(static: Static, source: Side, target: Side, options: Options):
+    linear, x = _solve_linear(static, source, target, options)
+    bound = source.row_bound(static)
+    n = x.shape[0]
+    if n < min(linear.shape):
+        # The columns of the linear solution lie in the span of the anchors.
+        basis = source.qr(static)[0]
+        core = matmul(transpose(basis), jax.lax.stop_gradient(linear))
+        factors = spectral_factors(core, None, POLAR_RCOND_EPS, bound)
+        factors = factors._replace(u=matmul(basis, factors.u))
+    else:
+        factors = spectral_factors(linear, None, POLAR_RCOND_EPS, bound)
+    return _finish_ortho(static, source, target, options, factors, linear), linear
+
+
+def _solve_ortho(static: Static, source: Side, target: Side, options: Options):
+    x, y = source.prepared(static), target.prepared(static)
+    bound = source.row_bound(static)
+    cross = matmul(transpose(x), y)
+    if x.shape[0] < min(cross.shape):
+        # x^T y has rank n at most: its SVD is that of an n x n core between two bases.
+        basis_x, core_x = source.qr(static)
+        basis_y, core_y = target.qr(static)
+        core = matmul(core_x, transpose(core_y))
+        factors = spectral_factors(core, options.rcond, POLAR_RCOND_EPS, bound)
+        factors = factors._replace(
+            u=matmul(basis_x, factors.u), vt=matmul(factors.vt, transpose(basis_y))
+        )
+    else:
+        factors = spectral_factors(cross, options.rcond, POLAR_RCOND_EPS, bound)
+    return _finish_ortho(static, source, target, options, factors, cross), cross
+
+
+def _finish_ortho(
+    static: Static,
+    source: Side,
+    target: Side,
+    options: Options,
+    factors: SpectralFactors,
+    m: Array,
+) -> Array:
+    """Polar factor of `m` with the requested completion, then the best isotropic scale."""
+    if static.completion == "partial":
+        weight = partial_isometry(factors, m)
+    else:
+        weight = complete_isometry(factors, m, rotation_only=static.rotation_only)
+    if static.scale:
+        mapped = matmul(source.prepared(static), weight)
+        power = jnp.sum(mapped * mapped)
+        penalty = source.penalty(static, options.ridge)
+        if penalty is not None:
+            power = power + penalty * jnp.sum(weight * weight)
+        gain = jnp.sum(mapped * target.prepared(static))
+        weight = weight * (gain * safe_inverse(power, power > 0))
+    return weight
+
+
+#: Solver of each method, `-> (weight, matrix whose rank is reported)`, and the default cut-off
+#: for that rank.
+_SOLVERS: dict[str, tuple[Callable, float]] = {
+    "affine": (_solve_linear, LSTSQ_RCOND_EPS),
+    "linear": (_solve_linear, LSTSQ_RCOND_EPS),
+    "l-ortho": (_solve_l_ortho, POLAR_RCOND_EPS),
+    "ortho": (_solve_ortho, POLAR_RCOND_EPS),
+}
+
+
+def _solve_adam(
+    static: Static, source: Side, target: Side, options: Options
+) -> tuple[Array, Array, Array]:
+    """Gradient form of the affine map, in the way of Maiorca et al. (2023).
+
+    A linear layer with bias, Adam, full-batch mean squared error. Rows carry the root of their
+    weights, so the bias column is weighted in the same way.
+    """
+    x, y = source.weighted_rows(static), target.weighted_rows(static)
+    ones = source.root_weights()[:, None]
+    d_in, d_out = x.shape[1], y.shape[1]
+    bound = 1 / np.sqrt(d_in)
+    assert options.key is not None  # checked with the arguments
+    key_weight, key_bias = jax.random.split(options.key)
+    start = (
+        jax.random.uniform(key_weight, (d_in, d_out), x.dtype, -bound, bound),
+        jax.random.uniform(key_bias, (d_out,), x.dtype, -bound, bound),
+    )
+    total = jnp.sum(source.weights)
+    inverse_total = safe_inverse(total, total > 0) / d_out
+
+    def loss(params):
+        weight, bias = params
+        error = matmul(x, weight) + ones * bias - y
+        return jnp.sum(error * error) * inverse_total
+
+    optimizer = optax.adam(options.learning_rate)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=static.steps)
+    return params[0], params[1], x
+
+
+def _fit_both_core(static: Static, x: Array, y: Array, weights: Array | None, options: Options):
+    dtype = jnp.promote_types(x.dtype, y.dtype)
+    work = compute_dtype(dtype)
+    source, target = Side(x, weights, work), Side(y, weights, work)
+    return fit_sides(static, source, target, options, dtype)
+
+
+_fit_map = partial(jax.jit, static_argnums=0)(lambda *args: _fit_both_core(*args)[0])
+_fit_both = partial(jax.jit, static_argnums=0)(_fit_both_core)
+
+
+def _optional_scalar(name: str, value: Any, *, zero_is_none: bool) -> Array | None:
+    if value is None or (zero_is_none and isinstance(value, int | float) and value == 0):
+        return None
+    return _checks.scalar(name, value)
+
+
+def check_options(
+    method: Method,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    *,
+    normalize: Normalize = "none",
+    ridge: Any = 0.0,
+    ridge_unit: RidgeUnit = "absolute",
+    rcond: Any = None,
+    scale: bool = False,
+    rotation_only: bool = False,
+    completion: Completion = "orthogonal",
+    solver: str = "closed",
+    steps: int = 300,
+    learning_rate: Any = 1e-3,
+    key: Any = None,
+) -> tuple[Static, Options]:
+    """Check the options of a fit to anchors of these shapes and split them into two kinds."""
+    _checks.option("normalize", normalize, NORMALIZE)
+    _checks.option("ridge_unit", ridge_unit, RIDGE_UNITS)
+    _checks.option("completion", completion, COMPLETIONS)
+    _checks.option("solver", solver, ("closed", "adam"))
+    scale, rotation_only = (
+        _checks.flag("scale", scale),
+        _checks.flag("rotation_only", rotation_only),
+    )
+    if rotation_only and shapes[0][1] != shapes[1][1]:
+        raise ValueError(
+            f"rotation_only needs equal dimensions, since only square matrices have a "
+            f"determinant; got x {shapes[0]} and y {shapes[1]}. Leave it False"
+        )
+    if rotation_only and completion == "partial":
+        raise ValueError(
+            "rotation_only needs completion='orthogonal': a partial isometry is no rotation"
+        )
+    ridge = _optional_scalar("ridge", ridge, zero_is_none=True)
+    rcond = _optional_scalar("rcond", rcond, zero_is_none=False)
+    if solver == "adam":
+        if key is None:
+            raise ValueError("key is needed with solver='adam', e.g. jax.random.key(0)")
+        if ridge is not None:
+            raise ValueError("ridge is not part of the gradient form; use solver='closed'")
+        learning_rate = _checks.scalar("learning_rate", learning_rate)
+        steps = _checks.positive_int("steps", steps)
+    else:
+        learning_rate = key = None
+    static = Static(method, normalize, ridge_unit, scale, rotation_only, completion, solver, steps)
+    return static, Options(ridge, rcond, learning_rate, key)
+
+
+def _prepare(
+    method: Method, x: Any, y: Any, *, weights: Any = None, validate: bool = True, **options: Any
+) -> tuple[Static, Array, Array, Array | None, Options]:
+    """Check every argument of a fit."""
+    x, y = _checks.pair(x, y)
+    static, traced = check_options(method, (x.shape, y.shape), **options)
+    if weights is not None:
+        weights = _checks.row_weights(weights, x.shape[0])
+    if _checks.flag("validate", validate) and _checks.is_concrete(x, y, weights):
+        active = None
+        if weights is not None:
+            _checks.weight_values(weights)
+            active = np.asarray(weights) > 0
+        _checks.finite_rows("x", x, active)
+        _checks.finite_rows("y", y, active)
+    return static, x, y, weights, traced
+
+
+def fit_affine(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    normalize: Normalize = "none",
+    ridge: ArrayLike = 0.0,
+    ridge_unit: RidgeUnit = "absolute",
+    rcond: ArrayLike | None = None,
+    solver: str = "closed",
+    steps: int = 300,
+    learning_rate: ArrayLike = 1e-3,
+    key: Array | None = None,
+    validate: bool = True,
+) -> AffineMap:
+    """Least-squares map with offset: `y ~ x @ weight + bias`.
+
+    The closed form centres both sides and solves the linear problem, with the minimum-norm
+    weight if the centred anchors do not determine it. `solver="adam"` is the gradient form of
+    Maiorca et al. (2023), a linear layer trained on all anchors at once, which approaches the
+    closed form as `steps` grows; only the closed form uses `ridge` (on the weight, not on the
+    offset) and `rcond`.
+
+    Args:
+        x: source anchors [n, d_in], floating point, n >= 1; row i matches row i of `y`.
+        y: target anchors [n, d_out], floating point.
+        weights: [n], >= 0, floats or a boolean mask; None means equal weights. Rows of weight
+            zero are exactly inert, NaN included; the gradient with respect to a zero weight is
+            defined as 0.
+        normalize: applied to both sides with the anchors' own statistics and undone in the
+            target: "none", "center", "standard" (each dimension to unit variance; not
+            rotation-equivariant) or "isotropic" (one scale a side).
+        ridge: penalty on ||weight||_F^2 in the normalised spaces, >= 0; may be traced.
+        ridge_unit: "absolute", or "gram": in units of the mean diagonal of the Gram matrix of
+            the normalised, weighted anchors `x`, which makes `ridge` free of scale (1 is a
+            good start).
+        rcond: singular values of the centred anchors at most `rcond` times the largest count as
+            zero. None means 8 machine epsilons, which keeps every direction above rounding
+            noise; NumPy's rule eps * max(n, d_in) cuts off far more, which changes predictions
+            and often generalises better. 0 keeps all. With a ridge, None means no cut-off.
+        solver: "closed" or "adam".
+        steps: gradient steps (static), for "adam".
+        learning_rate: for "adam"; may be traced.
+        key: PRNG key of the initial weights, needed for "adam".
+        validate: whether to check values (NaN, infinity, bad weights) when called outside of a
+            transformation; inside, only shapes and dtypes are checked.
+
+    Returns:
+        `AffineMap` in the common dtype of `x` and `y`; half precision is computed in float32.
+
+    Raises:
+        TypeError: for a non-floating dtype or an option of the wrong type.
+        ValueError: for shapes that do not match, unknown options, non-finite anchors, negative
+            or all-zero weights.
+    """
+    return _fit_map(
+        *_prepare(
+            "affine",
+            x,
+            y,
+            weights=weights,
+            normalize=normalize,
+            ridge=ridge,
+            ridge_unit=ridge_unit,
+            rcond=rcond,
+            solver=solver,
+            steps=steps,
+            learning_rate=learning_rate,
+            key=key,
+            validate=validate,
+        )
+    )
+
+
+def fit_linear(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    normalize: Normalize = "none",
+    ridge: ArrayLike = 0.0,
+    ridge_unit: RidgeUnit = "absolute",
+    rcond: ArrayLike | None = None,
+    validate: bool = True,
+) -> AffineMap:
+    """Least-squares map without offset (in the normalised spaces): `y ~ x @ weight`.
+
+    If the anchors do not determine it (n < d_in, or dependent rows), the solution of minimum
+    norm. Maiorca et al. (2023), "linear".
+
+    Args:
+        x: source anchors [n, d_in]; see `fit_affine` for all arguments.
+        y: target anchors [n, d_out].
+        weights: [n], >= 0, floats or a boolean mask.
+        normalize: "none", "center", "standard" or "isotropic".
+        ridge: penalty on ||weight||_F^2, >= 0; may be traced.
+        ridge_unit: "absolute" or "gram".
+        rcond: relative cut-off for singular values of `x`; None means 8 machine epsilons.
+        validate: whether to check values when called outside of a transformation.
+
+    Returns:
+        `AffineMap`; its bias is zero for normalize="none".
+
+    Raises:
+        TypeError: for a non-floating dtype or an option of the wrong type.
+        ValueError: for bad shapes, unknown options, non-finite anchors or bad weights.
+    """
+    return _fit_map(
+        *_prepare(
+            "linear",
+            x,
+            y,
+            weights=weights,
+            normalize=normalize,
+            ridge=ridge,
+            ridge_unit=ridge_unit,
+            rcond=rcond,
+            validate=validate,
+        )
+    )
+
+
+def fit_l_ortho(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    normalize: Normalize = "none",
+    ridge: ArrayLike = 0.0,
+    ridge_unit: RidgeUnit = "absolute",
+    rcond: ArrayLike | None = None,
+    scale: bool = False,
+    rotation_only: bool = False,
+    completion: Completion = "orthogonal",
+    validate: bool = True,
+) -> AffineMap:
+    """The linear map made orthogonal: the polar factor `U V^T` of the least-squares solution.
+
+    It depends strongly on small singular values of `x`, hence on `rcond`: a truncated and an
+    untruncated linear solution have different polar factors. Maiorca et al. (2023), "l-ortho".
+
+    Args:
+        x: source anchors [n, d_in]; see `fit_affine` for the arguments not described here.
+        y: target anchors [n, d_out].
+        weights: [n], >= 0, floats or a boolean mask.
+        normalize: "none", "center", "standard" or "isotropic".
+        ridge: penalty of the underlying linear solution, >= 0; may be traced.
+        ridge_unit: "absolute" or "gram".
+        rcond: relative cut-off for singular values of `x`; None means 8 machine epsilons.
+        scale: whether to multiply by the isotropic factor of least squared residual.
+        rotation_only: whether to exclude reflections (determinant +1); equal dimensions only.
+        completion: what to do with directions that the anchors do not determine, see
+            `fit_ortho`.
+        validate: whether to check values when called outside of a transformation.
+
+    Returns:
+        `AffineMap` with a (semi-)orthogonal weight in the normalised spaces.
+
+    Raises:
+        TypeError: for a non-floating dtype or an option of the wrong type.
+        ValueError: for bad shapes, unknown options, non-finite anchors, bad weights, or
+            `rotation_only` with unequal dimensions.
+    """
+    return _fit_map(
+        *_prepare(
+            "l-ortho",
+            x,
+            y,
+            weights=weights,
+            normalize=normalize,
+            ridge=ridge,
+            ridge_unit=ridge_unit,
+            rcond=rcond,
+            scale=scale,
+            rotation_only=rotation_only,
+            completion=completion,
+            validate=validate,
+        )
+    )
+
+
+def fit_ortho(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    normalize: Normalize = "none",
+    ridge: ArrayLike = 0.0,
+    ridge_unit: RidgeUnit = "absolute",
+    rcond: ArrayLike | None = None,
+    scale: bool = False,
+    rotation_only: bool = False,
+    completion: Completion = "orthogonal",
+    validate: bool = True,
+) -> AffineMap:
+    """Orthogonal Procrustes: `U V^T` of the SVD of `x^T y` (Schönemann 1966).
+
+    The best orthogonal map of the anchors; Maiorca et al. (2023), "ortho". For unequal
+    dimensions the weight is semi-orthogonal and maximises tr(W^T x^T y), which for
+    d_in <= d_out is the least-squares optimum too.
+
+    Args:
+        x: source anchors [n, d_in]; see `fit_affine` for the arguments not described here.
+        y: target anchors [n, d_out].
+        weights: [n], >= 0, floats or a boolean mask.
+        normalize: "none", "center", "standard" or "isotropic".
+        ridge: penalty on ||weight||_F^2, >= 0; may be traced. The norm of an orthogonal matrix
+            is fixed, so it matters only with `scale`.
+        ridge_unit: "absolute" or "gram".
+        rcond: singular values of `x^T y` at most `rcond` times the largest count as
+            undetermined; None means one machine epsilon.
+        scale: whether to multiply by the isotropic factor of least squared residual.
+        rotation_only: whether to exclude reflections (determinant +1, Kabsch/Umeyama); equal
+            dimensions only.
+        completion: with fewer anchors than dimensions every completion fits the anchors equally.
+            "orthogonal" maps the undetermined directions as near to the identity (zero-padded
+            or cut) as a (semi-)orthogonal matrix can; "partial" maps them to zero, which makes
+            the weight a partial isometry and the estimate equivariant under rotations of either
+            space.
+        validate: whether to check values when called outside of a transformation.
+
+    Returns:
+        `AffineMap` with a (semi-)orthogonal weight in the normalised spaces.
+
+    Raises:
+        TypeError: for a non-floating dtype or an option of the wrong type.
+        ValueError: for bad shapes, unknown options, non-finite anchors, bad weights, or
+            `rotation_only` with unequal dimensions.
+    """
+    return _fit_map(
+        *_prepare(
+            "ortho",
+            x,
+            y,
+            weights=weights,
+            normalize=normalize,
+            ridge=ridge,
+            ridge_unit=ridge_unit,
+            rcond=rcond,
+            scale=scale,
+            rotation_only=rotation_only,
+            completion=completion,
+            validate=validate,
+        )
+    )
+
+
+_COMMON_OPTIONS = ("weights", "normalize", "ridge", "ridge_unit", "rcond", "validate")
+_ORTHO_OPTIONS = (*_COMMON_OPTIONS, "scale", "rotation_only", "completion")
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "affine": (*_COMMON_OPTIONS, "solver", "steps", "learning_rate", "key"),
+    "linear": _COMMON_OPTIONS,
+    "l-ortho": _ORTHO_OPTIONS,
+    "ortho": _ORTHO_OPTIONS,
+}
+
+
+def check_method(method: Any, options: Iterable[str]) -> None:
+    """Check the name of a method and that it has all of these options."""
+    _checks.option("method", method, METHODS)
+    for name in options:
+        if name not in _OPTIONS[method]:
+            raise ValueError(
+                f"{name} is not an option of method {method!r}; it takes "
+                f"{', '.join(_OPTIONS[method])}"
+            )
+
+
+def fit(method: Method, x: ArrayLike, y: ArrayLike, **options: Any) -> AffineMap:
+    """Fit a map by name: "affine", "linear", "l-ortho" or "ortho".
+
+    Args:
+        method: which of the four maps.
+        x: source anchors [n, d_in].
+        y: target anchors [n, d_out].
+        **options: keyword options of the function of that name, e.g. `fit_ortho`.
+
+    Raises:
+        TypeError: as the function of that name.
+        ValueError: as that function; also for an unknown method or an option it does not have.
+    """
+    check_method(method, options)
+    return _fit_map(*_prepare(method, x, y, **options))
+
+
+def fit_with_info(
+    method: Method, x: ArrayLike, y: ArrayLike, **options: Any
+) -> tuple[AffineMap, FitInfo]:
+    """Like `fit`, and report rank, effective sample size, residual and orthogonality.
+
+    Args:
+        method: which of the four maps.
+        x: source anchors [n, d_in].
+        y: target anchors [n, d_out].
+        **options: keyword options of the function of that name.
+
+    Returns:
+        The map and its `FitInfo`.
+
+    Raises:
+        TypeError: as the function of that name.
+        ValueError: as that function; also for an unknown method or an option it does not have.
+    """
+    check_method(method, options)
+    return _fit_both(*_prepare(method, x, y, **options))

@@ -1,0 +1,19 @@
+"""Shared type aliases: what the library accepts and the names of its options."""
+
+from typing import Literal, TypeAlias, get_args
+
+import jax
+import jax.typing
+
+Array: TypeAlias = jax.Array
+ArrayLike: TypeAlias = jax.typing.ArrayLike
+
+Method: TypeAlias = Literal["affine", "linear", "l-ortho", "ortho"]
+Normalize: TypeAlias = Literal["none", "center", "standard", "isotropic"]
+Completion: TypeAlias = Literal["orthogonal", "partial"]
+RidgeUnit: TypeAlias = Literal["absolute", "gram"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+NORMALIZE: tuple[Normalize, ...] = get_args(Normalize)
+RIDGE_UNITS: tuple[RidgeUnit, ...] = get_args(RidgeUnit)
+COMPLETIONS: tuple[Completion, ...] = get_args(Completion)

@@ -1,0 +1,89 @@
+"""Drawing anchors: random, nested, optionally stratified by label. PRNG keys are arguments."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _checks
+from ._typing import Array, ArrayLike
+
+
+def check_counts(counts: Sequence[int], n: int) -> tuple[int, ...]:
+    """Return anchor counts as a tuple of ints in [1, n], or raise."""
+    values = np.atleast_1d(np.asarray(counts))
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"counts must be a non-empty list of anchor counts; got {counts!r}")
+    checked = tuple(_checks.positive_int("counts", c) for c in values.tolist())
+    if max(checked) > n:
+        raise ValueError(f"counts has {max(checked)}, but there are only {n} rows to draw from")
+    return checked
+
+
+def anchor_order(key: Array, n: int, *, labels: ArrayLike | None = None) -> Array:
+    """A random order of the rows 0..n-1, of which every prefix is a set of anchors.
+
+    Args:
+        key: PRNG key.
+        n: number of rows.
+        labels: integer classes [n]; if given, every prefix holds the classes in about their
+            overall proportions.
+
+    Returns:
+        int32 [n], a permutation.
+
+    Raises:
+        TypeError: if `labels` are not integers.
+        ValueError: if n < 1 or `labels` has another length.
+    """
+    n = _checks.positive_int("n", n)
+    if labels is None:
+        return jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32))
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"labels must be integer classes; got dtype {labels.dtype}")
+    if labels.shape != (n,):
+        raise ValueError(f"labels must have shape ({n},); got {labels.shape}")
+    key_rank, key_shift = jax.random.split(key)
+    by_class = jnp.lexsort((jax.random.uniform(key_rank, (n,)), labels))
+    sorted_labels = labels[by_class]
+    first = jnp.searchsorted(sorted_labels, sorted_labels, side="left")
+    size = jnp.searchsorted(sorted_labels, sorted_labels, side="right") - first
+    # Member r of a class of c rows comes at about the fraction r / c of the order.
+    when = (jnp.arange(n) - first + jax.random.uniform(key_shift, (n,))) / size
+    return by_class[jnp.argsort(when)].astype(jnp.int32)
+
+
+def anchor_masks(
+    key: Array,
+    n: int,
+    counts: Sequence[int],
+    *,
+    nested: bool = True,
+    labels: ArrayLike | None = None,
+) -> Array:
+    """Boolean masks that pick `counts[i]` of n rows.
+
+    Args:
+        key: PRNG key; the same key gives the same masks.
+        n: number of rows.
+        counts: how many anchors each mask picks, ints in [1, n] (static).
+        nested: whether a smaller set is part of every larger one; else they are independent.
+        labels: integer classes [n] to stratify by; see `anchor_order`.
+
+    Returns:
+        bool [len(counts), n]; each can be passed as `weights` to the fits.
+
+    Raises:
+        TypeError: if `labels` or `counts` are not integers.
+        ValueError: if a count is not in [1, n] or `labels` has another length.
+    """
+    n = _checks.positive_int("n", n)
+    sizes = jnp.asarray(check_counts(counts, n))
+    if _checks.flag("nested", nested):
+        ranks = jnp.argsort(anchor_order(key, n, labels=labels))[None, :]
+    else:
+        keys = jax.random.split(key, sizes.shape[0])
+        ranks = jax.vmap(lambda k: jnp.argsort(anchor_order(k, n, labels=labels)))(keys)
+    return ranks < sizes[:, None]

@@ -1,0 +1,117 @@
+"""Maps on disk: safetensors with a format version. No pickle, nothing half-written."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import safetensors
+import safetensors.flax
+
+from ._checks import is_concrete
+from ._maps import AffineMap
+
+_FORMAT = "semalign_jax.AffineMap"
+_FORMAT_VERSION = "1"
+_TENSORS = ("source_offset", "target_offset", "weight")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that the old file or the whole new one is there, never a part."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_map(mapping: AffineMap, path: str | os.PathLike) -> None:
+    """Save a map, or a batch of maps, as a safetensors file.
+
+    Args:
+        mapping: the map; its dtype and batch axes are kept.
+        path: file to write; replaced in one step if it exists.
+
+    Raises:
+        TypeError: if `mapping` is not an `AffineMap` or is traced.
+        OSError: if the file cannot be written.
+    """
+    if not isinstance(mapping, AffineMap):
+        raise TypeError(f"mapping must be an AffineMap; got {type(mapping).__name__}")
+    tensors = {name: getattr(mapping, name) for name in _TENSORS}
+    if not is_concrete(*tensors.values()):
+        raise TypeError("mapping is traced: save_map works on values, call it outside of jit")
+    metadata = {"format": _FORMAT, "format_version": _FORMAT_VERSION, "kind": mapping.kind}
+    tensors = {name: jnp.asarray(tensor) for name, tensor in tensors.items()}
+    write_atomically(Path(path), safetensors.flax.save(tensors, metadata))
+
+
+def load_map(path: str | os.PathLike) -> AffineMap:
+    """Load a map written by `save_map`.
+
+    Args:
+        path: safetensors file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a whole safetensors file, of another format or version, or its
+            tensors are not those of a map; the message says which.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no map at {path}: there is no such file")
+    try:
+        with safetensors.safe_open(path, framework="flax") as file:
+            metadata = file.metadata() or {}
+            names = tuple(sorted(file.keys()))
+            _check_header(path, metadata, names)
+            tensors = {name: file.get_tensor(name) for name in names}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+    shape = tensors["weight"].shape
+    expected = {
+        "weight": shape,
+        "source_offset": shape[:-1],
+        "target_offset": (*shape[:-2], *shape[-1:]),
+    }
+    for name, tensor in tensors.items():
+        if len(shape) < 2 or tensor.shape != expected[name]:
+            raise ValueError(
+                f"{path}: tensor {name} has shape {tensor.shape}, which does not fit a map with "
+                f"weight {shape}"
+            )
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            raise ValueError(f"{path}: tensor {name} is {tensor.dtype}, not floating point")
+    return AffineMap(**tensors, kind=metadata["kind"])
+
+
+def _check_header(path: Path, metadata: dict[str, str], names: tuple[str, ...]) -> None:
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} is not a map of this library: its format is {metadata.get('format')!r}, "
+            f"expected {_FORMAT!r}"
+        )
+    if metadata.get("format_version") != _FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {metadata.get('format_version')!r}; this release reads "
+            f"version {_FORMAT_VERSION!r}. Update semalign_jax"
+        )
+    if "kind" not in metadata:
+        raise ValueError(f"{path}: the key 'kind' is missing in the file's metadata")
+    if names != _TENSORS:
+        raise ValueError(
+            f"{path} holds the tensors {', '.join(names) or 'none'}; expected {', '.join(_TENSORS)}"
+        )

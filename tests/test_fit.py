@@ -1,0 +1,286 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from helpers import anchors, polar, relative, rotation
+from hypothesis import given
+from hypothesis import strategies as st
+
+import semalign_jax as sa
+
+METHODS = ("affine", "linear", "l-ortho", "ortho")
+SHAPES = [
+    (5, 1, 1),
+    (3, 2, 2),
+    (4, 8, 8),
+    (8, 8, 8),
+    (40, 8, 8),
+    (40, 8, 5),
+    (40, 5, 8),
+    (50, 64, 64),
+    (300, 64, 64),
+    (100, 384, 384),
+]
+
+
+@pytest.mark.parametrize(("n", "d_in", "d_out"), SHAPES)
+def test_linear_and_affine_equal_numpy_lstsq(precision, n, d_in, d_out):
+    dtype = np.float64 if precision == "x64" else np.float32
+    tolerance = 1e-9 if precision == "x64" else 2e-4
+    x, y = (a.astype(dtype) for a in anchors(n, d_in, d_out))
+    test = anchors(50, d_in, d_out, seed=1)[0].astype(dtype)
+    x64, y64 = x.astype(np.float64), y.astype(np.float64)
+    expected = test.astype(np.float64) @ np.linalg.lstsq(x64, y64, rcond=1e-13)[0]
+    assert relative(sa.fit_linear(x, y)(test), expected) < tolerance
+    mean_x, mean_y = x64.mean(0), y64.mean(0)
+    weight = np.linalg.lstsq(x64 - mean_x, y64 - mean_y, rcond=1e-12)[0]
+    expected = (test - mean_x) @ weight + mean_y
+    assert relative(sa.fit_affine(x, y)(test), expected) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("n", "d_in", "d_out"), [(40, 8, 8), (40, 8, 5), (40, 5, 8), (900, 768, 768)]
+)
+def test_ortho_equals_scipy_procrustes(precision, n, d_in, d_out):
+    dtype = np.float64 if precision == "x64" else np.float32
+    x, y = (a.astype(dtype) for a in anchors(n, d_in, d_out, cond=10))
+    weight = np.asarray(sa.fit_ortho(x, y).weight, np.float64)
+    cross = x.astype(np.float64).T @ y.astype(np.float64)
+    nuclear = np.linalg.svd(cross, compute_uv=False).sum()
+    assert np.sum(weight * cross) > nuclear * (1 - 1e-5)
+    gram = weight.T @ weight if d_in >= d_out else weight @ weight.T
+    assert np.abs(gram - np.eye(len(gram))).max() < (1e-12 if precision == "x64" else 5e-6)
+    if d_in == d_out and precision == "x64":
+        expected = scipy.linalg.orthogonal_procrustes(x, y)[0]
+        np.testing.assert_allclose(weight, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("n", "d_in", "d_out"), [(2, 8, 8), (2, 8, 6), (2, 6, 9), (5, 7, 7), (4, 6, 9)]
+)
+def test_completion_is_the_limit_of_a_pull_to_the_identity(n, d_in, d_out):
+    x, y = anchors(n, d_in, d_out, cond=3)
+    weight = np.asarray(sa.fit_ortho(x, y).weight)
+    cross = x.T @ y / np.linalg.norm(x.T @ y)
+    np.testing.assert_allclose(weight, polar(cross + 1e-8 * np.eye(d_in, d_out)), atol=1e-5)
+    partial = np.asarray(sa.fit_ortho(x, y, completion="partial").weight)
+    u, _, vt = np.linalg.svd(cross)
+    np.testing.assert_allclose(partial, u[:, :n] @ vt[:n], atol=1e-8)
+
+
+def test_l_ortho_is_the_polar_factor_of_the_linear_solution():
+    x, y = anchors(60, 8, 6)
+    expected = polar(np.linalg.lstsq(x, y)[0])
+    np.testing.assert_allclose(sa.fit_l_ortho(x, y).weight, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_common_offset_costs_no_digits(precision, method):
+    dtype = np.float64 if precision == "x64" else np.float32
+    x, y = (a.astype(dtype) for a in anchors(200, 16, 16, cond=10, offset=1e4))
+    plain = sa.fit(method, x, y, normalize="center")
+    reference = sa.fit(
+        method, x.astype(np.float64) - 1e4, y.astype(np.float64) + 1e4, normalize="center"
+    )
+    tolerance = 1e-9 if precision == "x64" else 1e-3
+    np.testing.assert_allclose(plain.weight, reference.weight, atol=tolerance)
+
+
+def test_ridge_solves_the_normal_equations():
+    for n in (5, 40):
+        x, y = anchors(n, 8, 6)
+        expected = np.linalg.solve(x.T @ x + 0.3 * np.eye(8), x.T @ y)
+        np.testing.assert_allclose(sa.fit_linear(x, y, ridge=0.3).weight, expected, atol=1e-9)
+        gram = sa.fit_linear(x, y, ridge=0.5, ridge_unit="gram").weight
+        penalty = 0.5 * np.trace(x.T @ x) / 8
+        np.testing.assert_allclose(gram, sa.fit_linear(x, y, ridge=penalty).weight, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_are_replicated_rows(method):
+    x, y = anchors(20, 6, 6)
+    weights = np.arange(20) % 3
+    rows = np.repeat(np.arange(20), weights)
+    one = sa.fit(method, x, y, weights=weights.astype(float), normalize="center")
+    two = sa.fit(method, x[rows], y[rows], normalize="center")
+    np.testing.assert_allclose(one.weight, two.weight, atol=1e-8)
+    np.testing.assert_allclose(one.bias, two.bias, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masked_rows_are_exactly_inert_and_equal_the_unpadded_fit(method):
+    x, y = anchors(16, 20, 20, cond=3)
+    mask = np.arange(16) < 10
+    x[10:], y[10:] = np.nan, np.inf
+    padded = sa.fit(method, x, y, weights=mask)
+    x[10:], y[10:] = 7.0, -3.0
+    np.testing.assert_array_equal(padded.weight, sa.fit(method, x, y, weights=mask).weight)
+    unpadded = sa.fit(method, x[:10], y[:10])
+    np.testing.assert_allclose(padded.weight, unpadded.weight, atol=1e-7)
+
+
+def test_rank_deficient_linear_is_minimum_norm(precision):
+    x = np.arange(1.0, 10).reshape(3, 3)
+    expected = [[0.8333, 0.3333, -0.1667], [0.3333] * 3, [-0.1667, 0.3333, 0.8333]]
+    np.testing.assert_allclose(sa.fit_linear(x, x).weight, expected, atol=1e-4)
+
+
+def test_rotation_only():
+    x = np.array([[1.0, 0], [0, 2], [-1, -2]])
+    y = x * [1, -1]
+    np.testing.assert_allclose(sa.fit_ortho(x, y).weight, np.diag([1, -1]), atol=1e-12)
+    expected = [[-0.83205, -0.55470], [0.55470, -0.83205]]
+    turned = sa.fit_ortho(x, y, rotation_only=True)
+    np.testing.assert_allclose(turned.weight, expected, atol=1e-5)
+    few = sa.fit_ortho(*anchors(2, 5, 5), rotation_only=True).weight
+    assert np.linalg.det(few) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("factor", [1e-20, 1.0, 1e20])
+def test_scale_is_recovered_in_any_unit(precision, factor):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30, 5))
+    q = rotation(5, rng)
+    fitted = sa.fit_ortho(x * factor, 3 * (x * factor) @ q, scale=True)
+    np.testing.assert_allclose(fitted.weight, 3 * q, atol=1e-4)
+    plain = sa.fit_ortho(x * factor, 3 * (x * factor) @ q)
+    np.testing.assert_allclose(plain.weight, q, atol=1e-5)
+
+
+def test_constant_column_standardises_to_zero_and_targets_keep_their_units(precision):
+    x, y = anchors(1000, 4, 4, cond=3)
+    x = x.astype(np.float32)
+    x[:, 1] = 14.62
+    fitted = sa.fit_ortho(x, y.astype(np.float32), normalize="standard")
+    assert float(fitted.source_offset[1]) == np.float32(14.62)
+    assert np.isfinite(fitted.weight).all()
+    exact = sa.fit_linear(x, 5 * x + 2, normalize="standard")
+    np.testing.assert_allclose(exact(x), 5 * x + 2, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
+@pytest.mark.parametrize("method", METHODS)
+def test_dtype_is_kept(method, dtype):
+    x, y = (jnp.asarray(a, dtype) for a in anchors(30, 4, 4, cond=3))
+    fitted = sa.fit(method, x, y)
+    assert fitted.weight.dtype == fitted(x).dtype == dtype
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_jit_and_vmap_change_nothing(method):
+    pairs = [anchors(12, 4, 4, seed=seed) for seed in range(3)]
+    x, y = (
+        jnp.stack(side) for side in zip(*map(lambda p: map(jnp.asarray, p), pairs), strict=True)
+    )
+
+    def fit(x, y):
+        return sa.fit(method, x, y).weight
+
+    batched = jax.vmap(fit)(x, y)
+    for i in range(3):
+        np.testing.assert_allclose(batched[i], fit(x[i], y[i]), atol=1e-9)
+        np.testing.assert_allclose(jax.jit(fit)(x[i], y[i]), fit(x[i], y[i]), atol=1e-12)
+
+
+def test_adam_approaches_the_closed_form():
+    x, y = anchors(200, 4, 4, cond=2)
+    exact = sa.fit_affine(x, y)
+    gaps = [
+        relative(
+            sa.fit_affine(
+                x, y, solver="adam", steps=n, learning_rate=1e-2, key=jax.random.key(0)
+            ).weight,
+            np.asarray(exact.weight),
+        )
+        for n in (100, 2000)
+    ]
+    assert gaps[1] < 1e-3 < gaps[0]
+
+
+@given(st.integers(0, 2**31))
+def test_rotating_the_target_rotates_the_map(seed):
+    x, y = anchors(20, 5, 5, seed=seed)
+    q = rotation(5, np.random.default_rng(seed + 1))
+    for method in METHODS:
+        turned = sa.fit(method, x, y @ q).weight
+        np.testing.assert_allclose(turned, sa.fit(method, x, y).weight @ q, atol=1e-6)
+
+
+@given(st.integers(0, 2**31))
+def test_no_perturbation_within_the_class_lowers_the_loss(seed):
+    x, y = anchors(20, 5, 5, seed=seed)
+    rng = np.random.default_rng(seed)
+
+    def loss(weight):
+        return np.sum((x @ weight - y) ** 2)
+
+    linear = np.asarray(sa.fit_linear(x, y).weight)
+    assert loss(linear) <= loss(linear + 1e-3 * rng.standard_normal((5, 5)))
+    ortho = np.asarray(sa.fit_ortho(x, y).weight)
+    skew = 1e-2 * rng.standard_normal((5, 5))
+    assert loss(ortho) <= loss(ortho @ scipy.linalg.expm(skew - skew.T)) + 1e-12
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_equals_finite_differences(method):
+    x, y = map(jnp.asarray, anchors(12, 4, 3, cond=3))
+    rng = np.random.default_rng(0)
+    dx, probe = (jnp.asarray(rng.standard_normal(s)) for s in ((12, 4), (4, 3)))
+
+    @jax.jit
+    def score(x):
+        return jnp.vdot(sa.fit(method, x, y, normalize="center").weight, probe)
+
+    numeric = (score(x + 1e-6 * dx) - score(x - 1e-6 * dx)) / 2e-6
+    assert float(jnp.vdot(jax.grad(score)(x), dx)) == pytest.approx(float(numeric), rel=1e-5)
+
+
+@pytest.mark.parametrize("m", [np.eye(3), np.zeros((3, 3)), np.ones((3, 3)), np.diag([1.0, 1, 2])])
+def test_polar_factor_has_finite_derivatives(m):
+    score = jax.jit(lambda m: sa.polar_factor(m)[0, 1])
+    m = jnp.asarray(m)
+    assert np.isfinite(jax.grad(score)(m)).all()
+    assert np.isfinite(jax.jit(jax.hessian(score))(m)).all()
+
+
+BAD = [
+    (dict(x=np.zeros(3)), ValueError, "x must have 2 dimensions"),
+    (dict(x=np.zeros((4, 2))), ValueError, "same number of rows"),
+    (dict(x=np.zeros((0, 2))), ValueError, "x is empty"),
+    (dict(x=np.zeros((3, 2), int)), TypeError, "x must have a floating-point dtype"),
+    (dict(y=np.zeros((3, 2), object)), TypeError, "y must have a floating-point dtype"),
+    (dict(x=np.full((3, 2), np.nan)), ValueError, "x holds NaN"),
+    (dict(weights=np.array([1.0, -1, 1])), ValueError, "row 1 has -1"),
+    (dict(weights=np.zeros(3)), ValueError, "weights are all zero"),
+    (dict(weights=np.ones(2)), ValueError, "weights must have shape"),
+    (dict(normalize="unit"), ValueError, "normalize must be one of"),
+    (dict(completion="any"), ValueError, "completion must be one of"),
+    (dict(ridge=-1.0), ValueError, "ridge must be finite"),
+    (dict(rotation_only=True, y=np.ones((3, 4))), ValueError, "rotation_only needs equal"),
+    (dict(scale=1), TypeError, "scale must be True or False"),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "message"), BAD)
+def test_bad_input_is_named(change, kind, message):
+    arguments = dict(x=np.ones((3, 2)), y=np.ones((3, 2))) | change
+    with pytest.raises(kind, match=message):
+        sa.fit_ortho(arguments.pop("x"), arguments.pop("y"), **arguments)
+
+
+def test_unknown_method_or_option_is_named():
+    with pytest.raises(ValueError, match="method must be one of"):
+        sa.fit("procrustes", np.ones((3, 2)), np.ones((3, 2)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="scale is not an option of method 'linear'"):
+        sa.fit("linear", np.ones((3, 2)), np.ones((3, 2)), scale=True)
+    with pytest.raises(ValueError, match="key is needed"):
+        sa.fit_affine(np.ones((3, 2)), np.ones((3, 2)), solver="adam")
+
+
+def test_info_reports_rank_and_orthogonality():
+    x, y = anchors(4, 8, 8, cond=3)
+    _, info = sa.fit_with_info("ortho", x, y, weights=np.array([1.0, 1, 1, 0]))
+    assert int(info.rank) == 3
+    assert float(info.n_effective) == pytest.approx(3)
+    assert float(info.orthogonality_error) < 1e-12

@@ -1,0 +1,167 @@
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import anchors
+from sklearn.linear_model import LogisticRegression
+
+import semalign_jax as sa
+
+
+def test_map_algebra():
+    first, second = (sa.fit_affine(*anchors(30, d, 5, cond=3, seed=d)) for d in (5, 5))
+    x = anchors(7, 5, 5)[0]
+    np.testing.assert_allclose((first >> second)(x), second(first(x)), atol=1e-9)
+    np.testing.assert_allclose(first.inverse()(first(x)), x, atol=1e-8)
+    np.testing.assert_allclose(first(x), x @ first.weight + first.bias, atol=1e-9)
+    np.testing.assert_allclose(sa.identity_map(2, 3)(np.ones((1, 2), np.float32)), [[1, 1, 0]])
+    batch = jax.tree_util.tree_map(lambda a: jnp.stack([a, a]), first)
+    np.testing.assert_allclose(batch(x)[1], first(x))
+    with pytest.raises(ValueError, match="5 features"):
+        first(np.ones((2, 4)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+def test_saved_map_is_the_same(tmp_path, dtype):
+    x, y = (jnp.asarray(a, dtype) for a in anchors(10, 3, 4))
+    fitted = sa.fit_affine(x, y)
+    sa.save_map(fitted, tmp_path / "map.safetensors")
+    loaded = sa.load_map(tmp_path / "map.safetensors")
+    assert loaded.kind == "affine"
+    for name in ("weight", "source_offset", "target_offset"):
+        assert getattr(loaded, name).dtype == dtype
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(fitted, name))
+
+
+def test_damaged_or_foreign_files_are_refused(tmp_path):
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "map.safetensors"
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        sa.load_map(path)
+    sa.save_map(sa.identity_map(3, 3), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        sa.load_map(path)
+    path.write_bytes(whole.replace(b'"format_version":"1"', b'"format_version":"9"'))
+    with pytest.raises(ValueError, match="format version '9'"):
+        sa.load_map(path)
+    save_file({"weight": np.eye(2)}, path)
+    with pytest.raises(ValueError, match="not a map of this library"):
+        sa.load_map(path)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "map.safetensors"
+    sa.save_map(sa.identity_map(3, 3), path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        sa.save_map(sa.identity_map(4, 4), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_anchor_masks_are_exact_nested_and_stratified():
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    masks = np.asarray(sa.anchor_masks(jax.random.key(0), 100, [10, 50], labels=labels))
+    assert masks.sum(1).tolist() == [10, 50]
+    assert (masks[0] <= masks[1]).all()
+    assert np.abs(np.bincount(labels[masks[1]]) - [30, 15, 5]).max() <= 1
+    again = sa.anchor_masks(jax.random.key(0), 100, [10, 50], labels=labels)
+    np.testing.assert_array_equal(masks, again)
+    with pytest.raises(ValueError, match="only 100 rows"):
+        sa.anchor_masks(jax.random.key(0), 100, [101])
+
+
+def squared_error(mapping, data):
+    return jnp.mean((mapping(data[0]) - data[1]) ** 2)
+
+
+RIDGE = sa.SweepMethod("affine", ridge=1.0, ridge_unit="gram")
+
+
+def test_sweep_equals_independent_fits():
+    x, y = map(jnp.asarray, anchors(60, 8, 6, cond=3))
+    test = tuple(map(jnp.asarray, anchors(20, 8, 6, cond=3, seed=1)))
+    keys = jax.random.split(jax.random.key(1), 2)
+    custom = partial(sa.fit_ortho, scale=True)
+    methods = {m: m for m in ("affine", "linear", "l-ortho", "ortho")}
+    methods |= {"ridge": RIDGE, "custom": custom}
+    result = sa.anchor_sweep(
+        x, y, [5, 30], keys, methods=methods, metrics={"mse": squared_error}, eval_data=test
+    )
+    assert result.values["mse"].shape == (6, 2, 2)
+    for s, key in enumerate(keys):
+        order = sa.anchor_order(key, 60)
+        for c, n in enumerate(result.counts):
+            rows = order[:n]
+            maps = [sa.fit(m, x[rows], y[rows]) for m in ("affine", "linear", "l-ortho", "ortho")]
+            maps.append(sa.fit_affine(x[rows], y[rows], ridge=1.0, ridge_unit="gram"))
+            maps.append(custom(x[rows], y[rows]))
+            expected = [float(squared_error(m, test)) for m in maps]
+            np.testing.assert_allclose(result.values["mse"][:, c, s], expected, rtol=1e-8)
+
+
+def test_sweep_compiles_once_and_repeats_itself():
+    traces = []
+
+    def metric(mapping, data):
+        traces.append(1)
+        return squared_error(mapping, data)
+
+    x, y = map(jnp.asarray, anchors(30, 4, 4))
+    keys = jax.random.split(jax.random.key(0), 3)
+    run = partial(sa.anchor_sweep, metrics={"mse": metric}, methods=["ortho"], eval_data=(x, y))
+    first = run(x, y, [5, 10], keys)
+    traced = len(traces)
+    second = run(x, y, [5, 10], keys)
+    run(x + 1, y, [5, 10], jax.random.split(jax.random.key(9), 3))
+    assert len(traces) == traced
+    np.testing.assert_array_equal(first.values["mse"], second.values["mse"])
+
+
+def test_head_equals_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 200).astype(np.int32)
+    x = rng.standard_normal((200, 6)) + 2 * np.eye(6)[labels] + 3
+    head, info = sa.fit_head_with_info(x, labels, 3, l2=2.0, tolerance=1e-8)
+    assert bool(info.converged)
+    reference = LogisticRegression(C=0.5, tol=1e-10, max_iter=5000).fit(x, labels)
+    probabilities = jax.nn.softmax(head(x), axis=-1)
+    np.testing.assert_allclose(probabilities, reference.predict_proba(x), atol=1e-4)
+    mapping = sa.fit_affine(x, x[:, ::-1].copy())
+    np.testing.assert_allclose(sa.stitch(head, mapping)(x), head(mapping(x)), atol=1e-8)
+
+
+def test_zero_shot_normalises_averages_and_normalises_again():
+    prompts = np.array([[2.0, 0], [0, 1], [0, -5]])
+    classes = sa.class_embeddings(prompts, np.array([0, 0, 1]), 2)
+    np.testing.assert_allclose(classes, [[0.5**0.5, 0.5**0.5], [0, -1]], atol=1e-12)
+    assert sa.zero_shot_predict(np.array([[3.0, 2], [0.1, -9]]), classes).tolist() == [0, 1]
+
+
+def test_cosine_of_zero_and_tiny_vectors():
+    x = jnp.array([[0.0, 0], [3e-30, 4e-30]], jnp.float32)
+    np.testing.assert_allclose(sa.metrics.normalize_rows(x), [[0, 0], [0.6, 0.8]], rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda x: sa.metrics.cosine_similarity(x, x).sum())(x)).all()
+
+
+def test_import_is_light_and_public_names_agree():
+    code = (
+        "import sys, semalign_jax;"
+        "heavy = {'flax', 'transformers', 'PIL', 'matplotlib', 'torch'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert sa.__all__ == sorted(sa.__all__)
+    assert all(hasattr(sa, name) for name in sa.__all__)
