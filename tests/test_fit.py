@@ -148,6 +148,15 @@ def test_scale_is_recovered_in_any_unit(precision, factor):
     np.testing.assert_allclose(plain.weight, q, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["ortho", "l-ortho"])
+def test_orthogonal_maps_do_not_depend_on_the_units_of_either_side(precision, method):
+    x, y = anchors(30, 5, 5, cond=3)
+    plain = sa.fit(method, x, y).weight
+    for unit_x, unit_y in ((8.0, 0.25), (3.0, 700.0)):
+        other = sa.fit(method, unit_x * x, unit_y * y).weight
+        np.testing.assert_allclose(other, plain, atol=1e-4)
+
+
 def test_constant_column_standardises_to_zero_and_targets_keep_their_units(precision):
     x, y = anchors(1000, 4, 4, cond=3)
     x = x.astype(np.float32)
