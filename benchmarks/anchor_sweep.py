@@ -20,6 +20,7 @@ Examples:
 """
 
 import argparse
+import importlib.metadata
 import os
 import sys
 import time
@@ -33,15 +34,13 @@ from typing import Any, NamedTuple
 # Both must be set before NumPy and JAX are loaded. LAPACK is fastest with one BLAS thread a call
 # and the calls side by side; several BLAS threads beside other work are many times slower. And
 # this script compiles many shapes that run briefly, with the work in BLAS and LAPACK: XLA's own
-# optimisation of the code in between would take longer than it saves.
+# optimisation of the code in between would take longer than it saves. XLA aborts on a flag that
+# it does not know, so the last one is only set for versions that were seen to know it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ["XLA_FLAGS"] = " ".join(
-    (
-        "--xla_backend_optimization_level=0",
-        "--xla_cpu_multi_thread_eigen=false",
-        os.environ.get("XLA_FLAGS", ""),
-    )
-)
+_FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_multi_thread_eigen=false"]
+if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join((*_FLAGS, os.environ.get("XLA_FLAGS", "")))
 
 import embedding_files
 import jax
@@ -90,11 +89,11 @@ class ZeroShot(NamedTuple):
     """Test data of a zero-shot protocol.
 
     Attributes:
-        x: image embeddings [m, d].
+        x: embeddings of the test images [m, d].
         labels: their classes [m].
         prompts: prompt embeddings [p, d_text].
         prompt_labels: class of each prompt [p].
-        weights: which rows count [m].
+        weights: which rows count, for the others are padding [m].
         allowed: which classes may be predicted [classes].
     """
 
@@ -264,7 +263,7 @@ def zero_shot_pair(
     prompts: np.ndarray,
     prompt_labels: np.ndarray,
     orders: np.ndarray,
-    weights: np.ndarray,
+    tests: Sequence[np.ndarray],
     allowed: np.ndarray,
 ) -> Pair:
     """Zero-shot: anchors are (image, caption) pairs, prompts stand for the classes.
@@ -278,49 +277,50 @@ def zero_shot_pair(
         prompts: prompt embeddings [p, d_out].
         prompt_labels: class of each prompt [p].
         orders: rows to take anchors from, in order [seeds, m].
-        weights: which images are tested [n] or [seeds, n].
-        allowed: which classes can be predicted [classes] or [seeds, classes].
+        tests: rows of the test images, for all seeds or for each.
+        allowed: which classes can be predicted [1, classes] or [seeds, classes].
     """
     images, captions = jnp.asarray(x), jnp.asarray(y)
-    fixed = ZeroShot(
-        images,
-        jnp.asarray(labels),
-        jnp.asarray(prompts),
-        jnp.asarray(prompt_labels),
-        jnp.asarray(weights),
-        jnp.asarray(allowed),
-    )
-    vary = weights.ndim == 2
+    prompts, prompt_labels = jnp.asarray(prompts), jnp.asarray(prompt_labels)
+    # Padded to one length, so that all seeds share compiled code.
+    longest = max(map(len, tests))
+    padded = np.stack([np.resize(rows, longest) for rows in tests])
+    weights = np.stack([np.arange(longest) < len(rows) for rows in tests])
     # Upper bound: the images' own captions, centred like the prompts.
     own = AffineMap.from_weight(np.eye(y.shape[1], dtype=y.dtype))
     center = jnp.asarray(y[np.unique(orders)].mean(axis=0))
     own = replace(own, source_offset=center, target_offset=center)
     naive = identity_map(x.shape[1], y.shape[1], dtype=images.dtype)
 
-    def data(seed: int) -> ZeroShot:
-        if not vary:
-            return fixed
-        return fixed._replace(weights=fixed.weights[seed], allowed=fixed.allowed[seed])
+    def data(seed: int, embeddings: jax.Array = images) -> ZeroShot:
+        part = seed % len(tests)
+        rows = padded[part]
+        return ZeroShot(
+            embeddings[rows],
+            jnp.asarray(labels[rows]),
+            prompts,
+            prompt_labels,
+            jnp.asarray(weights[part]),
+            jnp.asarray(allowed[part]),
+        )
 
     def references(seed: int) -> dict[str, jax.Array]:
         return {
             "naive": zero_shot_accuracy(naive, data(seed), centred=False),
-            "upper bound": zero_shot_accuracy(own, data(seed)._replace(x=captions)),
+            "upper bound": zero_shot_accuracy(own, data(seed, captions)),
         }
 
     pair = (names[0], names[1], images, captions, orders, zero_shot_accuracy)
-    return Pair(protocol, *pair, data, references, references_vary=vary)
+    return Pair(protocol, *pair, data, references, references_vary=len(tests) > 1)
 
 
-def all_class_parts(n: int, num_classes: int, seeds: int) -> tuple[np.ndarray, ...]:
-    """Anchor orders, test rows and classes of plain zero-shot."""
+def all_class_parts(n: int, num_classes: int, seeds: int) -> tuple:
+    """Anchor orders, test rows and allowed classes of plain zero-shot."""
     train, test = split_rows(n)
-    weights = np.zeros(n, bool)
-    weights[test] = True
-    return random_orders(train, seeds), weights, np.ones(num_classes, bool)
+    return random_orders(train, seeds), [test], np.ones((1, num_classes), bool)
 
 
-def unseen_class_parts(labels: np.ndarray, num_classes: int, splits: int) -> tuple[np.ndarray, ...]:
+def unseen_class_parts(labels: np.ndarray, num_classes: int, splits: int) -> tuple:
     """The same for classes without anchors: in each split 10 classes to tell apart.
 
     All images of these classes are tested; anchors are images of the other classes.
@@ -328,12 +328,14 @@ def unseen_class_parts(labels: np.ndarray, num_classes: int, splits: int) -> tup
     eligible = np.flatnonzero(np.bincount(labels, minlength=num_classes) >= UNSEEN_CLASSES)
     rng = np.random.default_rng(0)
     allowed = np.zeros((splits, num_classes), bool)
-    orders = []
+    orders, tests = [], []
     for split in range(splits):
         allowed[split, rng.choice(eligible, UNSEEN_CLASSES, replace=False)] = True
-        orders.append(rng.permutation(np.flatnonzero(~allowed[split, labels])))
+        unseen = allowed[split, labels]
+        orders.append(rng.permutation(np.flatnonzero(~unseen)))
+        tests.append(np.flatnonzero(unseen))
     shortest = min(map(len, orders))
-    return np.stack([order[:shortest] for order in orders]), allowed[:, labels], allowed
+    return np.stack([order[:shortest] for order in orders]), tests, allowed
 
 
 def distinct_rows(values: np.ndarray) -> np.ndarray:

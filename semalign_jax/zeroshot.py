@@ -1,5 +1,7 @@
 """Unimodal zero-shot classification: mapped image embeddings against class prompts."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 
@@ -8,7 +10,7 @@ from ._linalg import matmul, transpose
 from ._maps import AffineMap
 from ._typing import Array, ArrayLike
 from .metrics import accuracy, normalize_rows
-from .stitching import class_labels
+from .stitching import class_labels, stitch
 
 
 def class_embeddings(
@@ -107,7 +109,12 @@ def evaluate_zero_shot(
         Scalar accuracy in [0, 1]; NaN if all weights are zero.
     """
     classes = class_embeddings(prompts, prompt_labels, num_classes, center=center)
-    logits = zero_shot_logits(mapping.apply(images), classes, center=center)
+    # The norm of an image does not change which class is nearest to it; without it, the prompts
+    # fold into the map like a head.
+    head = AffineMap.from_weight(transpose(classes), kind="head")
+    if center is not None:
+        head = replace(head, source_offset=jnp.asarray(center))
+    logits = stitch(head, mapping).apply(images)
     if allowed is not None:
         logits = jnp.where(allowed, logits, -jnp.inf)
     return accuracy(labels, jnp.argmax(logits, axis=-1), weights=weights)
