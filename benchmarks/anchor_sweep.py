@@ -20,7 +20,6 @@ Examples:
 """
 
 import argparse
-import importlib.metadata
 import os
 import sys
 import time
@@ -31,16 +30,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Both must be set before NumPy and JAX are loaded. LAPACK is fastest with one BLAS thread a call
-# and the calls side by side; several BLAS threads beside other work are many times slower. And
-# this script compiles many shapes that run briefly, with the work in BLAS and LAPACK: XLA's own
-# optimisation of the code in between would take longer than it saves. XLA aborts on a flag that
-# it does not know, so the last one is only set for versions that were seen to know it.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-_FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_multi_thread_eigen=false"]
-if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
-    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join((*_FLAGS, os.environ.get("XLA_FLAGS", "")))
+import backend_settings
+
+backend_settings.apply(quick_compile=True)  # before JAX is imported
 
 import embedding_files
 import jax
@@ -281,7 +273,7 @@ def zero_shot_pair(
         allowed: which classes can be predicted [1, classes] or [seeds, classes].
     """
     images, captions = jnp.asarray(x), jnp.asarray(y)
-    prompts, prompt_labels = jnp.asarray(prompts), jnp.asarray(prompt_labels)
+    classes = jnp.asarray(prompts), jnp.asarray(prompt_labels)
     # Padded to one length, so that all seeds share compiled code.
     longest = max(map(len, tests))
     padded = np.stack([np.resize(rows, longest) for rows in tests])
@@ -298,8 +290,7 @@ def zero_shot_pair(
         return ZeroShot(
             embeddings[rows],
             jnp.asarray(labels[rows]),
-            prompts,
-            prompt_labels,
+            *classes,
             jnp.asarray(weights[part]),
             jnp.asarray(allowed[part]),
         )

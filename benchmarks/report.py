@@ -108,7 +108,8 @@ def write_json(path: Path, content: Any) -> None:
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write the summary as CSV in one step."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, (*CELL, "mean", "std", "seeds"), lineterminator="\n")
+    fields: list[str] = [*CELL, "mean", "std", "seeds"]
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({**row, "mean": f"{row['mean']:.6f}", "std": f"{row['std']:.6f}"})

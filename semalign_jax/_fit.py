@@ -11,7 +11,7 @@ within their class, after the chosen normalisation of both spaces.
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from ._linalg import (
     POLAR_RCOND_EPS,
     LeastSquaresFactors,
     SpectralFactors,
+    common_dtype,
     complete_isometry,
     compute_dtype,
     kept,
@@ -162,7 +163,7 @@ class Side:
 
     def row_bound(self, static: Static) -> Array | None:
         """How many prepared rows can be independent; None means all of them."""
-        return jnp.sum(self.weights > 0) - static.center if self.weighted else None
+        return jnp.sum(self.weights > 0) - int(static.center) if self.weighted else None
 
     def weighted_rows(self, static: Static) -> Array:
         """Normalised rows times the roots of their weights [n, d]."""
@@ -222,11 +223,11 @@ def _normalised(data: Array, weights: Array, center: bool, normalize: Normalize)
     # Taken relative to one of the rows: a constant column has exactly its value as the mean,
     # and a large common offset costs no digits.
     first = data[jnp.argmax(weights > 0)]
-    rows = jnp.where(weights[:, None] > 0, data - first, 0)
+    rows = jnp.where(weights[:, None] > 0, data - first[None, :], 0)
     offset = first + matmul(share, rows)
-    rows = jnp.where(weights[:, None] > 0, data - offset, 0)
+    rows = jnp.where(weights[:, None] > 0, data - offset[None, :], 0)
     rest = matmul(share, rows)
-    rows = jnp.where(weights[:, None] > 0, rows - rest, 0)
+    rows = jnp.where(weights[:, None] > 0, rows - rest[None, :], 0)
     scale = one
     unit = power_of_two_scale(rows)
     if normalize in ("standard", "isotropic"):
@@ -238,7 +239,7 @@ def _normalised(data: Array, weights: Array, center: bool, normalize: Normalize)
         varies = variance > noise
         deviation = jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)) * unit, 1)
         scale = jnp.broadcast_to(deviation, (d,))
-        rows = rows / scale
+        rows = rows / scale[None, :]
         unit = power_of_two_scale(rows)
     return _Rows(rows / unit, offset, rest, scale, unit)
 
@@ -253,7 +254,7 @@ def _without_mean_row(rows: Array, direction: Array) -> Array:
         return jnp.zeros_like(rows)
     sign = jnp.where(direction[0] < 0, -1, 1).astype(rows.dtype)
     step = sign * direction[1:] / (1 + jnp.abs(direction[0]))
-    return rows[1:] - step[:, None] * rows[0]
+    return rows[1:] - step[:, None] * rows[:1]
 
 
 def fit_sides(
@@ -398,22 +399,24 @@ def _solve_adam(
 
     def loss(params):
         weight, bias = params
-        error = matmul(x, weight) + ones * bias - y
+        error = matmul(x, weight) + ones * bias[None, :] - y
         return jnp.sum(error * error) * inverse_total
 
+    assert options.learning_rate is not None  # likewise
     optimizer = optax.adam(options.learning_rate)
 
     def step(carry, _):
         params, state = carry
         updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return (cast(tuple[Array, Array], optax.apply_updates(params, updates)), state), None
 
-    (params, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=static.steps)
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+        (params, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=static.steps)
     return params[0], params[1], x
 
 
 def _fit_both_core(static: Static, x: Array, y: Array, weights: Array | None, options: Options):
-    dtype = jnp.promote_types(x.dtype, y.dtype)
+    dtype = common_dtype(x.dtype, y.dtype)
     work = compute_dtype(dtype)
     source, target = Side(x, weights, work), Side(y, weights, work)
     return fit_sides(static, source, target, options, dtype)

@@ -164,6 +164,16 @@ class SpectralFactors(NamedTuple):
     vt: Array
     keep: Array
 
+    @property
+    def kept_u(self) -> Array:
+        """`u` with zeros for the directions that do not count."""
+        return jnp.where(self.keep[None, :], self.u, 0)
+
+    @property
+    def kept_vt(self) -> Array:
+        """`vt` with zeros for the directions that do not count."""
+        return jnp.where(self.keep[:, None], self.vt, 0)
+
 
 def spectral_factors(
     a: Array,
@@ -233,7 +243,9 @@ def least_squares_factors(
         s = jnp.where(f.keep, f.s, 0)
         root = s if ridge is None else jnp.sqrt(s * s + ridge)
         inverse = safe_inverse(root, root > 0)
-        return LeastSquaresFactors(matmul(q, f.u * (s * inverse)), transpose(f.vt) * inverse)
+        return LeastSquaresFactors(
+            matmul(q, f.u * (s * inverse)[None, :]), transpose(f.vt) * inverse[None, :]
+        )
 
     if ridge is not None and rcond is not None:
         return lax.stop_gradient(by_svd())
@@ -342,9 +354,15 @@ def polar_factor(m: Array, *, rcond: Array | float | None = None) -> Array:
     return complete_isometry(factors, m).astype(dtype)
 
 
+def common_dtype(a, b) -> jnp.dtype:
+    """The dtype that holds values of both, also where JAX's promotion is set to strict."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(a, b)
+
+
 def compute_dtype(dtype) -> jnp.dtype:
     """Floating dtype the solvers work in: half precision is raised to float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return common_dtype(dtype, jnp.float32)
 
 
 def signed_factors(f: SpectralFactors, *, rotation_only: bool) -> SpectralFactors:
@@ -422,7 +440,7 @@ def _completed_in_span(f: SpectralFactors, d_in: int, d_out: int) -> Array:
     if d_in < d_out:
         padded = jnp.pad(left, ((0, d_out - d_in), (0, 0)))
         right, _ = thin_qr(jnp.concatenate([padded, v], axis=1))
-    determined = matmul(matmul(transpose(left), f.u * f.keep), matmul(f.vt, right))
+    determined = matmul(matmul(transpose(left), f.kept_u), matmul(f.vt, right))
     target = _with_rest(determined, matmul(transpose(left), right[:d_in]))
     u, _, vt = lax.stop_gradient(_svd(target))
     inner = matmul(matmul(u, vt), transpose(right))
@@ -447,7 +465,7 @@ def _polar_of_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _isometry(f: SpectralFactors, m: Array) -> Array:
-    return matmul(f.u * f.keep, f.vt)
+    return matmul(f.kept_u, f.vt)
 
 
 @_isometry.defjvp
@@ -474,7 +492,7 @@ def _isometry_tangent(f: SpectralFactors, q: Array, m: Array, dm: Array) -> Arra
 
 def _symmetric_solve(f: SpectralFactors, h: Array, c: Array) -> Array:
     """`h^-1 c` for `h = V diag(s) V^T` on the kept directions and the identity elsewhere."""
-    vt = f.vt * f.keep[:, None]
+    vt = f.kept_vt
     gain = safe_inverse(f.s, f.keep)[:, None]
 
     def solve(_, c):
@@ -489,7 +507,7 @@ def _sylvester_solve(f: SpectralFactors, h: Array, c: Array) -> Array:
 
     Pairs of directions with s_i + s_j = 0 have no solution and get 0.
     """
-    vt = f.vt * f.keep[:, None]
+    vt = f.kept_vt
     s = jnp.where(f.keep, f.s, 1)
     sums = s[:, None] + s[None, :]
     regular = jnp.abs(sums) > jnp.finfo(s.dtype).eps * jnp.max(jnp.abs(s))

@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from ._checks import float_array, positive_int
-from ._linalg import compute_dtype, least_squares, least_squares_factors, matmul, tall_qr
+from ._linalg import (
+    common_dtype,
+    compute_dtype,
+    least_squares,
+    least_squares_factors,
+    matmul,
+    tall_qr,
+)
 from ._typing import Array, ArrayLike
 
 
@@ -103,13 +110,17 @@ class AffineMap:
             raise ValueError(
                 f"x must be [n, {self.d_in}] for a batch of maps {self.batch_shape}; got a vector"
             )
-        dtype = jnp.promote_types(x.dtype, self.weight.dtype)
+        dtype = common_dtype(x.dtype, self.weight.dtype)
         work = compute_dtype(dtype)
         weight, source, target = (
             a.astype(work) for a in (self.weight, self.source_offset, self.target_offset)
         )
         if x.ndim > 1:
             source, target = source[..., None, :], target[..., None, :]
+            # Aligned by hand, since users may forbid implicit broadcasting.
+            extra = x.ndim - weight.ndim
+            x = jnp.expand_dims(x, tuple(range(-extra)))
+            source, target = (jnp.expand_dims(a, tuple(range(extra))) for a in (source, target))
         return (matmul(x.astype(work) - source, weight) + target).astype(dtype)
 
     __call__ = apply
@@ -146,7 +157,7 @@ class AffineMap:
                 f"cannot compose: this map ends in {self.d_out} dimensions and other starts "
                 f"from {other.d_in}"
             )
-        dtype = jnp.promote_types(self.weight.dtype, other.weight.dtype)
+        dtype = common_dtype(self.weight.dtype, other.weight.dtype)
         work = compute_dtype(dtype)
         first, second = (jax.tree_util.tree_map(lambda a: a.astype(work), m) for m in (self, other))
         middle = (first.target_offset - second.source_offset)[..., None, :]

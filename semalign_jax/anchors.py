@@ -51,7 +51,9 @@ def anchor_order(key: Array, n: int, *, labels: ArrayLike | None = None) -> Arra
     first = jnp.searchsorted(sorted_labels, sorted_labels, side="left")
     size = jnp.searchsorted(sorted_labels, sorted_labels, side="right") - first
     # Member r of a class of c rows comes at about the fraction r / c of the order.
-    when = (jnp.arange(n) - first + jax.random.uniform(key_shift, (n,))) / size
+    shift = jax.random.uniform(key_shift, (n,))
+    member = jnp.arange(n, dtype=first.dtype) - first
+    when = (member.astype(shift.dtype) + shift) / size.astype(shift.dtype)
     return by_class[jnp.argsort(when)].astype(jnp.int32)
 
 

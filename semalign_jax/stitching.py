@@ -1,7 +1,8 @@
 """Stitching: a classification head of one encoder runs on mapped embeddings of another."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -122,8 +123,8 @@ def fit_head_with_info(
     max_steps = _checks.positive_int("max_steps", max_steps)
     weights = jnp.ones(x.shape[0]) if weights is None else weights
     weights = _checks.row_weights(weights, x.shape[0])
-    l2, tolerance = _checks.scalar("l2", l2), _checks.scalar("tolerance", tolerance)
-    return _fit_head(num_classes, max_steps, x, labels, weights, l2, tolerance)
+    scalars = _checks.scalar("l2", l2), _checks.scalar("tolerance", tolerance)
+    return _fit_head(num_classes, max_steps, x, labels, weights, *scalars)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -136,16 +137,19 @@ def _fit_head(num_classes, max_steps, x, labels, weights, l2, tolerance):
     share = w * safe_inverse(total, total > 0)
     # Centring changes nothing but the intercept and conditions the problem far better.
     center = matmul(share, x)
-    x = jnp.where(w[:, None] > 0, x - center, 0)
+    x = jnp.where(w[:, None] > 0, x - center[None, :], 0)
     penalty = l2.astype(work) * safe_inverse(total, total > 0) / 2
 
     def loss(params):
         weight, bias = params
-        losses = optax.softmax_cross_entropy_with_integer_labels(matmul(x, weight) + bias, labels)
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            matmul(x, weight) + bias[None, :], labels
+        )
         return matmul(share, losses) + penalty * jnp.sum(weight * weight)
 
     optimizer = optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(loss)
+    # optax annotates losses as returning a Python float
+    value_and_grad = optax.value_and_grad_from_state(cast(Callable[..., float], loss))
     start = (jnp.zeros((x.shape[1], num_classes), work), jnp.zeros(num_classes, work))
     # The gradient scales with the data: compare it with that of the start.
     initial = jax.grad(loss)(start)
@@ -165,9 +169,10 @@ def _fit_head(num_classes, max_steps, x, labels, weights, l2, tolerance):
         updates, state = optimizer.update(
             gradient, state, params, value=value, grad=gradient, value_fn=loss
         )
-        return optax.apply_updates(params, updates), state
+        return cast(tuple[Array, Array], optax.apply_updates(params, updates)), state
 
-    params, state = jax.lax.while_loop(unfinished, step, (start, optimizer.init(start)))
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+        params, state = jax.lax.while_loop(unfinished, step, (start, optimizer.init(start)))
     weight, bias = params
     size = gradient_size(state)
     info = HeadInfo(optax.tree.get(state, "count"), size, loss(params), size <= bound)

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 
 from . import _checks
 from ._fit import Options, Side, Static, check_method, check_options, fit_sides
-from ._linalg import compute_dtype
+from ._linalg import common_dtype, compute_dtype
 from ._maps import AffineMap
 from ._typing import METHODS, Array, ArrayLike, Method
 from .anchors import anchor_order, check_counts
@@ -84,7 +84,7 @@ def anchor_sweep(
     *,
     metrics: Mapping[str, Metric],
     eval_data: Any = None,
-    methods: Sequence[Method] | Mapping[str, Method | SweepMethod | Fitter] = METHODS,
+    methods: Sequence[Method] | Mapping[str, str | SweepMethod | Fitter] = METHODS,
     orders: ArrayLike | None = None,
     labels: ArrayLike | None = None,
     eval_in_axes: Any = None,
@@ -164,8 +164,10 @@ def anchor_sweep(
 
 
 def _line(label: str, method: Any) -> SweepMethod | Fitter:
-    if isinstance(method, SweepMethod) or callable(method):
+    if isinstance(method, SweepMethod):
         return method
+    if callable(method):
+        return cast(Fitter, method)
     _checks.option(f"methods[{label!r}]", method, METHODS)
     return SweepMethod(method)
 
@@ -231,7 +233,7 @@ def _stack(trees: Sequence[Any], axis: int) -> Any:
 
 def _fit_all(methods: Sequence[SweepMethod | Fitter], x: Array, y: Array) -> list[AffineMap]:
     """Fit every method to the same anchors, with the common parts traced once."""
-    dtype = jnp.promote_types(x.dtype, y.dtype)
+    dtype = common_dtype(x.dtype, y.dtype)
     work = compute_dtype(dtype)
     source, target = Side(x, None, work), Side(y, None, work)
     wrong = Side(jnp.roll(y, 1, axis=0), None, work)

@@ -39,7 +39,7 @@ def class_embeddings(
     num_classes = _checks.positive_int("num_classes", num_classes)
     labels = class_labels("prompt_labels", prompt_labels, prompts.shape[0], num_classes)
     if center is not None:
-        prompts = prompts - jnp.asarray(center)
+        prompts = prompts - jnp.asarray(center)[None, :]
     member = jax.nn.one_hot(labels, num_classes, axis=0, dtype=prompts.dtype)
     return normalize_rows(matmul(member, normalize_rows(prompts)))
 
@@ -68,7 +68,7 @@ def zero_shot_logits(
             f"got {embeddings.shape}: map them first"
         )
     if center is not None:
-        embeddings = embeddings - jnp.asarray(center)
+        embeddings = embeddings - jnp.asarray(center)[None, :]
     return matmul(normalize_rows(embeddings), transpose(classes))
 
 
@@ -116,5 +116,5 @@ def evaluate_zero_shot(
         head = replace(head, source_offset=jnp.asarray(center))
     logits = stitch(head, mapping).apply(images)
     if allowed is not None:
-        logits = jnp.where(allowed, logits, -jnp.inf)
+        logits = jnp.where(allowed[None, :], logits, -jnp.inf)
     return accuracy(labels, jnp.argmax(logits, axis=-1), weights=weights)

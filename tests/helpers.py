@@ -24,3 +24,50 @@ def polar(m):
 
 def relative(a, b):
     return np.linalg.norm(np.asarray(a, np.float64) - b) / np.linalg.norm(b)
+
+
+METHODS = ("affine", "linear", "l-ortho", "ortho")
+
+
+def prepared(x, y, *, center, weights=None, normalize="none"):
+    """Centred, scaled and weighted anchors of both sides, and how to undo that."""
+    w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    sides = []
+    for data in (x, y):
+        data = np.where(w[:, None] > 0, np.asarray(data, np.float64), 0)
+        mean = w @ data / w.sum() if center else np.zeros(data.shape[1])
+        variance = w @ (data - mean) ** 2 / w.sum()
+        if normalize == "isotropic":
+            variance = np.full_like(variance, variance.mean())
+        scaled = normalize in ("standard", "isotropic")
+        scale = np.sqrt(np.where(variance > 0, variance, 1)) if scaled else np.ones(len(mean))
+        sides.append((np.sqrt(w)[:, None] * (data - mean) / scale, mean, scale))
+    return sides
+
+
+def reference(method, x, y, *, weights=None, normalize="none", ridge=0.0, scale=False, rcond=1e-13):
+    """The map by its definition in float64 with NumPy: (weight, bias)."""
+    center = method == "affine" or normalize != "none"
+    (a, mean_x, scale_x), (b, mean_y, scale_y) = prepared(
+        x, y, center=center, weights=weights, normalize=normalize
+    )
+    d_in, d_out = a.shape[1], b.shape[1]
+    if method == "ortho":
+        weight = polar(a.T @ b)
+    else:
+        augmented = np.concatenate([a, np.sqrt(ridge) * np.eye(d_in)])
+        weight = np.linalg.lstsq(augmented, np.concatenate([b, np.zeros((d_in, d_out))]), rcond)[0]
+        if method == "l-ortho":
+            weight = polar(weight)
+    if scale:
+        power = np.sum((a @ weight) ** 2) + ridge * np.sum(weight**2)
+        weight = weight * np.sum((a @ weight) * b) / power
+    weight = weight * scale_y[None, :] / scale_x[:, None]
+    return weight, mean_y - mean_x @ weight
+
+
+def condition(a):
+    """Ratio of the largest to the smallest singular value that is not rounding noise."""
+    s = np.linalg.svd(a, compute_uv=False)
+    s = s[s > 1e-10 * s.max(initial=0)]
+    return s[0] / s[-1] if len(s) else 1.0

@@ -17,10 +17,13 @@ def test_map_algebra():
     x = anchors(7, 5, 5)[0]
     np.testing.assert_allclose((first >> second)(x), second(first(x)), atol=1e-9)
     np.testing.assert_allclose(first.inverse()(first(x)), x, atol=1e-8)
-    np.testing.assert_allclose(first(x), x @ first.weight + first.bias, atol=1e-9)
+    usual = x @ np.asarray(first.weight) + np.asarray(first.bias)
+    np.testing.assert_allclose(first(x), usual, atol=1e-9)
     np.testing.assert_allclose(sa.identity_map(2, 3)(np.ones((1, 2), np.float32)), [[1, 1, 0]])
     batch = jax.tree_util.tree_map(lambda a: jnp.stack([a, a]), first)
     np.testing.assert_allclose(batch(x)[1], first(x))
+    np.testing.assert_allclose(first(np.stack([x, 2 * x]))[1], first(2 * x), atol=1e-12)
+    np.testing.assert_allclose(first(x[0]), first(x)[0], atol=1e-12)
     with pytest.raises(ValueError, match="5 features"):
         first(np.ones((2, 4)))
 

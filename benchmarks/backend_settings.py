@@ -1,0 +1,26 @@
+"""Settings that make many short JAX programs quick on a CPU; import it before NumPy and JAX.
+
+LAPACK is fastest with one BLAS thread a call and the calls side by side; several BLAS threads
+beside other work are many times slower. And a sweep compiles many shapes that run briefly, with
+the work in BLAS and LAPACK: XLA's own optimisation of the code in between would take longer than
+it saves.
+"""
+
+import importlib.metadata
+import os
+
+
+def apply(*, quick_compile: bool) -> None:
+    """Set the environment variables, unless the user has.
+
+    Args:
+        quick_compile: whether compilation time matters more than the speed of the result.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    flags = ["--xla_cpu_multi_thread_eigen=false"]
+    if quick_compile:
+        flags.append("--xla_backend_optimization_level=0")
+        # XLA aborts on a flag that it does not know: only for versions that were seen to.
+        if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
+            flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join((*flags, os.environ.get("XLA_FLAGS", "")))

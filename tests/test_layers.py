@@ -1,0 +1,84 @@
+"""Each module imports only from the levels below it (see the list), and the core stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import semalign_jax as sa
+
+PACKAGE = Path(sa.__file__).parent
+LEVELS = [
+    {"_typing", "_checks"},
+    {"_linalg"},
+    {"_maps", "_stats"},
+    {"_fit", "metrics"},
+    {"anchors", "sweep", "stitching", "zeroshot", "io"},
+]
+#: Neighbours within one level.
+ALLOWED = {
+    ("_checks", "_typing"),
+    ("sweep", "anchors"),
+    ("zeroshot", "stitching"),
+}
+EXTERNAL = {"jax", "numpy", "optax", "safetensors", "semalign_jax"}
+
+
+def level(module):
+    return next(i for i, names in enumerate(LEVELS) if module in names)
+
+
+def imports(path):
+    """(module, whether it is one of ours) of every import statement."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, False) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module, False
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from ((name, True) for name in names)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_modules_import_only_from_below(path):
+    for name, ours in imports(path):
+        if not ours:
+            top = name.split(".")[0]
+            assert top in EXTERNAL or top in sys.stdlib_module_names, f"{path.name}: {name}"
+        elif path.stem != "__init__":
+            below = level(name) < level(path.stem) or (path.stem, name) in ALLOWED
+            assert below, f"{path.name} imports {name}, which is not below it"
+
+
+def test_import_is_light_and_starts_no_device():
+    code = (
+        "import sys, semalign_jax\n"
+        "heavy = {'flax', 'transformers', 'PIL', 'matplotlib', 'torch', 'scipy.linalg'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge.backends_are_initialized()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_agree():
+    assert sa.__all__ == sorted(sa.__all__)
+    assert all(hasattr(sa, name) for name in sa.__all__)
+    public = {name for name in vars(sa) if not name.startswith("_")}
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    assert public - modules <= set(sa.__all__)
+
+
+def test_readme_example_runs_with_default_settings():
+    readme = (PACKAGE.parent / "README.md").read_text()
+    example = readme.split("```python\n")[1].split("```")[0]
+    assert len(example.strip().splitlines()) <= 10
+    example += "\nassert abs(float(loss(x))) < 1e-9 and bool(jnp.isfinite(gradient).all())\n"
+    environment = {"PATH": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", example]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,101 @@
+"""`f == jit(f) == vmap(f)[i]`, nested `vmap`, and compile counts, for the public functions."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import METHODS, anchors
+
+import semalign_jax as sa
+
+X, Y = (
+    jnp.stack([jnp.asarray(anchors(12, 4, 4, cond=3, seed=seed)[side]) for seed in range(3)])
+    for side in (0, 1)
+)
+FEW_X, FEW_Y = X[:, :3], Y[:, :3]
+WEIGHTS = jnp.asarray(np.random.default_rng(0).uniform(0.1, 2, (3, 12)))
+LABELS = jnp.asarray(np.random.default_rng(0).integers(0, 3, (3, 12)), jnp.int32)
+
+
+def head(x, labels):
+    return sa.fit_head(x, labels, 3, tolerance=1e-10)
+
+
+def zero_shot(x, prompts):
+    classes = sa.class_embeddings(prompts, jnp.arange(4, dtype=jnp.int32) % 3, 3)
+    return sa.zero_shot_logits(x, classes)
+
+
+FUNCTIONS = {
+    **{method: (partial(sa.fit, method), (X, Y)) for method in METHODS},
+    **{f"{method}, n < d": (partial(sa.fit, method), (FEW_X, FEW_Y)) for method in METHODS},
+    "weights": (lambda x, y, w: sa.fit_affine(x, y, weights=w), (X, Y, WEIGHTS)),
+    "info": (lambda x, y: sa.fit_with_info("ortho", x, y, rotation_only=True), (X, Y)),
+    "adam": (
+        lambda x, y: sa.fit_affine(x, y, solver="adam", steps=20, key=jax.random.key(0)),
+        (X, Y),
+    ),
+    "polar_factor": (sa.polar_factor, (X,)),
+    "apply": (lambda x, y: sa.fit_affine(x, y)(x), (X, Y)),
+    "inverse and then": (lambda x, y: sa.fit_ortho(x, y) >> sa.fit_ortho(x, y).inverse(), (X, Y)),
+    "fit_head": (head, (X, LABELS)),
+    "zero_shot_logits": (zero_shot, (X, Y[:, :4])),
+    "normalize_rows": (sa.metrics.normalize_rows, (X,)),
+    "cosine_similarity": (sa.metrics.cosine_similarity, (X, Y)),
+    "accuracy": (lambda a: sa.metrics.accuracy(a, jnp.zeros_like(a)), (LABELS,)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_jit_and_vmap_change_nothing(name):
+    function, arguments = FUNCTIONS[name]
+    batched = jax.vmap(function)(*arguments)
+    one = [a[1] for a in arguments]
+    plain = function(*one)
+    close = partial(chex.assert_trees_all_close, atol=1e-7, rtol=1e-7)
+    close(jax.jit(function)(*one), plain)
+    close(jax.tree_util.tree_map(lambda leaf: leaf[1], batched), plain)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nested_vmap(method):
+    x, y = jnp.stack([X, -X]), jnp.stack([Y, Y + X])
+
+    def weight_of(x, y):
+        return sa.fit(method, x, y, normalize="center").weight
+
+    nested = jax.jit(jax.vmap(jax.vmap(weight_of)))(x, y)
+    np.testing.assert_allclose(nested[1, 2], weight_of(x[1, 2], y[1, 2]), atol=1e-9)
+
+
+def test_vmap_over_options():
+    ridges = jnp.asarray([0.1, 1.0])
+    batched = jax.vmap(lambda ridge: sa.fit_linear(X[0], Y[0], ridge=ridge).weight)(ridges)
+    np.testing.assert_allclose(batched[1], sa.fit_linear(X[0], Y[0], ridge=1.0).weight, atol=1e-9)
+    masks = jnp.arange(12)[None, :] < jnp.asarray([[5], [9]])
+    batched = jax.vmap(lambda mask: sa.fit_ortho(X[0], Y[0], weights=mask).weight)(masks)
+    np.testing.assert_allclose(batched[0], sa.fit_ortho(X[0, :5], Y[0, :5]).weight, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_new_values_do_not_compile_again(method):
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @partial(chex.assert_max_traces, n=1)
+    def weight_of(x, y, weights, ridge):
+        return sa.fit(method, x, y, weights=weights, ridge=ridge).weight
+
+    for seed, ridge in ((0, 0.1), (1, 3.0), (2, 0.0)):
+        weight_of(X[seed], Y[seed], WEIGHTS[seed], ridge)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_eager_fits_of_one_shape_compile_once(method, caplog):
+    sa.fit(method, X[0], Y[0])
+    with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
+        sa.fit(method, X[1], Y[1])
+    assert "Compiling" not in caplog.text
