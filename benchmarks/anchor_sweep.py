@@ -23,12 +23,12 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import backend_settings
 
@@ -156,7 +156,7 @@ class Pair:
     references: Callable[[int], dict[str, jax.Array]]
     references_vary: bool = False
 
-    def run(self, count: int) -> list[report.Record]:
+    def run(self, count: int, methods: Mapping[str, SweepMethod]) -> list[report.Record]:
         """Score every method at one anchor count, one seed after the other.
 
         The sweep returns the maps, and these are scored apart from it: so protocols between
@@ -170,7 +170,7 @@ class Pair:
                 self.y[rows],
                 [count],
                 orders=np.arange(count)[None],
-                methods=METHODS,
+                methods=methods,
                 metrics={"map": fitted_map},
             )
             maps = jax.tree_util.tree_map(lambda leaf: leaf[:, 0, 0], result.values["map"])
@@ -203,6 +203,10 @@ class Pair:
         )
 
 
+#: rows -> (rows for anchors and heads, held-out test rows)
+Split: TypeAlias = Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+
 def split_rows(n: int) -> tuple[np.ndarray, np.ndarray]:
     """A fixed split into rows for anchors and heads, and held-out test rows."""
     order = np.random.default_rng(0).permutation(n)
@@ -224,9 +228,10 @@ def stitching_pair(
     labels: np.ndarray,
     num_classes: int,
     seeds: int,
+    split: Split = split_rows,
 ) -> Pair:
     """Stitching: a head trained on the target's training rows, tested on mapped source rows."""
-    train, test = split_rows(len(x))
+    train, test = split(len(x))
     head = fit_head(y[train], labels[train], num_classes)
     data = Stitching(jnp.asarray(x[test]), jnp.asarray(labels[test]), head)
     naive = identity_map(x.shape[1], y.shape[1], dtype=head.weight.dtype)
@@ -305,9 +310,9 @@ def zero_shot_pair(
     return Pair(protocol, *pair, data, references, references_vary=len(tests) > 1)
 
 
-def all_class_parts(n: int, num_classes: int, seeds: int) -> tuple:
+def all_class_parts(n: int, num_classes: int, seeds: int, split: Split = split_rows) -> tuple:
     """Anchor orders, test rows and allowed classes of plain zero-shot."""
-    train, test = split_rows(n)
+    train, test = split(n)
     return random_orders(train, seeds), [test], np.ones((1, num_classes), bool)
 
 
@@ -334,7 +339,9 @@ def distinct_rows(values: np.ndarray) -> np.ndarray:
     return np.sort(np.unique(values, axis=0, return_index=True)[1])
 
 
-def demo_pairs(protocols: Sequence[str], seeds: int, splits: int) -> list[list[Callable[[], Pair]]]:
+def demo_pairs(
+    protocols: Sequence[str], seeds: int, splits: int, split: Split = split_rows
+) -> list[list[Callable[[], Pair]]]:
     """The chosen protocols on the shipped embeddings; each call prepares one pair.
 
     Pairs in one inner list have equal dimensions and share compiled fits.
@@ -363,10 +370,11 @@ def demo_pairs(protocols: Sequence[str], seeds: int, splits: int) -> list[list[C
     back: list[Callable[[], Pair]] = []
     if "vision-stitching" in protocols:
         for names, group in ((tuple(images), wide), (tuple(images)[::-1], back)):
-            pair = (images[names[0]], images[names[1]], categories, len(category_names), seeds)
+            embeddings = (images[names[0]], images[names[1]])
+            pair = (*embeddings, categories, len(category_names), seeds, split)
             group.append(partial(stitching_pair, "vision-stitching", names, *pair))
     # Classes are padded to the number of subcategories, so that both protocols share code.
-    seen = all_class_parts(len(rows), num_prompts, seeds)
+    seen = all_class_parts(len(rows), num_prompts, seeds, split)
     unseen = unseen_class_parts(subcategories, num_prompts, splits)
     for name, group in ((efficientnet, wide), (dino_small, square)):
         names, pair = (name, "MiniLM-L6"), (images[name], texts)
@@ -377,7 +385,7 @@ def demo_pairs(protocols: Sequence[str], seeds: int, splits: int) -> list[list[C
             data = (*pair, subcategories, prompts.values, prompt_subcategories, *unseen)
             group.append(partial(zero_shot_pair, "zero-shot-unseen", names, *data))
     if "text-stitching" in protocols:
-        pair = (l3.values, l6.values, senses, len(sense_names), seeds)
+        pair = (l3.values, l6.values, senses, len(sense_names), seeds, split)
         names = ("MiniLM-L3", "MiniLM-L6")
         square.append(partial(stitching_pair, "text-stitching", names, *pair))
     return [group for group in (wide, square, back) if group]
@@ -446,7 +454,10 @@ def user_pairs(arguments: argparse.Namespace, seeds: int) -> list[list[Callable[
 
 
 def run_all(
-    groups: Sequence[Sequence[Callable[[], Pair]]], counts: Sequence[int], workers: int
+    groups: Sequence[Sequence[Callable[[], Pair]]],
+    counts: Sequence[int],
+    workers: int,
+    methods: Mapping[str, SweepMethod] = METHODS,
 ) -> list[report.Record]:
     """Run all pairs at all counts, one on each core, with a progress bar on stderr."""
     from rich.console import Console
@@ -474,7 +485,7 @@ def run_all(
                 if count is None:
                     scored[id(pair)] = pair.run_references()
                 elif count in usable(pair, counts):
-                    scored[id(pair)] = pair.run(count)
+                    scored[id(pair)] = pair.run(count, methods)
                 else:
                     continue
                 progress.advance(task)

@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import anchor_sweep
+import report
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "anchor_sweep.py"
 
 
@@ -85,3 +89,100 @@ def test_a_users_mistake_is_one_line_and_status_2(tmp_path, content, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
+
+
+def save(directory, **arrays):
+    paths = {}
+    for name, array in arrays.items():
+        paths[name] = directory / f"{name}.npy"
+        np.save(paths[name], array)
+    return paths
+
+
+def mistakes():
+    x = np.ones((6, 2), np.float32)
+    labels = np.arange(6) % 2
+    ids = np.arange(6)
+    return {
+        "rows do not match": (dict(source=x, target=x[:5], labels=labels), "--target 5"),
+        "labels too short": (dict(source=x, target=x, labels=labels[:4]), "--labels"),
+        "one class": (dict(source=x, target=x, labels=0 * labels), "at least two classes"),
+        "a vector": (dict(source=x[:, 0], target=x, labels=labels), "--source"),
+        "empty": (dict(source=x[:0], target=x[:0], labels=labels[:0]), "--source"),
+        "NaN": (dict(source=x, target=x * np.nan, labels=labels), "NaN or infinity"),
+        "no common ids": (
+            dict(source=x, target=x, labels=labels, source_ids=ids, target_ids=ids + 9),
+            "no id in common",
+        ),
+        "repeated id": (
+            dict(source=x, target=x, labels=labels, source_ids=0 * ids, target_ids=ids),
+            "more than once",
+        ),
+        "prompts of another space": (
+            dict(
+                source=x,
+                target=x,
+                labels=labels,
+                prompts=np.ones((2, 3), np.float32),
+                prompt_labels=np.arange(2),
+            ),
+            "needs 2 dimensions",
+        ),
+        "class without prompt": (
+            dict(source=x, target=x, labels=labels, prompts=x[:1], prompt_labels=ids[:1]),
+            "has no prompt",
+        ),
+        "pickled": (dict(source=np.array([{}, {}], object), target=x, labels=labels), "readable"),
+    }
+
+
+@pytest.mark.parametrize("case", mistakes())
+def test_bad_embeddings_are_named(tmp_path, case, capsys):
+    arrays, message = mistakes()[case]
+    flags = []
+    for name, path in save(tmp_path, **arrays).items():
+        flags += [f"--{name.replace('_', '-')}", str(path)]
+    out = tmp_path / "out"
+    status = anchor_sweep.main([*flags, "--out", str(out)])
+    assert status == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_damaged_files_and_missing_arguments_are_named(tmp_path, capsys):
+    x = np.ones((6, 2), np.float32)
+    paths = save(tmp_path, source=x, labels=np.arange(6) % 2)
+    whole = paths["source"].read_bytes()
+    damaged = tmp_path / "damaged.npy"
+    damaged.write_bytes(whole[:-7])
+    foreign = tmp_path / "table.csv"
+    foreign.write_text("1,2\n")
+    labels = ["--labels", str(paths["labels"])]
+    for arguments, message in (
+        (["--source", str(damaged), "--target", str(damaged), *labels], "not a readable .npy"),
+        (["--source", str(foreign), "--target", str(foreign), *labels], "unknown type '.csv'"),
+        (["--source", str(paths["source"]), *labels], "--target is missing"),
+        (["--counts", "0"], "--counts"),
+    ):
+        assert anchor_sweep.main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_out_must_be_a_directory(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert anchor_sweep.main(["--quick", "--out", str(tmp_path / "file")]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_results_are_replaced_as_a_whole(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    report.write_json(path, [1])
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        report.write_json(path, [2])
+    assert json.loads(path.read_text()) == [1]
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]

@@ -216,6 +216,20 @@ def test_rotating_the_target_rotates_the_map(seed):
         np.testing.assert_allclose(turned, sa.fit(method, x, y).weight @ q, atol=1e-6)
 
 
+@given(st.integers(0, 2**31), st.sampled_from([np.nan, np.inf, -np.inf, 1e300, 0.0]))
+def test_rows_of_weight_zero_are_exactly_inert(seed, garbage):
+    x, y = anchors(12, 5, 4, seed=seed)
+    rng = np.random.default_rng(seed)
+    weights = rng.uniform(0.1, 2, 12) * (rng.random(12) < 0.6)
+    weights[rng.integers(12)] = 1.0
+    other_x, other_y = (np.where(weights[:, None] > 0, a, garbage) for a in (x, y))
+    for method in METHODS:
+        one = sa.fit(method, x, y, weights=weights, normalize="center")
+        two = sa.fit(method, other_x, other_y, weights=weights, normalize="center")
+        for leaf, same in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+            np.testing.assert_array_equal(leaf, same)
+
+
 @given(st.integers(0, 2**31))
 def test_no_perturbation_within_the_class_lowers_the_loss(seed):
     x, y = anchors(20, 5, 5, seed=seed)

@@ -36,7 +36,7 @@ def imports(path):
         if isinstance(node, ast.Import):
             yield from ((alias.name, False) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield node.module, False
+            yield node.module or "", False
         elif isinstance(node, ast.ImportFrom):
             names = [node.module] if node.module else [alias.name for alias in node.names]
             yield from ((name, True) for name in names)

@@ -1,6 +1,7 @@
 """The four maps against their definitions in float64 NumPy and SciPy."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_options_together(precision, method, normalize):
     x, y = anchors(30, 6, 6, cond=5, offset=3.0)
     rng = np.random.default_rng(0)
     weights = rng.uniform(0.2, 3, 30) * (rng.random(30) < 0.8)
-    options = dict(normalize=normalize, weights=weights, ridge=0.4)
+    options: dict[str, Any] = dict(normalize=normalize, weights=weights, ridge=0.4)
     if "ortho" in method:
         options["scale"] = True
     weight, bias = reference(method, x, y, **options)
