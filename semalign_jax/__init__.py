@@ -10,9 +10,17 @@ from ._fit import fit_l_ortho as fit_l_ortho
 from ._fit import fit_linear as fit_linear
 from ._fit import fit_ortho as fit_ortho
 from ._fit import fit_with_info as fit_with_info
+from ._fit_stats import fit_from_stats as fit_from_stats
 from ._linalg import polar_factor as polar_factor
 from ._maps import AffineMap as AffineMap
 from ._maps import identity_map as identity_map
+from ._stats import PairStats as PairStats
+from ._stats import accumulate_stats as accumulate_stats
+from ._stats import init_stats as init_stats
+from ._stats import merge_stats as merge_stats
+from ._stats import psum_stats as psum_stats
+from ._stats import row_batches as row_batches
+from ._stats import update_stats as update_stats
 from .anchors import anchor_masks as anchor_masks
 from .anchors import anchor_order as anchor_order
 from .io import load_map as load_map
@@ -38,9 +46,11 @@ __all__ = [
     "AffineMap",
     "FitInfo",
     "HeadInfo",
+    "PairStats",
     "StitchingScores",
     "SweepMethod",
     "SweepResult",
+    "accumulate_stats",
     "anchor_masks",
     "anchor_order",
     "anchor_sweep",
@@ -49,6 +59,7 @@ __all__ = [
     "evaluate_zero_shot",
     "fit",
     "fit_affine",
+    "fit_from_stats",
     "fit_head",
     "fit_head_with_info",
     "fit_l_ortho",
@@ -57,11 +68,16 @@ __all__ = [
     "fit_with_info",
     "head_accuracy",
     "identity_map",
+    "init_stats",
     "load_map",
+    "merge_stats",
     "metrics",
     "polar_factor",
+    "psum_stats",
+    "row_batches",
     "save_map",
     "stitch",
+    "update_stats",
     "zero_shot_logits",
     "zero_shot_predict",
 ]

@@ -320,6 +320,48 @@ def _saddle_solve(
     return lax.custom_linear_solve(matvec, (b, c), solve, solve, symmetric=True)
 
 
+@_one_by_one_on_cpu
+def _eigh(a: Array) -> tuple[Array, Array]:
+    values, vectors = jnp.linalg.eigh(a)
+    return values, vectors
+
+
+def gram_solve(
+    gram: Array, cross: Array, ridge: Array | None = None, rcond: Array | float | None = None
+) -> Array:
+    """Least squares from `gram = a^T a` and `cross = a^T b`: the smallest solution.
+
+    Args:
+        gram: symmetric, positive semi-definite [d, d].
+        cross: [d, k].
+        ridge: penalty >= 0, scalar; None means none.
+        rcond: relative cut-off for the singular values of `a`; None means the square root of
+            8 machine epsilons (no cut-off with a ridge), which is what a Gram matrix resolves.
+
+    Returns:
+        [d, k], with derivatives of every order, exact at full rank.
+    """
+    values, vectors = lax.stop_gradient(_eigh(lax.stop_gradient(gram)))
+    eps = LSTSQ_RCOND_EPS * jnp.finfo(gram.dtype).eps
+    if rcond is None:
+        cut = jnp.asarray(eps if ridge is None else 0.0, gram.dtype)
+    else:
+        cut = lax.stop_gradient(jnp.asarray(rcond, gram.dtype)) ** 2
+    keep = values > cut * jnp.max(values, initial=0.0)
+    shifted = values if ridge is None else values + lax.stop_gradient(ridge)
+    keep &= shifted > 0
+    inverse = safe_inverse(shifted, keep)[:, None]
+
+    def matvec(w):
+        product = matmul(gram, w)
+        return product if ridge is None else product + ridge * w
+
+    def solve(_, b):
+        return matmul(vectors, inverse * matmul(transpose(vectors), b))
+
+    return lax.custom_linear_solve(matvec, cross, solve, solve, symmetric=True)
+
+
 # --- polar factor ------------------------------------------------------------------------------
 
 

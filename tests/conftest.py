@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 8)  # virtual ones, for the sharding tests
 # Users may run us under these: nothing may rely on implicit broadcasting or dtype promotion.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -14,12 +14,13 @@ LEVELS = [
     {"_typing", "_checks"},
     {"_linalg"},
     {"_maps", "_stats"},
-    {"_fit", "metrics"},
+    {"_fit", "_fit_stats", "metrics"},
     {"anchors", "sweep", "stitching", "zeroshot", "io"},
 ]
 #: Neighbours within one level.
 ALLOWED = {
     ("_checks", "_typing"),
+    ("_fit_stats", "_fit"),
     ("sweep", "anchors"),
     ("zeroshot", "stitching"),
 }
