@@ -7,7 +7,7 @@ embeddings costs no digits. They take O(d^2) memory, whatever the number of anch
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -268,8 +268,9 @@ def _host_stats(x: Any, y: Any, weights: np.ndarray | None, first_row: int) -> P
     x, y = x - mean_x, y - mean_y
     weighted = (x * w[:, None]).T
     squares = (w * w).sum()
-    fields: list[Any] = [np.asarray(total), np.asarray(squares), mean_x, mean_y]
-    return PairStats(*fields, weighted @ x, weighted @ y, w @ (y * y))
+    # NumPy arrays stand in for JAX arrays.
+    fields = (total, squares, mean_x, mean_y, weighted @ x, weighted @ y, w @ (y * y))
+    return PairStats(*(cast(Any, np.asarray(field)) for field in fields))
 
 
 def row_batches(

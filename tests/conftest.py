@@ -1,3 +1,4 @@
+import gc
 import importlib.metadata
 import os
 
@@ -27,3 +28,11 @@ def precision(request):
     """Run a test with 64-bit types on and off."""
     with jax.enable_x64(request.param == "x64"):
         yield request.param
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_compiled_code():
+    """Compiled programs hold memory maps, of which a process has only about 65,000."""
+    yield
+    jax.clear_caches()
+    gc.collect()

@@ -1,0 +1,390 @@
+"""How exact and how fast are the solvers, next to peers in the same run?
+
+With --accuracy, a table of the float32 fits against float64 SciPy and NumPy over condition
+numbers, scales, offsets and anchor counts; exit status 1 if a bound is missed. Without it, the
+time of single fits against SciPy, NumPy, scikit-learn, plain jax.numpy and, where installed,
+PyTorch (the `parity` extra), everything on one thread, with the error of each; and the time from
+a cold start to the first map.
+
+Examples:
+    python benchmarks/solvers.py --accuracy
+    python benchmarks/solvers.py --out results
+    python benchmarks/solvers.py --dims 384 --counts 50 500
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import backend_settings
+
+backend_settings.apply(quick_compile=False)  # before JAX is imported
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import report
+import scipy.linalg
+
+from semalign_jax import fit, fit_linear, fit_ortho
+
+# --- data --------------------------------------------------------------------------------------
+
+
+def correlated_anchors(
+    n: int, d: int, *, condition: float, scale: float = 1.0, offset: float = 0.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 anchors [n, d] of two noisy views whose covariances have condition `condition`^2."""
+    rng = np.random.default_rng(seed)
+    latent = rng.standard_normal((n, d))
+    spectrum = np.geomspace(1, 1 / condition, d)
+    sides = []
+    for view in (latent, latent + 0.3 * rng.standard_normal((n, d))):
+        rotation = np.linalg.qr(rng.standard_normal((d, d)))[0]
+        sides.append((scale * ((view * spectrum) @ rotation + offset)).astype(np.float32))
+    return sides[0], sides[1]
+
+
+# --- accuracy ----------------------------------------------------------------------------------
+
+#: Bounds in float32. Orthogonality and objective hold for every case; predictions of the least
+#: squares maps where the anchors determine them well, n >= 4 d, and the condition is at most 1e6.
+ORTHOGONALITY_BOUND = 5e-6
+OBJECTIVE_BOUND = 1e-5
+PREDICTION_BOUND = 1e-3
+
+
+class Accuracy(NamedTuple):
+    """Errors of the four maps on one problem.
+
+    Attributes:
+        condition: of the anchors.
+        scale: their unit.
+        offset: their common offset in that unit.
+        n: number of anchors.
+        d: dimension of both spaces.
+        orthogonality: max |Q^T Q - I| of ortho and l-ortho.
+        objective: 1 - tr(Q^T M) / nuclear norm of M, of ortho; M = x^T y in float64.
+        linear: relative error of the predictions at the anchors, linear with rcond=0.
+        affine: the same of affine.
+        floor: the same of the exact affine map rounded to float32 and applied in float32.
+    """
+
+    condition: float
+    scale: float
+    offset: float
+    n: int
+    d: int
+    orthogonality: float
+    objective: float
+    linear: float
+    affine: float
+    floor: float
+
+    @property
+    def failures(self) -> list[str]:
+        """The bounds that are missed."""
+        missed = []
+        if self.orthogonality > ORTHOGONALITY_BOUND:
+            missed.append(f"orthogonality {self.orthogonality:.1e}")
+        if self.objective > OBJECTIVE_BOUND:
+            missed.append(f"objective {self.objective:.1e}")
+        if self.n >= 4 * self.d and self.condition <= 1e6:
+            bound = max(PREDICTION_BOUND, 3 * self.floor)
+            missed += [
+                f"{name} {error:.1e}"
+                for name, error in (("linear", self.linear), ("affine", self.affine))
+                if not error <= bound
+            ]
+        return missed
+
+
+def accuracy_cases(d: int) -> Iterator[dict[str, Any]]:
+    """Problems: every condition, scale, offset and count in turn, and the hard ones together."""
+    plain = dict(n=4 * d, d=d, condition=1e2, scale=1.0, offset=0.0)
+    for condition in (1.0, 1e2, 1e4, 1e6, 1e8):
+        yield plain | dict(condition=condition)
+    for scale in (1e-20, 1e-10, 1e10, 1e20):
+        yield plain | dict(scale=scale)
+    for n in sorted({1, 2, max(3, d // 4), d // 2, d - 1, d, d + 1, 2 * d, 10 * d}):
+        yield plain | dict(n=n)
+        yield plain | dict(n=n, offset=1e4)
+    for n in (d // 2, 4 * d):
+        yield plain | dict(n=n, condition=1e6, scale=1e-20)
+        yield plain | dict(n=n, condition=1e6, scale=1e20)
+
+
+def relative_error(got: Any, expected: np.ndarray) -> float:
+    """||got - expected|| / ||expected|| in float64."""
+    return float(np.linalg.norm(np.asarray(got, np.float64) - expected) / np.linalg.norm(expected))
+
+
+def accuracy(case: dict[str, Any]) -> Accuracy:
+    """Measure one problem in float32."""
+    x, y = correlated_anchors(**case)
+    center: dict[str, Any] = {"normalize": "center"} if case["offset"] else {}
+    wide_x, wide_y = x.astype(np.float64), y.astype(np.float64)
+    mean_x, mean_y = wide_x.mean(0), wide_y.mean(0)
+    centred_x, centred_y = wide_x - mean_x, wide_y - mean_y
+    a, b = (centred_x, centred_y) if center else (wide_x, wide_y)
+
+    orthogonality = objective = 0.0
+    for method in ("ortho", "l-ortho"):
+        weight = np.asarray(fit(method, x, y, **center).weight, np.float64)
+        error = np.abs(weight.T @ weight - np.eye(case["d"])).max()
+        orthogonality = max(orthogonality, float(error))
+        if method == "ortho":
+            matrix = a.T @ b
+            best = np.sum(scipy.linalg.orthogonal_procrustes(a, b)[0] * matrix)
+            objective = float(1 - np.sum(weight * matrix) / best) if best else 0.0
+
+    # Untruncated on both sides; minimum norm where the anchors do not determine the map.
+    exact = np.linalg.lstsq(a, b, rcond=1e-14)[0]
+    linear = relative_error(
+        fit_linear(x, y, rcond=0.0, **center)(x), a @ exact + (mean_y if center else 0)
+    )
+    exact = np.linalg.lstsq(centred_x, centred_y, rcond=1e-14)[0]
+    expected = centred_x @ exact + mean_y
+    affine = relative_error(fit("affine", x, y, rcond=0.0)(x), expected)
+    rounded = centred_x.astype(np.float32) @ exact.astype(np.float32) + mean_y.astype(np.float32)
+    return Accuracy(
+        **{key: case[key] for key in ("condition", "scale", "offset", "n", "d")},
+        orthogonality=orthogonality,
+        objective=max(objective, 0.0),
+        linear=linear,
+        affine=affine,
+        floor=relative_error(rounded, expected),
+    )
+
+
+def print_markdown(rows: Sequence[NamedTuple]) -> None:
+    """Print named tuples of one kind as a Markdown table."""
+    fields = rows[0]._fields
+    print("| " + " | ".join(fields) + " |")
+    print("|" + "---|" * len(fields))
+    for row in rows:
+        print("| " + " | ".join(_cell(value) for value in row) + " |")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.2g}"
+    return "" if value is None else str(value)
+
+
+# --- speed -------------------------------------------------------------------------------------
+
+
+class Timing(NamedTuple):
+    """One solver on one problem, compiled and warm.
+
+    Attributes:
+        method: "ortho" or "linear".
+        n: number of anchors.
+        d: dimension.
+        solver: who.
+        milliseconds: median.
+        spread: half the distance between the quartiles, in per cent of the median.
+        ratio: its time over ours; above 1 we are faster.
+        error: of ortho the missing part of the objective, of linear the relative error of the
+            predictions at the anchors; both against float64.
+    """
+
+    method: str
+    n: int
+    d: int
+    solver: str
+    milliseconds: float
+    spread: float
+    ratio: float
+    error: float
+
+
+def peers(method: str) -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
+    """Name -> function `(x, y) -> weight` on float32 NumPy arrays, ours first."""
+    if method == "ortho":
+        found: dict[str, Callable] = {"semalign_jax": lambda x, y: fit_ortho(x, y).weight}
+        found["scipy"] = lambda x, y: scipy.linalg.orthogonal_procrustes(x, y)[0]
+        found["jax.numpy"] = _naive_ortho
+    else:
+        from sklearn.linear_model import LinearRegression
+
+        found = {"semalign_jax": lambda x, y: fit_linear(x, y, rcond=0.0).weight}
+        found["numpy"] = lambda x, y: np.linalg.lstsq(x, y, rcond=0.0)[0]
+        found["scikit-learn"] = lambda x, y: LinearRegression(fit_intercept=False).fit(x, y).coef_.T
+        found["jax.numpy"] = _naive_linear
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return found
+    torch.set_num_threads(1)
+
+    def torch_ortho(x, y):
+        u, _, vt = torch.linalg.svd(torch.from_numpy(x).T @ torch.from_numpy(y))
+        return (u @ vt).numpy()
+
+    def torch_linear(x, y):
+        return torch.linalg.lstsq(torch.from_numpy(x), torch.from_numpy(y)).solution.numpy()
+
+    found["torch"] = torch_ortho if method == "ortho" else torch_linear
+    return found
+
+
+@jax.jit
+def _naive_ortho(x, y):
+    u, _, vt = jnp.linalg.svd(x.T @ y)
+    return u @ vt
+
+
+@jax.jit
+def _naive_linear(x, y):
+    return jnp.linalg.lstsq(x, y, rcond=0.0)[0]
+
+
+def median_time(run: Callable[[], Any], seconds: float) -> tuple[float, float, Any]:
+    """Median and relative half quartile distance of the time of `run`, and its result."""
+    result = jax.block_until_ready(run())  # compiles
+    times = []
+    stop = time.perf_counter() + seconds
+    while len(times) < 3 or (time.perf_counter() < stop and len(times) < 30):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    lower, median, upper = statistics.quantiles(times, n=4)
+    return median, (upper - lower) / 2 / median, result
+
+
+def timings(
+    methods: Sequence[str], counts: Sequence[int], dims: Sequence[int], seconds: float
+) -> Iterator[Timing]:
+    """Time every peer on every problem."""
+    for d in dims:
+        for n in counts:
+            x, y = correlated_anchors(n, d, condition=1e6)
+            wide_x, wide_y = x.astype(np.float64), y.astype(np.float64)
+            cross = wide_x.T @ wide_y
+            nuclear = np.linalg.svd(cross, compute_uv=False).sum()
+            predicted = wide_x @ np.linalg.lstsq(wide_x, wide_y, rcond=1e-14)[0]
+            for method in methods:
+                own = None
+                for solver, run in peers(method).items():
+                    median, spread, weight = median_time(partial(run, x, y), seconds)
+                    weight = np.asarray(weight, np.float64)
+                    if method == "ortho":
+                        error = 1 - np.sum(weight * cross) / nuclear
+                    else:
+                        error = relative_error(wide_x @ weight, predicted)
+                    own = median if own is None else own
+                    yield Timing(
+                        method, n, d, solver, 1e3 * median, 100 * spread, median / own, float(error)
+                    )
+
+
+class ColdStart(NamedTuple):
+    """From the start of Python to the first map, ortho at n = 200, d = 768.
+
+    Attributes:
+        solver: who.
+        seconds: wall time.
+        megabytes: peak memory.
+    """
+
+    solver: str
+    seconds: float
+    megabytes: float
+
+
+_COLD = "import numpy as np; x, y = np.random.default_rng(0).standard_normal((2, 200, 768), 'f'); "
+COLD_STARTS = {
+    "semalign_jax": _COLD
+    + "import semalign_jax as s; s.fit_ortho(x, y).weight.block_until_ready()",
+    "jax.numpy": _COLD
+    + "import jax, jax.numpy as j; u, _, v = jax.jit(lambda m: j.linalg.svd(m))(x.T @ y); "
+    + "(u @ v).block_until_ready()",
+    "scipy": _COLD + "import scipy.linalg as s; s.orthogonal_procrustes(x, y)",
+}
+
+
+def cold_starts() -> Iterator[ColdStart]:
+    """Run each in a new process."""
+    for solver, code in COLD_STARTS.items():
+        code += "; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        )
+        seconds = time.perf_counter() - start
+        yield ColdStart(solver, seconds, int(done.stdout) / 1024)
+
+
+def matmul_rate(d: int = 1024) -> float:
+    """Measured float32 matrix products of this machine, one thread, in operations a second."""
+    a = np.ones((d, d), np.float32)
+    return 2 * d**3 / median_time(lambda: a @ a, 0.5)[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0],
+        epilog=(__doc__ or "").partition("\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--accuracy", action="store_true", help="errors, not times")
+    parser.add_argument("--dims", type=int, nargs="+", default=None, help="dimensions")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=(50, 200, 768, 2000, 5000), help="anchor counts"
+    )
+    parser.add_argument(
+        "--methods", nargs="+", choices=("ortho", "linear"), default=("ortho", "linear")
+    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
+    parser.add_argument("--out", type=Path, help="directory for accuracy.json or solvers.json")
+    options = parser.parse_args(arguments)
+    try:
+        if options.out is not None:
+            report.prepare_directory(options.out)
+    except ValueError as error:
+        print(f"solvers: error: {error}", file=sys.stderr)
+        return 2
+    print(f"{report.environment()['processor']}, jax {jax.__version__}, one BLAS thread\n")
+    if options.accuracy:
+        rows = [accuracy(case) for d in options.dims or (64, 256) for case in accuracy_cases(d)]
+        print_markdown(rows)
+        _write(options.out, "accuracy.json", {"accuracy": rows})
+        failed = [(row, row.failures) for row in rows if row.failures]
+        for row, missed in failed:
+            print(f"missed at {row[:5]}: {', '.join(missed)}", file=sys.stderr)
+        return 1 if failed else 0
+    rate = matmul_rate()
+    times = []
+    for row in timings(
+        options.methods, options.counts, options.dims or (384, 768, 1024), options.seconds
+    ):
+        times.append(row)
+        print(f"{row.method} n={row.n} d={row.d} {row.solver}", file=sys.stderr)
+    print_markdown(times)
+    print(f"\nMatrix products run at {rate / 1e9:.0f} Gflop/s.\n")
+    cold = list(cold_starts())
+    print_markdown(cold)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    results = {"timings": times, "cold_starts": cold}
+    _write(options.out, "solvers.json", results, matmul_rate=rate, peak_megabytes=peak)
+    return 0
+
+
+def _write(out: Path | None, name: str, tables: dict[str, Sequence[Any]], **more: Any) -> None:
+    if out is not None:
+        lists = {key: [row._asdict() for row in rows] for key, rows in tables.items()}
+        report.write_json(out / name, lists | more | report.environment())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
