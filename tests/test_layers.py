@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import semalign_jax as sa
@@ -74,12 +75,30 @@ def test_public_names_agree():
     assert public - modules <= set(sa.__all__)
 
 
-def test_readme_example_runs_with_default_settings():
-    readme = (PACKAGE.parent / "README.md").read_text()
-    example = readme.split("```python\n")[1].split("```")[0]
-    assert len(example.strip().splitlines()) <= 10
-    example += "\nassert abs(float(loss(x))) < 1e-9 and bool(jnp.isfinite(gradient).all())\n"
+def run_as_a_user(code, **options):
+    # Without the settings of this test suite.
     environment = {"PATH": "", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", example]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment, **options
+    )
     assert done.returncode == 0, done.stderr
+
+
+def readme_examples():
+    readme = (PACKAGE.parent / "README.md").read_text()
+    return [part.split("```")[0] for part in readme.split("```python\n")[1:]]
+
+
+def test_readme_example_runs_with_default_settings():
+    example = readme_examples()[0]
+    assert len(example.strip().splitlines()) <= 10
+    run_as_a_user(example + "\nassert abs(float(loss(x))) < 1e-9 and jnp.isfinite(gradient).all()")
+
+
+def test_readme_example_of_streaming_runs(tmp_path):
+    x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    np.save(tmp_path / "images.npy", x)
+    np.save(tmp_path / "reports.npy", x[:, ::-1])
+    check = "\nassert np.allclose(mapping(x), y, atol=1e-5)"
+    run_as_a_user(readme_examples()[1] + check, cwd=tmp_path)

@@ -115,6 +115,17 @@ def test_sweep_equals_independent_fits():
             np.testing.assert_allclose(result.values["mse"][:, c, s], expected, rtol=1e-8)
 
 
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_sweep_is_the_same_in_any_batch_size(batch_size):
+    x, y = map(jnp.asarray, anchors(40, 6, 6, cond=3))
+    run = partial(
+        sa.anchor_sweep, x, y, [4, 20], jax.random.split(jax.random.key(0), 5),
+        metrics={"mse": squared_error}, methods=["ortho", "affine"], eval_data=(x, y),
+    )  # fmt: skip
+    one, more = run(batch_size=1), run(batch_size=batch_size)
+    np.testing.assert_allclose(more.values["mse"], one.values["mse"], rtol=1e-9)
+
+
 def test_sweep_compiles_once_and_repeats_itself():
     traces = []
 
