@@ -71,7 +71,8 @@ def test_rotation_only_costs_the_known_residual():
 def test_argument_order_and_transpose():
     rng = np.random.default_rng(0)
     wide = rotation(5, rng)[:3]
-    for method, q in [(method, wide) for method in METHODS] + [("linear", wide.T)]:
+    for method in METHODS:
+        q = wide.T if method == "linear" else wide
         x = rng.standard_normal((40, q.shape[0]))
         np.testing.assert_allclose(sa.fit(method, x, x @ q).weight, q, atol=1e-9)
 
