@@ -29,6 +29,10 @@ PRECISION = lax.Precision.HIGHEST
 LSTSQ_RCOND_EPS = 8.0
 POLAR_RCOND_EPS = 1.0
 
+#: With no cut-off (rcond=0), the inverse of a triangular factor is used up to this product of the
+#: machine epsilon and a bound of the condition number; beyond it, it is useless.
+INVERSE_LOSS = 30.0
+
 #: Ridge problems are solved by Cholesky where that loses at most this much relative accuracy.
 RIDGE_CHOLESKY_LOSS = 2e-4
 
@@ -254,7 +258,8 @@ def least_squares_factors(
         return _ridge_factors(q, r, ridge, by_svd)
     inverse = _upper_inverse(r)
     # ||root||_F ||root^-1||_F bounds the condition number; NaN and infinity fail the test.
-    safe = 1 > cut * jnp.linalg.norm(r) * jnp.linalg.norm(inverse)
+    bound = jnp.linalg.norm(r) * jnp.linalg.norm(inverse)
+    safe = (1 > cut * bound) & (jnp.finfo(r.dtype).eps * bound < INVERSE_LOSS)
     if row_bound is not None:
         safe &= row_bound >= r.shape[0]
     return lax.stop_gradient(lax.cond(safe, lambda: LeastSquaresFactors(q, inverse), by_svd))

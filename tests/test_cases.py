@@ -108,3 +108,12 @@ def test_padded_anchors_compile_once_for_all_counts():
         expected = sa.fit_ortho(x[:count], y[:count]).weight
         np.testing.assert_allclose(weight_of(count), expected, atol=1e-7)
     assert len(traces) == 1
+
+
+def test_untruncated_least_squares_of_singular_anchors_still_predicts(precision):
+    # Square and of condition 1e9 and more: in float32 a triangular inverse alone errs 1000-fold.
+    dtype = np.float64 if precision == "x64" else np.float32
+    x, y = (a.astype(dtype) for a in anchors(64, 64, 64, cond=1e8))
+    fitted = sa.fit_linear(x, y, rcond=0.0)
+    predicted = x.astype(np.float64) @ np.asarray(fitted.weight, np.float64)
+    assert np.linalg.norm(predicted - y) < 0.6 * np.linalg.norm(y)
