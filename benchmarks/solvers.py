@@ -293,7 +293,7 @@ class ColdStart(NamedTuple):
     Attributes:
         solver: who.
         seconds: wall time.
-        megabytes: peak memory.
+        megabytes: peak memory, read from /proc (Linux).
     """
 
     solver: str
@@ -315,7 +315,8 @@ COLD_STARTS = {
 def cold_starts() -> Iterator[ColdStart]:
     """Run each in a new process."""
     for solver, code in COLD_STARTS.items():
-        code += "; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        # Not getrusage, whose peak a new process inherits from its parent.
+        code += "; print(*[l.split()[1] for l in open('/proc/self/status') if 'VmHWM' in l])"
         start = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-c", code], check=True, capture_output=True, text=True

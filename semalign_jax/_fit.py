@@ -232,16 +232,26 @@ def _normalised(data: Array, weights: Array, center: bool, normalize: Normalize)
     unit = power_of_two_scale(rows)
     if normalize in ("standard", "isotropic"):
         variance = matmul(share, (rows / unit) ** 2)
-        # Rounding noise of a constant column is not a standard deviation.
-        noise = (10 * jnp.finfo(data.dtype).eps * jnp.abs(offset) / unit) ** 2
-        if normalize == "isotropic":
-            variance, noise = jnp.mean(variance), jnp.mean(noise)
-        varies = variance > noise
-        deviation = jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)) * unit, 1)
-        scale = jnp.broadcast_to(deviation, (d,))
+        scale = deviations(normalize, variance, offset / unit) * unit
+        scale = jnp.where(scale > 0, scale, 1)
         rows = rows / scale[None, :]
         unit = power_of_two_scale(rows)
     return _Rows(rows / unit, offset, rest, scale, unit)
+
+
+def deviations(normalize: Normalize, variance: Array, mean: Array) -> Array:
+    """Standard deviations [d] to normalise by; 0 where values do not vary beyond rounding.
+
+    Args:
+        normalize: "standard" or "isotropic".
+        variance: of each dimension [d].
+        mean: of each dimension [d]: rounding noise of a constant is not a deviation.
+    """
+    noise = (10 * jnp.finfo(variance.dtype).eps * mean) ** 2
+    if normalize == "isotropic":
+        variance, noise = (jnp.full_like(a, jnp.mean(a)) for a in (variance, noise))
+    varies = variance > noise
+    return jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 0)
 
 
 def _without_mean_row(rows: Array, direction: Array) -> Array:
@@ -342,6 +352,13 @@ def _solve_ortho(static: Static, source: Side, target: Side, options: Options):
     return _finish_ortho(static, source, target, options, factors, cross), cross
 
 
+def orthogonal_weight(static: Static, factors: SpectralFactors, m: Array) -> Array:
+    """Polar factor of `m` with the requested completion."""
+    if static.completion == "partial":
+        return partial_isometry(factors, m)
+    return complete_isometry(factors, m, rotation_only=static.rotation_only)
+
+
 def _finish_ortho(
     static: Static,
     source: Side,
@@ -351,10 +368,7 @@ def _finish_ortho(
     m: Array,
 ) -> Array:
     """Polar factor of `m` with the requested completion, then the best isotropic scale."""
-    if static.completion == "partial":
-        weight = partial_isometry(factors, m)
-    else:
-        weight = complete_isometry(factors, m, rotation_only=static.rotation_only)
+    weight = orthogonal_weight(static, factors, m)
     if static.scale:
         mapped = matmul(source.prepared(static), weight)
         power = jnp.sum(mapped * mapped)

@@ -9,13 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._checks import is_concrete
-from ._fit import Options, Static, check_method, check_options
+from ._fit import (
+    Options,
+    Static,
+    check_method,
+    check_options,
+    deviations,
+    orthogonal_weight,
+)
 from ._linalg import (
     POLAR_RCOND_EPS,
-    complete_isometry,
     gram_solve,
     matmul,
-    partial_isometry,
     power_of_two_scale,
     safe_inverse,
     spectral_factors,
@@ -78,8 +83,8 @@ def _fit_stats(static: Static, stats: PairStats, options: Options) -> AffineMap:
         cxy = cxy + total * jnp.outer(mean_x, mean_y)
         mean_x, mean_y = jnp.zeros_like(mean_x), jnp.zeros_like(mean_y)
     share = safe_inverse(total, total > 0)
-    scale_x = _deviation(static, jnp.diagonal(cxx) * share, stats.mean_x)
-    scale_y = _deviation(static, cyy * share, stats.mean_y)
+    scale_x = _scale(static, jnp.diagonal(cxx) * share, stats.mean_x)
+    scale_y = _scale(static, cyy * share, stats.mean_y)
     cxx = cxx / scale_x[:, None] / scale_x[None, :]
     cxy = cxy / scale_x[:, None] / scale_y[None, :]
     if static.ridge_unit == "gram" and ridge is not None:
@@ -95,10 +100,7 @@ def _fit_stats(static: Static, stats: PairStats, options: Options) -> AffineMap:
     else:
         cut = rcond if static.method == "ortho" else None
         factors = spectral_factors(weight, cut, POLAR_RCOND_EPS)
-        if static.completion == "partial":
-            weight = partial_isometry(factors, weight)
-        else:
-            weight = complete_isometry(factors, weight, rotation_only=static.rotation_only)
+        weight = orthogonal_weight(static, factors, weight)
         if static.scale:
             power = jnp.sum(weight * matmul(cxx, weight))
             if penalty is not None:
@@ -109,13 +111,9 @@ def _fit_stats(static: Static, stats: PairStats, options: Options) -> AffineMap:
     return AffineMap(weight, mean_x, mean_y, static.method)
 
 
-def _deviation(static: Static, variance: Array, mean: Array) -> Array:
-    """Standard deviations to divide by; 1 where the values do not vary beyond rounding."""
+def _scale(static: Static, variance: Array, mean: Array) -> Array:
+    """What each dimension is divided by; 1 where it is not."""
     if static.normalize not in ("standard", "isotropic"):
         return jnp.ones_like(variance)
-    noise = (10 * jnp.finfo(variance.dtype).eps * mean) ** 2
-    if static.normalize == "isotropic":
-        variance = jnp.full_like(variance, jnp.mean(variance))
-        noise = jnp.full_like(noise, jnp.mean(noise))
-    varies = variance > noise
-    return jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 1)
+    scale = deviations(static.normalize, variance, mean)
+    return jnp.where(scale > 0, scale, 1)

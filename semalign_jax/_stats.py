@@ -46,7 +46,8 @@ def init_stats(d_in: int, d_out: int, *, dtype=jnp.float32) -> PairStats:
     Args:
         d_in: source dimension, >= 1.
         d_out: target dimension, >= 1.
-        dtype: floating dtype to accumulate in; half precision is raised to float32.
+        dtype: floating dtype to accumulate in; half precision is raised to float32. Statistics
+            hold squares: in float32, data below 1e-18 or above 1e18 has to be rescaled first.
 
     Raises:
         TypeError: if a dimension is not an int.

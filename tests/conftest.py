@@ -1,14 +1,9 @@
 import gc
-import importlib.metadata
-import os
 
-# Must be set before NumPy and JAX are loaded: one BLAS thread a call, and quick compilation,
-# since the suite compiles far more than it runs. Set XLA_FLAGS to test with others.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-flags = "--xla_backend_optimization_level=0"
-if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
-    flags += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", flags)
+import backend_settings
+
+# The suite compiles far more than it runs. Set XLA_FLAGS to test with others.
+backend_settings.apply(quick_compile=True)  # before JAX is imported
 
 import jax
 import pytest

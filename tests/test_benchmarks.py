@@ -3,11 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anchor_sweep
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import anchor_sweep
 import report
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "anchor_sweep.py"

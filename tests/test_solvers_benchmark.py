@@ -1,13 +1,9 @@
 """The accuracy bounds of `benchmarks/solvers.py`, and its tables, at a small size."""
 
 import json
-import sys
-from pathlib import Path
 
 import jax
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import solvers
 
 
