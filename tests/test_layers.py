@@ -13,16 +13,19 @@ import semalign_jax as sa
 PACKAGE = Path(sa.__file__).parent
 LEVELS = [
     {"_typing", "_checks"},
-    {"_linalg"},
+    {"_linalg", "_polar"},
     {"_maps", "_stats"},
-    {"_fit", "_fit_stats", "metrics"},
-    {"anchors", "sweep", "stitching", "zeroshot", "io"},
+    {"_fit", "_fit_stats", "_nested", "metrics"},
+    {"anchors", "sweep", "pairs", "stitching", "zeroshot", "io"},
 ]
 #: Neighbours within one level.
 ALLOWED = {
     ("_checks", "_typing"),
+    ("_polar", "_linalg"),
     ("_fit_stats", "_fit"),
+    ("_nested", "_fit"),
     ("sweep", "anchors"),
+    ("pairs", "sweep"),
     ("zeroshot", "stitching"),
 }
 EXTERNAL = {"jax", "numpy", "optax", "safetensors", "semalign_jax"}
