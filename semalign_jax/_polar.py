@@ -145,14 +145,15 @@ def _factors(static: _Static, constants: _Constants, m: Array) -> SpectralFactor
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _orthogonal_factor(static: _Static, constants: _Constants, m: Array) -> Array:
-    return _value_and_factors(static, constants, m)[0]
+    return _value_and_factors(static, constants, m, with_factors=False)[0]
 
 
 @_orthogonal_factor.defjvp
 def _orthogonal_factor_jvp(static, primals, tangents):
     constants, m = primals
-    found = _value_and_factors(static, constants, lax.stop_gradient(m))
+    found = _value_and_factors(static, constants, lax.stop_gradient(m), with_factors=True)
     value, f = lax.stop_gradient(found)
+    assert f is not None
 
     def exact(m: Array) -> Array:
         if static.completion == "partial":
@@ -163,27 +164,31 @@ def _orthogonal_factor_jvp(static, primals, tangents):
 
 
 def _value_and_factors(
-    static: _Static, constants: _Constants, m: Array
-) -> tuple[Array, SpectralFactors]:
-    """The polar factor, and the factors that its derivative is made of."""
+    static: _Static, constants: _Constants, m: Array, *, with_factors: bool
+) -> tuple[Array, SpectralFactors | None]:
+    """The polar factor, and the factors that its derivative is made of if they are wanted."""
 
     def by_svd(constants, m):
         f = _factors(static, constants, m)
         if static.completion == "partial":
-            return matmul(f.kept_u, f.vt), f
-        if static.rotation_only:
-            return _complete(f, m, rotation_only=True), f
-        return _completed_value(f, *m.shape), f
+            value = matmul(f.kept_u, f.vt)
+        elif static.rotation_only:
+            value = _complete(f, m, rotation_only=True)
+        else:
+            value = _completed_value(f, *m.shape)
+        return value, f if with_factors else None
 
     def by_products(constants, m):
-        f = _factors(static, constants, m)  # of which only a derivative makes use
         thin = constants.thin
         if thin is None:
-            return nearest_orthogonal(m), f
-        left, right = matmul(thin.left, nearest_orthogonal(thin.inner)), thin.right
-        if static.completion == "partial":
-            return matmul(left, transpose(right)), f
-        return dense(thin_completion(left, right, None, products_only=True)), f
+            value = nearest_orthogonal(m)
+        else:
+            left, right = matmul(thin.left, nearest_orthogonal(thin.inner)), thin.right
+            if static.completion == "partial":
+                value = matmul(left, transpose(right))
+            else:
+                value = dense(thin_completion(left, right, None, products_only=True))
+        return value, _factors(static, constants, m) if with_factors else None
 
     if static.solver == "auto" and not static.rotation_only:
         return lax.platform_dependent(constants, m, cpu=by_svd, default=by_products)

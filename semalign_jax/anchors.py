@@ -60,11 +60,11 @@ def anchor_order(
     by_class = jnp.lexsort((jax.random.uniform(key_rank, (n,)), labels))
     sorted_labels = labels[by_class]
     first = jnp.searchsorted(sorted_labels, sorted_labels, side="left")
-    size = jnp.searchsorted(sorted_labels, sorted_labels, side="right") - first
+    members = jnp.searchsorted(sorted_labels, sorted_labels, side="right") - first
     # Member r of a class of c rows comes at about the fraction r / c of the order.
     shift = jax.random.uniform(key_shift, (n,))
     member = jnp.arange(n, dtype=first.dtype) - first
-    when = (member.astype(shift.dtype) + shift) / size.astype(shift.dtype)
+    when = (member.astype(shift.dtype) + shift) / members.astype(shift.dtype)
     return by_class[jnp.argsort(when)[:size]].astype(jnp.int32)
 
 

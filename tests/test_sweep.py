@@ -17,14 +17,11 @@ def the_map(mapping, _):
 
 
 LINES = {method: sa.SweepMethod(method) for method in METHODS}
-LINES |= {f"{m} centred": sa.SweepMethod(m, normalize="center") for m in METHODS[1:]}
+LINES |= {f"{m} centred": sa.SweepMethod(m, normalize="center") for m in ("l-ortho", "ortho")}
 LINES |= {
-    "partial": sa.SweepMethod("ortho", completion="partial"),
-    "rotation": sa.SweepMethod("ortho", normalize="isotropic", scale=True),
+    "isotropic": sa.SweepMethod("ortho", normalize="isotropic", scale=True),
     "standard": sa.SweepMethod("linear", normalize="standard"),
-    "ridge": sa.SweepMethod("affine", ridge=0.3, ridge_unit="gram"),
     "rcond": sa.SweepMethod("linear", rcond=0.2),
-    "qr": sa.SweepMethod("linear", solver="qr", normalize="center"),
 }
 
 
@@ -32,7 +29,7 @@ LINES |= {
 def test_every_cell_equals_its_own_fit(d_in, d_out):
     x, y = map(jnp.asarray, anchors(40, d_in, d_out, cond=3, offset=10))
     order = jax.random.permutation(jax.random.key(3), 40)
-    counts = (1, 2, 3, 6, 7, 9, 10, 30)
+    counts = (1, 2, 6, 9, 10, 30)
     lines = LINES | {"shuffled": sa.SweepMethod("affine", ridge=0.3, shuffled=True)}
     result = sa.anchor_sweep(
         x, y, counts, orders=order[None], methods=lines, metrics={"map": the_map}
