@@ -72,7 +72,8 @@ class SweepTiming(NamedTuple):
             others the relative error of the mapped test embeddings; against float64, the worst
             count.
         orthogonality: max |Q^T Q - I|, the worst count.
-        megabytes: peak memory of the process in this measurement (Linux).
+        megabytes: peak memory beyond what the process held before, encoders included in the
+            latter (Linux).
     """
 
     method: str
@@ -254,15 +255,16 @@ def sweep_timings(
 
 
 def timed(run: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Median seconds of `run` after a first call, and the peak memory in MB."""
-    reset_peak()
+    """Median seconds of `run` after a first call, and its peak memory in MB."""
     run()
+    reset_peak()
+    held = memory_megabytes("VmRSS")
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return statistics.median(times), peak_megabytes()
+    return statistics.median(times), memory_megabytes("VmHWM") - held
 
 
 def reset_peak() -> None:
@@ -274,11 +276,14 @@ def reset_peak() -> None:
         pass
 
 
-def peak_megabytes() -> float:
-    """Peak memory of this process since the last reset; NaN where the system does not tell."""
+def memory_megabytes(field: str) -> float:
+    """Memory of this process, now ("VmRSS") or at most since the last reset ("VmHWM").
+
+    NaN where the system does not tell.
+    """
     try:
         with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
+            return next(int(line.split()[1]) / 1024 for line in file if line.startswith(field))
     except OSError:
         return float("nan")
 

@@ -9,8 +9,9 @@ sweeps over many pairs of encoders; and the time from a cold start to the first 
 
 Examples:
     python benchmarks/solvers.py --accuracy --docs docs/solver-accuracy.md
-    python benchmarks/solvers.py --out results --docs docs/solver-speed.md
-    python benchmarks/solvers.py --dims 384 --counts 50 500 --skip sweeps cold
+    python benchmarks/solvers.py --skip sweeps --docs docs/solver-speed.md
+    python benchmarks/solvers.py --skip single cold --docs docs/solver-sweeps.md
+    python benchmarks/solvers.py --dims 384 --counts 50 500 --skip sweeps cold --out results
     python benchmarks/solvers.py --batch 100
 """
 
@@ -58,7 +59,8 @@ def correlated_anchors(
 # --- accuracy ----------------------------------------------------------------------------------
 
 #: Bounds in float32. Orthogonality and objective hold for every case; predictions of the least
-#: squares maps where the anchors determine them well, n >= 4 d, and the condition is at most 1e6.
+#: squares maps from n = 9/8 d on, for conditions up to 1e6. (Nearer to n = d the anchors'
+#: condition number exceeds what float32 holds; float64 statistics, or 64-bit types, help.)
 ORTHOGONALITY_BOUND = 5e-6
 OBJECTIVE_BOUND = 1e-5
 PREDICTION_BOUND = 1e-3
@@ -99,7 +101,8 @@ class Accuracy(NamedTuple):
             missed.append(f"orthogonality {self.orthogonality:.1e}")
         if self.objective > OBJECTIVE_BOUND:
             missed.append(f"objective {self.objective:.1e}")
-        if self.n >= 4 * self.d and self.condition <= 1e6:
+        if 8 * self.n >= 9 * self.d and self.condition <= 1e6:
+            # The exact map, rounded to float32, may miss the bound by itself.
             bound = max(PREDICTION_BOUND, 3 * self.floor)
             missed += [
                 f"{name} {error:.1e}"
@@ -119,6 +122,8 @@ def accuracy_cases(d: int) -> Iterator[dict[str, Any]]:
     for n in sorted({1, 2, max(3, d // 4), d // 2, d - 1, d, d + 1, 2 * d, 10 * d}):
         yield plain | dict(n=n)
         yield plain | dict(n=n, offset=1e4)
+    for n in (9 * d // 8, 2 * d, 4 * d, 10 * d):
+        yield plain | dict(n=n, condition=1e6)
     for n in (d // 2, 4 * d):
         yield plain | dict(n=n, condition=1e6, scale=1e-20)
         yield plain | dict(n=n, condition=1e6, scale=1e20)
@@ -176,7 +181,7 @@ def markdown(rows: Sequence[NamedTuple]) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
+        return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.2g}"
     return "" if value is None else str(value)
 
 
@@ -470,10 +475,11 @@ def _batch(options: argparse.Namespace, say: Callable[..., None]) -> int:
 def _speed(options: argparse.Namespace, say: Callable[..., None]) -> int:
     dims = options.dims or (384, 768, 1024)
     rate = matmul_rate()
-    tables: dict[str, list[Any]] = {}
+    tables: dict[str, Sequence[Any]] = {}
     say(f"Matrix products of jax.numpy run at {rate / 1e9:.0f} Gflop/s on one thread.\n")
     if "single" not in options.skip:
-        rows = tables["timings"] = []
+        rows: list[Any] = []
+        tables["timings"] = rows
         single = [method for method in options.methods if method in ("ortho", "linear")]
         for row in timings(single, options.counts, dims, options.seconds):
             rows.append(row)
@@ -481,7 +487,8 @@ def _speed(options: argparse.Namespace, say: Callable[..., None]) -> int:
         say("## Single fits\n")
         say(markdown(rows), "\n")
     if "sweeps" not in options.skip:
-        rows = tables["sweeps"] = []
+        rows = []
+        tables["sweeps"] = rows
         d = 768 if 768 in dims else dims[0]
         for threads in (1, 2):
             _torch_threads(threads)

@@ -296,8 +296,8 @@ def least_squares_factors(
         # The triangular factor of [r; sqrt(ridge)], whose conditioning is that of the problem.
         eye = jnp.sqrt(ridge) * jnp.eye(r.shape[0], dtype=r.dtype)
         root = thin_qr(jnp.concatenate([r, eye]))[1]
-        inverse = upper_inverse(root)
-        return lax.stop_gradient(LeastSquaresFactors(matmul(q, matmul(r, inverse)), inverse))
+        inner = upper_inverse(root)
+        return lax.stop_gradient(LeastSquaresFactors(matmul(q, matmul(r, inner)), inner))
     inverse = lax.stop_gradient(upper_inverse(r) if inverse is None else inverse)
     if solver == "qr":
         return lax.stop_gradient(LeastSquaresFactors(q, inverse))

@@ -153,11 +153,15 @@ def sweep_pairs(
     dtype = compute_dtype(reduce(common_dtype, (a.dtype for a in data.values())))
     spec = _Spec(tuple(lines), tuple(metrics.items()), tuple(sorted(set(checked))), dtype)
 
-    def prepare(order: Array, name: str) -> _Prepared:
-        return _prepare(spec, data[name], order, tests.get(name), readouts.get(name))
-
     cells: dict[tuple[int, tuple[str, str]], Any] = {}
     with ThreadPoolExecutor(workers) as pool:
+
+        def prepare(order: Array, names: Sequence[str]) -> dict[str, _Prepared]:
+            def one(name: str) -> _Prepared:
+                return _prepare(spec, data[name], order, tests.get(name), readouts.get(name))
+
+            return dict(zip(names, pool.map(one, names), strict=True))
+
         for seed, order in enumerate(orders):
             for prepared, group in _batches(pairs, max_encoders, partial(prepare, order)):
                 run = partial(_pair, spec, prepared, eval_data)
@@ -236,7 +240,7 @@ def _checked_encoders(
 def _batches(
     pairs: Sequence[tuple[str, str]],
     max_encoders: int | None,
-    prepare: Callable[[str], "_Prepared"],
+    prepare: Callable[[Sequence[str]], dict[str, "_Prepared"]],
 ) -> Iterator[tuple[dict[str, "_Prepared"], list[list[tuple[str, str]]]]]:
     """Groups of pairs and the encoders they need, at most `max_encoders` at a time.
 
@@ -253,7 +257,7 @@ def _batches(
     for key in sorted(groups):
         needed = {name for both in groups[key] for name in both}
         ready = {name: found for name, found in ready.items() if block[name] in key}
-        ready |= {name: prepare(name) for name in names if name in needed and name not in ready}
+        ready |= prepare([name for name in names if name in needed and name not in ready])
         yield ready, list(groups[key].values())
 
 

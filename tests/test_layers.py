@@ -104,4 +104,20 @@ def test_readme_example_of_streaming_runs(tmp_path):
     np.save(tmp_path / "images.npy", x)
     np.save(tmp_path / "reports.npy", x[:, ::-1])
     check = "\nassert np.allclose(mapping(x), y, atol=1e-5)"
-    run_as_a_user(readme_examples()[1] + check, cwd=tmp_path)
+    run_as_a_user(readme_examples()[2] + check, cwd=tmp_path)
+
+
+def test_readme_example_of_pairs_runs():
+    setup = (
+        "import jax, jax.numpy as jnp, numpy as np\n"
+        "def accuracy(scores, labels): return jnp.mean(jnp.argmax(scores, 1) == labels)\n"
+        "rng = np.random.default_rng(0)\n"
+        "labels, test_labels = np.arange(300) % 3, np.arange(30) % 3\n"
+        "means = 4 * rng.standard_normal((3, 5))\n"
+        "side = lambda y: (means[y] + rng.standard_normal((len(y), 5))).astype('f')\n"
+        "train = {name: side(labels) for name in 'ab'}\n"
+        "test = {name: side(test_labels) for name in 'ab'}\n"
+    )
+    check = "\nassert result.values['accuracy'].shape == (2, 4, 3, 5)"
+    check += "\nassert result.values['accuracy'][:, 0, 2].min() > 0.8"
+    run_as_a_user(setup + readme_examples()[1] + check)

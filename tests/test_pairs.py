@@ -1,5 +1,7 @@
 """A sweep over pairs of encoders gives the scores of independent fits."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,16 +24,20 @@ def scores_of(scores, _):
     return scores
 
 
-def encoders(dims, *, dtype=np.float64, offset=5.0, seed=0):
+def encoders(dims, *, dtype: Any = np.float64, offset=5.0, seed=0) -> tuple[dict, dict[str, Any]]:
     """Embeddings, test embeddings and readouts of encoders with these dimensions."""
     rng = np.random.default_rng(seed)
     latent = rng.standard_normal((N + 11, max(dims.values())))
-    data, test, readouts = {}, {}, {}
+    data: dict[str, np.ndarray] = {}
+    test: dict[str, np.ndarray] = {}
+    readouts: dict[str, sa.AffineMap] = {}
     for name, d in dims.items():
         mixed = latent[:, :d] @ rng.standard_normal((d, d)) + 0.3 * rng.standard_normal((N + 11, d))
         data[name], test[name] = np.split((mixed + offset).astype(dtype), [N])
-        head = (rng.standard_normal(shape).astype(dtype) for shape in ((d, 4), d, 4))
-        readouts[name] = sa.AffineMap(*map(jnp.asarray, head))
+        weight, source, target = (
+            jnp.asarray(rng.standard_normal(shape).astype(dtype)) for shape in ((d, 4), d, 4)
+        )
+        readouts[name] = sa.AffineMap(weight, source, target)
     return data, {"test": test, "readouts": readouts}
 
 
@@ -114,7 +120,9 @@ def test_equal_shapes_compile_once():
 
     data, rest = encoders({name: 6 for name in "abcd"})
     labels = jnp.zeros(11, jnp.int32)
-    run = dict(methods=["ortho", "linear"], metrics={"accuracy": metric}, eval_data=labels, **rest)
+    run: dict[str, Any] = dict(
+        methods=["ortho", "linear"], metrics={"accuracy": metric}, eval_data=labels, **rest
+    )
     sa.sweep_pairs(data, (4, 20), jax.random.split(jax.random.key(0), 2), **run)
     assert traces
     traces.clear()
@@ -145,8 +153,8 @@ def test_float32_with_a_large_offset():
 
 def test_bad_input_is_named():
     data, rest = encoders({"a": 4, "b": 4})
-    run = dict(orders=np.arange(N)[None], metrics={"scores": scores_of}, **rest)
-    for change, message in (
+    run: dict[str, Any] = dict(orders=np.arange(N)[None], metrics={"scores": scores_of}, **rest)
+    cases: list[tuple[dict[str, Any], str]] = [
         (dict(pairs=[("a", "x")]), "pairs has 'x'"),
         (dict(pairs=[]), "pairs is empty"),
         (dict(test={"a": rest["test"]["a"]}), "test has no embeddings of the source 'b'"),
@@ -157,7 +165,8 @@ def test_bad_input_is_named():
         (dict(max_encoders=1), "max_encoders must be at least 2"),
         (dict(keys=jax.random.split(jax.random.key(0), 1)), "exactly one of keys"),
         (dict(metrics={}), "metrics is empty"),
-    ):
+    ]
+    for change, message in cases:
         with pytest.raises(ValueError, match=message):
             sa.sweep_pairs(data, [5], **run | change)
     data["b"] = data["b"].copy()

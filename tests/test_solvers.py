@@ -1,6 +1,7 @@
 """Every algorithm gives the same map, and each is what it says."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ SHAPES = [(4, 12, 12), (8, 12, 12), (11, 12, 12), (30, 12, 12), (3, 12, 10), (8,
 @pytest.mark.parametrize("completion", ["orthogonal", "partial"])
 def test_forced_solvers_of_orthogonal_maps_agree(shape, method, completion):
     x, y = anchors(*shape, cond=3)
-    options: dict = dict(completion=completion, normalize="center", ridge=0.1)
+    options: dict[str, Any] = dict(completion=completion, normalize="center", ridge=0.1)
     solvers = ("auto", "svd", "qr", "iterative")
     if completion == "partial" and shape[0] - 1 >= min(shape[1:]):
         solvers = solvers[:3]  # of full rank, and not of interest
@@ -147,11 +148,12 @@ def test_low_rank_forms_multiply_as_their_matrix():
 
 def test_solvers_that_do_not_apply_are_refused():
     x = np.ones((3, 2))
-    for method, options, message in (
+    cases: list[tuple[Any, dict[str, Any], str]] = [
         ("linear", dict(solver="iterative"), "solver must be one of 'auto', 'qr', 'svd'"),
         ("ortho", dict(solver="iterative", rotation_only=True), "rotation_only needs an SVD"),
         ("ortho", dict(solver="iterative", rcond=0.1), "rcond needs singular values"),
-    ):
+    ]
+    for method, options, message in cases:
         with pytest.raises(ValueError, match=message):
             sa.fit(method, x, x, **options)
     with pytest.raises(ValueError, match="solver must be one of"):
