@@ -14,14 +14,16 @@ PACKAGE = Path(sa.__file__).parent
 LEVELS = [
     {"_typing", "_checks"},
     {"_linalg"},
-    {"_maps", "_stats"},
-    {"_fit", "_fit_stats", "metrics"},
-    {"anchors", "sweep", "stitching", "zeroshot", "io"},
+    {"_maps", "_stats", "_samples"},
+    {"_fit", "_fit_stats", "_classification", "_ranking", "_retrieval", "_similarity"},
+    {"metrics"},
+    {"anchors", "sweep", "stitching", "zeroshot", "io", "intervals"},
 ]
 #: Neighbours within one level.
 ALLOWED = {
     ("_checks", "_typing"),
     ("_fit_stats", "_fit"),
+    ("_retrieval", "_similarity"),
     ("sweep", "anchors"),
     ("zeroshot", "stitching"),
 }
