@@ -2,6 +2,7 @@
 
 import warnings
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -194,8 +195,8 @@ def test_class_scores_equal_scikit_learn(rows):
     labels, predicted, num_classes, weights = rows
     kept = weights > 0
     plain = (labels[kept], predicted[kept])
-    options = {"sample_weight": weights[kept]}
-    every = options | {"labels": range(num_classes)}
+    options: dict[str, Any] = {"sample_weight": weights[kept]}
+    every: dict[str, Any] = options | {"labels": range(num_classes)}
     # Rows without weight may hold anything.
     given_labels = np.where(kept, labels, -7)
     given_predicted = np.where(kept, predicted, 99)
@@ -208,7 +209,8 @@ def test_class_scores_equal_scikit_learn(rows):
     )
     close(metrics.accuracy(*args[:2], weights=weights), sk.accuracy_score(*plain, **options))
     scores = metrics.precision_recall_f1(*args, weights=weights)
-    expected = sk.precision_recall_fscore_support(*plain, **every, zero_division=np.nan)[:3]
+    undefined: dict[str, Any] = every | {"zero_division": np.nan}
+    expected = sk.precision_recall_fscore_support(*plain, **undefined)[:3]
     for got, wanted in zip(scores, expected, strict=True):
         close(got, wanted)
         mean = metrics.macro_mean(got)
@@ -220,7 +222,8 @@ def test_class_scores_equal_scikit_learn(rows):
     one_class = min(len(np.unique(side)) for side in plain) == 1
     expected = np.nan if one_class else sk.matthews_corrcoef(*plain, **options)
     close(metrics.matthews_correlation(*args, weights=weights), expected)
-    for kind, name in (("nominal", None), ("linear", "linear"), ("quadratic", "quadratic")):
+    kinds: dict[Any, Any] = {"nominal": None, "linear": "linear", "quadratic": "quadratic"}
+    for kind, name in kinds.items():
         expected = quiet(sk.cohen_kappa_score, *plain, **every, weights=name)
         close(metrics.cohen_kappa(*args, disagreement=kind, weights=weights), expected)
 
@@ -231,9 +234,8 @@ def test_binary_and_multi_label_scores():
     predicted[:, 2] = False
     weights = rng.uniform(0.1, 2, 50)
     got = metrics.precision_recall_f1(labels, predicted, weights=weights)
-    expected = sk.precision_recall_fscore_support(
-        labels, predicted, sample_weight=weights, zero_division=np.nan
-    )
+    options: dict[str, Any] = {"sample_weight": weights, "zero_division": np.nan}
+    expected = sk.precision_recall_fscore_support(labels, predicted, **options)
     for ours, theirs in zip(got, expected[:3], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10)
     assert np.isnan(got.f1[2])
@@ -622,33 +624,90 @@ def test_one_class_is_left_out_and_counted():
 
 
 Z2, F2 = np.array([0, 1]), np.array([0.3, 0.7])
+wrongly: Any = metrics  # the calls below are wrong on purpose
 ERRORS = {
-    "float labels": (lambda: metrics.auroc(F2, F2), TypeError, "labels must be integers or bool"),
-    "label 2": (lambda: metrics.auroc(np.array([0, 2]), F2), ValueError, r"labels must be in \[0, 2"),
-    "class 3": (lambda: metrics.auroc(Z2 + 2, np.eye(2)), ValueError, "weight 0"),
-    "integer scores": (lambda: metrics.auroc(Z2, Z2), TypeError, "scores must have a floating"),
-    "long labels": (lambda: metrics.auroc(np.zeros(3, int), F2), ValueError, "labels must have shape"),
-    "label columns": (lambda: metrics.auroc(np.zeros((2, 2), int), F2), ValueError, "shape of the scores"),
-    "long weights": (lambda: metrics.auroc(Z2, F2, weights=np.ones(3)), ValueError, "weights must have"),
-    "negative": (lambda: metrics.accuracy(Z2, Z2, weights=-F2), ValueError, "weights must be finite"),
-    "NaN weight": (lambda: metrics.accuracy(Z2, Z2, weights=F2 * np.nan), ValueError, "finite and >= 0"),
-    "text weights": (lambda: metrics.accuracy(Z2, Z2, weights=["a", "b"]), TypeError, "boolean mask"),
-    "lengths": (lambda: metrics.accuracy(Z2, np.zeros(3, int)), ValueError, "predicted must have shape"),
-    "no rows": (lambda: metrics.accuracy(Z2[:0], Z2[:0]), ValueError, "n >= 1"),
-    "predicted 5": (lambda: metrics.confusion_matrix(Z2, Z2 + 4, 2), ValueError, r"predicted .* entry \(0,\) is 4"),
-    "num_classes": (lambda: metrics.confusion_matrix(Z2, Z2, 2.0), TypeError, "num_classes must be an int"),
-    "kappa": (lambda: metrics.cohen_kappa(Z2, Z2, 2, disagreement="cubic"), ValueError, "disagreement"),
-    "logits": (lambda: metrics.expected_calibration_error(Z2, 5 * F2), ValueError, "softmax"),
-    "bins": (lambda: metrics.expected_calibration_error(Z2, F2, bins=0), ValueError, "bins"),
-    "spaces": (lambda: metrics.retrieval_ranks(X[0], Y[0, :, :2]), ValueError, "same space"),
-    "rows": (lambda: metrics.linear_cka(X[0], Y[0, :5]), ValueError, "same number of rows"),
-    "k": (lambda: metrics.mutual_knn(X[0], Y[0], 20), ValueError, "less than the number of rows"),
-    "csls": (lambda: metrics.retrieval_ranks(X[0], Y[0], csls_neighbors=21), ValueError, "only 20 rows"),
-    "variance": (lambda: metrics.svcca(X[0], Y[0], variance=1.5), ValueError, "variance must be in"),
-    "bandwidth": (lambda: metrics.rbf_cka(X[0], Y[0], bandwidth=0.0), ValueError, "bandwidth must be > 0"),
-    "macro": (lambda: metrics.macro_mean(jnp.float32(1)), ValueError, "values must have"),
-    "map": (lambda: metrics.orthogonality_error(F2), ValueError, "weight must have 2 dim"),
-}  # fmt: skip
+    "float labels": (lambda: wrongly.auroc(F2, F2), TypeError, "labels must be integers or bool"),
+    "label 2": (
+        lambda: wrongly.auroc(np.array([0, 2]), F2),
+        ValueError,
+        r"labels must be in \[0, 2",
+    ),
+    "class 3": (lambda: wrongly.auroc(Z2 + 2, np.eye(2)), ValueError, "weight 0"),
+    "integer scores": (lambda: wrongly.auroc(Z2, Z2), TypeError, "scores must have a floating"),
+    "long labels": (
+        lambda: wrongly.auroc(np.zeros(3, int), F2),
+        ValueError,
+        "labels must have shape",
+    ),
+    "label columns": (
+        lambda: wrongly.auroc(np.zeros((2, 2), int), F2),
+        ValueError,
+        "shape of the scores",
+    ),
+    "long weights": (
+        lambda: wrongly.auroc(Z2, F2, weights=np.ones(3)),
+        ValueError,
+        "weights must have",
+    ),
+    "negative": (
+        lambda: wrongly.accuracy(Z2, Z2, weights=-F2),
+        ValueError,
+        "weights must be finite",
+    ),
+    "NaN weight": (
+        lambda: wrongly.accuracy(Z2, Z2, weights=F2 * np.nan),
+        ValueError,
+        "finite and >= 0",
+    ),
+    "text weights": (
+        lambda: wrongly.accuracy(Z2, Z2, weights=["a", "b"]),
+        TypeError,
+        "boolean mask",
+    ),
+    "lengths": (
+        lambda: wrongly.accuracy(Z2, np.zeros(3, int)),
+        ValueError,
+        "predicted must have shape",
+    ),
+    "no rows": (lambda: wrongly.accuracy(Z2[:0], Z2[:0]), ValueError, "n >= 1"),
+    "predicted 5": (
+        lambda: wrongly.confusion_matrix(Z2, Z2 + 4, 2),
+        ValueError,
+        r"predicted .* entry \(0,\) is 4",
+    ),
+    "num_classes": (
+        lambda: wrongly.confusion_matrix(Z2, Z2, 2.0),
+        TypeError,
+        "num_classes must be an int",
+    ),
+    "kappa": (
+        lambda: wrongly.cohen_kappa(Z2, Z2, 2, disagreement="cubic"),
+        ValueError,
+        "disagreement",
+    ),
+    "logits": (lambda: wrongly.expected_calibration_error(Z2, 5 * F2), ValueError, "softmax"),
+    "bins": (lambda: wrongly.expected_calibration_error(Z2, F2, bins=0), ValueError, "bins"),
+    "spaces": (lambda: wrongly.retrieval_ranks(X[0], Y[0, :, :2]), ValueError, "same space"),
+    "rows": (lambda: wrongly.linear_cka(X[0], Y[0, :5]), ValueError, "same number of rows"),
+    "k": (lambda: wrongly.mutual_knn(X[0], Y[0], 20), ValueError, "less than the number of rows"),
+    "csls": (
+        lambda: wrongly.retrieval_ranks(X[0], Y[0], csls_neighbors=21),
+        ValueError,
+        "only 20 rows",
+    ),
+    "variance": (
+        lambda: wrongly.svcca(X[0], Y[0], variance=1.5),
+        ValueError,
+        "variance must be in",
+    ),
+    "bandwidth": (
+        lambda: wrongly.rbf_cka(X[0], Y[0], bandwidth=0.0),
+        ValueError,
+        "bandwidth must be > 0",
+    ),
+    "macro": (lambda: wrongly.macro_mean(jnp.float32(1)), ValueError, "values must have"),
+    "map": (lambda: wrongly.orthogonality_error(F2), ValueError, "weight must have 2 dim"),
+}
 
 
 @pytest.mark.parametrize("name", ERRORS)
