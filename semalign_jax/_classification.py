@@ -90,9 +90,14 @@ def confusion_matrix(
     weights = sample_weights(weights, labels.shape, jnp.float32)
     valid = in_range("labels", labels, num_classes, weights)
     valid &= in_range("predicted", predicted, num_classes, weights)
-    cells = jnp.where(valid, labels * num_classes + predicted, 0)
-    total = segment_sum(poisoned(weights, valid), cells, num_classes**2)
-    total = jnp.where(jnp.any(jnp.isnan(total)), jnp.nan, total)
+    return _confusion_matrix(labels, predicted, poisoned(weights, valid), num_classes)
+
+
+@partial(jax.jit, static_argnums=3)
+def _confusion_matrix(labels: Array, predicted: Array, weights: Array, num_classes: int) -> Array:
+    total = segment_sum(weights, labels * num_classes + predicted, num_classes**2)
+    # NaN weights, see `poisoned`, of rows that may belong to no cell.
+    total = jnp.where(jnp.isnan(row_sum(weights)), jnp.nan, total)
     return total.reshape(num_classes, num_classes)
 
 
@@ -122,25 +127,35 @@ def precision_recall_f1(
     """
     if num_classes is not None:
         matrix = confusion_matrix(labels, predicted, num_classes, weights=weights)
-        true = jnp.diagonal(matrix)
-        actual, retrieved = jnp.sum(matrix, axis=1), jnp.sum(matrix, axis=0)
-    else:
-        shape = np.shape(labels)
-        if len(shape) not in (1, 2) or 0 in shape:
-            raise ValueError(f"labels must have shape [n] or [n, num_labels]; got {shape}")
-        labels = integers("labels", labels, shape)
-        predicted = integers("predicted", predicted, shape)
-        weights = sample_weights(weights, shape, jnp.float32)
-        valid = in_range("labels", labels, 2, weights) & in_range(
-            "predicted", predicted, 2, weights
-        )
-        # NaN must also reach rows that are counted nowhere.
-        poison = jnp.sum(jnp.where(valid | (weights == 0), 0, jnp.nan), axis=0)
-        of_class, as_class = labels == 1, predicted == 1
-        true, actual, retrieved = (
-            row_sum(jnp.where(mask, weights, 0)) + poison.astype(weights.dtype)
-            for mask in (of_class & as_class, of_class, as_class)
-        )
+        return _scores_of_matrix(matrix)
+    shape = np.shape(labels)
+    if len(shape) not in (1, 2) or 0 in shape:
+        raise ValueError(f"labels must have shape [n] or [n, num_labels]; got {shape}")
+    labels = integers("labels", labels, shape)
+    predicted = integers("predicted", predicted, shape)
+    weights = sample_weights(weights, shape, jnp.float32)
+    valid = in_range("labels", labels, 2, weights)
+    valid &= in_range("predicted", predicted, 2, weights)
+    return _scores_of_rows(labels == 1, predicted == 1, poisoned(weights, valid))
+
+
+@jax.jit
+def _scores_of_matrix(matrix: Array) -> PrecisionRecallF1:
+    return _class_scores(jnp.diagonal(matrix), jnp.sum(matrix, axis=1), jnp.sum(matrix, axis=0))
+
+
+@jax.jit
+def _scores_of_rows(labels: Array, predicted: Array, weights: Array) -> PrecisionRecallF1:
+    # A NaN weight, see `poisoned`, must also reach sums that its row is no part of.
+    poison = 0 * row_sum(weights)
+    true, actual, retrieved = (
+        row_sum(jnp.where(mask, weights, 0)) + poison
+        for mask in (labels & predicted, labels, predicted)
+    )
+    return _class_scores(true, actual, retrieved)
+
+
+def _class_scores(true: Array, actual: Array, retrieved: Array) -> PrecisionRecallF1:
     return PrecisionRecallF1(
         _share(true, retrieved), _share(true, actual), _share(2 * true, actual + retrieved)
     )
@@ -354,6 +369,7 @@ def _share(part: Array, whole: Array) -> Array:
     return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), jnp.nan)
 
 
+@jax.jit
 def _shares(matrix: Array) -> Array:
     """A matrix of weights divided by their total."""
     return _share(matrix, jnp.broadcast_to(jnp.sum(matrix), matrix.shape))

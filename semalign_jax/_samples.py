@@ -5,6 +5,7 @@ The rules of every score: a row of weight zero is inert, whatever it holds; an u
 an invalid label or score makes the result NaN, since raising is impossible.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -168,6 +169,7 @@ def targets(
 BLOCK = 32
 
 
+@jax.jit
 def row_sum(values: Array) -> Array:
     """Sums over the first axis [n, ...], in short sums and a tree over these.
 
@@ -185,6 +187,7 @@ def tree_sums(values: Array) -> Array:
     return lax.associative_scan(jnp.add, values)
 
 
+@jax.jit
 def weighted_mean(values: Array, weights: Array) -> Array:
     """Mean over the first axis; NaN where all weights are zero.
 
@@ -200,6 +203,7 @@ def weighted_mean(values: Array, weights: Array) -> Array:
     return jnp.where(total > 0, mean / jnp.where(total > 0, total, 1), jnp.nan)
 
 
+@partial(jax.jit, static_argnums=2)
 def segment_sum(values: Array, segments: Array, num_segments: int) -> Array:
     """Sums of the `values` [n] of each segment, accurate for any n below 2^22.
 
