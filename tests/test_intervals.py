@@ -164,15 +164,16 @@ def test_clustered_interval_is_that_of_cluster_totals():
 
 
 def test_masked_rows_are_inert():
-    labels, scores, _ = scored(50)
-    mask = np.arange(50) < 40
+    labels, scores, _ = scored(60)
+    mask = np.arange(60) < 48
     run = partial(intervals.bootstrap, area, method="bca", resamples=200, weights=mask)
-    got = run((labels, scores), 50, jax.random.key(0))
+    got = run((labels, scores), 60, jax.random.key(0))
     garbage = (np.where(mask, labels, True), np.where(mask, scores, np.nan))
-    again = run(garbage, 50, jax.random.key(0))
-    np.testing.assert_array_equal(got, again)
+    again = run(garbage, 60, jax.random.key(0))
+    # Garbage may sort between the others, which changes the order of sums.
+    np.testing.assert_allclose(got, again, rtol=1e-12)
     short = intervals.bootstrap(
-        area, (labels[:40], scores[:40]), 40, jax.random.key(1), method="bca", resamples=2000
+        area, (labels[:48], scores[:48]), 48, jax.random.key(1), method="bca", resamples=1000
     )
     np.testing.assert_allclose(got.estimate, short.estimate, rtol=1e-6)
     np.testing.assert_allclose(got.standard_error, short.standard_error, rtol=0.2)
@@ -212,11 +213,11 @@ def macro_area(ranking, weights):
 
 
 def test_statistics_may_be_structures():
-    labels, first, second = scored(40)
+    labels, first, second = scored(60)
     ranking = metrics.rank_scores(
         np.stack([labels, ~labels, labels | True], 1), np.stack([first, -second, second], 1)
     )
-    got = intervals.bootstrap(macro_area, ranking, 40, jax.random.key(0), resamples=50)
+    got = intervals.bootstrap(macro_area, ranking, 60, jax.random.key(0), resamples=400)
     assert isinstance(got.lower, metrics.MacroMean)
     assert got.lower.undefined == got.upper.undefined == 1
     assert got.lower.value < got.estimate.value < got.upper.value
@@ -233,14 +234,14 @@ def test_perfect_scores_have_a_degenerate_interval():
 
 
 def test_batch_size_and_jit_do_not_matter_and_code_is_reused():
-    labels, scores, _ = scored(40)
+    labels, scores, _ = scored(60)
     ranking, key = metrics.rank_scores(labels, scores), jax.random.key(0)
     run = partial(
-        intervals.bootstrap, metrics.auroc_from_ranking, rows=40, resamples=50, method="bca"
+        intervals.bootstrap, metrics.auroc_from_ranking, rows=60, resamples=400, method="bca"
     )
     expected = run(ranking, key=key)
     for got in (
-        run(ranking, key=key, batch_size=7),
+        run(ranking, key=key, batch_size=90),
         jax.jit(lambda r, k: run(r, key=k))(ranking, key),
         jax.tree_util.tree_map(
             lambda a: a[1],
@@ -255,9 +256,9 @@ def test_batch_size_and_jit_do_not_matter_and_code_is_reused():
 
     statistic: Any = counted
     for seed in range(3):
-        labels, scores, _ = scored(40, seed=seed)
+        labels, scores, _ = scored(60, seed=seed)
         ranking = metrics.rank_scores(labels, scores)
-        intervals.bootstrap(statistic, ranking, 40, jax.random.key(seed), resamples=20)
+        intervals.bootstrap(statistic, ranking, 60, jax.random.key(seed), resamples=20)
 
 
 def test_intervals_cover_the_truth():
@@ -302,7 +303,7 @@ def delong_reference(labels, *scores):
 
 
 def test_delong_by_its_definition(precision):
-    labels, first, second = scored(80, decimals=0)
+    labels, first, second = scored(60, decimals=0)
     first, second = first.astype(np.float32), second.astype(np.float32)
     areas, covariance = delong_reference(labels, first, second)
     tolerance = 1e-6
@@ -323,8 +324,8 @@ def test_delong_by_its_definition(precision):
 
 
 def test_delong_counts_are_repeated_rows_and_masks_removed_ones():
-    labels, first, second = scored(50)
-    counts = np.random.default_rng(0).integers(0, 3, 50)
+    labels, first, second = scored(60)
+    counts = np.random.default_rng(0).integers(0, 3, 60)
     repeated = [np.repeat(a, counts) for a in (labels, first, second)]
     hole = np.where(counts > 0, first, np.nan)
     junk = np.where(counts > 0, labels, -3)
@@ -335,8 +336,8 @@ def test_delong_counts_are_repeated_rows_and_masks_removed_ones():
 
 
 def test_delong_of_many_labels_and_degenerate_cases():
-    labels, first, second = scored(40)
-    columns = np.stack([labels, np.zeros(40, bool), np.arange(40) == 5, labels], 1)
+    labels, first, second = scored(60)
+    columns = np.stack([labels, np.zeros(60, bool), np.arange(60) == 5, labels], 1)
     scores = np.stack([first, first, first, labels.astype(float)], 1)
     got = intervals.delong_interval(columns, scores)
     single = intervals.delong_interval(labels, first)
@@ -352,12 +353,12 @@ def test_delong_of_many_labels_and_degenerate_cases():
     assert (opposite.difference, opposite.p_value) == (1, 0)
     nan = jax.jit(intervals.delong_test)(labels, np.where(labels, first, np.nan), second)
     assert np.isnan(nan).all()
-    nan = jax.jit(intervals.delong_interval)(labels, np.where(np.arange(40) == 1, np.nan, first))
+    nan = jax.jit(intervals.delong_interval)(labels, np.where(np.arange(60) == 1, np.nan, first))
     assert np.isnan(nan).all()
 
 
 def test_delong_under_vmap():
-    rows = [scored(30, seed=seed) for seed in range(3)]
+    rows = [scored(60, seed=seed) for seed in range(3)]
     stacked = [jnp.asarray(np.stack(a)) for a in zip(*rows, strict=True)]
     batched = jax.vmap(intervals.delong_test)(*stacked)
     for i in range(3):
@@ -372,9 +373,9 @@ def test_paired_bootstrap_by_its_definition():
     labels, first, second = scored(60)
     key = jax.random.key(2)
     got = intervals.paired_bootstrap_test(
-        area, (labels, first), (labels, second), 60, key, resamples=300, level=0.8
+        area, (labels, first), (labels, second), 60, key, resamples=400, level=0.8
     )
-    draws = np.asarray(intervals.bootstrap_weights(key, 60, 300))
+    draws = np.asarray(intervals.bootstrap_weights(key, 60, 400))
     observed = roc_auc_score(labels, first) - roc_auc_score(labels, second)
     differences = np.array([
         roc_auc_score(labels, first, sample_weight=w)
@@ -385,7 +386,7 @@ def test_paired_bootstrap_by_its_definition():
         [got.lower, got.upper], np.quantile(differences, [0.1, 0.9]), rtol=1e-5
     )
     extreme = np.sum(np.abs(differences - observed) >= abs(observed) - 1e-9)
-    np.testing.assert_allclose(got.p_value, (extreme + 1) / 301, rtol=1e-6)
+    np.testing.assert_allclose(got.p_value, (extreme + 1) / 401, rtol=1e-6)
     np.testing.assert_allclose(got.standard_error, differences.std(ddof=1), rtol=1e-5)
 
 
@@ -415,21 +416,21 @@ def test_permutation_test_of_accuracy_is_the_sign_test():
 
 def test_clusters_are_swapped_together():
     """One cluster of all rows: the difference can only keep or change its sign."""
-    labels, first, second = scored(30)
+    labels, first, second = scored(60)
     run = partial(
-        intervals.paired_permutation_test, area, (labels, first), (labels, second), 30,
-        jax.random.key(0), permutations=100,
+        intervals.paired_permutation_test, area, (labels, first), (labels, second), 60,
+        jax.random.key(0), permutations=500,
     )  # fmt: skip
-    assert run(clusters=np.zeros(30, int)).p_value == 1
+    assert run(clusters=np.zeros(60, int)).p_value == 1
     assert run().p_value < 1
 
 
 def test_permutation_agrees_with_delong_and_counts_undefined():
-    labels, first, second = scored(150, strength=1.5)
+    labels, first, second = scored(60, strength=1.5)
     # A common scale, as the test requires.
-    first, second = (scipy.stats.rankdata(s) / 150 for s in (first, second))
+    first, second = (scipy.stats.rankdata(s) / 60 for s in (first, second))
     key = jax.random.key(0)
-    arguments = (area, (labels, first), (labels, second), 150, key)
+    arguments = (area, (labels, first), (labels, second), 60, key)
     got = intervals.paired_permutation_test(*arguments, permutations=500)
     delong = intervals.delong_test(labels, first, second)
     np.testing.assert_allclose(got.difference, delong.difference, rtol=1e-6)
