@@ -105,6 +105,12 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step, its directory included."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.encode())
+
+
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write the summary as CSV in one step."""
     text = io.StringIO()

@@ -1,19 +1,21 @@
 """How exact and how fast are the solvers, next to peers in the same run?
 
 With --accuracy, a table of the float32 fits against float64 SciPy and NumPy over condition
-numbers, scales, offsets and anchor counts; exit status 1 if a bound is missed. Without it, the
-time of single fits against SciPy, NumPy, scikit-learn, plain jax.numpy and, where installed,
-PyTorch (the `parity` extra), everything on one thread, with the error of each; and the time from
-a cold start to the first map.
+numbers, scales, offsets and anchor counts; exit status 1 if a bound is missed. Without it, times:
+single fits against SciPy, NumPy, scikit-learn, plain jax.numpy and, where installed, PyTorch and
+qc-procrustes (the `parity` extra), everything on one thread, with the error of each; scored
+sweeps over many pairs of encoders; and the time from a cold start to the first map. With
+--batch, a vmapped batch of fits against a vmapped SVD on the default device.
 
 Examples:
-    python benchmarks/solvers.py --accuracy
-    python benchmarks/solvers.py --out results
-    python benchmarks/solvers.py --dims 384 --counts 50 500
+    python benchmarks/solvers.py --accuracy --docs docs/solver-accuracy.md
+    python benchmarks/solvers.py --out results --docs docs/solver-speed.md
+    python benchmarks/solvers.py --dims 384 --counts 50 500 --skip sweeps cold
+    python benchmarks/solvers.py --batch 100
 """
 
 import argparse
-import resource
+import io
 import statistics
 import subprocess
 import sys
@@ -32,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import report
 import scipy.linalg
+import solver_sweeps
 
 from semalign_jax import fit, fit_linear, fit_ortho
 
@@ -164,18 +167,16 @@ def accuracy(case: dict[str, Any]) -> Accuracy:
     )
 
 
-def print_markdown(rows: Sequence[NamedTuple]) -> None:
-    """Print named tuples of one kind as a Markdown table."""
+def markdown(rows: Sequence[NamedTuple]) -> str:
+    """Named tuples of one kind as a Markdown table."""
     fields = rows[0]._fields
-    print("| " + " | ".join(fields) + " |")
-    print("|" + "---|" * len(fields))
-    for row in rows:
-        print("| " + " | ".join(_cell(value) for value in row) + " |")
+    lines = ["| " + " | ".join(fields) + " |", "|" + "---|" * len(fields)]
+    return "\n".join(lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in rows])
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.2g}"
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
     return "" if value is None else str(value)
 
 
@@ -211,7 +212,15 @@ def peers(method: str) -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
     """Name -> function `(x, y) -> weight` on float32 NumPy arrays, ours first."""
     if method == "ortho":
         found: dict[str, Callable] = {"semalign_jax": lambda x, y: fit_ortho(x, y).weight}
+        partial_map = partial(fit_ortho, completion="partial")
+        found["semalign_jax, partial"] = lambda x, y: partial_map(x, y).weight
         found["scipy"] = lambda x, y: scipy.linalg.orthogonal_procrustes(x, y)[0]
+        try:
+            import procrustes  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            pass
+        else:
+            found["qc-procrustes"] = lambda x, y: procrustes.orthogonal(x, y).t
         found["jax.numpy"] = _naive_ortho
     else:
         from sklearn.linear_model import LinearRegression
@@ -253,7 +262,7 @@ def median_time(run: Callable[[], Any], seconds: float) -> tuple[float, float, A
     result = jax.block_until_ready(run())  # compiles
     times = []
     stop = time.perf_counter() + seconds
-    while len(times) < 3 or (time.perf_counter() < stop and len(times) < 30):
+    while len(times) < 5 or (time.perf_counter() < stop and len(times) < 30):
         start = time.perf_counter()
         jax.block_until_ready(run())
         times.append(time.perf_counter() - start)
@@ -288,7 +297,7 @@ def timings(
 
 
 class ColdStart(NamedTuple):
-    """From the start of Python to the first map, ortho at n = 200, d = 768.
+    """From the start of Python to the first map, ortho at n = 200, d = 768; or of an import.
 
     Attributes:
         solver: who.
@@ -309,26 +318,81 @@ COLD_STARTS = {
     + "import jax, jax.numpy as j; u, _, v = jax.jit(lambda m: j.linalg.svd(m))(x.T @ y); "
     + "(u @ v).block_until_ready()",
     "scipy": _COLD + "import scipy.linalg as s; s.orthogonal_procrustes(x, y)",
+    "import of jax.numpy": "import jax.numpy",
+    "import of semalign_jax": "import jax.numpy, semalign_jax",
 }
 
 
-def cold_starts() -> Iterator[ColdStart]:
-    """Run each in a new process."""
+def cold_starts(repeats: int = 3) -> Iterator[ColdStart]:
+    """Run each in a new process; the median of a few."""
     for solver, code in COLD_STARTS.items():
         # Not getrusage, whose peak a new process inherits from its parent.
         code += "; print(*[l.split()[1] for l in open('/proc/self/status') if 'VmHWM' in l])"
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True
-        )
-        seconds = time.perf_counter() - start
-        yield ColdStart(solver, seconds, int(done.stdout) / 1024)
+        seconds, megabytes = [], []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, "-c", code], check=True, capture_output=True, text=True
+            )
+            seconds.append(time.perf_counter() - start)
+            megabytes.append(int(done.stdout) / 1024)
+        yield ColdStart(solver, statistics.median(seconds), statistics.median(megabytes))
 
 
 def matmul_rate(d: int = 1024) -> float:
     """Measured float32 matrix products of this machine, one thread, in operations a second."""
-    a = np.ones((d, d), np.float32)
-    return 2 * d**3 / median_time(lambda: a @ a, 0.5)[0]
+    a = jnp.ones((d, d), jnp.float32)
+    return 2 * d**3 / median_time(lambda: _product(a, a), 0.5)[0]
+
+
+@jax.jit
+def _product(a, b):
+    return jnp.matmul(a, b, precision="highest")
+
+
+class Batch(NamedTuple):
+    """A vmapped batch of orthogonal fits, n = 2 d, compiled and warm.
+
+    Attributes:
+        d: dimension.
+        fits: how many at once.
+        solver: who.
+        milliseconds: median of the batch.
+        ratio: its time over ours; above 1 we are faster.
+        floors: its time over that of 50 matrix products of the same size and precision for
+            each fit.
+        orthogonality: max |Q^T Q - I|.
+    """
+
+    d: int
+    fits: int
+    solver: str
+    milliseconds: float
+    ratio: float
+    floors: float
+    orthogonality: float
+
+
+def batch_timings(fits: int, dims: Sequence[int], seconds: float) -> Iterator[Batch]:
+    """Time a batch on the default device."""
+    for d in dims:
+        sides = [correlated_anchors(2 * d, d, condition=1e3, seed=seed) for seed in range(fits)]
+        x, y = (jnp.stack([side[i] for side in sides]) for i in (0, 1))
+        square = x[:, :d]
+        floor = 50 * median_time(partial(_product, square, square), seconds)[0]
+        own = None
+        for solver, fit_one in (
+            ("semalign_jax", lambda x, y: fit_ortho(x, y).weight),
+            ("semalign_jax, svd", lambda x, y: fit_ortho(x, y, solver="svd").weight),
+            ("semalign_jax, iterative", lambda x, y: fit_ortho(x, y, solver="iterative").weight),
+            ("jax.numpy", _naive_ortho),
+        ):
+            many = jax.jit(jax.vmap(fit_one))
+            median, _, weight = median_time(partial(many, x, y), seconds)
+            own = median if own is None else own
+            weight = np.asarray(weight, np.float64)
+            error = np.abs(np.swapaxes(weight, 1, 2) @ weight - np.eye(d)).max()
+            yield Batch(d, fits, solver, 1e3 * median, median / own, median / floor, float(error))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -339,46 +403,115 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--accuracy", action="store_true", help="errors, not times")
+    parser.add_argument("--batch", type=int, metavar="FITS", help="a vmapped batch of fits")
     parser.add_argument("--dims", type=int, nargs="+", default=None, help="dimensions")
     parser.add_argument(
         "--counts", type=int, nargs="+", default=(50, 200, 768, 2000, 5000), help="anchor counts"
     )
     parser.add_argument(
-        "--methods", nargs="+", choices=("ortho", "linear"), default=("ortho", "linear")
+        "--methods",
+        nargs="+",
+        choices=("ortho", "linear", "affine", "l-ortho"),
+        default=("ortho", "linear", "affine", "l-ortho"),
+        help="of the sweeps; single fits are those of ortho and linear",
     )
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
-    parser.add_argument("--out", type=Path, help="directory for accuracy.json or solvers.json")
+    parser.add_argument(
+        "--skip", nargs="+", choices=("single", "sweeps", "cold"), default=(), help="parts"
+    )
+    parser.add_argument("--encoders", type=int, default=3, help="in a sweep over pairs")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each measurement")
+    parser.add_argument("--out", type=Path, help="directory for the results as JSON")
+    parser.add_argument("--docs", type=Path, help="file for what is printed")
     options = parser.parse_args(arguments)
     try:
         if options.out is not None:
             report.prepare_directory(options.out)
+        if options.encoders < 2:
+            raise ValueError(f"--encoders must be at least 2; got {options.encoders}")
     except ValueError as error:
         print(f"solvers: error: {error}", file=sys.stderr)
         return 2
-    print(f"{report.environment()['processor']}, jax {jax.__version__}, one BLAS thread\n")
-    if options.accuracy:
-        rows = [accuracy(case) for d in options.dims or (64, 256) for case in accuracy_cases(d)]
-        print_markdown(rows)
-        _write(options.out, "accuracy.json", {"accuracy": rows})
-        failed = [(row, row.failures) for row in rows if row.failures]
-        for row, missed in failed:
-            print(f"missed at {row[:5]}: {', '.join(missed)}", file=sys.stderr)
-        return 1 if failed else 0
-    rate = matmul_rate()
-    times = []
-    for row in timings(
-        options.methods, options.counts, options.dims or (384, 768, 1024), options.seconds
-    ):
-        times.append(row)
-        print(f"{row.method} n={row.n} d={row.d} {row.solver}", file=sys.stderr)
-    print_markdown(times)
-    print(f"\nMatrix products run at {rate / 1e9:.0f} Gflop/s.\n")
-    cold = list(cold_starts())
-    print_markdown(cold)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    results = {"timings": times, "cold_starts": cold}
-    _write(options.out, "solvers.json", results, matmul_rate=rate, peak_megabytes=peak)
+    text = io.StringIO()
+
+    def say(*parts: Any) -> None:
+        print(*parts)
+        print(*parts, file=text)
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = " ".join(["python benchmarks/solvers.py", *arguments])
+    device = jax.devices()[0]
+    where = report.environment()["processor"] if device.platform == "cpu" else device.device_kind
+    say(f"Printed by `{command}`.\n")
+    say(f"On {where}, jax {jax.__version__}, one BLAS thread, float32.\n")
+    run = _accuracy if options.accuracy else _batch if options.batch else _speed
+    status = run(options, say)
+    if options.docs is not None:
+        report.write_text(options.docs, text.getvalue())
+    return status
+
+
+def _accuracy(options: argparse.Namespace, say: Callable[..., None]) -> int:
+    rows = [accuracy(case) for d in options.dims or (64, 256) for case in accuracy_cases(d)]
+    say(markdown(rows))
+    _write(options.out, "accuracy.json", {"accuracy": rows})
+    failed = [(row, row.failures) for row in rows if row.failures]
+    for row, missed in failed:
+        print(f"missed at {row[:5]}: {', '.join(missed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _batch(options: argparse.Namespace, say: Callable[..., None]) -> int:
+    rows = list(batch_timings(options.batch, options.dims or (768,), options.seconds))
+    say(markdown(rows))
+    _write(options.out, "batch.json", {"batch": rows})
     return 0
+
+
+def _speed(options: argparse.Namespace, say: Callable[..., None]) -> int:
+    dims = options.dims or (384, 768, 1024)
+    rate = matmul_rate()
+    tables: dict[str, list[Any]] = {}
+    say(f"Matrix products of jax.numpy run at {rate / 1e9:.0f} Gflop/s on one thread.\n")
+    if "single" not in options.skip:
+        rows = tables["timings"] = []
+        single = [method for method in options.methods if method in ("ortho", "linear")]
+        for row in timings(single, options.counts, dims, options.seconds):
+            rows.append(row)
+            print(f"{row.method} n={row.n} d={row.d} {row.solver}", file=sys.stderr)
+        say("## Single fits\n")
+        say(markdown(rows), "\n")
+    if "sweeps" not in options.skip:
+        rows = tables["sweeps"] = []
+        d = 768 if 768 in dims else dims[0]
+        for threads in (1, 2):
+            _torch_threads(threads)
+            found = solver_sweeps.sweep_timings(
+                tuple(options.methods), d, options.encoders, 3, threads
+            )
+            for row in found:
+                rows.append(row)
+                print(f"sweep {row.method} {row.solver} {threads}", file=sys.stderr)
+        say(f"## Scored sweeps, {options.encoders} encoders, all ordered pairs, d = {d}\n")
+        say(markdown(rows), "\n")
+        for method in options.methods:
+            floor = solver_sweeps.floor_milliseconds(method, d, rate)
+            own = next(row.milliseconds for row in rows if row.method == method)
+            say(f"- {method}: floor {floor:.0f} ms, {own / floor:.1f} times that are taken.")
+        say()
+    if "cold" not in options.skip:
+        tables["cold_starts"] = list(cold_starts())
+        say("## From a cold start to the first map\n")
+        say(markdown(tables["cold_starts"]))
+    _write(options.out, "solvers.json", tables, matmul_rate=rate)
+    return 0
+
+
+def _torch_threads(threads: int) -> None:
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return
+    torch.set_num_threads(threads)
 
 
 def _write(out: Path | None, name: str, tables: dict[str, Sequence[Any]], **more: Any) -> None:

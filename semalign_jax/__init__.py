@@ -12,9 +12,9 @@ from ._fit import fit_linear as fit_linear
 from ._fit import fit_ortho as fit_ortho
 from ._fit import fit_with_info as fit_with_info
 from ._fit_stats import fit_from_stats as fit_from_stats
-from ._linalg import polar_factor as polar_factor
 from ._maps import AffineMap as AffineMap
 from ._maps import identity_map as identity_map
+from ._polar import polar_factor as polar_factor
 from ._stats import PairStats as PairStats
 from ._stats import accumulate_stats as accumulate_stats
 from ._stats import init_stats as init_stats
@@ -26,6 +26,8 @@ from .anchors import anchor_masks as anchor_masks
 from .anchors import anchor_order as anchor_order
 from .io import load_map as load_map
 from .io import save_map as save_map
+from .pairs import PairSweepResult as PairSweepResult
+from .pairs import sweep_pairs as sweep_pairs
 from .stitching import HeadInfo as HeadInfo
 from .stitching import StitchingScores as StitchingScores
 from .stitching import evaluate_stitching as evaluate_stitching
@@ -48,6 +50,7 @@ __all__ = [
     "FitInfo",
     "HeadInfo",
     "PairStats",
+    "PairSweepResult",
     "StitchingScores",
     "SweepMethod",
     "SweepResult",
@@ -79,6 +82,7 @@ __all__ = [
     "row_batches",
     "save_map",
     "stitch",
+    "sweep_pairs",
     "update_stats",
     "zero_shot_logits",
     "zero_shot_predict",

@@ -23,34 +23,33 @@ from ._linalg import (
     LSTSQ_RCOND_EPS,
     POLAR_RCOND_EPS,
     LeastSquaresFactors,
-    SpectralFactors,
     common_dtype,
-    complete_isometry,
     compute_dtype,
     kept,
     least_squares,
     least_squares_factors,
     matmul,
-    partial_isometry,
     power_of_two_scale,
     safe_inverse,
     singular_values,
-    spectral_factors,
     tall_qr,
     transpose,
 )
 from ._maps import AffineMap
+from ._polar import ThinFactors, orthogonal_factor
 from ._typing import (
     COMPLETIONS,
     METHODS,
     NORMALIZE,
     RIDGE_UNITS,
+    SOLVERS,
     Array,
     ArrayLike,
     Completion,
     Method,
     Normalize,
     RidgeUnit,
+    Solver,
 )
 
 
@@ -85,7 +84,7 @@ class Static(NamedTuple):
     scale: bool = False
     rotation_only: bool = False
     completion: Completion = "orthogonal"
-    solver: str = "closed"
+    solver: Solver = "auto"
     steps: int = 300
 
     @property
@@ -103,7 +102,7 @@ class Options(NamedTuple):
     key: Array | None = None
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Anchors of one side, normalised: rows = (data - offset - rest) / scale / unit.
 
     Attributes:
@@ -148,7 +147,7 @@ class Side:
             self._cache[key] = make()
         return self._cache[key]
 
-    def normalised(self, static: Static) -> _Rows:
+    def normalised(self, static: Static) -> Rows:
         """The rows centred and scaled as the options say."""
         center, normalize = static.center, static.normalize
         return self._once(
@@ -188,6 +187,15 @@ class Side:
         key = ("qr", static.center, static.normalize)
         return self._once(key, lambda: tall_qr(self.prepared(static)))
 
+    def triangular_inverse(self, static: Static) -> Array | None:
+        """Inverse of the second part of `qr`, where it is known."""
+        del static
+        return None
+
+    def product(self, other: "Side", static: Static) -> Array:
+        """`prepared^T @ other.prepared` [d, d']."""
+        return matmul(transpose(self.prepared(static)), other.prepared(static))
+
     def penalty(self, static: Static, ridge: Array | None) -> Array | None:
         """The ridge in the units of the prepared rows."""
         if ridge is None:
@@ -206,20 +214,25 @@ class Side:
         def make():
             penalty = self.penalty(static, ridge)
             bound = self.row_bound(static)
-            return least_squares_factors(self.qr(static), penalty, rcond, bound), penalty, options
+            inverse = self.triangular_inverse(static)
+            factors = least_squares_factors(
+                self.qr(static), penalty, rcond, bound, static.solver, inverse
+            )
+            return factors, penalty, options
 
-        key = ("factors", static.center, static.normalize, static.ridge_unit, id(ridge), id(rcond))
+        key = ("factors", static.center, static.normalize, static.ridge_unit, static.solver)
+        key = (*key, id(ridge), id(rcond))
         return self._once(key, make)[:2]
 
 
-def _normalised(data: Array, weights: Array, center: bool, normalize: Normalize) -> _Rows:
+def _normalised(data: Array, weights: Array, center: bool, normalize: Normalize) -> Rows:
     d = data.shape[1]
     total = jnp.sum(weights)
     share = weights * safe_inverse(total, total > 0)
     zero, one = jnp.zeros(d, data.dtype), jnp.ones(d, data.dtype)
     if not center:
         unit = power_of_two_scale(data)
-        return _Rows(data / unit, zero, zero, one, unit)
+        return Rows(data / unit, zero, zero, one, unit)
     # Taken relative to one of the rows: a constant column has exactly its value as the mean,
     # and a large common offset costs no digits.
     first = data[jnp.argmax(weights > 0)]
@@ -236,7 +249,7 @@ def _normalised(data: Array, weights: Array, center: bool, normalize: Normalize)
         scale = jnp.where(scale > 0, scale, 1)
         rows = rows / scale[None, :]
         unit = power_of_two_scale(rows)
-    return _Rows(rows / unit, offset, rest, scale, unit)
+    return Rows(rows / unit, offset, rest, scale, unit)
 
 
 def deviations(normalize: Normalize, variance: Array, mean: Array) -> Array:
@@ -321,42 +334,46 @@ def _solve_linear(static: Static, source: Side, target: Side, options: Options):
 
 def _solve_l_ortho(static: Static, source: Side, target: Side, options: Options):
     linear, x = _solve_linear(static, source, target, options)
-    bound = source.row_bound(static)
-    n = x.shape[0]
-    if n < min(linear.shape):
-        # The columns of the linear solution lie in the span of the anchors.
-        basis = source.qr(static)[0]
-        core = matmul(transpose(basis), jax.lax.stop_gradient(linear))
-        factors = spectral_factors(core, None, POLAR_RCOND_EPS, bound)
-        factors = factors._replace(u=matmul(basis, factors.u))
-    else:
-        factors = spectral_factors(linear, None, POLAR_RCOND_EPS, bound)
-    return _finish_ortho(static, source, target, options, factors, linear), linear
+    thin = None
+    if x.shape[0] < min(linear.shape):
+        # linear = u inverse^T y, and y has its rows in the span of a thin basis.
+        factors, penalty = source.factors(static, options)
+        basis, core = target.qr(static)
+        left, inner = factors.u, matmul(transpose(factors.inverse), transpose(core))
+        if penalty is not None:  # then u is not orthonormal
+            left = source.qr(static)[0]
+            inner = matmul(matmul(transpose(left), factors.u), inner)
+        thin = ThinFactors(left, inner, basis)
+    return _finish_ortho(static, source, target, options, linear, thin), linear
 
 
 def _solve_ortho(static: Static, source: Side, target: Side, options: Options):
-    x, y = source.prepared(static), target.prepared(static)
-    bound = source.row_bound(static)
-    cross = matmul(transpose(x), y)
-    if x.shape[0] < min(cross.shape):
-        # x^T y has rank n at most: its SVD is that of an n x n core between two bases.
+    cross = source.product(target, static)
+    thin = None
+    if source.prepared(static).shape[0] < min(cross.shape):
         basis_x, core_x = source.qr(static)
         basis_y, core_y = target.qr(static)
-        core = matmul(core_x, transpose(core_y))
-        factors = spectral_factors(core, options.rcond, POLAR_RCOND_EPS, bound)
-        factors = factors._replace(
-            u=matmul(basis_x, factors.u), vt=matmul(factors.vt, transpose(basis_y))
-        )
-    else:
-        factors = spectral_factors(cross, options.rcond, POLAR_RCOND_EPS, bound)
-    return _finish_ortho(static, source, target, options, factors, cross), cross
+        thin = ThinFactors(basis_x, matmul(core_x, transpose(core_y)), basis_y)
+    return _finish_ortho(static, source, target, options, cross, thin), cross
 
 
-def orthogonal_weight(static: Static, factors: SpectralFactors, m: Array) -> Array:
-    """Polar factor of `m` with the requested completion."""
-    if static.completion == "partial":
-        return partial_isometry(factors, m)
-    return complete_isometry(factors, m, rotation_only=static.rotation_only)
+def orthogonal_weight(
+    static: Static,
+    m: Array,
+    thin: ThinFactors | None = None,
+    rcond: Array | None = None,
+    row_bound: Array | int | None = None,
+) -> Array:
+    """Polar factor of `m` as the options of the fit say; see `orthogonal_factor`."""
+    return orthogonal_factor(
+        m,
+        thin=thin,
+        rcond=rcond,
+        row_bound=row_bound,
+        completion=static.completion,
+        rotation_only=static.rotation_only,
+        solver=static.solver,
+    )
 
 
 def _finish_ortho(
@@ -364,11 +381,16 @@ def _finish_ortho(
     source: Side,
     target: Side,
     options: Options,
-    factors: SpectralFactors,
     m: Array,
+    thin: ThinFactors | None,
 ) -> Array:
     """Polar factor of `m` with the requested completion, then the best isotropic scale."""
-    weight = orthogonal_weight(static, factors, m)
+    bound = source.row_bound(static)
+    if bound is None and thin is not None:
+        bound = thin.inner.shape[0]
+    # Of l-ortho, rcond is that of the linear solution.
+    rcond = options.rcond if static.method == "ortho" else None
+    weight = orthogonal_weight(static, m, thin, rcond, bound)
     if static.scale:
         mapped = matmul(source.prepared(static), weight)
         power = jnp.sum(mapped * mapped)
@@ -457,7 +479,7 @@ def check_options(
     scale: bool = False,
     rotation_only: bool = False,
     completion: Completion = "orthogonal",
-    solver: str = "closed",
+    solver: Solver = "auto",
     steps: int = 300,
     learning_rate: Any = 1e-3,
     key: Any = None,
@@ -466,7 +488,7 @@ def check_options(
     _checks.option("normalize", normalize, NORMALIZE)
     _checks.option("ridge_unit", ridge_unit, RIDGE_UNITS)
     _checks.option("completion", completion, COMPLETIONS)
-    _checks.option("solver", solver, ("closed", "adam"))
+    _checks.option("solver", solver, SOLVERS[method])
     scale, rotation_only = (
         _checks.flag("scale", scale),
         _checks.flag("rotation_only", rotation_only),
@@ -481,12 +503,16 @@ def check_options(
             "rotation_only needs completion='orthogonal': a partial isometry is no rotation"
         )
     ridge = _optional_scalar("ridge", ridge, zero_is_none=True)
+    if solver == "iterative" and rotation_only:
+        raise ValueError("rotation_only needs an SVD; leave solver='auto'")
     rcond = _optional_scalar("rcond", rcond, zero_is_none=False)
+    if rcond is not None and solver == "iterative" and method == "ortho":
+        raise ValueError("rcond needs singular values; use solver='svd' or 'qr' with it")
     if solver == "adam":
         if key is None:
             raise ValueError("key is needed with solver='adam', e.g. jax.random.key(0)")
         if ridge is not None:
-            raise ValueError("ridge is not part of the gradient form; use solver='closed'")
+            raise ValueError("ridge is not part of the gradient form; use another solver")
         learning_rate = _checks.scalar("learning_rate", learning_rate)
         steps = _checks.positive_int("steps", steps)
     else:
@@ -522,7 +548,7 @@ def fit_affine(
     ridge: ArrayLike = 0.0,
     ridge_unit: RidgeUnit = "absolute",
     rcond: ArrayLike | None = None,
-    solver: str = "closed",
+    solver: Solver = "auto",
     steps: int = 300,
     learning_rate: ArrayLike = 1e-3,
     key: Array | None = None,
@@ -553,7 +579,8 @@ def fit_affine(
             zero. None means 8 machine epsilons, which keeps every direction above rounding
             noise; NumPy's rule eps * max(n, d_in) cuts off far more, which changes predictions
             and often generalises better. 0 keeps all. With a ridge, None means no cut-off.
-        solver: "closed" or "adam".
+        solver: "auto"; "qr" (no singular values, so nothing is cut off: fast and compact, for
+            anchors known to be independent); "svd"; or "adam".
         steps: gradient steps (static), for "adam".
         learning_rate: for "adam"; may be traced.
         key: PRNG key of the initial weights, needed for "adam".
@@ -596,6 +623,7 @@ def fit_linear(
     ridge: ArrayLike = 0.0,
     ridge_unit: RidgeUnit = "absolute",
     rcond: ArrayLike | None = None,
+    solver: Solver = "auto",
     validate: bool = True,
 ) -> AffineMap:
     """Least-squares map without offset (in the normalised spaces): `y ~ x @ weight`.
@@ -611,6 +639,7 @@ def fit_linear(
         ridge: penalty on ||weight||_F^2, >= 0; may be traced.
         ridge_unit: "absolute" or "gram".
         rcond: relative cut-off for singular values of `x`; None means 8 machine epsilons.
+        solver: "auto", "qr" or "svd"; see `fit_affine`.
         validate: whether to check values when called outside of a transformation.
 
     Returns:
@@ -630,6 +659,7 @@ def fit_linear(
             ridge=ridge,
             ridge_unit=ridge_unit,
             rcond=rcond,
+            solver=solver,
             validate=validate,
         )
     )
@@ -647,6 +677,7 @@ def fit_l_ortho(
     scale: bool = False,
     rotation_only: bool = False,
     completion: Completion = "orthogonal",
+    solver: Solver = "auto",
     validate: bool = True,
 ) -> AffineMap:
     """The linear map made orthogonal: the polar factor `U V^T` of the least-squares solution.
@@ -666,6 +697,7 @@ def fit_l_ortho(
         rotation_only: whether to exclude reflections (determinant +1); equal dimensions only.
         completion: what to do with directions that the anchors do not determine, see
             `fit_ortho`.
+        solver: "auto", "qr", "svd" or "iterative"; see `fit_ortho`.
         validate: whether to check values when called outside of a transformation.
 
     Returns:
@@ -689,6 +721,7 @@ def fit_l_ortho(
             scale=scale,
             rotation_only=rotation_only,
             completion=completion,
+            solver=solver,
             validate=validate,
         )
     )
@@ -706,6 +739,7 @@ def fit_ortho(
     scale: bool = False,
     rotation_only: bool = False,
     completion: Completion = "orthogonal",
+    solver: Solver = "auto",
     validate: bool = True,
 ) -> AffineMap:
     """Orthogonal Procrustes: `U V^T` of the SVD of `x^T y` (Schönemann 1966).
@@ -732,6 +766,10 @@ def fit_ortho(
             or cut) as a (semi-)orthogonal matrix can; "partial" maps them to zero, which makes
             the weight a partial isometry and the estimate equivariant under rotations of either
             space.
+        solver: "auto" chooses by shapes and device: with few anchors ("qr") the singular value
+            factors of a core between thin bases, else ("svd") those of the whole matrix; and on
+            accelerators "iterative", matrix products alone, which knows no cut-off: directions
+            at the level of rounding are then filled arbitrarily.
         validate: whether to check values when called outside of a transformation.
 
     Returns:
@@ -755,16 +793,17 @@ def fit_ortho(
             scale=scale,
             rotation_only=rotation_only,
             completion=completion,
+            solver=solver,
             validate=validate,
         )
     )
 
 
 _COMMON_OPTIONS = ("weights", "normalize", "ridge", "ridge_unit", "rcond", "validate")
-_ORTHO_OPTIONS = (*_COMMON_OPTIONS, "scale", "rotation_only", "completion")
+_ORTHO_OPTIONS = (*_COMMON_OPTIONS, "solver", "scale", "rotation_only", "completion")
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "affine": (*_COMMON_OPTIONS, "solver", "steps", "learning_rate", "key"),
-    "linear": _COMMON_OPTIONS,
+    "linear": (*_COMMON_OPTIONS, "solver"),
     "l-ortho": _ORTHO_OPTIONS,
     "ortho": _ORTHO_OPTIONS,
 }

@@ -18,12 +18,10 @@ from ._fit import (
     orthogonal_weight,
 )
 from ._linalg import (
-    POLAR_RCOND_EPS,
     gram_solve,
     matmul,
     power_of_two_scale,
     safe_inverse,
-    spectral_factors,
 )
 from ._maps import AffineMap
 from ._stats import PairStats
@@ -42,7 +40,8 @@ def fit_from_stats(method: Method, stats: PairStats, **options: Any) -> AffineMa
         method: "affine", "linear", "l-ortho" or "ortho".
         stats: of `update_stats`, `merge_stats`, `psum_stats` or `accumulate_stats`.
         **options: as the function of that name takes them: `normalize`, `ridge`, `ridge_unit`,
-            `rcond`, `scale`, `rotation_only`, `completion`. (Weights are part of the statistics.)
+            `rcond`, `scale`, `rotation_only`, `completion`; and `solver` of l-ortho and ortho,
+            where "auto" is "svd". (Weights are part of the statistics.)
 
     Returns:
         `AffineMap` in the dtype of the statistics; float32 for float64 statistics where JAX's
@@ -55,13 +54,17 @@ def fit_from_stats(method: Method, stats: PairStats, **options: Any) -> AffineMa
     if not isinstance(stats, PairStats):
         raise TypeError(f"stats must be a PairStats; got {type(stats).__name__}")
     check_method(method, options)
-    for name in ("weights", "validate", "solver", "steps", "learning_rate", "key"):
+    gram_only = () if method in ("l-ortho", "ortho") else ("solver",)
+    for name in (*gram_only, "weights", "validate", "steps", "learning_rate", "key"):
         if name in options:
             raise ValueError(f"{name} is not an option of fit_from_stats")
     if is_concrete(*stats) and not float(np.asarray(stats.weight_sum)) > 0:
         raise ValueError("stats hold no anchors: update them with some first")
     d_in, d_out = stats.cxy.shape
     static, traced = check_options(method, ((0, d_in), (0, d_out)), **options)
+    if static.solver == "auto":
+        # One solution at the end of a stream can afford singular values, which know the rank.
+        static = static._replace(solver="svd")
     # Float64 statistics of the host keep their digits where 64-bit types are off.
     wide = stats.cxx.dtype == np.float64 and jax.dtypes.canonicalize_dtype(float) != np.float64
     with jax.enable_x64(True) if wide else nullcontext():
@@ -99,8 +102,7 @@ def _fit_stats(static: Static, stats: PairStats, options: Options) -> AffineMap:
         weight = weight * (unit_cross / unit)
     else:
         cut = rcond if static.method == "ortho" else None
-        factors = spectral_factors(weight, cut, POLAR_RCOND_EPS)
-        weight = orthogonal_weight(static, factors, weight)
+        weight = orthogonal_weight(static, weight, rcond=cut)
         if static.scale:
             power = jnp.sum(weight * matmul(cxx, weight))
             if penalty is not None:

@@ -1,7 +1,7 @@
-"""Dense linear algebra with derivatives that stay finite: least squares and polar factors.
+"""Dense linear algebra with derivatives that stay finite: factorisations and least squares.
 
-Both solvers separate the *value*, which comes from a factorisation held as plain data, from the
-*derivative*, which comes from linear systems solved with these same factors
+The solvers here and in `_polar` separate the *value*, which comes from a factorisation held as
+plain data, from the *derivative*, which comes from linear systems solved with these same factors
 (`lax.custom_linear_solve`). So any algorithm may produce the factors, derivatives of every order
 exist in forward and reverse mode, and no `1 / (s_i - s_j)` ever appears: repeated or zero
 singular values are harmless. Singular values at or below the cut-off count as exact zeros.
@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._checks import float_array
-from ._typing import Array
+from ._typing import Array, Solver
 
 #: Precision of every matrix product in the solvers. TF32 and bfloat16, the defaults on GPU and
 #: TPU, would ruin orthogonality. Assign another `jax.lax.Precision` here to override it.
@@ -47,6 +46,17 @@ def transpose(a: Array) -> Array:
     return jnp.swapaxes(a, -1, -2)
 
 
+def common_dtype(a, b) -> jnp.dtype:
+    """The dtype that holds values of both, also where JAX's promotion is set to strict."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(a, b)
+
+
+def compute_dtype(dtype) -> jnp.dtype:
+    """Floating dtype the solvers work in: half precision is raised to float32."""
+    return common_dtype(dtype, jnp.float32)
+
+
 def kept(s: Array, rcond: Array | float | None, default_eps: float) -> Array:
     """Mask of the singular values that count: strictly above `rcond` times the largest.
 
@@ -75,7 +85,7 @@ def safe_inverse(a: Array, where: Array) -> Array:
 # --- factorisations ----------------------------------------------------------------------------
 
 
-def _one_by_one_on_cpu(function: Callable) -> Callable:
+def one_by_one_on_cpu(function: Callable) -> Callable:
     """Give `function` a batching rule that runs LAPACK on one matrix after the other.
 
     XLA's CPU runtime splits a batched LAPACK call over its thread pool and waits inside of it:
@@ -113,44 +123,66 @@ def _safe_svd(a: Array) -> tuple[Array, Array, Array]:
         u, s, vt = lax.linalg.svd(a, full_matrices=False, algorithm=lax.linalg.SvdAlgorithm.QR)
         return _reorthogonalised(u), s, transpose(_reorthogonalised(transpose(vt)))
 
-    first = _plain_svd(a)
+    first = _padded_svd(a) if a.shape[0] == a.shape[1] and a.shape[0] % 512 == 0 else _plain_svd(a)
     failed = jnp.isnan(first[1]).any() & jnp.isfinite(a).all()
     return lax.cond(failed, by_qr_iteration, lambda a, *usv: usv, a, *first)
+
+
+def _padded_svd(a: Array, extra: int = 4) -> tuple[Array, Array, Array]:
+    """SVD of a square matrix whose size suits the cache badly: of blockdiag(a, large identity).
+
+    LAPACK takes up to 1.4 times as long where the leading dimension is a multiple of 512.
+    """
+    d = a.shape[0]
+    large = 2 * jnp.linalg.norm(a)
+    diagonal = jnp.where(jnp.arange(d + extra) < d, 0, large)
+    u, s, vt = _plain_svd(jnp.diag(diagonal) + jnp.pad(a, ((0, extra), (0, extra))))
+    # The added directions come first. (Of the zero matrix, any do.)
+    return u[:d, extra:], s[extra:], vt[extra:, :d]
 
 
 def _reorthogonalised(q: Array) -> Array:
     return 1.5 * q - 0.5 * matmul(q, matmul(transpose(q), q))
 
 
-@_one_by_one_on_cpu
-def _svd(a: Array) -> tuple[Array, Array, Array]:
+@one_by_one_on_cpu
+def svd(a: Array) -> tuple[Array, Array, Array]:
+    """Thin SVD of a matrix; no derivative."""
     return lax.platform_dependent(a, cpu=_safe_svd, default=_plain_svd)
 
 
-@_one_by_one_on_cpu
+@one_by_one_on_cpu
 def _singular_values(a: Array) -> Array:
     return jnp.linalg.svd(a, compute_uv=False)
 
 
-@_one_by_one_on_cpu
+@one_by_one_on_cpu
 def _qr(a: Array) -> tuple[Array, Array]:
     q, r = jnp.linalg.qr(a)
     return q, r
 
 
-@_one_by_one_on_cpu
-def _cholesky(a: Array) -> Array:
+@one_by_one_on_cpu
+def cholesky(a: Array) -> Array:
+    """Lower Cholesky factor of a symmetric matrix; no derivative."""
     return jnp.linalg.cholesky(a, symmetrize_input=False)
 
 
-@_one_by_one_on_cpu
-def _upper_inverse(r: Array) -> Array:
+@one_by_one_on_cpu
+def upper_inverse(r: Array) -> Array:
+    """Inverse of an upper triangular matrix; no derivative."""
     return lax.linalg.triangular_solve(r, jnp.eye(r.shape[0], dtype=r.dtype), left_side=True)
 
 
 def thin_qr(a: Array) -> tuple[Array, Array]:
     """Thin QR of `a` [n, d], n >= d, cut off from differentiation."""
     return lax.stop_gradient(_qr(lax.stop_gradient(a)))
+
+
+@one_by_one_on_cpu
+def triangular_factor(a: Array) -> Array:
+    """The second part of `thin_qr` alone, at half the cost; no derivative."""
+    return jnp.linalg.qr(a, mode="r")
 
 
 class SpectralFactors(NamedTuple):
@@ -183,13 +215,13 @@ def spectral_factors(
     a: Array,
     rcond: Array | float | None = None,
     default_eps: float = LSTSQ_RCOND_EPS,
-    row_bound: Array | None = None,
+    row_bound: Array | int | None = None,
 ) -> SpectralFactors:
     """Thin SVD of `a`, cut off from differentiation.
 
     The rank is decided by `rcond` and, where known, by `row_bound`, the number of non-zero rows.
     """
-    u, s, vt = _svd(lax.stop_gradient(a))
+    u, s, vt = svd(lax.stop_gradient(a))
     keep = kept(s, rcond, default_eps)
     if row_bound is not None:
         keep &= jnp.arange(s.shape[0]) < row_bound
@@ -228,7 +260,9 @@ def least_squares_factors(
     qr: tuple[Array, Array],
     ridge: Array | None = None,
     rcond: Array | float | None = None,
-    row_bound: Array | None = None,
+    row_bound: Array | int | None = None,
+    solver: Solver = "auto",
+    inverse: Array | None = None,
 ) -> LeastSquaresFactors:
     """Factor a tall matrix [n, d] from its thin QR, by SVD where its condition requires that.
 
@@ -237,6 +271,8 @@ def least_squares_factors(
         ridge: penalty >= 0; None means none.
         rcond: relative cut-off; None means 8 eps without and no cut-off with a ridge.
         row_bound: number of non-zero rows if it is less than n.
+        solver: "svd" always takes the SVD, "qr" never (then nothing is cut off); others choose.
+        inverse: of the triangular factor, if it is known.
     """
     (q, r), ridge, rcond, row_bound = lax.stop_gradient((qr, ridge, rcond, row_bound))
     cut = LSTSQ_RCOND_EPS * jnp.finfo(r.dtype).eps if rcond is None else rcond
@@ -252,11 +288,19 @@ def least_squares_factors(
             matmul(q, f.u * (s * inverse)[None, :]), transpose(f.vt) * inverse[None, :]
         )
 
-    if ridge is not None and rcond is not None:
+    if solver == "svd" or (solver != "qr" and ridge is not None and rcond is not None):
         return lax.stop_gradient(by_svd())
-    if ridge is not None:
+    if ridge is not None and solver != "qr":
         return _ridge_factors(q, r, ridge, by_svd)
-    inverse = _upper_inverse(r)
+    if ridge is not None:
+        # The triangular factor of [r; sqrt(ridge)], whose conditioning is that of the problem.
+        eye = jnp.sqrt(ridge) * jnp.eye(r.shape[0], dtype=r.dtype)
+        root = thin_qr(jnp.concatenate([r, eye]))[1]
+        inverse = upper_inverse(root)
+        return lax.stop_gradient(LeastSquaresFactors(matmul(q, matmul(r, inverse)), inverse))
+    inverse = lax.stop_gradient(upper_inverse(r) if inverse is None else inverse)
+    if solver == "qr":
+        return lax.stop_gradient(LeastSquaresFactors(q, inverse))
     # ||root||_F ||root^-1||_F bounds the condition number; NaN and infinity fail the test.
     bound = jnp.linalg.norm(r) * jnp.linalg.norm(inverse)
     safe = (1 > cut * bound) & (jnp.finfo(r.dtype).eps * bound < INVERSE_LOSS)
@@ -272,8 +316,8 @@ def _ridge_factors(
 
     def by_cholesky() -> LeastSquaresFactors:
         eye = jnp.eye(r.shape[0], dtype=r.dtype)
-        root = transpose(_cholesky(matmul(transpose(r), r) + ridge * eye))
-        inverse = _upper_inverse(root)
+        root = transpose(cholesky(matmul(transpose(r), r) + ridge * eye))
+        inverse = upper_inverse(root)
         return LeastSquaresFactors(matmul(q, matmul(r, inverse)), inverse)
 
     # The condition number of the shifted Gram matrix is at most 1 + ||r||^2 / ridge.
@@ -301,7 +345,23 @@ def least_squares(
     if n >= d:
         return _saddle_solve(factors, a, ridge, b, zero, refine=ridge is None)[1]
     # Fewer rows than columns: w = a^T z is regular in the dual unknown z.
-    return -_saddle_solve(factors, transpose(a), ridge, zero, -b)[0]
+    value = matmul(factors.u, matmul(transpose(factors.inverse), lax.stop_gradient(b)))
+    return value_of(value, -_saddle_solve(factors, transpose(a), ridge, zero, -b)[0])
+
+
+@jax.custom_jvp
+def value_of(value: Array, exact: Array) -> Array:
+    """`value` with the derivative of `exact`, which is the same by another algorithm.
+
+    What leads to `exact` is never computed unless something is differentiated.
+    """
+    del exact
+    return value
+
+
+@value_of.defjvp
+def _value_of_jvp(primals, tangents):
+    return value_of(*primals), tangents[1]
 
 
 def _saddle_solve(
@@ -343,7 +403,7 @@ def _saddle_solve(
     return lax.custom_linear_solve(matvec, (b, c), solve, solve, symmetric=True)
 
 
-@_one_by_one_on_cpu
+@one_by_one_on_cpu
 def _eigh(a: Array) -> tuple[Array, Array]:
     values, vectors = jnp.linalg.eigh(a)
     return values, vectors
@@ -383,213 +443,3 @@ def gram_solve(
         return matmul(vectors, inverse * matmul(transpose(vectors), b))
 
     return lax.custom_linear_solve(matvec, cross, solve, solve, symmetric=True)
-
-
-# --- polar factor ------------------------------------------------------------------------------
-
-
-def polar_factor(m: Array, *, rcond: Array | float | None = None) -> Array:
-    """Orthogonal polar factor: the (semi-)orthogonal matrix nearest to `m`.
-
-    For the SVD `m = U S V^T` this is `U V^T`, with orthonormal columns if d_in >= d_out, else
-    with orthonormal rows. It maximises tr(Q^T m) and minimises ||Q - m|| (Higham, "Computing the
-    polar decomposition", 1986).
-
-    Rank-deficient input: directions whose singular value is at most `rcond` times the largest
-    are undetermined; they are filled so that the result is as close as possible to the identity
-    (zero-padded or cut to shape), which makes it deterministic. A zero matrix gives the identity.
-
-    Args:
-        m: matrix [d_in, d_out], floating point; `jax.vmap` it for batches.
-        rcond: relative cut-off >= 0 for singular values; None means one machine epsilon.
-
-    Returns:
-        Array [d_in, d_out] of the dtype of `m` (half precision is computed in float32).
-        Derivatives of all orders are finite; exact wherever the rank is locally constant.
-
-    Raises:
-        TypeError: if `m` is not floating point.
-        ValueError: if `m` is not a matrix or is empty.
-    """
-    m = float_array("m", m, 2)
-    dtype = m.dtype
-    m = m.astype(compute_dtype(dtype))
-    m = m / power_of_two_scale(m)
-    factors = spectral_factors(m, rcond, POLAR_RCOND_EPS)
-    return complete_isometry(factors, m).astype(dtype)
-
-
-def common_dtype(a, b) -> jnp.dtype:
-    """The dtype that holds values of both, also where JAX's promotion is set to strict."""
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.promote_types(a, b)
-
-
-def compute_dtype(dtype) -> jnp.dtype:
-    """Floating dtype the solvers work in: half precision is raised to float32."""
-    return common_dtype(dtype, jnp.float32)
-
-
-def signed_factors(f: SpectralFactors, *, rotation_only: bool) -> SpectralFactors:
-    """Factors of the optimum within the rotations: the last direction may change its sign."""
-    if not rotation_only:
-        return f
-    sign = jnp.linalg.slogdet(matmul(f.u, f.vt))[0]
-    return f._replace(u=f.u.at[:, -1].multiply(sign), s=f.s.at[-1].multiply(sign))
-
-
-def partial_isometry(f: SpectralFactors, m: Array) -> Array:
-    """`U V^T` over the kept singular directions of `m`, zero on all others.
-
-    Args:
-        f: SVD-like factors of `m`: at least its kept directions, u [d_in, k], vt [k, d_out].
-        m: the matrix [d_in, d_out]; only read when differentiated.
-    """
-    return _isometry(f, m)
-
-
-def complete_isometry(f: SpectralFactors, m: Array, *, rotation_only: bool = False) -> Array:
-    """Semi-orthogonal `U V^T` of `m`, undetermined directions as near the identity as possible.
-
-    It is the limit of the polar factor of `m + eps * identity` for eps -> 0+. With
-    `rotation_only` (square `m`) the determinant is +1: if need be the least determined
-    direction is reflected (Umeyama 1991).
-
-    Args:
-        f: SVD-like factors of `m`; see `partial_isometry`.
-        m: the matrix [d_in, d_out].
-        rotation_only: whether to exclude reflections.
-    """
-    if f.s.shape[0] < min(m.shape):
-        return _completed(f, m, rotation_only)
-    # The second factorisation is only paid for where the rank is deficient.
-    return lax.cond(
-        jnp.all(f.keep),
-        lambda f, m: _isometry(signed_factors(f, rotation_only=rotation_only), m),
-        lambda f, m: _completed(f, m, rotation_only),
-        f,
-        m,
-    )
-
-
-def _completed(f: SpectralFactors, m: Array, rotation_only: bool) -> Array:
-    target = _with_rest(_isometry(f, m), jnp.eye(*m.shape, dtype=m.dtype))
-    if not rotation_only and 3 * f.s.shape[0] <= min(m.shape):
-        return _polar_of(_completed_in_span(f, *m.shape), target)
-    full = spectral_factors(target)
-    full = full._replace(keep=jnp.ones_like(full.keep))
-    return _isometry(signed_factors(full, rotation_only=rotation_only), target)
-
-
-def _with_rest(determined: Array, naive: Array) -> Array:
-    """Twice the partial isometry, plus the naive map between the undetermined directions.
-
-    Twice, so that determined directions (2) stay apart from the others (at most 1).
-    """
-    rest = naive - matmul(determined, matmul(transpose(determined), naive))
-    return 2 * determined + rest - matmul(matmul(rest, transpose(determined)), determined)
-
-
-def _completed_in_span(f: SpectralFactors, d_in: int, d_out: int) -> Array:
-    """The completed isometry for few determined directions, as a constant.
-
-    Only the span of these directions on either side departs from the naive map; so the polar
-    factor is taken there, at most 3 k wide, and not in the whole space.
-    """
-    if d_in > d_out:
-        swapped = SpectralFactors(transpose(f.vt), f.s, transpose(f.u), f.keep)
-        return transpose(_completed_in_span(swapped, d_out, d_in))
-    v = transpose(f.vt)
-    left, _ = thin_qr(jnp.concatenate([f.u, v[:d_in]], axis=1))
-    right = left
-    if d_in < d_out:
-        padded = jnp.pad(left, ((0, d_out - d_in), (0, 0)))
-        right, _ = thin_qr(jnp.concatenate([padded, v], axis=1))
-    determined = matmul(matmul(transpose(left), f.kept_u), matmul(f.vt, right))
-    target = _with_rest(determined, matmul(transpose(left), right[:d_in]))
-    u, _, vt = lax.stop_gradient(_svd(target))
-    inner = matmul(matmul(u, vt), transpose(right))
-    change = inner - jnp.pad(transpose(left), ((0, 0), (0, d_out - d_in)))
-    return lax.stop_gradient(jnp.eye(d_in, d_out, dtype=f.s.dtype) + matmul(left, change))
-
-
-@jax.custom_jvp
-def _polar_of(q: Array, m: Array) -> Array:
-    """`q`, known to be the polar factor of the full-rank `m`."""
-    del m
-    return q
-
-
-@_polar_of.defjvp
-def _polar_of_jvp(primals, tangents):
-    q, m = primals
-    f = spectral_factors(m)
-    q = _polar_of(q, m)
-    return q, _isometry_tangent(f._replace(keep=jnp.ones_like(f.keep)), q, m, tangents[1])
-
-
-@jax.custom_jvp
-def _isometry(f: SpectralFactors, m: Array) -> Array:
-    return matmul(f.kept_u, f.vt)
-
-
-@_isometry.defjvp
-def _isometry_jvp(primals, tangents):
-    f, m = primals
-    q = _isometry(f, m)
-    return q, _isometry_tangent(f, q, m, tangents[1])
-
-
-def _isometry_tangent(f: SpectralFactors, q: Array, m: Array, dm: Array) -> Array:
-    # With m = q h, h = V diag(s) V^T: h w + w h = q^T dm - dm^T q gives the rotation w within
-    # the range; the other two terms turn the range itself. Denominators are s_i + s_j and s_i.
-    qt = transpose(q)
-    projector = matmul(qt, q)
-    h = matmul(qt, m) + jnp.eye(m.shape[1], dtype=m.dtype) - projector
-    skew = matmul(qt, dm)
-    skew = matmul(projector, matmul(skew - transpose(skew), projector))
-    tangent = matmul(q, _sylvester_solve(f, h, skew))
-    left = matmul(dm - matmul(q, matmul(qt, dm)), projector)
-    tangent = tangent + transpose(_symmetric_solve(f, h, transpose(left)))
-    right = matmul(qt, dm - matmul(dm, projector))
-    return tangent + matmul(q, _symmetric_solve(f, h, right))
-
-
-def _symmetric_solve(f: SpectralFactors, h: Array, c: Array) -> Array:
-    """`h^-1 c` for `h = V diag(s) V^T` on the kept directions and the identity elsewhere."""
-    vt = f.kept_vt
-    gain = safe_inverse(f.s, f.keep)[:, None]
-
-    def solve(_, c):
-        inner = matmul(vt, c)
-        return c + matmul(transpose(vt), (gain - 1) * inner)
-
-    return lax.custom_linear_solve(lambda w: matmul(h, w), c, solve, solve, symmetric=True)
-
-
-def _sylvester_solve(f: SpectralFactors, h: Array, c: Array) -> Array:
-    """The w with `h w + w h = c`, for `h` as in `_symmetric_solve`.
-
-    Pairs of directions with s_i + s_j = 0 have no solution and get 0.
-    """
-    vt = f.kept_vt
-    s = jnp.where(f.keep, f.s, 1)
-    sums = s[:, None] + s[None, :]
-    regular = jnp.abs(sums) > jnp.finfo(s.dtype).eps * jnp.max(jnp.abs(s))
-    within = safe_inverse(sums, regular)
-    across = safe_inverse(s + 1, s + 1 > 0)[:, None]
-
-    def solve(_, c):
-        left = matmul(vt, c)
-        inner = matmul(left, transpose(vt))
-        left = left - matmul(inner, vt)
-        right = transpose(matmul(c, transpose(vt)) - matmul(transpose(vt), inner))
-        rest = c - matmul(transpose(vt), matmul(inner, vt) + left) - matmul(transpose(right), vt)
-        mixed = matmul(transpose(vt), across * left)
-        mixed = mixed + transpose(matmul(transpose(vt), across * right))
-        return matmul(transpose(vt), matmul(inner * within, vt)) + mixed + rest / 2
-
-    def matvec(w):
-        return matmul(h, w) + matmul(w, h)
-
-    return lax.custom_linear_solve(matvec, c, solve, solve, symmetric=True)

@@ -21,25 +21,36 @@ def check_counts(counts: Sequence[int], n: int) -> tuple[int, ...]:
     return checked
 
 
-def anchor_order(key: Array, n: int, *, labels: ArrayLike | None = None) -> Array:
+def anchor_order(
+    key: Array, n: int, *, size: int | None = None, labels: ArrayLike | None = None
+) -> Array:
     """A random order of the rows 0..n-1, of which every prefix is a set of anchors.
 
     Args:
         key: PRNG key.
         n: number of rows.
+        size: how many rows of the order are wanted, 1 to n; None means all. A part costs far
+            less than the whole, and is the beginning of it.
         labels: integer classes [n]; if given, every prefix holds the classes in about their
             overall proportions.
 
     Returns:
-        int32 [n], a permutation.
+        int32 [size], distinct rows.
 
     Raises:
         TypeError: if `labels` are not integers.
-        ValueError: if n < 1 or `labels` has another length.
+        ValueError: if n < 1, `size` is not in [1, n] or `labels` has another length.
     """
     n = _checks.positive_int("n", n)
+    size = n if size is None else _checks.positive_int("size", size)
+    if size > n:
+        raise ValueError(f"size must be at most n = {n}; got {size}")
     if labels is None:
-        return jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32))
+        # Random priorities, the smallest first; ties (2^-23 apart) keep the order of the rows.
+        priority = jax.random.uniform(key, (n,), jnp.float32)
+        if 4 * size <= n:
+            return jax.lax.top_k(-priority, size)[1].astype(jnp.int32)
+        return jnp.argsort(priority)[:size].astype(jnp.int32)
     labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels must be integer classes; got dtype {labels.dtype}")
@@ -49,12 +60,12 @@ def anchor_order(key: Array, n: int, *, labels: ArrayLike | None = None) -> Arra
     by_class = jnp.lexsort((jax.random.uniform(key_rank, (n,)), labels))
     sorted_labels = labels[by_class]
     first = jnp.searchsorted(sorted_labels, sorted_labels, side="left")
-    size = jnp.searchsorted(sorted_labels, sorted_labels, side="right") - first
+    members = jnp.searchsorted(sorted_labels, sorted_labels, side="right") - first
     # Member r of a class of c rows comes at about the fraction r / c of the order.
     shift = jax.random.uniform(key_shift, (n,))
     member = jnp.arange(n, dtype=first.dtype) - first
-    when = (member.astype(shift.dtype) + shift) / size.astype(shift.dtype)
-    return by_class[jnp.argsort(when)].astype(jnp.int32)
+    when = (member.astype(shift.dtype) + shift) / members.astype(shift.dtype)
+    return by_class[jnp.argsort(when)[:size]].astype(jnp.int32)
 
 
 def anchor_masks(

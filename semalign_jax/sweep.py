@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from . import _checks
-from ._fit import Options, Side, Static, check_method, check_options, fit_sides
+from ._fit import Options, Static, check_method, check_options, fit_sides
 from ._linalg import common_dtype, compute_dtype
 from ._maps import AffineMap
+from ._nested import NestedSide
 from ._typing import METHODS, Array, ArrayLike, Method
 from .anchors import anchor_order, check_counts
 
@@ -124,31 +125,13 @@ def anchor_sweep(
             exactly one of `keys` and `orders` is given.
     """
     x, y = _checks.pair(x, y)
-    if (keys is None) == (orders is None):
-        raise ValueError("give exactly one of keys (random anchors) and orders (your own)")
     if not metrics:
         raise ValueError("metrics is empty: give at least one, name -> function(map, eval_data)")
-    if not isinstance(methods, Mapping):
-        methods = {name: name for name in methods}
-    if not methods:
-        raise ValueError("methods is empty: give at least one")
-    lines = tuple((label, _line(label, method)) for label, method in methods.items())
+    lines = checked_lines(methods)
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 8
     batch_size = _checks.positive_int("batch_size", batch_size)
-    if orders is None:
-        assert keys is not None  # for the type checker; checked above
-        checked = check_counts(counts, x.shape[0])
-        draw = partial(anchor_order, n=x.shape[0], labels=labels)
-        orders = jax.vmap(draw)(keys)[:, : max(checked)]
-    else:
-        orders = jnp.asarray(orders)
-        if orders.ndim != 2 or not jnp.issubdtype(orders.dtype, jnp.integer):
-            raise ValueError(
-                f"orders must be integers [seeds, m]; got {orders.dtype} {orders.shape}"
-            )
-        checked = check_counts(counts, orders.shape[1])
-        orders = orders[:, : max(checked)]
+    checked, orders = checked_orders(counts, x.shape[0], keys, orders, labels)
     values = _sweep(
         lines,
         tuple(metrics.items()),
@@ -160,7 +143,18 @@ def anchor_sweep(
         orders,
         eval_data,
     )
-    return SweepResult(values, tuple(methods), checked)
+    return SweepResult(values, tuple(label for label, _ in lines), checked)
+
+
+def checked_lines(
+    methods: Sequence[Method] | Mapping[str, str | SweepMethod | Fitter],
+) -> tuple[tuple[str, SweepMethod | Fitter], ...]:
+    """The lines of a sweep with their labels."""
+    if not isinstance(methods, Mapping):
+        methods = {name: name for name in methods}
+    if not methods:
+        raise ValueError("methods is empty: give at least one")
+    return tuple((label, _line(label, method)) for label, method in methods.items())
 
 
 def _line(label: str, method: Any) -> SweepMethod | Fitter:
@@ -170,6 +164,27 @@ def _line(label: str, method: Any) -> SweepMethod | Fitter:
         return cast(Fitter, method)
     _checks.option(f"methods[{label!r}]", method, METHODS)
     return SweepMethod(method)
+
+
+def checked_orders(
+    counts: Sequence[int],
+    rows: int,
+    keys: Array | None,
+    orders: ArrayLike | None,
+    labels: ArrayLike | None,
+) -> tuple[tuple[int, ...], Array]:
+    """The anchor counts, and for each seed the order whose prefixes are the anchors."""
+    if (keys is None) == (orders is None):
+        raise ValueError("give exactly one of keys (random anchors) and orders (your own)")
+    if keys is not None:
+        checked = check_counts(counts, rows)
+        draw = partial(anchor_order, n=rows, size=max(checked), labels=labels)
+        return checked, jax.vmap(draw)(keys)
+    orders = jnp.asarray(orders)
+    if orders.ndim != 2 or not jnp.issubdtype(orders.dtype, jnp.integer):
+        raise ValueError(f"orders must be integers [seeds, m]; got {orders.dtype} {orders.shape}")
+    checked = check_counts(counts, orders.shape[1])
+    return checked, orders[:, : max(checked)]
 
 
 def _freeze_axes(axes: Any, data: Any) -> tuple[int | None, ...]:
@@ -210,8 +225,11 @@ def _sweep(
             next(own) if axis == 0 else leaf for leaf, axis in zip(leaves, axes, strict=True)
         )
         cells = []
+        dtype = common_dtype(x.dtype, y.dtype)
+        work = compute_dtype(dtype)
+        source, target = (NestedSide(a[order], counts, work) for a in (x, y))
         for n in counts:
-            maps = _fit_all([method for _, method in methods], x[order[:n]], y[order[:n]])
+            maps = _fit_all([method for _, method in methods], source, target, n, dtype)
             cells.append(
                 {name: _stack([metric(m, data) for m in maps], 0) for name, metric in metrics}
             )
@@ -231,23 +249,23 @@ def _stack(trees: Sequence[Any], axis: int) -> Any:
     return structure.unflatten(jnp.stack(parts, axis) for parts in zip(*leaves, strict=True))
 
 
-def _fit_all(methods: Sequence[SweepMethod | Fitter], x: Array, y: Array) -> list[AffineMap]:
-    """Fit every method to the same anchors, with the common parts traced once."""
-    dtype = common_dtype(x.dtype, y.dtype)
-    work = compute_dtype(dtype)
-    source, target = Side(x, None, work), Side(y, None, work)
-    wrong = Side(jnp.roll(y, 1, axis=0), None, work)
+def _fit_all(
+    methods: Sequence[SweepMethod | Fitter], xs: NestedSide, ys: NestedSide, n: int, dtype: Any
+) -> list[AffineMap]:
+    """Fit every method to the first n anchors, with the common parts traced once."""
+    source, target = xs.prefix(n), ys.prefix(n)
+    wrong = NestedSide(jnp.roll(target.data, 1, axis=0), (n,), target.data.dtype).prefix(n)
     checked: dict[Any, tuple[Static, Options]] = {}
     maps = []
     for method in methods:
         if not isinstance(method, SweepMethod):
-            maps.append(method(x, y))
+            maps.append(method(source.data.astype(dtype), target.data.astype(dtype)))
             continue
         # Equal options give the same arrays, by which shared factors are found.
         key = (method.method, method.options)
         if key not in checked:
-            options = dict(method.options)
-            checked[key] = check_options(method.method, (x.shape, y.shape), **options)
+            shapes = (source.data.shape, target.data.shape)
+            checked[key] = check_options(method.method, shapes, **dict(method.options))
         side = wrong if method.shuffled else target
         maps.append(fit_sides(checked[key][0], source, side, checked[key][1], dtype)[0])
     return maps

@@ -13,18 +13,21 @@ import semalign_jax as sa
 PACKAGE = Path(sa.__file__).parent
 LEVELS = [
     {"_typing", "_checks"},
-    {"_linalg"},
+    {"_linalg", "_polar"},
     {"_maps", "_stats", "_samples"},
-    {"_fit", "_fit_stats", "_classification", "_ranking", "_retrieval", "_similarity"},
+    {"_fit", "_fit_stats", "_nested", "_classification", "_ranking", "_retrieval", "_similarity"},
     {"metrics"},
-    {"anchors", "sweep", "stitching", "zeroshot", "io", "intervals"},
+    {"anchors", "sweep", "pairs", "stitching", "zeroshot", "io", "intervals"},
 ]
 #: Neighbours within one level.
 ALLOWED = {
     ("_checks", "_typing"),
+    ("_polar", "_linalg"),
     ("_fit_stats", "_fit"),
+    ("_nested", "_fit"),
     ("_retrieval", "_similarity"),
     ("sweep", "anchors"),
+    ("pairs", "sweep"),
     ("zeroshot", "stitching"),
 }
 EXTERNAL = {"jax", "numpy", "optax", "safetensors", "semalign_jax"}

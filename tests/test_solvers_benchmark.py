@@ -4,6 +4,7 @@ import json
 
 import jax
 import pytest
+import solver_sweeps
 import solvers
 
 
@@ -20,12 +21,31 @@ def test_a_missed_bound_is_reported():
     assert [text.split()[0] for text in row.failures] == ["orthogonality", "linear"]
 
 
-def test_timings_are_written(tmp_path, capsys):
-    arguments = ["--dims", "8", "--counts", "5", "20", "--seconds", "0.01", "--out", str(tmp_path)]
-    assert solvers.main(arguments) == 0
+def test_timings_are_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(solver_sweeps, "COUNTS", (3, 20, 40))
+    monkeypatch.setattr(solver_sweeps, "TEST_ROWS", 30)
+    arguments = ["--dims", "8", "--counts", "5", "20", "--seconds", "0.01", "--encoders", "2"]
+    docs = tmp_path / "docs" / "speed.md"
+    assert solvers.main([*arguments, "--out", str(tmp_path), "--docs", str(docs)]) == 0
     table = capsys.readouterr().out
     assert "| ortho | 5 | 8 | scipy |" in table
+    assert docs.read_text() == table
     results = json.loads((tmp_path / "solvers.json").read_text())
     assert {row["solver"] for row in results["timings"]} >= {"semalign_jax", "scipy", "numpy"}
     assert all(row["milliseconds"] > 0 for row in results["timings"])
     assert {row["solver"] for row in results["cold_starts"]} >= {"semalign_jax", "scipy"}
+    sweeps = {(row["method"], row["solver"]): row for row in results["sweeps"]}
+    assert {method for method, _ in sweeps} == {"ortho", "linear", "affine", "l-ortho"}
+    for (method, solver), row in sweeps.items():
+        if solver == "semalign_jax":
+            # Of so few dimensions the map itself, rounded to float32, errs by 1e-3.
+            assert row["error"] is None or row["error"] < 1e-2, method
+            assert row["orthogonality"] is None or row["orthogonality"] < 5e-6, method
+
+
+def test_batch_is_compared_with_the_plain_svd(capsys):
+    assert solvers.main(["--batch", "3", "--dims", "8", "--seconds", "0.01"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 8 |")]
+    assert [row.split("|")[3].strip() for row in rows] == [
+        "semalign_jax", "semalign_jax, svd", "semalign_jax, iterative", "jax.numpy",
+    ]  # fmt: skip

@@ -1,0 +1,166 @@
+"""A sweep over pairs of encoders gives the scores of independent fits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import METHODS
+
+import semalign_jax as sa
+
+N = 40
+LINES = {method: sa.SweepMethod(method) for method in METHODS}
+LINES |= {
+    "partial l-ortho": sa.SweepMethod("l-ortho", normalize="center", completion="partial"),
+    "ridge": sa.SweepMethod("affine", ridge=0.3),  # not shared
+    "shuffled": sa.SweepMethod("linear", shuffled=True),  # not shared
+    "cut off": sa.SweepMethod("linear", rcond=0.2),  # not everywhere
+}
+
+
+def scores_of(scores, _):
+    return scores
+
+
+def encoders(dims, *, dtype=np.float64, offset=5.0, seed=0):
+    """Embeddings, test embeddings and readouts of encoders with these dimensions."""
+    rng = np.random.default_rng(seed)
+    latent = rng.standard_normal((N + 11, max(dims.values())))
+    data, test, readouts = {}, {}, {}
+    for name, d in dims.items():
+        mixed = latent[:, :d] @ rng.standard_normal((d, d)) + 0.3 * rng.standard_normal((N + 11, d))
+        data[name], test[name] = np.split((mixed + offset).astype(dtype), [N])
+        head = (rng.standard_normal(shape).astype(dtype) for shape in ((d, 4), d, 4))
+        readouts[name] = sa.AffineMap(*map(jnp.asarray, head))
+    return data, {"test": test, "readouts": readouts}
+
+
+@pytest.mark.parametrize("dims", [{"a": 8, "b": 8}, {"a": 8, "c": 5}], ids=["equal", "unequal"])
+def test_every_cell_equals_its_own_fit(dims):
+    data, rest = encoders(dims)
+    counts = (30, 1, 4, 6, 8, 9)
+    order = np.random.default_rng(1).permutation(N)
+    result = sa.sweep_pairs(
+        data, counts, orders=order[None], methods=LINES, metrics={"scores": scores_of}, **rest
+    )
+    assert result.counts == counts
+    assert result.methods == tuple(LINES)
+    for p, (source, target) in enumerate(result.pairs):
+        for m, line in enumerate(LINES.values()):
+            for c, n in enumerate(counts):
+                x, y = data[source][order[:n]], data[target][order[:n]]
+                y = np.roll(y, 1, axis=0) if line.shuffled else y
+                fitted = sa.fit(line.method, x, y, **dict(line.options))
+                expected = (fitted >> rest["readouts"][target])(rest["test"][source])
+                got = result.values["scores"][p, m, c, 0]
+                np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_memory_and_threads_change_nothing():
+    data, rest = encoders({name: 6 for name in "abcde"})
+    calls = []
+
+    def run(**options):
+        return sa.sweep_pairs(
+            data,
+            (3, 20),
+            jax.random.split(jax.random.key(0), 2),
+            methods=["ortho", "affine"],
+            metrics={"scores": scores_of},
+            **rest,
+            **options,
+        )
+
+    plain = run()
+    small = run(max_encoders=2, workers=2, progress=lambda *done: calls.append(done))
+    assert plain.pairs == small.pairs
+    np.testing.assert_array_equal(plain.values["scores"], small.values["scores"])
+    assert calls[-1] == (40, 40)
+    one_way = run(pairs=[("d", "b"), ("a", "e")])
+    for got, pair in zip(one_way.values["scores"], one_way.pairs, strict=True):
+        expected = plain.values["scores"][plain.pairs.index(pair)]
+        np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_encoders_held_at_once_are_bounded(monkeypatch):
+    from semalign_jax import pairs
+
+    held = []
+    batches = pairs._batches
+
+    def watched(*args):
+        for ready, group in batches(*args):
+            held.append(len(ready))
+            yield ready, group
+
+    monkeypatch.setattr(pairs, "_batches", watched)
+    data, rest = encoders({name: 4 for name in "abcdefg"})
+    for bound in (2, 3, 4):
+        held.clear()
+        result = sa.sweep_pairs(
+            data, [5], orders=np.arange(N)[None], methods=["linear"], max_encoders=bound,
+            metrics={"scores": scores_of}, **rest,
+        )  # fmt: skip
+        assert len(result.pairs) == 42
+        assert max(held) <= bound
+
+
+def test_equal_shapes_compile_once():
+    traces = []
+
+    def metric(scores, labels):
+        traces.append(1)
+        return jnp.mean((jnp.argmax(scores, 1).astype(jnp.int32) == labels).astype(jnp.float32))
+
+    data, rest = encoders({name: 6 for name in "abcd"})
+    labels = jnp.zeros(11, jnp.int32)
+    run = dict(methods=["ortho", "linear"], metrics={"accuracy": metric}, eval_data=labels, **rest)
+    sa.sweep_pairs(data, (4, 20), jax.random.split(jax.random.key(0), 2), **run)
+    assert traces
+    traces.clear()
+    data, rest = encoders({name: 6 for name in "wxyz"}, seed=1)
+    sa.sweep_pairs(data, (4, 20), jax.random.split(jax.random.key(5), 3), **run | rest)
+    assert not traces
+
+
+def test_float32_with_a_large_offset():
+    data, rest = encoders({"a": 12, "b": 12}, dtype=np.float32, offset=1e4)
+    order = np.arange(N)
+    with jax.enable_x64(False):
+        result = sa.sweep_pairs(
+            data, (6, 13, 40), orders=order[None], methods=["affine"],
+            metrics={"scores": scores_of}, **rest,
+        )  # fmt: skip
+    for c, n in enumerate(result.counts):
+        x, y = (data[name][:n].astype(np.float64) for name in "ab")
+        mean_x, mean_y = x.mean(0), y.mean(0)
+        weight = np.linalg.lstsq(x - mean_x, y - mean_y, rcond=1e-12)[0]
+        head = jax.tree.map(lambda a: np.asarray(a, np.float64), rest["readouts"]["b"])
+        mapped = (rest["test"]["a"].astype(np.float64) - mean_x) @ weight + mean_y
+        expected = (mapped - head.source_offset) @ head.weight + head.target_offset
+        # The scores themselves are of the size of the offset.
+        bound = 1e-5 * np.abs(expected).max() * np.linalg.cond(x - mean_x) ** 0.5
+        np.testing.assert_allclose(result.values["scores"][0, 0, c, 0], expected, atol=bound)
+
+
+def test_bad_input_is_named():
+    data, rest = encoders({"a": 4, "b": 4})
+    run = dict(orders=np.arange(N)[None], metrics={"scores": scores_of}, **rest)
+    for change, message in (
+        (dict(pairs=[("a", "x")]), "pairs has 'x'"),
+        (dict(pairs=[]), "pairs is empty"),
+        (dict(test={"a": rest["test"]["a"]}), "test has no embeddings of the source 'b'"),
+        (dict(test=rest["test"] | {"b": np.ones((11, 3))}), "has 3 features"),
+        (dict(test=rest["test"] | {"b": np.ones((10, 4))}), "test must have the same rows"),
+        (dict(readouts={"a": rest["readouts"]["a"]}), "readouts has none of the target 'b'"),
+        (dict(methods={"own": sa.fit_ortho}), "must be a name or a SweepMethod"),
+        (dict(max_encoders=1), "max_encoders must be at least 2"),
+        (dict(keys=jax.random.split(jax.random.key(0), 1)), "exactly one of keys"),
+        (dict(metrics={}), "metrics is empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sa.sweep_pairs(data, [5], **run | change)
+    data["b"] = data["b"].copy()
+    data["b"][3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"embeddings\['b'\]"):
+        sa.sweep_pairs(data, [5], **run)

@@ -1,0 +1,158 @@
+"""Every algorithm gives the same map, and each is what it says."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import anchors, polar, rotation
+from hypothesis import given
+from hypothesis import strategies as st
+
+import semalign_jax as sa
+from semalign_jax._polar import LowRankForm, ThinFactors, thin_polar_form
+
+SHAPES = [(4, 12, 12), (8, 12, 12), (11, 12, 12), (30, 12, 12), (3, 12, 10), (8, 10, 12)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("method", ["ortho", "l-ortho"])
+@pytest.mark.parametrize("completion", ["orthogonal", "partial"])
+def test_forced_solvers_of_orthogonal_maps_agree(shape, method, completion):
+    x, y = anchors(*shape, cond=3)
+    options: dict = dict(completion=completion, normalize="center", ridge=0.1)
+    solvers = ("auto", "svd", "qr", "iterative")
+    if completion == "partial" and shape[0] - 1 >= min(shape[1:]):
+        solvers = solvers[:3]  # of full rank, and not of interest
+    first, *others = (sa.fit(method, x, y, solver=solver, **options).weight for solver in solvers)
+    for solver, other in zip(solvers[1:], others, strict=True):
+        np.testing.assert_allclose(other, first, atol=1e-9, err_msg=solver)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_forced_solvers_of_least_squares_agree(shape, ridge):
+    x, y = anchors(*shape, cond=3)
+    for method in ("affine", "linear"):
+        first, *others = (
+            sa.fit(method, x, y, solver=solver, ridge=ridge).weight
+            for solver in ("auto", "svd", "qr")
+        )
+        for other in others:
+            np.testing.assert_allclose(other, first, atol=1e-9)
+
+
+def spread(d_in, d_out, condition, seed=0):
+    """A matrix with geometric singular values from 1 to 1 / condition."""
+    rng = np.random.default_rng(seed)
+    k = min(d_in, d_out)
+    u, v = rotation(d_in, rng)[:, :k], rotation(d_out, rng)[:, :k]
+    return (u * np.geomspace(1, 1 / condition, k)) @ v.T
+
+
+@pytest.mark.parametrize("solver", ["svd", "iterative"])
+@pytest.mark.parametrize("condition", [1, 1e2, 1e6, 1e8, 1e12])
+def test_polar_factor_bounds_in_float32(solver, condition):
+    with jax.enable_x64(False):
+        for shape in ((48, 48), (64, 24), (24, 64), (200, 200)):
+            for scale in (1e-20, 1.0, 1e20):
+                m = jnp.asarray(scale * spread(*shape, condition), jnp.float32)
+                q = np.asarray(sa.polar_factor(m, solver=solver), np.float64)
+                q = q if shape[0] >= shape[1] else q.T
+                assert np.abs(q.T @ q - np.eye(q.shape[1])).max() < 5e-6
+                wide = np.asarray(m, np.float64)
+                best = np.linalg.svd(wide, compute_uv=False).sum()
+                wide = wide if shape[0] >= shape[1] else wide.T
+                assert 1 - np.sum(q * wide) / best < 1e-6
+
+
+@pytest.mark.parametrize("solver", ["svd", "iterative"])
+@pytest.mark.parametrize("shape", [(4, 4), (5, 3), (3, 5)])
+def test_undetermined_directions_are_the_identity(solver, shape, precision):
+    del precision
+    eye = np.eye(*shape, dtype=np.float32)
+    for m in (np.zeros(shape, np.float32), 1e-30 * eye, eye * (np.arange(shape[1]) < 2)):
+        q = sa.polar_factor(jnp.asarray(m, jnp.float32), solver=solver)
+        np.testing.assert_allclose(q, eye, atol=1e-6)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([(5, 5), (6, 3), (3, 6)]))
+def test_iteration_equals_the_svd_in_float64(seed, shape):
+    m = np.random.default_rng(seed).standard_normal(shape)
+    if np.linalg.cond(m) < 1e4:
+        np.testing.assert_allclose(
+            sa.polar_factor(jnp.asarray(m), solver="iterative"), polar(m), atol=1e-10
+        )
+
+
+def test_iteration_under_vmap_and_its_derivative():
+    m = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 4)))
+    one = partial(sa.polar_factor, solver="iterative")
+    np.testing.assert_allclose(jax.vmap(one)(m)[1], one(m[1]), atol=1e-12)
+    jacobian = jax.jacobian(one)(m[0])
+    np.testing.assert_allclose(jacobian, jax.jacobian(sa.polar_factor)(m[0]), atol=1e-9)
+
+
+def primitives(jaxpr):
+    """Names of all primitives in a jaxpr and those within it."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from primitives(inner)
+
+
+FACTORISATIONS = {"svd", "qr", "geqrf", "householder_product", "eigh", "cholesky", "schur", "lu"}
+
+
+def test_the_iteration_is_made_of_matrix_products():
+    m = jnp.ones((4, 4))
+    found = set(primitives(jax.make_jaxpr(partial(sa.polar_factor, solver="iterative"))(m).jaxpr))
+    assert "dot_general" in found
+    assert not found & FACTORISATIONS
+    found = set(primitives(jax.make_jaxpr(partial(sa.polar_factor, solver="svd"))(m).jaxpr))
+    assert "svd" in found
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_no_factorisation_of_the_whole_matrix_on_accelerators(platform):
+    x = jnp.ones((20, 6), jnp.float32)
+    lowered = jax.jit(sa.fit_ortho).trace(x, x).lower(lowering_platforms=(platform,))
+    text = lowered.as_text().lower()
+    assert "dot_general" in text
+    for name in ("custom_call", "svd", "syev", "geqrf"):
+        assert name not in text, name
+
+
+def test_low_rank_forms_multiply_as_their_matrix():
+    rng = np.random.default_rng(0)
+    for d_in, d_out in ((12, 12), (12, 9), (9, 12)):
+        u, v = (jnp.asarray(rotation(d, rng)[:, :3]) for d in (d_in, d_out))
+        thin = ThinFactors(u, jnp.asarray(rng.standard_normal((3, 3))), v)
+        for completion in ("orthogonal", "partial"):
+            form = thin_polar_form(thin, completion)
+            assert isinstance(form, LowRankForm)
+            whole = np.asarray(form.dense())
+            if completion == "orthogonal":
+                square = whole @ whole.T if d_in < d_out else whole.T @ whole
+                np.testing.assert_allclose(square, np.eye(min(d_in, d_out)), atol=1e-12)
+            for way, matrix in ((form, whole), (form.mT, whole.T)):
+                b = rng.standard_normal((matrix.shape[1], 2))
+                np.testing.assert_allclose(way.times(jnp.asarray(b)), matrix @ b, atol=1e-12)
+
+
+def test_solvers_that_do_not_apply_are_refused():
+    x = np.ones((3, 2))
+    for method, options, message in (
+        ("linear", dict(solver="iterative"), "solver must be one of 'auto', 'qr', 'svd'"),
+        ("ortho", dict(solver="iterative", rotation_only=True), "rotation_only needs an SVD"),
+        ("ortho", dict(solver="iterative", rcond=0.1), "rcond needs singular values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sa.fit(method, x, x, **options)
+    with pytest.raises(ValueError, match="solver must be one of"):
+        sa.polar_factor(jnp.ones((2, 2)), solver="qr")
