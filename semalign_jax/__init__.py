@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from . import intervals as intervals
 from . import metrics as metrics
 from ._fit import FitInfo as FitInfo
 from ._fit import fit as fit
@@ -72,6 +73,7 @@ __all__ = [
     "head_accuracy",
     "identity_map",
     "init_stats",
+    "intervals",
     "load_map",
     "merge_stats",
     "metrics",

@@ -1,55 +1,71 @@
-"""Scores as pure functions of arrays: safe under `jit`, `vmap` and `grad`."""
+"""Scores as pure functions of arrays, safe under `jit` and `vmap`.
 
-import jax
-import jax.numpy as jnp
+Every score takes `weights`: floats, counts or a boolean mask. Rows of weight zero are inert,
+whatever they hold, and resampling a data set is nothing but other weights (see `intervals`). A
+score that is undefined, e.g. the AUROC of a class without rows, is NaN; `macro_mean` leaves such
+classes out and counts them. Cosines and CKA are also differentiable.
+"""
 
-from ._linalg import compute_dtype, matmul, safe_inverse, transpose
-from ._typing import Array
+from ._classification import PrecisionRecallF1 as PrecisionRecallF1
+from ._classification import accuracy as accuracy
+from ._classification import balanced_accuracy as balanced_accuracy
+from ._classification import brier_score as brier_score
+from ._classification import cohen_kappa as cohen_kappa
+from ._classification import confusion_matrix as confusion_matrix
+from ._classification import expected_calibration_error as expected_calibration_error
+from ._classification import matthews_correlation as matthews_correlation
+from ._classification import precision_recall_f1 as precision_recall_f1
+from ._ranking import RankedScores as RankedScores
+from ._ranking import auroc as auroc
+from ._ranking import auroc_from_ranking as auroc_from_ranking
+from ._ranking import average_precision as average_precision
+from ._ranking import average_precision_from_ranking as average_precision_from_ranking
+from ._ranking import rank_scores as rank_scores
+from ._retrieval import RetrievalRanks as RetrievalRanks
+from ._retrieval import mean_reciprocal_rank as mean_reciprocal_rank
+from ._retrieval import median_rank as median_rank
+from ._retrieval import recall_at_k as recall_at_k
+from ._retrieval import retrieval_ranks as retrieval_ranks
+from ._samples import MacroMean as MacroMean
+from ._samples import macro_mean as macro_mean
+from ._similarity import cosine_similarity as cosine_similarity
+from ._similarity import linear_cka as linear_cka
+from ._similarity import mean_cosine as mean_cosine
+from ._similarity import mutual_knn as mutual_knn
+from ._similarity import normalize_rows as normalize_rows
+from ._similarity import orthogonality_error as orthogonality_error
+from ._similarity import rbf_cka as rbf_cka
+from ._similarity import svcca as svcca
 
-
-def normalize_rows(x: Array) -> Array:
-    """Divide rows by their Euclidean norm; zero rows stay zero, with a finite derivative.
-
-    Args:
-        x: [..., n, d], floating point; entries of any magnitude are handled without underflow.
-    """
-    dtype = x.dtype
-    x = x.astype(compute_dtype(dtype))
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
-    x = x * safe_inverse(largest, largest > 0)
-    squares = jnp.sum(x * x, axis=-1, keepdims=True)
-    positive = squares > 0
-    norm = jnp.sqrt(jnp.where(positive, squares, 1))
-    return jnp.where(positive, x / norm, 0).astype(dtype)
-
-
-def cosine_similarity(x: Array, y: Array) -> Array:
-    """Cosine of every row of `x` with every row of `y`; 0 where a row is zero.
-
-    Args:
-        x: [..., n, d].
-        y: [..., m, d].
-
-    Returns:
-        [..., n, m].
-    """
-    return matmul(normalize_rows(x), transpose(normalize_rows(y)))
-
-
-def accuracy(labels: Array, predicted: Array, *, weights: Array | None = None) -> Array:
-    """Weighted share of rows whose predicted class is the true one.
-
-    Args:
-        labels: true classes [n], integers.
-        predicted: predicted classes [n], integers.
-        weights: [n], >= 0, floats or a boolean mask; None means equal weights.
-
-    Returns:
-        Scalar in [0, 1]; NaN if all weights are zero.
-    """
-    hit = (labels == predicted).astype(jnp.float32)
-    if weights is None:
-        return jnp.mean(hit)
-    weights = weights.astype(jnp.float32)
-    total = jnp.sum(weights)
-    return jnp.where(total > 0, jnp.sum(weights * hit) / jnp.where(total > 0, total, 1), jnp.nan)
+__all__ = [
+    "MacroMean",
+    "PrecisionRecallF1",
+    "RankedScores",
+    "RetrievalRanks",
+    "accuracy",
+    "auroc",
+    "auroc_from_ranking",
+    "average_precision",
+    "average_precision_from_ranking",
+    "balanced_accuracy",
+    "brier_score",
+    "cohen_kappa",
+    "confusion_matrix",
+    "cosine_similarity",
+    "expected_calibration_error",
+    "linear_cka",
+    "macro_mean",
+    "matthews_correlation",
+    "mean_cosine",
+    "mean_reciprocal_rank",
+    "median_rank",
+    "mutual_knn",
+    "normalize_rows",
+    "orthogonality_error",
+    "precision_recall_f1",
+    "rank_scores",
+    "rbf_cka",
+    "recall_at_k",
+    "retrieval_ranks",
+    "svcca",
+]

@@ -14,9 +14,10 @@ PACKAGE = Path(sa.__file__).parent
 LEVELS = [
     {"_typing", "_checks"},
     {"_linalg", "_polar"},
-    {"_maps", "_stats"},
-    {"_fit", "_fit_stats", "_nested", "metrics"},
-    {"anchors", "sweep", "pairs", "stitching", "zeroshot", "io"},
+    {"_maps", "_stats", "_samples"},
+    {"_fit", "_fit_stats", "_nested", "_classification", "_ranking", "_retrieval", "_similarity"},
+    {"metrics"},
+    {"anchors", "sweep", "pairs", "stitching", "zeroshot", "io", "intervals"},
 ]
 #: Neighbours within one level.
 ALLOWED = {
@@ -24,6 +25,7 @@ ALLOWED = {
     ("_polar", "_linalg"),
     ("_fit_stats", "_fit"),
     ("_nested", "_fit"),
+    ("_retrieval", "_similarity"),
     ("sweep", "anchors"),
     ("pairs", "sweep"),
     ("zeroshot", "stitching"),

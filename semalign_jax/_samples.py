@@ -1,0 +1,237 @@
+"""Evaluated samples: checks of labels and weights, and sums over many rows that stay accurate.
+
+The rules of every score: a row of weight zero is inert, whatever it holds; an undefined value
+(no row, an empty class) is NaN. Where values cannot be looked at, a row of positive weight with
+an invalid label or score makes the result NaN, since raising is impossible.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from . import _checks
+from ._linalg import common_dtype, compute_dtype, power_of_two_scale
+from ._typing import Array, ArrayLike
+
+
+class MacroMean(NamedTuple):
+    """Mean over the classes (or labels) for which a score is defined.
+
+    Attributes:
+        value: mean of the defined entries [...]; NaN if there are none.
+        undefined: int32 [...], how many entries were undefined and left out.
+    """
+
+    value: Array
+    undefined: Array
+
+
+def macro_mean(values: Array) -> MacroMean:
+    """Mean of the last axis without its undefined (NaN) entries, which are counted.
+
+    Args:
+        values: one score a class [..., num_classes], e.g. of `auroc` or `precision_recall_f1`.
+
+    Raises:
+        TypeError: if `values` is not floating point.
+        ValueError: if it is a scalar or empty.
+    """
+    values = _checks.float_array("values", values, tuple(range(1, max(2, np.ndim(values) + 1))))
+    defined = ~jnp.isnan(values)
+    value = weighted_mean(
+        jnp.moveaxis(values, -1, 0),
+        jnp.moveaxis(defined, -1, 0).astype(compute_dtype(values.dtype)),
+    )
+    return MacroMean(value, jnp.sum(~defined, axis=-1, dtype=jnp.int32))
+
+
+# --- checks ------------------------------------------------------------------------------------
+
+
+def sample_weights(weights: ArrayLike | None, shape: tuple[int, ...], dtype) -> Array:
+    """Weights of `shape`, [n] or [n, labels], as floats.
+
+    Args:
+        weights: floats, integers (counts) or booleans, [n] or `shape`; None means ones.
+        shape: of the scores.
+        dtype: floating; the result has it or, if `weights` are more precise, theirs.
+    """
+    dtype = compute_dtype(dtype)
+    if weights is None:
+        return jnp.ones(shape, dtype)
+    array = weights if isinstance(weights, jax.Array) else np.asarray(weights)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        array = jnp.asarray(array)  # float32 where 64-bit types are off
+        dtype = common_dtype(dtype, array.dtype)
+    elif not (array.dtype == np.bool_ or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(
+            f"weights must be floats, counts or a boolean mask; got dtype {array.dtype}"
+        )
+    if array.shape not in (shape, shape[:1]):
+        choices = " or ".join(str(s) for s in dict.fromkeys((shape[:1], shape)))
+        raise ValueError(f"weights must have shape {choices}, one per row; got {array.shape}")
+    if _checks.is_concrete(array):
+        host = np.asarray(array, np.float64)
+        bad = np.argwhere(~np.isfinite(host) | (host < 0))
+        if bad.size:
+            where = tuple(bad[0].tolist())
+            raise ValueError(
+                f"weights must be finite and >= 0; entry {where} is {host[where]} "
+                f"({len(bad)} such entries)"
+            )
+    array = jnp.asarray(array).astype(dtype)
+    if array.shape != shape:
+        array = jnp.broadcast_to(array[:, None], shape)
+    return array
+
+
+def integers(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> Array:
+    """Integer or boolean `value` as int32, of `shape` or, if that is None, non-empty [n]."""
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    if not (array.dtype == np.bool_ or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(
+            f"{name} must be integers or booleans; got dtype {array.dtype}. Compare or convert "
+            f"it first, e.g. {name} == 1"
+        )
+    if shape is None and (array.ndim != 1 or array.size == 0):
+        raise ValueError(f"{name} must have shape [n] with n >= 1; got {array.shape}")
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}; got {array.shape}")
+    return jnp.asarray(array).astype(jnp.int32)
+
+
+def in_range(name: str, labels: Array, stop: int, weights: Array | None = None) -> Array:
+    """Which of the integer `labels` are in [0, stop); refuses others that have a weight.
+
+    Args:
+        name: argument name used in the message.
+        labels: integers.
+        stop: first value that is too large.
+        weights: of the shape of `labels`; None means that none is zero.
+    """
+    valid = (labels >= 0) & (labels < stop)
+    if _checks.is_concrete(labels, weights):
+        ignored = False if weights is None else np.asarray(weights) == 0
+        bad = np.argwhere(~(np.asarray(valid) | ignored))
+        if bad.size:
+            where = tuple(bad[0].tolist())
+            raise ValueError(
+                f"{name} must be in [0, {stop}); entry {where} is {np.asarray(labels)[where]}. "
+                f"Give rows without a label the weight 0"
+            )
+    return valid
+
+
+def poisoned(weights: Array, valid: Array) -> Array:
+    """`weights` with NaN for invalid rows of positive weight, so that the score becomes NaN."""
+    return jnp.where(valid | (weights == 0), weights, jnp.nan)
+
+
+def targets(
+    labels: ArrayLike, shape: tuple[int, ...], weights: Array | None = None
+) -> tuple[Array, Array]:
+    """True classes in the shape of the scores, one column a class, and which are valid.
+
+    Args:
+        labels: for scores [n] or [n, labels] booleans or 0/1 of this shape; for scores
+            [n, num_classes] also classes [n].
+        shape: of the scores.
+        weights: of `shape`; None means that none is zero.
+
+    Returns:
+        Booleans (target, valid), both of `shape`.
+    """
+    ndim = np.ndim(labels)
+    if ndim not in (1, len(shape)):
+        raise ValueError(
+            f"labels must have the shape of the scores {shape}, or ({shape[0]},) for classes; "
+            f"got {np.shape(labels)}"
+        )
+    if ndim == len(shape):
+        labels = integers("labels", labels, shape)
+        valid = in_range("labels", labels, 2, weights)
+        return labels == 1, valid
+    labels = integers("labels", labels, shape[:1])
+    row_weights = None if weights is None else jnp.max(weights, axis=1)
+    valid = in_range("labels", labels, shape[1], row_weights)
+    classes = jnp.arange(shape[1], dtype=jnp.int32)
+    return labels[:, None] == classes[None, :], jnp.broadcast_to(valid[:, None], shape)
+
+
+# --- sums --------------------------------------------------------------------------------------
+
+
+#: Rows that are added one after the other; float32 sums of more, e.g. of constants, drift.
+BLOCK = 32
+
+
+@jax.jit
+def row_sum(values: Array) -> Array:
+    """Sums over the first axis [n, ...], in short sums and a tree over these.
+
+    How `jnp.sum` adds up depends on what XLA fuses it with; one after the other, 1e5 rows lose
+    two digits.
+    """
+    blocks = -(-values.shape[0] // BLOCK)
+    rest = [(0, 0)] * (values.ndim - 1)
+    values = jnp.pad(values, [(0, blocks * BLOCK - values.shape[0]), *rest])
+    return tree_sums(jnp.sum(values.reshape(BLOCK, blocks, *values.shape[1:]), axis=0))[-1]
+
+
+def tree_sums(values: Array) -> Array:
+    """Cumulative sums over the first axis, whose rounding grows with the log of its length."""
+    return lax.associative_scan(jnp.add, values)
+
+
+@jax.jit
+def weighted_mean(values: Array, weights: Array) -> Array:
+    """Mean over the first axis; NaN where all weights are zero.
+
+    Args:
+        values: [n, ...]; anything in entries of weight zero.
+        weights: of the same shape, >= 0.
+    """
+    dtype = common_dtype(values.dtype, weights.dtype)
+    values, weights = values.astype(dtype), weights.astype(dtype)
+    total = row_sum(weights)
+    mean = row_sum(weights * jnp.where(weights == 0, 0, values))
+    # NaN weights, see `poisoned`, give NaN in either branch.
+    return jnp.where(total > 0, mean / jnp.where(total > 0, total, 1), jnp.nan)
+
+
+@partial(jax.jit, static_argnums=2)
+def segment_sum(values: Array, segments: Array, num_segments: int) -> Array:
+    """Sums of the `values` [n] of each segment, accurate for any n below 2^22.
+
+    A scatter adds one value after the other, by which float32 would lose several digits. So the
+    values are split into multiples of a quantum, whose sums are exact in any order, and small
+    remainders. Sums of whole numbers below 2^23 are exact.
+
+    Args:
+        values: [n].
+        segments: int32 [n]; values of segments outside of [0, num_segments) are dropped.
+        num_segments: static.
+    """
+    eps = jnp.finfo(values.dtype).eps
+    quantum = power_of_two_scale(jnp.sum(jnp.abs(values))) * jnp.asarray(2 * eps, values.dtype)
+    high = jnp.round(values / quantum) * quantum
+    segments = jnp.where(segments < 0, num_segments, segments)
+
+    def total(part):
+        return jnp.zeros(num_segments, part.dtype).at[segments].add(part, mode="drop")
+
+    return total(high) + total(values - high)
+
+
+def sum_of_others(values: Array, axis: int) -> Array:
+    """For every entry the sum of all others along an axis, without cancellation."""
+    values = jnp.moveaxis(values, axis, -1)
+    pad = [(0, 0)] * (values.ndim - 1)
+    below = jnp.cumsum(values, axis=-1)[..., :-1]
+    above = jnp.flip(jnp.cumsum(jnp.flip(values, -1), axis=-1)[..., :-1], -1)
+    others = jnp.pad(below, [*pad, (1, 0)]) + jnp.pad(above, [*pad, (0, 1)])
+    return jnp.moveaxis(others, -1, axis)

@@ -1,0 +1,335 @@
+"""How alike two sets of embeddings, or their geometries, are."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from . import _checks
+from ._linalg import (
+    common_dtype,
+    compute_dtype,
+    matmul,
+    power_of_two_scale,
+    safe_inverse,
+    singular_values,
+    spectral_factors,
+    transpose,
+)
+from ._samples import sample_weights, weighted_mean
+from ._typing import Array, ArrayLike
+
+#: Rows whose similarities with all others are held at a time.
+ROWS_AT_ONCE = 256
+
+
+def normalize_rows(x: Array) -> Array:
+    """Divide rows by their Euclidean norm; zero rows stay zero, with a finite derivative.
+
+    Args:
+        x: [..., n, d], floating point; entries of any magnitude are handled without underflow.
+    """
+    dtype = x.dtype
+    x = x.astype(compute_dtype(dtype))
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
+    x = x * safe_inverse(largest, largest > 0)
+    squares = jnp.sum(x * x, axis=-1, keepdims=True)
+    positive = squares > 0
+    norm = jnp.sqrt(jnp.where(positive, squares, 1))
+    return jnp.where(positive, x / norm, 0).astype(dtype)
+
+
+def cosine_similarity(x: Array, y: Array) -> Array:
+    """Cosine of every row of `x` with every row of `y`; 0 where a row is zero.
+
+    Args:
+        x: [..., n, d].
+        y: [..., m, d].
+
+    Returns:
+        [..., n, m].
+    """
+    return matmul(normalize_rows(x), transpose(normalize_rows(y)))
+
+
+def matched_rows(
+    x: ArrayLike, y: ArrayLike, weights: ArrayLike | None, *, same_space: bool = False
+) -> tuple[Array, Array, Array]:
+    """Checked (x, y, weights [n]) of one dtype, with zeros in the rows of weight zero."""
+    x, y = _checks.pair(x, y)
+    if same_space and x.shape != y.shape:
+        raise ValueError(
+            f"x and y must be in the same space; got x {x.shape} and y {y.shape}. "
+            f"Map one of them first"
+        )
+    weights = sample_weights(weights, x.shape[:1], common_dtype(x.dtype, y.dtype))
+    active = (weights > 0)[:, None]
+    x, y = (jnp.where(active, a.astype(weights.dtype), 0) for a in (x, y))
+    return x, y, weights
+
+
+def mean_cosine(x: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
+    """Mean cosine similarity of matched rows; a zero row has the cosine 0.
+
+    Args:
+        x: [n, d], e.g. mapped embeddings.
+        y: [n, d], their counterparts in the target space.
+        weights: [n], >= 0, floats, counts or a boolean mask; rows of weight zero are inert.
+            None means equal weights.
+
+    Returns:
+        Scalar in [-1, 1]; NaN if all weights are zero.
+
+    Raises:
+        TypeError: if `x` or `y` is not floating point.
+        ValueError: for shapes that do not match or negative weights.
+    """
+    x, y, weights = matched_rows(x, y, weights, same_space=True)
+    cosine = jnp.sum(normalize_rows(x) * normalize_rows(y), axis=1)
+    return weighted_mean(cosine, weights)
+
+
+def linear_cka(x: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
+    """Linear centred kernel alignment (Kornblith et al. 2019).
+
+    ||x^T y||_F^2 / (||x^T x||_F ||y^T y||_F) of centred rows; invariant to rotations, offsets
+    and isotropic scale of either side.
+
+    Args:
+        x: [n, d_x].
+        y: [n, d_y], row i belongs to row i of `x`.
+        weights: [n], >= 0, floats, counts or a boolean mask; rows of weight zero are inert.
+            None means equal weights.
+
+    Returns:
+        Scalar in [0, 1]; NaN if a side is constant or all weights are zero.
+
+    Raises:
+        TypeError: if `x` or `y` is not floating point.
+        ValueError: for shapes that do not match or negative weights.
+    """
+    x, y, weights = matched_rows(x, y, weights)
+    return _linear_cka(x, y, weights)
+
+
+def rbf_cka(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    bandwidth: float | Array = 0.5,
+    weights: ArrayLike | None = None,
+) -> Array:
+    """Centred kernel alignment with Gaussian kernels (Kornblith et al. 2019).
+
+    The kernel is exp(-distance^2 / (2 sigma^2)); on either side sigma is `bandwidth` times the
+    median distance of two different rows of positive weight. Holds matrices [n, n].
+
+    Args:
+        x: [n, d_x].
+        y: [n, d_y], row i belongs to row i of `x`.
+        bandwidth: > 0, may be traced.
+        weights: [n], >= 0, floats, counts or a boolean mask; rows of weight zero are inert.
+            None means equal weights.
+
+    Returns:
+        Scalar in [0, 1]; NaN if half of the rows of a side coincide or all weights are zero.
+
+    Raises:
+        TypeError: if `x` or `y` is not floating point.
+        ValueError: for shapes that do not match, negative weights or a bandwidth that
+            is not positive.
+    """
+    x, y, weights = matched_rows(x, y, weights)
+    bandwidth = _checks.scalar("bandwidth", bandwidth).astype(weights.dtype)
+    if _checks.is_concrete(bandwidth) and float(bandwidth) == 0:
+        raise ValueError("bandwidth must be > 0; got 0")
+    return _rbf_cka(x, y, bandwidth, weights)
+
+
+def svcca(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    variance: float | Array = 0.99,
+    weights: ArrayLike | None = None,
+) -> Array:
+    """Singular vector canonical correlation analysis (Raghu et al. 2017).
+
+    Either side is reduced to its fewest principal directions that hold the share `variance` of
+    its variance; the result is the mean canonical correlation of the two subspaces. Not
+    differentiable: the derivative is zero.
+
+    Args:
+        x: [n, d_x].
+        y: [n, d_y], row i belongs to row i of `x`.
+        variance: in (0, 1], may be traced.
+        weights: [n], >= 0, floats, counts or a boolean mask; rows of weight zero are inert.
+            None means equal weights.
+
+    Returns:
+        Scalar in [0, 1]; NaN if a side is constant or all weights are zero. With as many
+        directions as rows it is 1 whatever the data.
+
+    Raises:
+        TypeError: if `x` or `y` is not floating point.
+        ValueError: for shapes that do not match, negative weights or a variance not in (0, 1].
+    """
+    x, y, weights = matched_rows(x, y, weights)
+    variance = _checks.scalar("variance", variance).astype(weights.dtype)
+    if _checks.is_concrete(variance) and not 0 < float(variance) <= 1:
+        raise ValueError(f"variance must be in (0, 1]; got {float(variance)}")
+    return _svcca(x, y, variance, weights)
+
+
+def mutual_knn(x: ArrayLike, y: ArrayLike, k: int, *, weights: ArrayLike | None = None) -> Array:
+    """Mean share of the k nearest neighbours by cosine that both spaces have in common.
+
+    The mutual nearest-neighbour alignment of Huh et al. (2024); a row is no neighbour of itself.
+    Of equally near rows the earlier one is taken.
+
+    Args:
+        x: [n, d_x].
+        y: [n, d_y], row i belongs to row i of `x`.
+        k: number of neighbours, < n (static).
+        weights: [n], >= 0, floats, counts or a boolean mask; rows of weight zero are inert and
+            no neighbours. None means equal weights.
+
+    Returns:
+        Scalar in [0, 1]; NaN if at most k rows have a positive weight.
+
+    Raises:
+        TypeError: if `x` or `y` is not floating point or `k` no int.
+        ValueError: for shapes that do not match, negative weights or k >= n.
+    """
+    x, y, weights = matched_rows(x, y, weights)
+    k = _checks.positive_int("k", k)
+    if k >= x.shape[0]:
+        raise ValueError(f"k must be less than the number of rows, {x.shape[0]}; got {k}")
+    return _mutual_knn(x, y, k, weights)
+
+
+def orthogonality_error(weight: ArrayLike) -> Array:
+    """Largest absolute entry of Q^T Q - I, or of Q Q^T - I for more columns than rows.
+
+    Args:
+        weight: [d_in, d_out] of a map.
+
+    Returns:
+        Scalar >= 0, in the dtype of `weight`, at least float32; 0 for a semi-orthogonal matrix.
+
+    Raises:
+        TypeError: if `weight` is not floating point.
+        ValueError: if it is not a matrix.
+    """
+    q = _checks.float_array("weight", weight, 2)
+    q = q.astype(compute_dtype(q.dtype))
+    if q.shape[0] < q.shape[1]:
+        q = transpose(q)
+    return jnp.max(jnp.abs(matmul(transpose(q), q) - jnp.eye(q.shape[1], dtype=q.dtype)))
+
+
+@jax.jit
+def _linear_cka(x: Array, y: Array, weights: Array) -> Array:
+    a, b = _centred(x, weights), _centred(y, weights)
+    return _alignment(_squared_cross(a, b), _squared_cross(a, a), _squared_cross(b, b))
+
+
+@jax.jit
+def _rbf_cka(x: Array, y: Array, bandwidth: Array, weights: Array) -> Array:
+    total = jnp.sum(weights)
+    shares = weights / jnp.where(total > 0, total, 1)
+    a, b = (_centred_kernel(_centred(z, weights > 0), bandwidth, shares) for z in (x, y))
+    pairs = shares[:, None] * shares[None, :]
+    return _alignment(jnp.sum(pairs * a * b), jnp.sum(pairs * a * a), jnp.sum(pairs * b * b))
+
+
+@jax.jit
+def _svcca(x: Array, y: Array, variance: Array, weights: Array) -> Array:
+    bases = [_principal_basis(_centred(z, weights), variance) for z in (x, y)]
+    correlations = singular_values(matmul(transpose(bases[0]), bases[1]))
+    # The columns of a basis are unit vectors or, beyond the kept directions, zero.
+    rank = jnp.minimum(*(jnp.sum(jnp.any(basis != 0, axis=0)) for basis in bases))
+    rank = rank.astype(correlations.dtype)
+    total = jnp.sum(jnp.minimum(correlations, 1))
+    return jnp.where(rank > 0, total / jnp.where(rank > 0, rank, 1), jnp.nan)
+
+
+@partial(jax.jit, static_argnums=2)
+def _mutual_knn(x: Array, y: Array, k: int, weights: Array) -> Array:
+    x, y, active = normalize_rows(x), normalize_rows(y), weights > 0
+
+    def common(row):
+        others = active & (jnp.arange(x.shape[0]) != row)
+        near_x, near_y = (
+            lax.top_k(jnp.where(others, matmul(z, z[row]), -jnp.inf), k)[1] for z in (x, y)
+        )
+        return jnp.sum(near_x[:, None] == near_y[None, :], dtype=jnp.int32)
+
+    shared = lax.map(common, jnp.arange(x.shape[0]), batch_size=ROWS_AT_ONCE)
+    overlap = weighted_mean(shared.astype(weights.dtype) / k, weights)
+    return jnp.where(jnp.sum(active) > k, overlap, jnp.nan)
+
+
+def _centred(x: Array, weights: Array) -> Array:
+    """Rows minus their weighted mean, times the root of their weights, in a unit near 1.
+
+    Args:
+        x: [n, d], zero in rows of weight zero.
+        weights: [n]; booleans select rows.
+    """
+    weights = weights.astype(x.dtype)
+    x = x / power_of_two_scale(x)
+    total = jnp.sum(weights)
+    shares = (weights / jnp.where(total > 0, total, 1))[:, None]
+    for _ in range(2):  # the second time removes what rounding left of a large mean
+        x = x - jnp.sum(shares * x, axis=0, keepdims=True)
+    x = jnp.where(weights[:, None] > 0, x, 0)
+    # Constant rows leave nothing but rounding, which must not be scaled up.
+    x = jnp.where(jnp.max(jnp.abs(x)) > jnp.finfo(x.dtype).eps, x, 0)
+    x = x / power_of_two_scale(x)
+    # The derivative of sqrt at zero is infinite.
+    root = jnp.sqrt(jnp.where(weights > 0, weights, 1))
+    return x * jnp.where(weights > 0, root, 0)[:, None]
+
+
+def _squared_cross(a: Array, b: Array) -> Array:
+    """||a^T b||_F^2 by the smaller of the two products that give it."""
+    n = a.shape[0]
+    if n * n < a.shape[1] * b.shape[1]:
+        return jnp.sum(matmul(a, transpose(a)) * matmul(b, transpose(b)))
+    cross = matmul(transpose(a), b)
+    return jnp.sum(cross * cross)
+
+
+def _alignment(cross: Array, first: Array, second: Array) -> Array:
+    """Cross / sqrt(first * second), NaN where that is 0 / 0."""
+    defined = (first > 0) & (second > 0)
+    roots = [jnp.sqrt(jnp.where(defined, part, 1)) for part in (first, second)]
+    return jnp.where(defined, cross / roots[0] / roots[1], jnp.nan)
+
+
+def _centred_kernel(x: Array, bandwidth: Array, shares: Array) -> Array:
+    """Gaussian kernel [n, n] of the rows, centred by the weights `shares`, which add up to 1."""
+    squares = jnp.sum(x * x, axis=1)
+    squared = squares[:, None] + squares[None, :] - 2 * matmul(x, transpose(x))
+    squared = jnp.maximum(squared, 0)
+    active = shares > 0
+    pairs = active[:, None] & active[None, :] & ~jnp.eye(x.shape[0], dtype=bool)
+    distances = jnp.sqrt(lax.stop_gradient(squared))
+    median = jnp.nanmedian(jnp.where(pairs, distances, jnp.nan)) ** 2
+    # Median distances at the level of the rounding of `squared` mean that rows coincide.
+    noise = 8 * jnp.finfo(x.dtype).eps * jnp.max(squares, initial=0)
+    median = jnp.where(median > noise, median, jnp.nan)
+    kernel = jnp.exp(-squared / (2 * bandwidth**2 * median))
+    means = matmul(kernel, shares)
+    return kernel - means[:, None] - means[None, :] + jnp.sum(shares * means)
+
+
+def _principal_basis(a: Array, variance: Array) -> Array:
+    """Left singular vectors [n, k] that hold a share of the variance; zero columns beyond."""
+    factors = spectral_factors(a)
+    squares = jnp.where(factors.keep, factors.s, 0) ** 2
+    before = jnp.cumsum(squares) - squares
+    kept = factors.keep & (before < variance * jnp.sum(squares))
+    return jnp.where(kept[None, :], factors.u, 0)
