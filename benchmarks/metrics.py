@@ -12,8 +12,6 @@ Examples:
     python benchmarks/metrics.py --rows 500 --labels 5 --resamples 200 --out results
 """
 
-# ruff: noqa: E402 - settings that must precede the import of JAX
-
 import argparse
 import sys
 import time
