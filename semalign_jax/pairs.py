@@ -169,6 +169,7 @@ def sweep_pairs(
                     cells |= {(seed, pair): values for pair, values in found.items()}
                     if progress is not None:
                         progress(len(cells), len(orders) * len(pairs))
+                del prepared, run  # before the next ones are prepared
     values = _stacked(
         [_stacked([cells[seed, pair] for pair in pairs], 0) for seed in range(len(orders))], 3
     )
