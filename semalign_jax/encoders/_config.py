@@ -1,0 +1,212 @@
+"""Strict reading of ``config.json``: what is not understood is refused by name, never ignored."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_REQUIRED = object()
+
+#: Keys that do not change what an encoder computes at inference.
+_NEUTRAL = (
+    "_name_or_path",
+    "_attn_implementation*",
+    "_commit_hash",
+    "architectures",
+    "auto_map",
+    "transformers_version",
+    "adapters",
+    "torch_dtype",
+    "dtype",
+    "model_type",
+    "id2label",
+    "label2id",
+    "num_labels",
+    "problem_type",
+    "use_cache",
+    "*dropout*",
+    "*drop_path*",
+    "*drop_rate*",
+    "initializer_*",
+    "gradient_checkpointing",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "sep_token_id",
+    "cls_token_id",
+    "mask_token_id",
+    "decoder_start_token_id",
+    "output_hidden_states",
+    "output_attentions",
+    "output_scores",
+    "return_dict*",
+    "torchscript",
+    "tie_word_embeddings",
+    "tie_encoder_decoder",
+    "tie_weights_",
+    "chunk_size_feed_forward",
+    "cross_attention_hidden_size",
+    "task_specific_params",
+    "finetuning_task",
+    "tokenizer_class",
+    "prefix",
+    "use_bfloat16",
+    "tf_legacy_loss",
+    "directionality",
+    "pooler_fc_size",
+    "pooler_num_attention_heads",
+    "pooler_num_fc_layers",
+    "pooler_size_per_head",
+    "pooler_type",
+    # Settings of text generation, which old files of every model carry.
+    "max_length",
+    "min_length",
+    "do_sample",
+    "early_stopping",
+    "num_beams",
+    "num_beam_groups",
+    "diversity_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "repetition_penalty",
+    "length_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "num_return_sequences",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "remove_invalid_values",
+    "exponential_decay_length_penalty",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+)
+
+
+class ConfigError(ValueError):
+    """A configuration file has values that are missing, malformed or not supported."""
+
+
+class ConfigReader:
+    """Reads the values of one configuration, notes each problem and reports all of them at once.
+
+    A family's ``parse`` asks for every key that changes the computation (`get`, `only`) and names
+    those that do not (`neutral`). `finish` then raises if a value is missing, of the wrong type or
+    not supported, or if a key is left that nobody asked for.
+
+    Args:
+        values: the decoded JSON object.
+        where: the file (and section) as named in messages.
+        ignore: further keys that the user declares harmless.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str, ignore: Sequence[str] = ()):
+        self._values = values
+        self._where = where
+        self._ignore = tuple(ignore)
+        self._seen: set[str] = set()
+        self._neutral = list(_NEUTRAL)
+        self._problems: list[str] = []
+        self._sections: list[ConfigReader] = []
+
+    def get(
+        self,
+        name: str,
+        default: Any = _REQUIRED,
+        kind: type | tuple[type, ...] = int,
+        choices: Sequence[Any] | None = None,
+    ) -> Any:
+        """Return the value of a key.
+
+        Args:
+            name: the key.
+            default: value of an absent key; without it the key is required.
+            kind: type of the value; an int passes for a float; None passes if it is the default.
+            choices: the supported values, if not all are.
+        """
+        self._seen.add(name)
+        if name not in self._values:
+            if default is _REQUIRED:
+                self._problems.append(f"{name} is missing")
+                return (choices or [kind() if isinstance(kind, type) else kind[0]()])[0]
+            return default
+        value = self._values[name]
+        if value is None and default is None:
+            return None
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            expected = " or ".join(k.__name__ for k in kinds)
+            self._problems.append(f"{name} must be {expected}; it is {value!r}")
+            return value if default is _REQUIRED else default
+        if choices is not None and value not in choices:
+            supported = ", ".join(repr(choice) for choice in choices)
+            self._problems.append(f"{name} = {value!r} is not supported (supported: {supported})")
+        return value
+
+    def only(self, name: str, *supported: Any) -> None:
+        """Note a problem if a key is present with another value than those supported."""
+        self._seen.add(name)
+        if name in self._values and self._values[name] not in supported:
+            values = ", ".join(repr(value) for value in supported)
+            problem = f"{name} = {self._values[name]!r} is not supported (supported: {values})"
+            self._problems.append(problem)
+
+    def pair(self, name: str, default: Any = _REQUIRED) -> tuple[int, int]:
+        """Return a size that is written as one number or as ``[height, width]``."""
+        value = self.get(name, default, kind=(int, list, tuple))
+        values = (value, value) if isinstance(value, int) else tuple(value)
+        if len(values) != 2 or not all(isinstance(v, int) and v > 0 for v in values):
+            self._problems.append(f"{name} must be a size or [height, width]; it is {value!r}")
+            return (1, 1)
+        return values
+
+    def section(self, name: str) -> "ConfigReader":
+        """Return the reader of a nested object; its problems are reported with ours."""
+        self._seen.add(name)
+        value = self._values.get(name)
+        if value is None:
+            value = {}
+        if not isinstance(value, Mapping):
+            self._problems.append(f"{name} must be an object; it is {value!r}")
+            value = {}
+        reader = ConfigReader(value, f"{name}.", self._ignore)
+        self._sections.append(reader)
+        return reader
+
+    def has(self, name: str) -> bool:
+        """Whether a key is there."""
+        return name in self._values
+
+    def neutral(self, *patterns: str) -> None:
+        """Declare keys (shell patterns) of this family that do not change the computation."""
+        self._neutral.extend(patterns)
+
+    def problem(self, text: str) -> None:
+        """Note a problem that spans several keys."""
+        self._problems.append(text)
+
+    def _all_problems(self) -> list[str]:
+        harmless = (*self._neutral, *self._ignore)
+        unknown = [
+            f"{name} = {value!r} is not known for this family"
+            for name, value in self._values.items()
+            if name not in self._seen
+            and not any(fnmatch.fnmatchcase(name, pattern) for pattern in harmless)
+        ]
+        nested = [
+            reader._where + text for reader in self._sections for text in reader._all_problems()
+        ]
+        return self._problems + unknown + nested
+
+    def finish(self) -> None:
+        """Raise `ConfigError` with every problem found, if there is one."""
+        problems = self._all_problems()
+        if problems:
+            listing = "\n  ".join(problems)
+            raise ConfigError(
+                f"{self._where} cannot be used:\n  {listing}\n"
+                "(keys that do not change the embeddings can be named in ignore_config_keys)"
+            )

@@ -1,0 +1,273 @@
+"""`load_encoder`, and the pure function `encode` from a batch to embeddings."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._checks import option
+from ._config import ConfigReader
+from ._family import Family, family_of
+from ._hub import resolve_checkpoint
+from ._layers import Array, Outputs
+from ._sentence import sentence_settings
+from ._weights import SINGLE_FILE, canonical_names, checkpoint_files, list_tensors, load_params
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What `encode` computes; frozen and hashable, so a static argument of jit.
+
+    Attributes:
+        model_type: the family's key, as in ``config.json``.
+        model: the family's own configuration.
+        pooling: from tokens to one vector: "cls" (first token), "mean" (over the tokens that the
+            mask shows; over patches for images), "eos" (last token), "pooler" (the model's own) or
+            "projection" (into the space shared by two towers).
+        layer: hidden layer that is pooled, 0 for the embeddings; None for the final output.
+        normalize: whether embeddings are scaled to length 1.
+    """
+
+    model_type: str
+    model: Any
+    pooling: str
+    layer: int | None = None
+    normalize: bool = False
+
+    @property
+    def family(self) -> Family:
+        """The architecture."""
+        return family_of(self.model_type)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded encoder.
+
+    Attributes:
+        config: what is computed.
+        params: nested dictionary of arrays.
+        folder: the checkpoint's files.
+        weight_files: those with the parameters.
+    """
+
+    config: EncoderConfig
+    params: dict[str, Any]
+    folder: Path
+    weight_files: tuple[Path, ...]
+
+    @property
+    def dtype(self) -> Any:
+        """Floating dtype of the parameters, in which the encoder computes."""
+        return jax.tree.leaves(self.params)[0].dtype
+
+
+def read_config(folder: Path) -> tuple[dict[str, Any], str, str]:
+    """Return the decoded configuration, its file name and the name of the file of weights.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not a JSON object with a ``model_type``.
+    """
+    for name, weights in (
+        ("config.json", SINGLE_FILE),
+        ("open_clip_config.json", "open_clip_model.safetensors"),
+    ):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold a JSON object")
+        if name == "open_clip_config.json":
+            values["model_type"] = "open_clip"
+        if not isinstance(values.get("model_type"), str):
+            raise ValueError(f"{path} has no model_type, which names the architecture")
+        return values, name, weights
+    raise FileNotFoundError(f"{folder} has no config.json and no open_clip_config.json")
+
+
+def load_encoder(
+    folder_or_hub_id: str | Path,
+    *,
+    dtype: str = "float32",
+    pooling: str | None = None,
+    layer: int | None = None,
+    normalize: bool | None = None,
+    revision: str | None = None,
+    ignore_config_keys: Sequence[str] = (),
+) -> Encoder:
+    """Load a checkpoint in the Hugging Face format: ``config.json`` and safetensors.
+
+    No code of a checkpoint is run and no pickle is opened.
+
+    Args:
+        folder_or_hub_id: a folder, or the id of a repository on the Hugging Face hub.
+        dtype: "float32", "bfloat16" or "float16": of the parameters and of the computation.
+        pooling: see `EncoderConfig`; by default as the folder's sentence-transformers
+            ``modules.json`` says, else the family's first.
+        layer: hidden layer to pool, counted from 0 (the embeddings), negative from the end; by
+            default the final output.
+        normalize: whether to scale embeddings to length 1; by default as ``modules.json`` says,
+            else not.
+        revision: branch, tag or commit on the hub.
+        ignore_config_keys: keys of ``config.json`` that are unknown here and known to you not to
+            change the embeddings.
+
+    Returns:
+        The encoder, its parameters on the default device.
+
+    Raises:
+        FileNotFoundError: if the folder or one of its files is missing.
+        ValueError: if the architecture, an option or a pooling is not supported, or the tensors
+            do not fit the model; every problem is listed.
+    """
+    option("dtype", dtype, DTYPES)
+    folder = resolve_checkpoint(folder_or_hub_id, revision)
+    values, config_file, weight_file = read_config(folder)
+    model_type = values["model_type"]
+    family = family_of(model_type)
+    files = checkpoint_files(folder, weight_file)
+    tensors = canonical_names(list_tensors(files), family.prefixes)
+    reader = ConfigReader(values, str(folder / config_file), ignore_config_keys)
+    model = family.parse(reader, frozenset(tensors))
+    reader.finish()
+
+    settings = sentence_settings(folder)
+    supported = family.poolings(model)
+    if pooling is None and layer is not None:
+        usual = [p for p in (settings.pooling, *supported) if p in ("cls", "mean", "eos")]
+        pooling = usual[0]
+    pooling = pooling or settings.pooling or supported[0]
+    if pooling not in supported:
+        raise ValueError(f"pooling {pooling!r} is not one that this model has: {supported}")
+    normalize = settings.normalize if normalize is None else normalize
+    config = EncoderConfig(model_type, model, pooling, None, normalize)
+    abstract = abstract_params(config)
+    if layer is not None:
+        config = _with_layer(config, abstract, layer)
+    params = load_params(tensors, family.rules, family.ignored, abstract, jnp.dtype(dtype))
+    return Encoder(config, params, folder, files)
+
+
+def _with_layer(config: EncoderConfig, abstract: Any, layer: int) -> EncoderConfig:
+    if config.pooling not in ("cls", "mean", "eos"):
+        raise ValueError(f"pooling {config.pooling!r} is of the final output; layer must be None")
+    batch = example_batch(config)
+    if len(config.family.modalities) > 1:
+        raise ValueError("layer must be None for a model of two towers")
+    count = len(jax.eval_shape(partial(forward, config), abstract, batch).hidden_states)
+    if not -count <= layer < count:
+        raise ValueError(f"layer must be from {-count} to {count - 1}; got {layer}")
+    return EncoderConfig(
+        config.model_type, config.model, config.pooling, layer % count, config.normalize
+    )
+
+
+def example_batch(config: EncoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the outline of a batch with all the inputs that the model takes."""
+    family, batch = config.family, {}
+    if family.image_size is not None:
+        shape = (1, *family.image_size(config.model))
+        batch["pixel_values"] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    if family.max_tokens is not None:
+        tokens = jax.ShapeDtypeStruct((1, min(8, family.max_tokens(config.model))), jnp.int32)
+        batch |= {"input_ids": tokens, "attention_mask": tokens}
+    return batch
+
+
+def abstract_params(config: EncoderConfig) -> dict[str, Any]:
+    """Return the outline of the parameters, without making them."""
+    module = config.family.build(config.model)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(module.init, key, example_batch(config))["params"]
+
+
+def forward(config: EncoderConfig, params: Mapping[str, Any], batch: Mapping[str, Any]) -> Outputs:
+    """Return all the outputs of a batch, before pooling.
+
+    Pixels are cast to the dtype of the parameters. In float32 products have full precision, also
+    on hardware whose default is less.
+    """
+    dtype = jax.tree.leaves(params)[0].dtype
+    batch = dict(batch)
+    if "pixel_values" in batch:
+        batch["pixel_values"] = jnp.asarray(batch["pixel_values"]).astype(dtype)
+    precision = "highest" if dtype == jnp.float32 else "default"
+    with jax.default_matmul_precision(precision):
+        return config.family.build(config.model).apply({"params": params}, batch)  # pyright: ignore[reportReturnType]
+
+
+def pool(config: EncoderConfig, outputs: Outputs, attention_mask: Array | None) -> Array:
+    """Return one vector per item, ``[batch, dimension]``."""
+    if config.pooling == "pooler":
+        vectors = outputs.pooled
+    elif config.pooling == "projection":
+        vectors = outputs.projected
+    else:
+        x = outputs.last if config.layer is None else outputs.hidden_states[config.layer]
+        if config.pooling == "cls":
+            vectors = x[:, 0]
+        elif config.pooling == "mean":
+            vectors = masked_mean(x[:, outputs.prefix_tokens :], attention_mask)
+        else:
+            last = outputs.eos
+            if last is None:
+                mask = jnp.ones(x.shape[:2], bool) if attention_mask is None else attention_mask
+                last = x.shape[1] - 1 - jnp.argmax(mask[:, ::-1] != 0, axis=1)
+            vectors = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+    assert vectors is not None  # load_encoder offers only the poolings that a model has
+    if config.normalize:
+        wide = vectors.astype(jnp.float32)
+        norm = jnp.linalg.norm(wide, axis=-1, keepdims=True)
+        vectors = (wide / jnp.maximum(norm, 1e-12)).astype(vectors.dtype)
+    return vectors
+
+
+def masked_mean(x: Array, mask: Array | None) -> Array:
+    """Mean over tokens that the mask shows, in float32 inside; zeros if it shows none."""
+    wide = x.astype(jnp.float32)
+    if mask is None:
+        return jnp.mean(wide, axis=1).astype(x.dtype)
+    shown = mask[:, :, None] != 0
+    count = jnp.maximum(jnp.sum(shown, axis=1), 1)
+    return (jnp.sum(jnp.where(shown, wide, 0), axis=1) / count).astype(x.dtype)
+
+
+@partial(jax.jit, static_argnames="config")
+def encode(config: EncoderConfig, params: Mapping[str, Any], batch: Mapping[str, Any]) -> Array:
+    """Embed one batch: a pure function, compiled once per configuration and shape.
+
+    Args:
+        config: `Encoder.config`.
+        params: `Encoder.params`, or arrays of the same structure: cast, sharded, fine-tuned.
+        batch: text: ``input_ids [batch, tokens]``, ``attention_mask [batch, tokens]`` and, where
+            the model has segments, ``token_type_ids``; images: ``pixel_values [batch, channels,
+            height, width]``, preprocessed.
+
+    Returns:
+        Embeddings ``[batch, dimension]`` in the dtype of the parameters.
+
+    Raises:
+        ValueError: if the batch does not have the inputs of exactly one modality of the model.
+    """
+    given = [name for name in ("pixel_values", "input_ids") if name in batch]
+    allowed = {"image": "pixel_values", "text": "input_ids"}
+    wanted = [allowed[modality] for modality in config.family.modalities]
+    if len(given) != 1 or given[0] not in wanted:
+        raise ValueError(
+            f"batch must have {' or '.join(wanted)}, and inputs of one kind; it has {sorted(batch)}"
+        )
+    outputs = forward(config, params, batch)
+    mask = batch.get("attention_mask") if given == ["input_ids"] else None
+    return pool(config, outputs, None if mask is None else jnp.asarray(mask))

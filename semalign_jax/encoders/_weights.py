@@ -1,0 +1,316 @@
+"""From the tensors of a checkpoint to the parameters of a module: rules as data, one engine.
+
+A rule names a source tensor and the parameter that it fills. Every source tensor must match
+exactly one rule, every parameter must be filled exactly once and every shape must be that of the
+abstract module; all problems are reported in one error. Tensors are then read one at a time, the
+largest first, so that the peak of memory stays near the size of the parameters themselves.
+"""
+
+import fnmatch
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+
+
+class CheckpointError(ValueError):
+    """The tensors of a checkpoint are not those that its configuration asks for."""
+
+
+def linear_kernel(w: np.ndarray) -> np.ndarray:
+    """``[out, in]`` to ``[in, out]``."""
+    return w.T
+
+
+def conv_kernel(w: np.ndarray) -> np.ndarray:
+    """``[out, in, height, width]`` to ``[height, width, in, out]``."""
+    return w.transpose(2, 3, 1, 0)
+
+
+def patch_kernel(w: np.ndarray) -> np.ndarray:
+    """``[out, in, height, width]`` of a patch embedding to ``[in * height * width, out]``."""
+    return w.reshape(w.shape[0], -1).T
+
+
+def same(w: np.ndarray) -> np.ndarray:
+    """The tensor as it is."""
+    return w
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where one source tensor goes.
+
+    Attributes:
+        source: name of the tensor; ``*`` stands for a number.
+        target: path of the parameter, ``/`` between levels; each ``*`` takes the number found at
+            its place in `source`. Several targets: the tensor is split evenly along its first
+            axis, one part each.
+        transform: from the source's layout to ours, applied to each part.
+    """
+
+    source: str
+    target: str | tuple[str, ...]
+    transform: Callable[[np.ndarray], np.ndarray] = same
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All targets."""
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+
+def linear(source: str, target: str) -> tuple[Rule, Rule]:
+    """Rules of a linear layer: ``source.weight``, ``source.bias`` (if the module has one)."""
+    return (
+        Rule(f"{source}.weight", f"{target}/kernel", linear_kernel),
+        Rule(f"{source}.bias", f"{target}/bias"),
+    )
+
+
+def norm(source: str, target: str) -> tuple[Rule, Rule]:
+    """Rules of a layer norm: ``source.weight`` is its scale."""
+    return Rule(f"{source}.weight", f"{target}/scale"), Rule(f"{source}.bias", f"{target}/bias")
+
+
+def embedding(source: str, target: str) -> tuple[Rule]:
+    """Rule of an embedding table."""
+    return (Rule(f"{source}.weight", f"{target}/embedding"),)
+
+
+def conv(source: str, target: str) -> tuple[Rule, Rule]:
+    """Rules of a convolution: ``source.weight``, ``source.bias``."""
+    return (
+        Rule(f"{source}.weight", f"{target}/kernel", conv_kernel),
+        Rule(f"{source}.bias", f"{target}/bias"),
+    )
+
+
+def patch_embedding(source: str, target: str) -> tuple[Rule, Rule]:
+    """Rules of a convolution whose stride is its size, which we compute as one product."""
+    return (
+        Rule(f"{source}.weight", f"{target}/kernel", patch_kernel),
+        Rule(f"{source}.bias", f"{target}/bias"),
+    )
+
+
+def batch_norm(source: str, target: str) -> tuple[Rule, ...]:
+    """Rules of a batch norm in inference: scale, bias and the running moments."""
+    return (
+        Rule(f"{source}.weight", f"{target}/scale"),
+        Rule(f"{source}.bias", f"{target}/bias"),
+        Rule(f"{source}.running_mean", f"{target}/mean"),
+        Rule(f"{source}.running_var", f"{target}/var"),
+    )
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor in a file, not yet read."""
+
+    file: Path
+    key: str
+    shape: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        """Return its values; the file is opened for this tensor alone and its pages freed."""
+        with safetensors.safe_open(self.file, framework="numpy") as file:
+            return file.get_tensor(self.key)
+
+
+def checkpoint_files(folder: Path, name: str = SINGLE_FILE) -> tuple[Path, ...]:
+    """Return the safetensors files of a folder: the single one or those of the index.
+
+    Raises:
+        FileNotFoundError: without safetensors files; says how to convert a pickled checkpoint.
+        CheckpointError: if the index is malformed or names files that are not there.
+    """
+    index = folder / f"{name}.index.json"
+    if (folder / name).is_file():
+        return (folder / name,)
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index} is not an index of safetensors files: {error}") from None
+        # A name such as ../x would read outside of the folder.
+        outside = [name for name in names if Path(name).name != name]
+        missing = [name for name in names if not (folder / name).is_file()]
+        if outside or missing:
+            raise CheckpointError(f"{index} names files that are not there: {outside or missing}")
+        return tuple(folder / name for name in names)
+    pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(
+        p.name for p in folder.glob("*.pt*")
+    )
+    if pickled:
+        raise FileNotFoundError(
+            f"{folder} has {pickled[0]} but no {name}. Pickled checkpoints can run code when read, "
+            "so they are never opened here. Convert it once, where you trust the file, with "
+            "PyTorch: `from transformers import AutoModel; "
+            f"AutoModel.from_pretrained({str(folder)!r}).save_pretrained(OTHER_FOLDER)`"
+        )
+    raise FileNotFoundError(f"{folder} has no {name} and no {name}.index.json")
+
+
+def list_tensors(files: Iterable[Path]) -> dict[str, SourceTensor]:
+    """Return all tensors of some safetensors files by name, without reading their values.
+
+    Raises:
+        CheckpointError: if a file is cut or no safetensors file, or two files share a name.
+    """
+    found: dict[str, SourceTensor] = {}
+    for path in files:
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
+        twice = sorted(found.keys() & shapes.keys())
+        if twice:
+            raise CheckpointError(f"{path} repeats tensors of {found[twice[0]].file}: {twice}")
+        found |= {key: SourceTensor(path, key, shape) for key, shape in shapes.items()}
+    return found
+
+
+def canonical_names(
+    tensors: Mapping[str, SourceTensor], prefixes: Sequence[str]
+) -> dict[str, SourceTensor]:
+    """Return the tensors under today's names.
+
+    The old names ``gamma`` and ``beta`` of norms become ``weight`` and ``bias``, and the prefix
+    that a model has inside of a task model (``bert.``) is taken off.
+
+    Raises:
+        CheckpointError: if two tensors get the same name.
+    """
+    renamed: dict[str, SourceTensor] = {}
+    problems = []
+    for key, tensor in tensors.items():
+        name = re.sub(r"(?i)(norm[^.]*)\.gamma$", r"\1.weight", key)
+        name = re.sub(r"(?i)(norm[^.]*)\.beta$", r"\1.bias", name)
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        name = name[len(prefix) :]
+        if name in renamed:
+            problems.append(f"{key} and {renamed[name].key} are the same tensor {name}")
+        renamed[name] = tensor
+    if problems:
+        raise CheckpointError("ambiguous checkpoint:\n  " + "\n  ".join(problems))
+    return renamed
+
+
+def _compiled(rules: Sequence[Rule]) -> list[tuple[re.Pattern, Rule]]:
+    return [(re.compile(re.escape(rule.source).replace(r"\*", r"(\d+)")), rule) for rule in rules]
+
+
+def _fill(target: str, numbers: Sequence[str]) -> str:
+    found = iter(numbers)
+    return re.sub(r"\*", lambda _: next(found), target)
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries by path, ``/`` between levels."""
+    leaves = {}
+    for name, value in params.items():
+        path = f"{prefix}{name}"
+        leaves |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
+    return leaves
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `flatten`."""
+    params: dict[str, Any] = {}
+    for path, value in leaves.items():
+        *parents, name = path.split("/")
+        level = params
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        level[name] = value
+    return params
+
+
+def _parts(rule: Rule, value: np.ndarray) -> list[np.ndarray]:
+    if len(rule.targets) == 1:
+        return [rule.transform(value)]
+    return [rule.transform(part) for part in np.split(value, len(rule.targets))]
+
+
+def load_params(
+    tensors: Mapping[str, SourceTensor],
+    rules: Sequence[Rule],
+    ignored: Sequence[str],
+    abstract: Mapping[str, Any],
+    dtype: Any,
+) -> dict[str, Any]:
+    """Fill the parameters of a module from a checkpoint.
+
+    Args:
+        tensors: the checkpoint's tensors under today's names.
+        rules: where they go; checked one after another, each tensor must match exactly one.
+        ignored: shell patterns of tensors that are not used: buffers and the heads of tasks.
+        abstract: nested dictionary of the parameters' shapes.
+        dtype: floating dtype of the parameters.
+
+    Returns:
+        Nested dictionary of arrays on the default device.
+
+    Raises:
+        CheckpointError: with every missing, unexpected, doubly filled and misshaped tensor.
+    """
+    compiled = _compiled(rules)
+    shapes = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
+    filled_by: dict[str, list[str]] = defaultdict(list)
+    plan: list[tuple[SourceTensor, Rule, list[str]]] = []
+    problems = []
+    for name, tensor in tensors.items():
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored):
+            continue
+        matches = [(m, rule) for p, rule in compiled if (m := p.fullmatch(name))]
+        if len(matches) != 1:
+            what = "no place" if not matches else f"{len(matches)} places"
+            problems.append(f"{tensor.key} {list(tensor.shape)}: {what} in this model")
+            continue
+        match, rule = matches[0]
+        targets = [_fill(target, match.groups()) for target in rule.targets]
+        if len(tensor.shape) and tensor.shape[0] % len(targets):
+            problems.append(f"{tensor.key} {list(tensor.shape)}: not {len(targets)} equal parts")
+            continue
+        try:
+            outline = _parts(rule, np.broadcast_to(np.float32(0), tensor.shape))
+        except ValueError:
+            problems.append(f"{tensor.key} has the shape {list(tensor.shape)}, of another rank")
+            continue
+        for target, part in zip(targets, outline, strict=True):
+            filled_by[target].append(tensor.key)
+            if target not in shapes:
+                problems.append(f"{tensor.key} {list(tensor.shape)}: the model has no {target}")
+            elif part.shape != shapes[target]:
+                problems.append(
+                    f"{tensor.key} {list(tensor.shape)}: {target} should have the shape "
+                    f"{list(shapes[target])}, it would get {list(part.shape)}"
+                )
+        plan.append((tensor, rule, targets))
+    problems += [f"{path} {list(shape)} is not filled" for path, shape in shapes.items()
+                 if path not in filled_by]
+    problems += [f"{path} is filled by {keys}" for path, keys in filled_by.items() if len(keys) > 1]
+    if problems:
+        raise CheckpointError(
+            "the checkpoint does not fit the model of its config.json:\n  " + "\n  ".join(problems)
+        )
+    leaves = {}
+    for tensor, rule, targets in sorted(plan, key=lambda item: -np.prod(item[0].shape)):
+        value = tensor.read()
+        for target, part in zip(targets, _parts(rule, value), strict=True):
+            leaves[target] = jnp.asarray(np.ascontiguousarray(part), dtype)
+        jax.block_until_ready([leaves[target] for target in targets])
+        del value, part
+    return unflatten(leaves)

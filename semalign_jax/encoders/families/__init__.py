@@ -1,0 +1,1 @@
+"""One file a family: configuration, Flax modules, weight rules."""

@@ -1,0 +1,28 @@
+"""Each family against stored outputs of its PyTorch reference, layer by layer."""
+
+import pytest
+
+from semalign_jax.encoders import load_encoder
+
+from .harness import (
+    GOLDEN,
+    all_cases,
+    assert_equal,
+    our_outputs,
+    read_golden,
+    write_checkpoint,
+)
+
+CASES = all_cases()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_equal_the_stored_ones(name, tmp_path):
+    config, shapes, batch, expected = read_golden(name)
+    write_checkpoint(tmp_path, config, shapes, CASES[name])
+    encoder = load_encoder(tmp_path)
+    assert_equal(our_outputs(CASES[name], encoder, batch), expected)
+
+
+def test_each_golden_file_has_its_case():
+    assert {path.stem for path in GOLDEN.glob("*.safetensors")} == set(CASES)
