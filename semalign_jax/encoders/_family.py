@@ -52,8 +52,29 @@ class Family:
 
 #: Module (under ``families``) by ``model_type``, imported when needed.
 _BUILT_IN = {
+    "beit": "beit",
     "bert": "bert",
+    "clip": "clip",
+    "convnext": "convnext",
+    "cxr-bert": "bert",
+    "deit": "vit",
+    "densenet": "densenet",
+    "dinov2": "dinov2",
+    "dinov2_with_registers": "dinov2",
+    "dinov3_vit": "dinov3",
+    "distilbert": "distilbert",
+    "efficientnet": "efficientnet",
+    "efficientnet_lite": "efficientnet",
+    "electra": "electra",
+    "modernbert": "modernbert",
+    "mpnet": "mpnet",
+    "open_clip": "open_clip",
+    "resnet": "resnet",
+    "roberta": "roberta",
+    "siglip": "siglip",
+    "swin": "swin",
     "vit": "vit",
+    "xlm-roberta": "roberta",
 }
 _registered: dict[str, Family] = {}
 

@@ -66,7 +66,12 @@ def layer_norm(eps: float, name: str | None = None, **options: Any) -> nn.LayerN
 
 
 def attention(
-    q: Array, k: Array, v: Array, *, mask: Array | None = None, bias: Array | None = None,
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: Array | None = None,
+    bias: Array | None = None,
     scale: float | None = None,
 ) -> Array:
     """Softmax attention of ``[batch, tokens, heads, width]`` arrays.
@@ -140,7 +145,9 @@ class GatedMlp(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Apply to the last axis."""
         width = x.shape[-1]
-        gate = ACTIVATIONS[self.activation](nn.Dense(self.hidden, use_bias=self.bias, name="gate")(x))
+        gate = ACTIVATIONS[self.activation](
+            nn.Dense(self.hidden, use_bias=self.bias, name="gate")(x)
+        )
         x = gate * nn.Dense(self.hidden, use_bias=self.bias, name="up")(x)
         return nn.Dense(width, use_bias=self.bias, name="down")(x)
 

@@ -142,7 +142,9 @@ def checkpoint_files(folder: Path, name: str = SINGLE_FILE) -> tuple[Path, ...]:
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} is not an index of safetensors files: {error}") from None
+            raise CheckpointError(
+                f"{index} is not an index of safetensors files: {error}"
+            ) from None
         # A name such as ../x would read outside of the folder.
         outside = [name for name in names if Path(name).name != name]
         missing = [name for name in names if not (folder / name).is_file()]
@@ -299,8 +301,11 @@ def load_params(
                     f"{list(shapes[target])}, it would get {list(part.shape)}"
                 )
         plan.append((tensor, rule, targets))
-    problems += [f"{path} {list(shape)} is not filled" for path, shape in shapes.items()
-                 if path not in filled_by]
+    problems += [
+        f"{path} {list(shape)} is not filled"
+        for path, shape in shapes.items()
+        if path not in filled_by
+    ]
     problems += [f"{path} is filled by {keys}" for path, keys in filled_by.items() if len(keys) > 1]
     if problems:
         raise CheckpointError(

@@ -1,6 +1,6 @@
 """Write the golden files of all cases, or of those named: needs the extra ``parity``.
 
-    cd tests && python -m encoders.make_golden [case ...]
+cd tests && python -m encoders.make_golden [case ...]
 """
 
 import sys
