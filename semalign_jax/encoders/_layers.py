@@ -128,6 +128,10 @@ def attention(
                 return attend(q, k, v, wide, full, implementation="cudnn")
             except (NotImplementedError, RuntimeError, ValueError):
                 pass  # a width, a card or a version of cuDNN without this kernel: found in tracing
+        if q.dtype.itemsize == 2 and jax.default_backend() == "cpu":
+            # Products of half-precision numbers with float32 sums are not there on CPUs.
+            wide_q, wide_k, wide_v = (a.astype(jnp.float32) for a in (q, k, v))
+            return attend(wide_q, wide_k, wide_v, bias, mask).astype(q.dtype)
         return attend(q, k, v, bias, mask)
 
 

@@ -209,7 +209,7 @@ shapes = {k: list(v.shape) for k, v in _weights.flatten(abstract).items()}
 found = {}
 for path, shape in shapes.items():
     for rule in bert.RULES:
-        name = rule.target.replace("layer_*", path.split("/")[0]) if "*" in rule.target else rule.target
+        name = rule.target.replace("layer_*", path.split("/")[0])
         if name == path:
             number = path.split("/")[0].removeprefix("layer_")
             linear = rule.transform is _weights.linear_kernel
