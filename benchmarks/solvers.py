@@ -103,7 +103,7 @@ class Accuracy(NamedTuple):
             missed.append(f"objective {self.objective:.1e}")
         if 8 * self.n >= 9 * self.d and self.condition <= 1e6:
             # The exact map, rounded to float32, may miss the bound by itself.
-            bound = max(PREDICTION_BOUND, 3 * self.floor)
+            bound = max(PREDICTION_BOUND, 4 * self.floor)
             missed += [
                 f"{name} {error:.1e}"
                 for name, error in (("linear", self.linear), ("affine", self.affine))

@@ -223,8 +223,10 @@ def pool(config: EncoderConfig, outputs: Outputs, attention_mask: Array | None) 
         else:
             last = outputs.eos
             if last is None:
-                mask = jnp.ones(x.shape[:2], bool) if attention_mask is None else attention_mask
-                last = x.shape[1] - 1 - jnp.argmax(mask[:, ::-1] != 0, axis=1)
+                shown = (
+                    jnp.ones(x.shape[:2], bool) if attention_mask is None else attention_mask != 0
+                )
+                last = x.shape[1] - 1 - jnp.argmax(shown[:, ::-1], axis=1)
             vectors = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
     assert vectors is not None  # load_encoder offers only the poolings that a model has
     if config.normalize:
@@ -240,7 +242,7 @@ def masked_mean(x: Array, mask: Array | None) -> Array:
     if mask is None:
         return jnp.mean(wide, axis=1).astype(x.dtype)
     shown = mask[:, :, None] != 0
-    count = jnp.maximum(jnp.sum(shown, axis=1), 1)
+    count = jnp.maximum(jnp.sum(shown, axis=1, dtype=wide.dtype), 1)
     return (jnp.sum(jnp.where(shown, wide, 0), axis=1) / count).astype(x.dtype)
 
 

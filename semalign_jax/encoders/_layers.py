@@ -60,9 +60,38 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 ACTIVATION_NAMES = tuple(ACTIVATIONS)
 
 
-def layer_norm(eps: float, name: str | None = None, **options: Any) -> nn.LayerNorm:
-    """Layer norm with the two-pass variance that PyTorch has; moments in float32."""
-    return nn.LayerNorm(epsilon=eps, use_fast_variance=False, name=name, **options)
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis as PyTorch computes it: in float32, variance in two passes.
+
+    Attributes:
+        epsilon: added to the variance.
+        use_scale, use_bias: which parameters there are.
+    """
+
+    epsilon: float
+    use_scale: bool = True
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply to the last axis; the result has the dtype of `x`."""
+        wide = x.astype(jnp.float32)
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+        value = centred * jax.lax.rsqrt(variance + self.epsilon)
+        shape = (1,) * (x.ndim - 1) + x.shape[-1:]
+        if self.use_scale:
+            scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+            value *= scale.astype(jnp.float32).reshape(shape)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+            value += bias.astype(jnp.float32).reshape(shape)
+        return value.astype(x.dtype)
+
+
+def layer_norm(eps: float, name: str | None = None, **options: Any) -> LayerNorm:
+    """Return a `LayerNorm`."""
+    return LayerNorm(eps, name=name, **options)
 
 
 def attention(
@@ -74,17 +103,36 @@ def attention(
     bias: Array | None = None,
     scale: float | None = None,
 ) -> Array:
-    """Softmax attention of ``[batch, tokens, heads, width]`` arrays.
-
-    Half precision on an Nvidia GPU takes cuDNN's fused kernel, where its head width allows.
+    """Softmax attention; on an Nvidia GPU in half precision by cuDNN's fused kernel.
 
     Args:
-        q, k, v: queries, keys and values.
+        q: queries ``[batch, queries, heads, width]``.
+        k: keys ``[batch, keys, heads, width]``.
+        v: values ``[batch, keys, heads, width]``.
         mask: boolean, broadcastable to ``[batch, heads, queries, keys]``; True is attended.
         bias: added to the logits, broadcastable likewise.
         scale: of the logits; by default 1 / sqrt(width).
+
+    Returns:
+        ``[batch, queries, heads, width]``. A query that attends to nothing gets a finite mean.
     """
-    return jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale)
+    attend = partial(jax.nn.dot_product_attention, scale=scale)
+    # The function is not written for strict promotion of half precision.
+    with jax.numpy_dtype_promotion("standard"):
+        if q.dtype.itemsize == 2 and jax.default_backend() == "gpu":
+            # The kernel takes no masks that are broadcast along queries or keys.
+            size = (q.shape[1], k.shape[1])
+            full = None if mask is None else jnp.broadcast_to(mask, (*mask.shape[:2], *size))
+            wide = None if bias is None else jnp.broadcast_to(bias, (*bias.shape[:2], *size))
+            try:
+                return attend(q, k, v, wide, full, implementation="cudnn")
+            except (NotImplementedError, RuntimeError, ValueError):
+                pass  # a width, a card or a version of cuDNN without this kernel: found in tracing
+        if q.dtype.itemsize == 2 and jax.default_backend() == "cpu":
+            # Products of half-precision numbers with float32 sums are not there on CPUs.
+            wide_q, wide_k, wide_v = (a.astype(jnp.float32) for a in (q, k, v))
+            return attend(wide_q, wide_k, wide_v, bias, mask).astype(q.dtype)
+        return attend(q, k, v, bias, mask)
 
 
 class SelfAttention(nn.Module):

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,10 @@ class SourceTensor:
     key: str
     shape: tuple[int, ...]
 
-    def read(self) -> np.ndarray:
-        """Return its values; the file is opened for this tensor alone and its pages freed."""
+    def read(self, rows: slice = slice(None)) -> np.ndarray:
+        """Return its values; the file is opened for this call alone, so its pages are freed."""
         with safetensors.safe_open(self.file, framework="numpy") as file:
-            return file.get_tensor(self.key)
+            return file.get_slice(self.key)[rows] if self.shape else file.get_tensor(self.key)
 
 
 def checkpoint_files(folder: Path, name: str = SINGLE_FILE) -> tuple[Path, ...]:
@@ -313,9 +314,28 @@ def load_params(
         )
     leaves = {}
     for tensor, rule, targets in sorted(plan, key=lambda item: -np.prod(item[0].shape)):
-        value = tensor.read()
-        for target, part in zip(targets, _parts(rule, value), strict=True):
+        if rule.transform is same and len(targets) == 1 and np.prod(tensor.shape) > _ELEMENTS:
+            leaves[targets[0]] = _read_in_slices(tensor, dtype)
+            continue
+        for target, part in zip(targets, _parts(rule, tensor.read()), strict=True):
             leaves[target] = jnp.asarray(np.ascontiguousarray(part), dtype)
         jax.block_until_ready([leaves[target] for target in targets])
-        del value, part
     return unflatten(leaves)
+
+
+#: Read at once. A table of word embeddings can be most of a model: it is read in slices.
+_ELEMENTS = 2**20
+
+
+@partial(jax.jit, donate_argnums=0)
+def _with_rows(whole: jax.Array, part: jax.Array, start: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)
+
+
+def _read_in_slices(tensor: SourceTensor, dtype: Any) -> jax.Array:
+    whole = jnp.zeros(tensor.shape, dtype)
+    step = max(1, _ELEMENTS // int(np.prod(tensor.shape[1:])))
+    for start in range(0, tensor.shape[0], step):
+        part = jnp.asarray(tensor.read(slice(start, min(start + step, tensor.shape[0]))), dtype)
+        whole = _with_rows(whole, part, jnp.asarray(start, jnp.int32)).block_until_ready()
+    return whole

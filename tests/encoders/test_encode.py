@@ -1,0 +1,155 @@
+"""`encode`: pooling, purity, dtypes, and what it refuses."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from semalign_jax.encoders import encode, load_encoder
+from semalign_jax.encoders._encoder import forward, masked_mean
+
+from .harness import all_cases, read_golden, write_checkpoint
+
+
+def checkpoint(name, folder):
+    config, shapes, batch, expected = read_golden(name)
+    write_checkpoint(folder, config, shapes, all_cases()[name])
+    return batch, expected
+
+
+@pytest.fixture
+def text(tmp_path):
+    return tmp_path, *checkpoint("bert", tmp_path)
+
+
+def embeddings(folder, batch, **options):
+    encoder = load_encoder(folder, **options)
+    return np.asarray(encode(encoder.config, encoder.params, batch))
+
+
+def test_poolings_of_text(text):
+    folder, batch, expected = text
+    last, lengths = expected["last"], batch["attention_mask"].sum(1)
+    for pooling, value in {
+        "cls": last[:, 0],
+        "mean": np.stack([row[:n].mean(0) for row, n in zip(last, lengths, strict=True)]),
+        "eos": np.stack([row[n - 1] for row, n in zip(last, lengths, strict=True)]),
+        "pooler": expected["pooled"],
+    }.items():
+        assert np.abs(embeddings(folder, batch, pooling=pooling) - value).max() < 1e-5, pooling
+    unmasked = {k: v for k, v in batch.items() if k != "attention_mask"}
+    unmasked["input_ids"] = unmasked["input_ids"][:1]  # the row without padding
+    unmasked["token_type_ids"] = unmasked["token_type_ids"][:1]
+    for pooling in ("mean", "eos"):
+        whole = embeddings(folder, batch, pooling=pooling)[:1]
+        assert np.abs(embeddings(folder, unmasked, pooling=pooling) - whole).max() < 1e-5
+
+
+def test_wrong_pooling_changes_the_result(text):
+    folder, batch, expected = text
+    found = [embeddings(folder, batch, pooling=p) for p in ("cls", "mean", "eos", "pooler")]
+    for i, a in enumerate(found):
+        assert all(np.abs(a - b).max() > 1e-2 for b in found[:i])
+
+
+def test_hidden_layers_and_length(text):
+    folder, batch, expected = text
+    for layer in (0, 1, 2, -1, -3):
+        value = embeddings(folder, batch, pooling="cls", layer=layer)
+        assert np.abs(value - expected[f"hidden_{layer % 3}"][:, 0]).max() < 1e-5
+    assert load_encoder(folder, layer=1).config.pooling == "mean"
+    unit = embeddings(folder, batch, normalize=True)
+    assert np.abs(np.linalg.norm(unit, axis=1) - 1).max() < 1e-6
+    with pytest.raises(ValueError, match="layer must be from -3 to 2; got 3"):
+        load_encoder(folder, layer=3)
+    with pytest.raises(ValueError, match="pooler.*layer must be None"):
+        load_encoder(folder, pooling="pooler", layer=1)
+    with pytest.raises(ValueError, match="pooling 'projection' is not one"):
+        load_encoder(folder, pooling="projection")
+    with pytest.raises(ValueError, match="dtype must be one of"):
+        load_encoder(folder, dtype="int8")
+
+
+def test_fully_masked_rows_are_finite_zeros(text):
+    folder, batch, _ = text
+    batch = batch | {"attention_mask": np.zeros_like(batch["attention_mask"])}
+    assert not np.any(embeddings(folder, batch, pooling="mean"))
+    for pooling in ("cls", "eos"):
+        assert np.all(np.isfinite(embeddings(folder, batch, pooling=pooling)))
+    x = jnp.full((1, 2, 3), jnp.nan)
+    assert not np.any(masked_mean(x, jnp.zeros((1, 2), jnp.int32)))
+
+
+def test_padding_does_not_change_a_row(text):
+    folder, batch, _ = text
+    wide = {k: np.pad(v, [(0, 0), (0, 5)], constant_values=3) for k, v in batch.items()}
+    wide["token_type_ids"] = np.minimum(wide["token_type_ids"], 1)
+    wide["attention_mask"][:, -5:] = 0
+    for pooling in ("cls", "mean", "eos"):
+        narrow = embeddings(folder, batch, pooling=pooling)
+        assert np.abs(embeddings(folder, wide, pooling=pooling) - narrow).max() < 1e-5
+
+
+def test_poolings_of_images(tmp_path):
+    batch, expected = checkpoint("vit", tmp_path)
+    mean = embeddings(tmp_path, batch, pooling="mean")
+    assert np.abs(mean - expected["last"][:, 1:].mean(1)).max() < 1e-5
+    assert np.abs(embeddings(tmp_path, batch) - expected["last"][:, 0]).max() < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 2e-3), ("float16", 2e-5)])
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_half_precision_is_near(name, dtype, bound, tmp_path):
+    batch, _ = checkpoint(name, tmp_path)
+    exact = embeddings(tmp_path, batch)
+    encoder = load_encoder(tmp_path, dtype=dtype)
+    assert encoder.dtype == jnp.dtype(dtype)
+    assert all(leaf.dtype == jnp.dtype(dtype) for leaf in jax.tree.leaves(encoder.params))
+    half = encode(encoder.config, encoder.params, batch)
+    assert half.dtype == jnp.dtype(dtype)
+    half = np.asarray(half, np.float32)
+    cosine = np.sum(exact * half, 1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(half, axis=1)
+    assert 1 - cosine.min() < bound
+
+
+def test_a_pure_function_of_plain_arrays(text):
+    folder, batch, _ = text
+    encoder = load_encoder(folder)
+    assert isinstance(hash(encoder.config), int)
+    # Same inputs, another order of keys: nothing is compiled again.
+    value = encode(encoder.config, encoder.params, batch)
+    count = encode._cache_size()
+    encode(dataclasses.replace(encoder.config), encoder.params, dict(reversed(batch.items())))
+    assert encode._cache_size() == count
+    # Several sets of parameters at once, and derivatives with respect to them.
+    twice = jax.tree.map(lambda p: jnp.stack([p, p * 1.01]), encoder.params)
+    many = jax.vmap(lambda params: encode(encoder.config, params, batch))(twice)
+    assert np.abs(np.asarray(many[0] - value)).max() < 1e-5
+    gradient = jax.grad(lambda p: jnp.sum(encode(encoder.config, p, batch) ** 2))(encoder.params)
+    assert jax.tree.all(jax.tree.map(lambda g: bool(jnp.all(jnp.isfinite(g))), gradient))
+    # Layers behind the chosen one are not computed.
+    first = dataclasses.replace(encoder.config, layer=0, pooling="cls")
+    text_of = jax.jit(encode, static_argnums=0).lower(first, encoder.params, batch).compile()
+    assert "dot" not in text_of.as_text()
+
+
+def test_batches_of_another_kind_are_refused(text):
+    folder, batch, _ = text
+    encoder = load_encoder(folder)
+    pixels = np.zeros((1, 3, 8, 8), np.float32)
+    for wrong in ({"pixel_values": pixels}, batch | {"pixel_values": pixels}, {}):
+        with pytest.raises(ValueError, match="batch must have input_ids"):
+            encode(encoder.config, encoder.params, wrong)
+
+
+def test_activation_eps_and_bias_matter(text):
+    # The comparisons above can see such mistakes: each moves outputs by more than their bound.
+    folder, batch, expected = text
+    encoder = load_encoder(folder)
+    for change in ({"hidden_act": "gelu_new"}, {"layer_norm_eps": 1e-3}):
+        model = dataclasses.replace(encoder.config.model, **change)
+        config = dataclasses.replace(encoder.config, model=model)
+        last = forward(config, encoder.params, batch).last
+        assert np.abs(np.asarray(last) - expected["last"]).max() > 5e-5, change
