@@ -320,3 +320,12 @@ def resize_positions(grid: Array, size: tuple[int, int]) -> Array:
 def padding_mask(attention_mask: Array | None) -> Array | None:
     """Attention mask ``[batch, 1, 1, keys]`` from a mask of tokens ``[batch, tokens]``."""
     return None if attention_mask is None else attention_mask[:, None, None, :].astype(bool)
+
+
+def positions_past_padding(ids: Array, pad: int) -> Array:
+    """Positions ``[batch, tokens]`` counted over the tokens that are no padding, from `pad` + 1.
+
+    Padding has the position `pad`, as in RoBERTa.
+    """
+    shown = (ids != pad).astype(ids.dtype)
+    return jnp.cumsum(shown, axis=1, dtype=ids.dtype) * shown + pad
