@@ -156,7 +156,8 @@ def load_encoder(
     abstract = abstract_params(config)
     if layer is not None:
         config = _with_layer(config, abstract, layer)
-    params = load_params(tensors, family.rules, family.ignored, abstract, jnp.dtype(dtype))
+    ignored = family.ignored(model) if callable(family.ignored) else family.ignored
+    params = load_params(tensors, family.rules, ignored, abstract, jnp.dtype(dtype))
     return Encoder(config, params, folder, files)
 
 

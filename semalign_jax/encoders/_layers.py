@@ -223,7 +223,8 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Apply to the last axis."""
-        return x * self.param("gamma", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        gamma = self.param("gamma", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        return x * jnp.expand_dims(gamma, tuple(range(x.ndim - 1)))
 
 
 class PreNormBlock(nn.Module):
@@ -315,6 +316,29 @@ def resize_positions(grid: Array, size: tuple[int, int]) -> Array:
         "ir,jc,rcd->ijd", down, across, grid.astype(jnp.float32), precision="highest"
     )
     return resized.astype(grid.dtype)
+
+
+def positions_of_grid(
+    table: Array,
+    prefix_tokens: int,
+    learned: tuple[int, int],
+    size: tuple[int, int],
+    resize: Callable[[Array, tuple[int, int]], Array] = resize_positions,
+) -> Array:
+    """Position embeddings ``[1, prefix + rows * columns, width]`` for another grid of patches.
+
+    Args:
+        table: those that were learned, of the prefix tokens and then row by row of the patches.
+        prefix_tokens: number of tokens in front of the patches; their embeddings stay.
+        learned: rows and columns of `table`.
+        size: rows and columns that are wanted.
+        resize: how the patches' embeddings ``[rows, columns, width]`` are interpolated.
+    """
+    if size == learned:
+        return table
+    width = table.shape[-1]
+    grid = resize(table[0, prefix_tokens:].reshape(*learned, width), size)
+    return jnp.concatenate([table[:, :prefix_tokens], grid.reshape(1, -1, width)], axis=1)
 
 
 def padding_mask(attention_mask: Array | None) -> Array | None:
