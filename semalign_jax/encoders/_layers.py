@@ -291,6 +291,12 @@ def global_average(x: Array) -> Array:
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2)).astype(x.dtype)
 
 
+def stem_pool(x: Array) -> Array:
+    """Maxima of 3 x 3 places of feature maps, at every second place."""
+    borders = ((1, 1), (1, 1))
+    return nn.max_pool(x, (3, 3), (2, 2), borders)  # pyright: ignore[reportArgumentType]
+
+
 class BatchNorm(nn.Module):
     """Batch norm in inference; parameters ``scale``, ``bias`` and the stored ``mean``, ``var``.
 

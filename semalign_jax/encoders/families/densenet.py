@@ -24,6 +24,7 @@ from .._layers import (
     channels_last,
     flatten_map,
     global_average,
+    stem_pool,
 )
 from .._weights import batch_norm, conv, conv_norm
 
@@ -87,7 +88,7 @@ class DenseNet(nn.Module):
         c = self.config
         x = channels_last(batch["pixel_values"])
         x = ConvNorm(c.num_init_features, 7, 2, "relu", name="stem")(x)
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = stem_pool(x)
         states = [flatten_map(x)]
         # Blocks and layers are numbered from 1, as the tensors are.
         for block, depth in enumerate(c.block_config, 1):

@@ -19,6 +19,7 @@ from .._layers import (
     channels_last,
     flatten_map,
     global_average,
+    stem_pool,
 )
 from .._weights import conv_norm
 
@@ -97,7 +98,7 @@ class ResNet(nn.Module):
         c = self.config
         x = channels_last(batch["pixel_values"])
         x = ConvNorm(c.embedding_size, 7, 2, c.hidden_act, name="stem")(x)
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = stem_pool(x)
         states = [flatten_map(x)]
         for stage, (features, depth) in enumerate(zip(c.hidden_sizes, c.depths, strict=True)):
             for i in range(depth):

@@ -56,6 +56,7 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> SwinConfig:
     # first files and has no effect.
     reader.neutral("hidden_size", "num_layers", "path_norm", "encoder_stride")
     reader.neutral("out_features", "out_indices", "stage_names")
+    reader.only("pruned_heads", {}, None)
     config = SwinConfig(
         num_channels=reader.get("num_channels", 3),
         image_size=reader.pair("image_size", 224),
@@ -132,19 +133,20 @@ class SwinLayer(nn.Module):
         shift = window // 2 if self.shifted and min(rows, columns) > window else 0
         y = layer_norm(c.layer_norm_eps, "attention_norm")(x)
         y = jnp.pad(y, ((0, 0), (0, -rows % window), (0, -columns % window), (0, 0)))
-        padded = y.shape[1:3]
+        padded_rows, padded_columns = y.shape[1:3]
         y = to_windows(jnp.roll(y, (-shift, -shift), (1, 2)), window)
 
         shape = ((2 * window - 1) ** 2, self.heads)
         table = self.param("position_bias", nn.initializers.zeros, shape, jnp.float32)
         bias = table[relative_positions(window)].transpose(2, 0, 1)[None]
         if shift:
-            mask = shifted_mask(*padded, window, shift)
+            mask = shifted_mask(padded_rows, padded_columns, window, shift)
             bias = jnp.tile(bias + jnp.asarray(mask, bias.dtype)[:, None], (batch, 1, 1, 1))
         projections = (c.qkv_bias, c.qkv_bias, c.qkv_bias, True)
         y = SelfAttention(self.heads, projections, name="attention")(y, bias=bias)
 
-        y = jnp.roll(from_windows(y, window, *padded), (shift, shift), (1, 2))
+        y = from_windows(y, window, padded_rows, padded_columns)
+        y = jnp.roll(y, (shift, shift), (1, 2))
         x = x + y[:, :rows, :columns]
         mlp = Mlp(int(c.mlp_ratio * width), c.hidden_act, name="mlp")
         return x + mlp(layer_norm(c.layer_norm_eps, "mlp_norm")(x))
@@ -181,7 +183,8 @@ class Swin(nn.Module):
             learned = (c.image_size[0] // c.patch_size[0], c.image_size[1] // c.patch_size[1])
             shape = (1, learned[0] * learned[1], c.embed_dim)
             table = self.param("position_embeddings", nn.initializers.zeros, shape, jnp.float32)
-            x += resize_positions(table.reshape(*learned, -1), x.shape[1:3])[None]
+            _, rows, columns, _ = x.shape
+            x += resize_positions(table.reshape(*learned, -1), (rows, columns))[None]
         states = [flatten_map(x)]
         for stage, (depth, heads) in enumerate(zip(c.depths, c.num_heads, strict=True)):
             for i in range(depth):

@@ -52,13 +52,13 @@ class DenseNet(nn.Module):
         self.classifier = nn.Linear(width, 2)
 
     def forward(self, pixel_values):
-        f = self.features
-        x = F.max_pool2d(F.relu(f.norm0(f.conv0(pixel_values))), 3, 2, 1)
+        f = self.features.get_submodule
+        x = F.max_pool2d(F.relu(f("norm0")(f("conv0")(pixel_values))), 3, 2, 1)
         states = [x]
         for number in range(1, len(self.depths) + 1):
-            x = f.get_submodule(f"denseblock{number}")(x)
+            x = f(f"denseblock{number}")(x)
             states.append(x)
             if number < len(self.depths):
-                x = f.get_submodule(f"transition{number}")(x)
-        x = F.relu(f.norm5(x))
+                x = f(f"transition{number}")(x)
+        x = F.relu(f("norm5")(x))
         return states, x, F.adaptive_avg_pool2d(x, 1).flatten(1)
