@@ -115,6 +115,11 @@ def batch_norm(source: str, target: str) -> tuple[Rule, ...]:
     )
 
 
+def conv_norm(convolution: str, normalization: str, target: str) -> tuple[Rule, ...]:
+    """Rules of a convolution and the batch norm behind it."""
+    return (*conv(convolution, f"{target}/conv"), *batch_norm(normalization, f"{target}/norm"))
+
+
 @dataclass(frozen=True)
 class SourceTensor:
     """A tensor in a file, not yet read."""
