@@ -175,7 +175,8 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Apply to the last axis."""
-        return x * self.param("gamma", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        gamma = self.param("gamma", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        return x * jnp.expand_dims(gamma, range(x.ndim - 1))
 
 
 class PreNormBlock(nn.Module):

@@ -142,7 +142,9 @@ class TextTower(nn.Module):
         position = token_position(c.token, ids, c.eos_token_id)
         pooled = projected = jnp.take_along_axis(last, position[:, None, None], axis=1)[:, 0]
         if c.projection is not None:
-            projected = nn.Dense(c.projection, use_bias=c.projection_bias, name="projection")(pooled)
+            projected = nn.Dense(c.projection, use_bias=c.projection_bias, name="projection")(
+                pooled
+            )
         return Outputs(tuple(states), last, pooled=pooled, projected=projected, eos=position)
 
 
@@ -221,7 +223,9 @@ class VisionTower(nn.Module):
             pooled = norm(pooled)
         projected = pooled
         if c.projection is not None:
-            projected = nn.Dense(c.projection, use_bias=c.projection_bias, name="projection")(pooled)
+            projected = nn.Dense(c.projection, use_bias=c.projection_bias, name="projection")(
+                pooled
+            )
         return Outputs(tuple(states), last, prefix, pooled, projected)
 
 

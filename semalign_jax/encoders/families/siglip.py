@@ -19,7 +19,16 @@ from .._towers import (
     VisionTower,
     VisionTowerConfig,
 )
-from .._weights import Rule, embedding, linear, linear_kernel, norm, patch_embedding, prefixed, scalar
+from .._weights import (
+    Rule,
+    embedding,
+    linear,
+    linear_kernel,
+    norm,
+    patch_embedding,
+    prefixed,
+    scalar,
+)
 from .clip import LAYER_RULES, encoder_only
 
 

@@ -95,7 +95,12 @@ CASES = (
         "CLIPConfig",
         {
             "text_config": TEXT
-            | {"eos_token_id": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-2, "num_hidden_layers": 1},
+            | {
+                "eos_token_id": 2,
+                "hidden_act": "gelu",
+                "layer_norm_eps": 1e-2,
+                "num_hidden_layers": 1,
+            },
             "vision_config": VISION | {"hidden_act": "gelu", "layer_norm_eps": 1e-2},
             "projection_dim": 6,
         },
