@@ -47,12 +47,13 @@ def test_unsupported_values_are_refused_by_name(changes, message):
 
 
 def test_missing_values_and_all_problems_in_one_error():
-    reader = ConfigReader({"hidden_size": 8, "odd": 1}, "folder/config.json")
+    reader = ConfigReader({"hidden_size": "8", "odd": 1}, "folder/config.json")
     bert.parse(reader, frozenset())
+    reader.get("vocab_count")
     with pytest.raises(ConfigError) as error:
         reader.finish()
     message = str(error.value)
-    for part in ("folder/config.json", "vocab_size is missing", "odd = 1", "ignore_config_keys"):
+    for part in ("folder/config.json", "vocab_count is missing", "hidden_size must", "odd = 1"):
         assert part in message
 
 
