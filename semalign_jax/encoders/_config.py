@@ -169,6 +169,14 @@ class ConfigReader:
             return (1, 1)
         return values
 
+    def sizes(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
+        """Return a list of whole numbers, none negative."""
+        values = self.get(name, default, kind=(list, tuple))
+        if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
+            self._problems.append(f"{name} must be a list of whole numbers; it is {values!r}")
+            return tuple(default)
+        return tuple(values)
+
     def section(self, name: str) -> "ConfigReader":
         """Return the reader of a nested object; its problems are reported with ours."""
         self._seen.add(name)

@@ -35,7 +35,8 @@ class Family:
         max_tokens: from the configuration to the longest text, special tokens included; None
             without text.
         prefixes: that the tensors have inside of task models.
-        ignored: shell patterns of tensors that the encoder does not use.
+        ignored: shell patterns of tensors that the encoder does not use, or a function from the
+            configuration to them.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Family:
     image_size: Callable[[Any], tuple[int, int, int]] | None = None
     max_tokens: Callable[[Any], int] | None = None
     prefixes: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
 
 
 #: Module (under ``families``) by ``model_type``, imported when needed.
@@ -55,6 +56,8 @@ _BUILT_IN = {
     "beit": "beit",
     "bert": "bert",
     "clip": "clip",
+    "clip_text_model": "clip",
+    "clip_vision_model": "clip",
     "convnext": "convnext",
     "cxr-bert": "bert",
     "deit": "vit",
@@ -72,6 +75,8 @@ _BUILT_IN = {
     "resnet": "resnet",
     "roberta": "roberta",
     "siglip": "siglip",
+    "siglip_text_model": "siglip",
+    "siglip_vision_model": "siglip",
     "swin": "swin",
     "vit": "vit",
     "xlm-roberta": "roberta",
