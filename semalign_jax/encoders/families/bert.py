@@ -46,16 +46,8 @@ class CxrBertConfig(BertConfig):
     projection_size: int | None
 
 
-def common_options(
-    reader: ConfigReader,
-    tensors: frozenset[str],
-    *,
-    vocab_size: int = 30522,
-    hidden_size: int = 768,
-    num_attention_heads: int = 12,
-    intermediate_size: int = 3072,
-) -> dict[str, Any]:
-    """Read what BERT, RoBERTa and ELECTRA have in common; the arguments are defaults."""
+def common_options(reader: ConfigReader, tensors: frozenset[str]) -> dict[str, Any]:
+    """Read what BERT, RoBERTa and ELECTRA have in common: the fields of `BertConfig`."""
     reader.only("position_embedding_type", "absolute", None)
     reader.only("is_decoder", False)
     reader.only("add_cross_attention", False)
@@ -63,11 +55,11 @@ def common_options(
     reader.only("pruned_heads", {}, None)
     reader.neutral("language", "name")
     return {
-        "vocab_size": reader.get("vocab_size", vocab_size),
-        "hidden_size": reader.get("hidden_size", hidden_size),
-        "num_hidden_layers": reader.get("num_hidden_layers", 12),
-        "num_attention_heads": reader.get("num_attention_heads", num_attention_heads),
-        "intermediate_size": reader.get("intermediate_size", intermediate_size),
+        "vocab_size": reader.get("vocab_size"),
+        "hidden_size": reader.get("hidden_size"),
+        "num_hidden_layers": reader.get("num_hidden_layers"),
+        "num_attention_heads": reader.get("num_attention_heads"),
+        "intermediate_size": reader.get("intermediate_size"),
         "hidden_act": reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
         "max_position_embeddings": reader.get("max_position_embeddings", 512),
         "type_vocab_size": reader.get("type_vocab_size", 2),

@@ -21,10 +21,8 @@ class ElectraConfig(bert.BertConfig):
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> ElectraConfig:
     """Read the configuration."""
-    reader.neutral("summary_*")
-    options = bert.common_options(
-        reader, tensors, hidden_size=256, num_attention_heads=4, intermediate_size=1024
-    )
+    reader.neutral("summary_*", "generator_size")
+    options = bert.common_options(reader, tensors)
     options["has_pooler"] = False
     return ElectraConfig(**options, embedding_size=reader.get("embedding_size", 128))
 

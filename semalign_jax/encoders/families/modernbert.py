@@ -114,7 +114,9 @@ def rotate(x: Array, theta: float) -> Array:
     its position times ``theta ** (-2 i / width)``.
     """
     tokens, width = x.shape[1], x.shape[3]
-    speeds = jnp.asarray(theta ** (-np.arange(0, width, 2) / width), jnp.float32)
+    # Rounded twice, as in the reference: far positions multiply what the last bit says.
+    periods = (theta ** (np.arange(0, width, 2) / width)).astype(np.float32)
+    speeds = jnp.asarray(np.float32(1) / periods)
     angles = jnp.arange(tokens, dtype=jnp.float32)[:, None] * speeds[None]
     cos, sin = (f(angles)[None, :, None] for f in (jnp.cos, jnp.sin))
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -174,7 +176,8 @@ class ModernBertBlock(nn.Module):
         y = x
         if not self.first:
             y = layer_norm(c.norm_eps, "attention_norm", use_bias=c.norm_bias)(x)
-        attend = SelfAttention(c.num_attention_heads, (c.attention_bias,) * 4, name="attention")
+        bias = (c.attention_bias, c.attention_bias, c.attention_bias, c.attention_bias)
+        attend = SelfAttention(c.num_attention_heads, bias, name="attention")
         x += attend(y, mask, rotate=lambda heads: rotate(heads, self.theta))
         y = layer_norm(c.norm_eps, "mlp_norm", use_bias=c.norm_bias)(x)
         return x + GatedMlp(c.intermediate_size, c.hidden_activation, c.mlp_bias, name="mlp")(y)

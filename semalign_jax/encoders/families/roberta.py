@@ -18,13 +18,7 @@ class RobertaConfig(bert.BertConfig):
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> RobertaConfig:
-    """Read the configuration of RoBERTa."""
-    options = bert.common_options(reader, tensors, vocab_size=50265)
-    return RobertaConfig(**options, pad_token_id=reader.get("pad_token_id", 1))
-
-
-def parse_xlm(reader: ConfigReader, tensors: frozenset[str]) -> RobertaConfig:
-    """Read the configuration of XLM-RoBERTa."""
+    """Read the configuration."""
     options = bert.common_options(reader, tensors)
     return RobertaConfig(**options, pad_token_id=reader.get("pad_token_id", 1))
 
@@ -58,7 +52,4 @@ ROBERTA = Family(
     prefixes=("roberta.",),
     ignored=("embeddings.position_ids", "lm_head.*", "classifier.*", "qa_outputs.*"),
 )
-FAMILIES = {
-    "roberta": ROBERTA,
-    "xlm-roberta": replace(ROBERTA, name="xlm-roberta", parse=parse_xlm),
-}
+FAMILIES = {"roberta": ROBERTA, "xlm-roberta": replace(ROBERTA, name="xlm-roberta")}
