@@ -240,7 +240,7 @@ def masked_mean(x: Array, mask: Array | None) -> Array:
     if mask is None:
         return jnp.mean(wide, axis=1).astype(x.dtype)
     shown = mask[:, :, None] != 0
-    count = jnp.maximum(jnp.sum(shown, axis=1), 1).astype(wide.dtype)
+    count = jnp.maximum(jnp.sum(shown, axis=1, dtype=wide.dtype), 1)
     return (jnp.sum(jnp.where(shown, wide, 0), axis=1) / count).astype(x.dtype)
 
 

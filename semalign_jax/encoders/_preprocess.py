@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._encoder import Encoder
+from ._hub import IMAGE_FILES, SENTENCEPIECE_FILES, TOKENIZER_FILES
 from ._sentence import read_json, sentence_settings
 
 # Padded lengths double, with one step in between above 128: few programs, little padding.
@@ -23,23 +24,11 @@ _SHORT_LENGTHS = (16, 32, 64, 128)
 # Tokenizers without a limit report an enormous one.
 _NO_LIMIT = 10**6
 
-_SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    *_SENTENCEPIECE_FILES,
-)
 #: Where a checkpoint names a tokenizer class of its own that adds nothing to a known one.
 _TOKENIZER_TYPES = {"cxr-bert": "bert"}
 
 # Raised when the conversion of images below changes, so that stored embeddings are not mixed.
 _IMAGE_RULES = 1
-_IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
 #: Formats whose decoders only decode (that of EPS runs a program).
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
 
@@ -257,7 +246,7 @@ def text_preprocessor(encoder: Encoder) -> TextPreprocessor:
     return TextPreprocessor(
         max_tokens=max_tokens,
         buckets=(max_tokens,) if family.fixed_length else _buckets(max_tokens),
-        fingerprint=_fingerprint(rules, folder, _TOKENIZER_FILES),
+        fingerprint=_fingerprint(rules, folder, TOKENIZER_FILES),
         _tokenizer=tokenizer,
         _segments=segments,
         _sees_padding=family.fixed_length,
@@ -295,7 +284,7 @@ def image_preprocessor(encoder: Encoder) -> ImagePreprocessor:
     else:
         transform = _processor_transform(folder, channels)
         rules["model_type"] = config.model_type
-        fingerprint = _fingerprint(rules, folder, _IMAGE_FILES)
+        fingerprint = _fingerprint(rules, folder, IMAGE_FILES)
     return ImagePreprocessor(_output_size(transform, channels, folder), fingerprint, transform)
 
 
@@ -317,13 +306,13 @@ def _buckets(max_tokens: int) -> tuple[int, ...]:
 
 
 def _tokenizer(folder: Path, model_type: str) -> Any:
-    has = {name for name in _TOKENIZER_FILES if (folder / name).is_file()}
-    if not has & {"tokenizer.json", "vocab.txt", *_SENTENCEPIECE_FILES} and not (
+    has = {name for name in TOKENIZER_FILES if (folder / name).is_file()}
+    if not has & {"tokenizer.json", "vocab.txt", *SENTENCEPIECE_FILES} and not (
         {"vocab.json", "merges.txt"} <= has
     ):
         message = (
             f"{folder} has no tokenizer. It needs tokenizer.json, or vocab.txt, or vocab.json with "
-            f"merges.txt, or one of {', '.join(_SENTENCEPIECE_FILES)}"
+            f"merges.txt, or one of {', '.join(SENTENCEPIECE_FILES)}"
         )
         if model_type == "open_clip":
             message += (
@@ -366,9 +355,9 @@ def _open_clip_tokenizer(folder: Path) -> str:
 
 
 def _processor_transform(folder: Path, channels: int) -> Callable[[Any], np.ndarray]:
-    if not any((folder / name).is_file() for name in _IMAGE_FILES):
+    if not any((folder / name).is_file() for name in IMAGE_FILES):
         raise FileNotFoundError(
-            f"{folder} has no {_IMAGE_FILES[0]}, which says how images are resized and normalised. "
+            f"{folder} has no {IMAGE_FILES[0]}, which says how images are resized and normalised. "
             "Copy it from the checkpoint's repository"
         )
     # Slow to import, and not needed to encode.
