@@ -243,7 +243,7 @@ def text_preprocessor(encoder: Encoder) -> TextPreprocessor:
         "lower_case": settings.lower_case,
         "prompt": settings.prompt,
     }
-    return TextPreprocessor(
+    preprocessor = TextPreprocessor(
         max_tokens=max_tokens,
         buckets=(max_tokens,) if family.fixed_length else _buckets(max_tokens),
         fingerprint=_fingerprint(rules, folder, TOKENIZER_FILES),
@@ -254,6 +254,9 @@ def text_preprocessor(encoder: Encoder) -> TextPreprocessor:
         _lower_case=settings.lower_case,
         _prompt=settings.prompt,
     )
+    # The first call sets how texts are cut, which threads must not do at the same time.
+    preprocessor.tokenize([""])
+    return preprocessor
 
 
 def image_preprocessor(encoder: Encoder) -> ImagePreprocessor:

@@ -2,6 +2,7 @@ import json
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -209,9 +210,6 @@ def test_code_of_a_checkpoint_is_not_run(make, tmp_path):
 
 
 def test_open_clip_folder(bert, tmp_path):
-    class Config(Changed):
-        model_type = "open_clip"
-
     config = Changed(bert.config)
     config.model_type = "open_clip"
     encoder = replace(bert, folder=tmp_path, config=config)
@@ -258,6 +256,15 @@ def test_fingerprint_follows_files_and_settings(make):
         make("g", files=SENTENCE | {"sentence_bert_config.json": {"do_lower_case": True}}),
     ]
     assert len({first, *(other.fingerprint for other in others)}) == 6
+
+
+def test_threads_share_a_preprocessor(make):
+    preprocess = make()
+    texts = ["no " * i for i in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(preprocess.tokenize, [texts] * 40))
+    assert all(tokens == found[0] for tokens in found)
+    assert found[0].truncated == 5
 
 
 def test_nothing_is_asked_of_the_network(make, monkeypatch):
