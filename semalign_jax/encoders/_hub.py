@@ -1,11 +1,214 @@
-"""From a folder or hub id to a folder of files."""
+"""From a folder or the id of a repository on the Hugging Face hub to a folder of files."""
 
+import fnmatch
+import hashlib
+import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any, NoReturn
+
+from ._sentence import MODULES_FILE, PROMPT_FILE, TRANSFORMER_FILES
+from ._weights import SINGLE_FILE, CheckpointError
+
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    *SENTENCEPIECE_FILES,
+)
+IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
+#: Names (shell patterns) of what is downloaded besides the weights.
+_SMALL_FILES = (
+    "config.json",
+    "open_clip_config.json",
+    *TOKENIZER_FILES,
+    *IMAGE_FILES,
+    MODULES_FILE,
+    PROMPT_FILE,
+    *TRANSFORMER_FILES,
+    "[0-9]_*/config.json",  # of the modules of sentence-transformers
+)
+_OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 
 
 def resolve_checkpoint(source: str | Path, revision: str | None = None) -> Path:
-    """Return the folder of a checkpoint."""
+    """Return the folder of a checkpoint, downloaded if `source` is no folder.
+
+    Only the files that are used are downloaded, into the cache of huggingface_hub, whose settings
+    (``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE``, a token) count. New files are compared with
+    the sizes and hashes that the hub states. Without a connection the cache is used.
+
+    Args:
+        source: a folder; or a string with the id of a repository, ``owner/name``.
+        revision: branch, tag or commit of the repository; None for its main branch.
+
+    Raises:
+        FileNotFoundError: if there is neither such a folder nor such a repository, the repository
+            has no safetensors file, or it is not in the cache and the hub cannot be reached.
+        PermissionError: if the repository's terms have to be accepted first.
+        ConnectionError: if a download fails.
+        ValueError: if `revision` does not exist, or is given with a folder.
+        CheckpointError: if a downloaded file is not the one that the hub describes.
+    """
     folder = Path(source)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}")
+    if folder.is_dir() and str(source):  # "" would be the current folder
+        if revision is not None:
+            raise ValueError(f"revision must be None for a folder; got {revision!r} with {folder}")
+        return folder
+    if folder.is_file():
+        raise FileNotFoundError(f"{folder} is a file; give the folder that it is in")
+    if not isinstance(source, str) or not _ID.fullmatch(source):
+        raise FileNotFoundError(
+            f"there is no folder {str(source)!r}, and that is no id of a repository on the hub "
+            "either (owner/name)"
+        )
+    return _download(source, revision)
+
+
+def _download(source: str, revision: str | None) -> Path:
+    # Imported here, because a folder does not need it.
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    # The base error of the HTTP library, which has changed between releases, and OSError.
+    unreachable: Any = HfHubHTTPError.__bases__
+    api = HfApi()
+    try:
+        info = api.model_info(source, revision=revision, files_metadata=True)
+    except GatedRepoError:
+        raise PermissionError(
+            f"{source} is gated: accept its terms at {api.endpoint}/{source}, then log in with "
+            "`hf auth login`"
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise FileNotFoundError(
+            f"there is no folder {source!r} here, and no repository of that id at {api.endpoint} "
+            "that you may read"
+        ) from None
+    except RevisionNotFoundError:
+        raise ValueError(
+            f"revision {revision!r} is no branch, tag or commit of {source} at {api.endpoint}"
+        ) from None
+    except unreachable as error:
+        return _cached(source, revision, error)
+
+    described = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    names = [*_weights(source, described), *filter(_is_small, described)]
+    known = {name for name in names if try_to_load_from_cache(source, name, revision=info.sha)}
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=names))
+    except unreachable as error:
+        raise ConnectionError(
+            f"{source} could not be downloaded: {error} What has come whole is kept; try again"
+        ) from error
+    if folder.name != info.sha:
+        raise ConnectionError(f"{source} has changed during its download; try again")
+    for name in names:
+        _check(folder / name, described[name], whole=name not in known)
     return folder
+
+
+def _is_small(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _SMALL_FILES)
+
+
+def _weights(source: str, names: Collection[str]) -> list[str]:
+    """Return the files of weights that belong to the configuration in use."""
+    if "config.json" in names:
+        choices = (SINGLE_FILE,)
+    elif "open_clip_config.json" in names:
+        choices = _OPEN_CLIP_FILES
+    else:
+        raise FileNotFoundError(f"{source} has no config.json and no open_clip_config.json")
+    for choice in choices:
+        if choice in names:
+            return [choice]
+        if f"{choice}.index.json" in names:
+            stem = re.escape(choice.removesuffix(".safetensors"))
+            shard = re.compile(rf"{stem}-\d+-of-\d+\.safetensors")
+            return [f"{choice}.index.json", *filter(shard.fullmatch, names)]
+    pickled = sorted(name for name in names if re.fullmatch(r"[^/]*\.(bin|pt|pth)", name))
+    if pickled:
+        _refuse_pickle(source, pickled[0], choices[0])
+    raise FileNotFoundError(f"{source} has no {choices[0]} and no {choices[0]}.index.json")
+
+
+def _refuse_pickle(source: str, pickled: str, wanted: str) -> NoReturn:
+    convert = (
+        f"`from transformers import AutoModel; AutoModel.from_pretrained({source!r})"
+        ".save_pretrained(FOLDER)`"
+        if wanted == SINGLE_FILE
+        else f"`from huggingface_hub import snapshot_download; import torch; "
+        "from safetensors.torch import save_file; "
+        f"folder = snapshot_download({source!r}, local_dir=FOLDER); "
+        f"save_file(torch.load(folder + '/{pickled}', weights_only=True), folder + '/{wanted}')`"
+    )
+    raise FileNotFoundError(
+        f"{source} has {pickled} but no {wanted}. Pickled checkpoints can run code when read, so "
+        "they are neither downloaded nor opened here. Convert it once, where you trust the file, "
+        f"with PyTorch: {convert}, and load that folder"
+    )
+
+
+def _cached(source: str, revision: str | None, reason: Exception) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        path = snapshot_download(
+            source, revision=revision, local_files_only=True, allow_patterns=list(_SMALL_FILES)
+        )
+    except LocalEntryNotFoundError:
+        wanted = source if revision is None else f"{source} at {revision}"
+        raise FileNotFoundError(
+            f"there is no folder {source!r} here, {wanted} is not (or not wholly) in the cache of "
+            f"huggingface_hub, and the hub cannot be reached: {reason}"
+        ) from None
+    folder = Path(path)
+    try:
+        _weights(source, {path.name for path in folder.iterdir()})
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the cache of huggingface_hub: {error}; and the hub cannot be reached: {reason}"
+        ) from None
+    return folder
+
+
+def _check(path: Path, described: Any, *, whole: bool) -> None:
+    """Compare a file with the hub's description, its hash too if `whole`; remove a wrong one."""
+    found, size = path.stat().st_size, described.size
+    if size is not None and found != size:
+        problem = f"it has {found} bytes instead of {size}"
+    elif whole and not _has_hash(path, described):
+        problem = "its hash is not the one that the hub states"
+    else:
+        return
+    path.resolve().unlink()  # the content in the cache, of which `path` is a link
+    path.unlink(missing_ok=True)
+    raise CheckpointError(f"{path} has been damaged in the download: {problem}; try again")
+
+
+def _has_hash(path: Path, described: Any) -> bool:
+    if described.lfs is not None:
+        expected, digest = described.lfs.sha256, hashlib.sha256()
+    elif described.blob_id is not None:
+        expected = described.blob_id
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    else:
+        return True
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest() == expected
