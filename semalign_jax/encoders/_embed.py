@@ -78,7 +78,7 @@ def embed(
     chunk_size: int = 4096,
     progress: bool = True,
     workers: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Embedded:
     """Embed many texts or images.
 
@@ -115,7 +115,7 @@ def embed(
             then.
         workers: number of threads that decode images; by default the number of CPU cores, at most
             16.
-        devices: devices to use, each gets a part of each batch; by default all of this process.
+        devices: JAX devices to use, each gets a part of each batch; by default all of this process.
 
     Returns:
         Embeddings in host memory, ids and the number of texts that were cut, of which a warning
@@ -147,9 +147,11 @@ def embed(
     named = _Items(values, _ids(values, ids, modality))
     if modality == TEXT:
         prepare = text_preprocessor(encoder)
+        lengths = list(prepare.buckets)
         batches_of = partial(_text_batches, prepare, named, batch_size)
     else:
         prepare = image_preprocessor(encoder)
+        lengths = None
         batches_of = partial(_image_batches, prepare, named, batch_size)
     dimension = _dimension(encoder, modality)
 
@@ -165,7 +167,7 @@ def embed(
             run = {
                 **_identity(encoder, modality),
                 "preprocessing": prepare.fingerprint,
-                "padded_lengths": list(prepare.buckets) if modality == TEXT else None,
+                "padded_lengths": lengths,
                 "contents": _contents_hash(named, modality),
                 "items": count,
                 "dimension": dimension,
@@ -429,7 +431,7 @@ def _image_batches(
 
 
 def _encoded(
-    encoder: Encoder, batches: Iterator[_Batch], depth: int, devices: Sequence[jax.Device]
+    encoder: Encoder, batches: Iterator[_Batch], depth: int, devices: Sequence[Any]
 ) -> Iterator[tuple[_Batch, jax.Array]]:
     """Yield each batch with its embeddings, when those of the next have been asked for.
 

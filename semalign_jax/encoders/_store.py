@@ -229,6 +229,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
         found, version, run = (manifest[k] for k in ("format", "format_version", "run"))
         wrong = [key for key, kind in _RUN_KEYS.items() if not isinstance(run[key], kind)]
+        wrong += [key for key, kind in _RUN_KEYS.items() if kind is int and run[key] < 1]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged or no manifest of embeddings: {error!r}") from None
     if found != _FORMAT or version != _FORMAT_VERSION:
@@ -236,8 +237,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} has format {found!r} version {version!r}; this release reads {_FORMAT!r} "
             f"version {_FORMAT_VERSION}"
         )
-    if wrong or run["chunk_size"] < 1 or run["items"] < 1:
-        raise ValueError(f"{path} is damaged: see {wrong or ['items', 'chunk_size']}")
+    if wrong or run["dtype"] not in _SAFETENSORS_NAMES:
+        raise ValueError(f"{path} is damaged: see {', '.join(wrong) or 'dtype'}")
     return manifest
 
 

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from semalign_jax import io
+from semalign_jax import AffineMap, io
 from semalign_jax.encoders import _embed, _progress, embed, encode, load_encoder, read_embeddings
 
 from .harness import all_cases, read_golden, write_checkpoint
@@ -135,20 +136,28 @@ def test_a_batch_spread_over_devices_is_that_of_one(kind, request):
     )
 
 
+def programs():
+    return encode._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_compiled_once_per_padded_length(bert, vit):
-    before = encode._cache_size()
+    before = programs()
     items = texts(60)
     options = one_device(batch_size=3)  # a shape of no other test
     embed(bert, items, **options)
-    assert encode._cache_size() == before + len(FakeText.buckets)
+    assert programs() == before + len(FakeText.buckets)
     embed(vit, images(), **options)
-    assert encode._cache_size() == before + len(FakeText.buckets) + 1
+    assert programs() == before + len(FakeText.buckets) + 1
     embed(bert, items[:7], **options)
-    assert encode._cache_size() == before + len(FakeText.buckets) + 1
+    assert programs() == before + len(FakeText.buckets) + 1
 
 
 def test_batches_are_dispatched_before_the_last_is_fetched(vit, monkeypatch):
-    events = []
+    events, loaded, early = [], [], []
+
+    def load(self, image):
+        loaded.append(image)
+        return image
 
     class Result:
         def __init__(self, number):
@@ -159,8 +168,10 @@ def test_batches_are_dispatched_before_the_last_is_fetched(vit, monkeypatch):
             return np.zeros((4, 24), np.float32)
 
     def dispatch(config, params, batch):
-        events.append(f"dispatch {sum(e.startswith('d') for e in events)}")
-        return Result(int(events[-1].split()[1]))
+        number = sum(event.startswith("dispatch") for event in events)
+        events.append(f"dispatch {number}")
+        early.append(len(loaded) - 4 * number)
+        return Result(number)
 
     monkeypatch.setattr(_embed, "_dimension", lambda encoder, modality: 24)
     monkeypatch.setattr(_embed, "encode", dispatch)
@@ -169,6 +180,10 @@ def test_batches_are_dispatched_before_the_last_is_fetched(vit, monkeypatch):
         *("dispatch 0", "dispatch 1", "fetch 0", "dispatch 2", "fetch 1", "dispatch 3", "fetch 2"),
         "fetch 3",
     ]
+    monkeypatch.setattr(FakeImage, "__call__", load)
+    embed(vit, images(2) * 100, devices=jax.devices()[:1], batch_size=4, workers=2)
+    assert len(loaded) == 200
+    assert max(early) <= 4 * 4  # this batch and three more
 
 
 def test_modality_is_that_of_the_items():
@@ -176,7 +191,7 @@ def test_modality_is_that_of_the_items():
         encoder = SimpleNamespace(
             config=SimpleNamespace(family=SimpleNamespace(modalities=allowed))
         )
-        return _embed._modality(encoder, items, modality)
+        return _embed._modality(encoder, items, modality)  # pyright: ignore[reportArgumentType]
 
     both, array, path = ("image", "text"), np.zeros((2, 2)), Path("a.png")
     assert found(both, ["a", "b"]) == "text"
@@ -202,7 +217,7 @@ def test_ids_default_to_paths(vit, tmp_path):
     found = embed(vit, items, **one_device())
     assert found.ids == [str(paths[0]), str(paths[1]), "2"]
     np.testing.assert_allclose(found.embeddings, one_by_one(vit, images(3)), atol=1e-5)
-    assert embed(vit, items, ids=["a", 7, np.int64(3)], **one_device()).ids == ["a", "7", "3"]
+    assert embed(vit, items, ids=["a", 7, 3], **one_device()).ids == ["a", "7", "3"]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +272,38 @@ def test_a_folder_is_read_back(dtype, bert, tmp_path):
     np.testing.assert_array_equal(plain.astype(dtype), found.embeddings)
 
 
+def test_with_the_preprocessors_of_a_folder(bert, vit, monkeypatch):
+    monkeypatch.undo()  # the fakes
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    (bert.folder / "vocab.txt").write_text("\n".join(words))
+    (bert.folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    items = ["a b c", "f", "", "d e a b c d e f g h i j k", "c " * 40]
+    with pytest.warns(UserWarning, match="1 of 5 texts"):
+        found = embed(bert, items, **one_device()).embeddings
+    # [CLS] a b c [SEP], without padding
+    batch = {"input_ids": np.array([[2, 5, 6, 7, 3]]), "attention_mask": np.ones((1, 5), np.int32)}
+    alone = np.asarray(encode(bert.config, bert.params, batch))
+    np.testing.assert_allclose(found[:1], alone, atol=1e-5)
+
+    (vit.folder / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}'
+    )
+    array = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    picture = Image.fromarray(array)
+    path = vit.folder / "a.png"
+    picture.save(path)
+    items = [path, str(path), path.read_bytes(), picture, array]
+    found = embed(vit, items, **one_device(ids="abcde", out=vit.folder / "store")).embeddings
+    assert (found == found[0]).all()
+    for broken, message in (
+        (vit.folder / "b.png", r"items\[1\] \(.*b\.png\) cannot be embedded: .*No such file"),
+        (path.read_bytes()[:300], r"items\[1\] cannot be embedded: image is a broken image"),
+        (array.astype(np.float32), r"items\[1\] cannot be embedded: .*uint8 or uint16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embed(vit, [array, broken], **one_device())
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
@@ -307,6 +354,8 @@ def test_another_run_is_not_continued(bert, vit, store, monkeypatch):
     assert differing(bert, items[:-1]) == {"contents", "ids", "items"}
     other = replace(bert, config=replace(bert.config, pooling="cls", normalize=True))
     assert differing(other, items) == {"pooling", "normalize"}
+    half = load_encoder(bert.folder, dtype="bfloat16")
+    assert differing(half, items) == {"params", "computed_in"}
     trained = replace(bert, params=jax.tree.map(lambda p: p * 2, bert.params))
     assert differing(trained, items) == {"params"}
     monkeypatch.setattr(FakeText, "fingerprint", "other")
@@ -377,13 +426,16 @@ def test_missing_and_foreign_files_are_named(bert, store, tmp_path):
         path = copy / "manifest.json"
         path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
 
+    def unknown_dtype(copy):
+        path = copy / "manifest.json"
+        path.write_text(path.read_text().replace("float32", "float31"))
+
     refused(newer, ValueError, "version 2; this release reads")
+    refused(unknown_dtype, ValueError, "manifest.json is damaged: see dtype")
 
 
 def identity():
-    from semalign_jax import AffineMap
-
-    return AffineMap(np.eye(2), np.zeros(2), np.zeros(2), kind="ortho")
+    return AffineMap(jnp.eye(2), jnp.zeros(2), jnp.zeros(2), kind="ortho")
 
 
 def run_slowly(checkpoint, out, stop_at):
