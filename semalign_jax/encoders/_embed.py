@@ -8,7 +8,6 @@ and it depends on seven further packages.
 
 import hashlib
 import os
-import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +24,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._checks import flag, option, positive_int
 from ._encoder import DTYPES, Encoder, encode, example_batch, read_config
-from ._family import IMAGE, TEXT
+from ._family import TEXT
+from ._items import Items, contents_hash, ids_of, modality_of, refuse_repeated, sequence
 from ._preprocess import ImagePreprocessor, TextPreprocessor, image_preprocessor, text_preprocessor
 from ._progress import Progress
 from ._store import Chunk, Store, open_store
@@ -46,16 +46,6 @@ class Embedded(NamedTuple):
     embeddings: np.ndarray
     ids: list[str]
     truncated: int
-
-
-class _Items(NamedTuple):
-    values: Sequence[Any]
-    ids: list[str]
-
-    def broken(self, index: int, error: Exception) -> ValueError:
-        """Return an error that names the item."""
-        name = "" if self.ids[index] == str(index) else f" ({self.ids[index]})"
-        return ValueError(f"items[{index}]{name} cannot be embedded: {error}")
 
 
 class _Batch(NamedTuple):
@@ -142,9 +132,9 @@ def embed(
     flag("resume", resume)
     flag("progress", progress)
 
-    values = _sequence(items)
-    modality = _modality(encoder, values, modality)
-    named = _Items(values, _ids(values, ids, modality))
+    values = sequence(items)
+    modality = modality_of(encoder.config.family.modalities, values, modality)
+    named = Items(values, ids_of(values, ids, modality))
     if modality == TEXT:
         prepare = text_preprocessor(encoder)
         lengths = list(prepare.buckets)
@@ -163,12 +153,12 @@ def embed(
     with ExitStack() as stack:
         store = None
         if out is not None:
-            _refuse_repeated(named.ids)
+            refuse_repeated(named.ids)
             run = {
                 **_identity(encoder, modality),
                 "preprocessing": prepare.fingerprint,
                 "padded_lengths": lengths,
-                "contents": _contents_hash(named, modality),
+                "contents": contents_hash(named, modality),
                 "items": count,
                 "dimension": dimension,
                 "dtype": dtype,
@@ -213,71 +203,6 @@ def _whole_chunks(store: Store) -> Iterator[tuple[int, Chunk]]:
             warnings.warn(f"{error}. The chunk is made again", stacklevel=3)
 
 
-def _sequence(items: Any) -> Sequence[Any]:
-    if isinstance(items, str | bytes | os.PathLike) or not isinstance(items, Iterable):
-        raise TypeError(
-            f"items must be a sequence of texts or images; got one {type(items).__name__}: put it "
-            "in a list"
-        )
-    values = items if isinstance(items, list | tuple | np.ndarray) else list(items)
-    if len(values) == 0:
-        raise ValueError("items is empty: give at least one text or image")
-    return values  # pyright: ignore[reportReturnType]
-
-
-def _is_image(item: Any) -> bool:
-    pillow = sys.modules.get("PIL.Image")  # without it there can be no such item
-    if isinstance(item, bytes | Path | np.ndarray):
-        return True
-    return pillow is not None and isinstance(item, pillow.Image)
-
-
-def _modality(encoder: Encoder, items: Sequence[Any], modality: str | None) -> str:
-    allowed = encoder.config.family.modalities
-    if modality is not None:
-        allowed = (option("modality", modality, allowed),)
-    found = None
-    for index, item in enumerate(items):
-        if isinstance(item, str):
-            kind = TEXT if TEXT in allowed else IMAGE
-        else:
-            kind = IMAGE if _is_image(item) else None
-        if kind not in allowed:
-            wanted = " or ".join("a text (str)" if a == TEXT else "an image" for a in allowed)
-            raise TypeError(f"items[{index}] must be {wanted}; got {type(item).__name__}")
-        found = found or kind
-        if kind != found:
-            raise ValueError(
-                f"items[0] is {found}, items[{index}] is {kind}: embed texts and images apart, or "
-                "set modality='image' if each str is the path of an image"
-            )
-    assert found is not None  # items is not empty
-    return found
-
-
-def _ids(items: Sequence[Any], ids: Sequence[str | int] | None, modality: str) -> list[str]:
-    if ids is None:
-        path = (str, Path) if modality == IMAGE else ()
-        return [str(item if isinstance(item, path) else i) for i, item in enumerate(items)]
-    ids = list(ids)
-    if len(ids) != len(items):
-        raise ValueError(f"ids must have one entry per item, {len(items)}; got {len(ids)}")
-    for index, value in enumerate(ids):
-        if isinstance(value, bool) or not isinstance(value, str | int | np.integer):
-            raise TypeError(f"ids[{index}] must be str or int; got {type(value).__name__}")
-    return [str(value) for value in ids]
-
-
-def _refuse_repeated(ids: Sequence[str]) -> None:
-    first: dict[str, int] = {}
-    for index, value in enumerate(ids):
-        if first.setdefault(value, index) != index:
-            raise ValueError(
-                f"items {first[value]} and {index} have the same id {value!r}; a folder of "
-                "embeddings needs unique ids: pass ids"
-            )
-
-
 def _dimension(encoder: Encoder, modality: str) -> int:
     batch = example_batch(encoder.config)
     if modality == TEXT:
@@ -313,35 +238,6 @@ def _identity(encoder: Encoder, modality: str) -> dict[str, Any]:
     }
 
 
-def _contents_hash(items: _Items, modality: str) -> str:
-    total = hashlib.sha256()
-    for index, item in enumerate(items.values):
-        content = hashlib.sha256()
-        try:
-            for part in _content(item, modality):
-                content.update(part)
-        except Exception as error:  # Pillow reads some images only now
-            raise items.broken(index, error) from error
-        total.update(content.digest())
-    return total.hexdigest()
-
-
-def _content(item: Any, modality: str) -> Iterator[bytes]:
-    if isinstance(item, str) and modality == TEXT:
-        yield b"text" + item.encode("utf-8", "surrogatepass")
-    elif isinstance(item, str | Path):
-        yield b"path"
-    elif isinstance(item, bytes):
-        yield b"file"
-        yield item
-    elif isinstance(item, np.ndarray):
-        yield f"array {item.dtype} {item.shape}".encode()
-        yield item.tobytes()
-    else:
-        yield f"image {item.mode} {item.size} {item.getpalette()}".encode()
-        yield item.tobytes()
-
-
 @contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(count, thread_name_prefix="embed")
@@ -363,7 +259,7 @@ def _ahead(started: Iterable[_T], depth: int) -> Iterator[_T]:
 
 def _text_batches(
     prepare: TextPreprocessor,
-    items: _Items,
+    items: Items,
     batch_size: int,
     spans: dict[int, range],
     pool: ThreadPoolExecutor,
@@ -389,7 +285,7 @@ def _text_batches(
             yield _Batch(number, rows, truncated, padded.result)
 
 
-def _tokenize(prepare: TextPreprocessor, items: _Items, span: range) -> Any:
+def _tokenize(prepare: TextPreprocessor, items: Items, span: range) -> Any:
     texts = [str(items.values[index]) for index in span]
     try:
         return prepare.tokenize(texts)
@@ -404,7 +300,7 @@ def _tokenize(prepare: TextPreprocessor, items: _Items, span: range) -> Any:
 
 def _image_batches(
     prepare: ImagePreprocessor,
-    items: _Items,
+    items: Items,
     batch_size: int,
     spans: dict[int, range],
     pool: ThreadPoolExecutor,
@@ -451,7 +347,7 @@ def _encoded(
 
 def _chunks(
     encoded: Iterator[tuple[_Batch, jax.Array]],
-    items: _Items,
+    items: Items,
     spans: dict[int, range],
     outline: tuple[int, str],
     shown: Progress,

@@ -8,7 +8,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import filelock
@@ -20,6 +19,7 @@ from PIL import Image
 
 from semalign_jax import AffineMap, io
 from semalign_jax.encoders import _embed, _progress, embed, encode, load_encoder, read_embeddings
+from semalign_jax.encoders._items import modality_of
 
 from .harness import all_cases, read_golden, write_checkpoint
 
@@ -188,10 +188,7 @@ def test_batches_are_dispatched_before_the_last_is_fetched(vit, monkeypatch):
 
 def test_modality_is_that_of_the_items():
     def found(allowed, items, modality=None):
-        encoder = SimpleNamespace(
-            config=SimpleNamespace(family=SimpleNamespace(modalities=allowed))
-        )
-        return _embed._modality(encoder, items, modality)  # pyright: ignore[reportArgumentType]
+        return modality_of(allowed, items, modality)
 
     both, array, path = ("image", "text"), np.zeros((2, 2)), Path("a.png")
     assert found(both, ["a", "b"]) == "text"
