@@ -34,6 +34,8 @@ class Family:
         image_size: from the configuration to ``(channels, height, width)``; None without images.
         max_tokens: from the configuration to the longest text, special tokens included; None
             without text.
+        fixed_length: whether every text is padded to `max_tokens` and the padding is attended to,
+            as in SigLIP, which pools the last position.
         prefixes: that the tensors have inside of task models.
         ignored: shell patterns of tensors that the encoder does not use.
     """
@@ -46,6 +48,7 @@ class Family:
     poolings: Callable[[Any], tuple[str, ...]]
     image_size: Callable[[Any], tuple[int, int, int]] | None = None
     max_tokens: Callable[[Any], int] | None = None
+    fixed_length: bool = False
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 

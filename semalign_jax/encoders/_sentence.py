@@ -1,17 +1,194 @@
-"""The settings of sentence-transformers that a folder may have: pooling and normalisation."""
+"""The settings of sentence-transformers that a folder may have: pooling, normalisation, text."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+MODULES_FILE = "modules.json"
+#: The newest first; the others are of the first releases.
+TRANSFORMER_FILES = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)
+PROMPT_FILE = "config_sentence_transformers.json"
+
+_POOLINGS = {"cls": "cls", "mean": "mean", "lasttoken": "eos"}
+#: Flags of the pooling's file and the modes that newer files name instead.
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_POOLING_KEYS = {
+    *_POOLING_FLAGS,
+    "pooling_mode",
+    "include_prompt",
+    "word_embedding_dimension",
+    "embedding_dimension",
+}
+#: Of the transformer's file: what a key may hold besides the two that are read.
+_TRANSFORMER_KEYS = {
+    "transformer_task": ("feature-extraction",),
+    "module_output_name": ("token_embeddings",),
+    "modality_config": (
+        {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    ),
+    "unpad_inputs": (None, True, False),
+}
+_REMEDY = (
+    "To embed without it, copy the model's and the tokenizer's files to another folder, without "
+    f"{MODULES_FILE}, and load that with pooling= and normalize="
+)
 
 
 class SentenceSettings(NamedTuple):
-    """Of ``modules.json``: None where it says nothing."""
+    """Of ``modules.json`` and the files that it names; without it, these defaults.
+
+    Attributes:
+        pooling: as in `EncoderConfig`; None if nothing is said.
+        normalize: whether embeddings are scaled to length 1.
+        max_tokens: longest text, special tokens included; None if nothing is said.
+        lower_case: whether texts are put in lower case, whatever the tokenizer does.
+        prompt: put before every text.
+    """
 
     pooling: str | None = None
     normalize: bool = False
     max_tokens: int | None = None
+    lower_case: bool = False
+    prompt: str = ""
 
 
 def sentence_settings(folder: Path) -> SentenceSettings:
-    """Read the settings of a folder."""
-    return SentenceSettings()
+    """Read the settings of a folder.
+
+    Args:
+        folder: a checkpoint, from sentence-transformers or not.
+
+    Returns:
+        Its settings; the defaults if it has no ``modules.json``.
+
+    Raises:
+        ValueError: if a file is malformed, or a module, a pooling or an option is not supported.
+        FileNotFoundError: if a file of the pooling is missing.
+    """
+    path = folder / MODULES_FILE
+    if not path.is_file():
+        return SentenceSettings()
+    kinds, folders = _modules(path)
+    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+        raise ValueError(
+            f"{path} lists the modules {', '.join(kinds) or 'none'}; supported are Transformer, "
+            f"Pooling and, after them, Normalize. {_REMEDY}"
+        )
+    if folders[0] not in ("", "."):
+        raise ValueError(
+            f"{path} keeps the transformer in {folders[0]}: load that folder with pooling= and "
+            "normalize="
+        )
+    max_tokens, lower_case = _text_options(folder)
+    return SentenceSettings(
+        pooling=_pooling(folder / folders[1] / "config.json"),
+        normalize="Normalize" in kinds,
+        max_tokens=max_tokens,
+        lower_case=lower_case,
+        prompt=_prompt(folder / PROMPT_FILE),
+    )
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """Return the object or list of a JSON file; `ValueError` names the file if it is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, kind):
+        raise ValueError(f"{path} must hold a JSON {'object' if kind is dict else 'list'}")
+    return values
+
+
+def _modules(path: Path) -> tuple[list[str], list[str]]:
+    """Return the modules' class names and sub-folders, in their order."""
+    kinds, folders = [], []
+    for entry in read_json(path, list):
+        kind, place = (entry.get("type"), entry.get("path", "")) if _is_object(entry) else (0, 0)
+        if not isinstance(kind, str) or not isinstance(place, str):
+            raise ValueError(f"{path} must list objects with type and path; it has {entry!r}")
+        # The package has moved within sentence-transformers; other packages bring their own code.
+        package, _, name = kind.rpartition(".")
+        kinds.append(name if package.split(".")[0] == "sentence_transformers" else kind)
+        if ".." in Path(place).parts or Path(place).is_absolute():
+            raise ValueError(f"{path} names a folder outside of its own: {place!r}")
+        folders.append(place)
+    return kinds, folders
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _pooling(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {MODULES_FILE} says that it has the pooling")
+    values = read_json(path, dict)
+    unknown = sorted(values.keys() - _POOLING_KEYS)
+    if unknown:
+        raise ValueError(f"{path} has unknown options: {', '.join(unknown)}. {_REMEDY}")
+    if values.get("include_prompt", True) is not True:
+        raise ValueError(f"{path}: include_prompt must be true. {_REMEDY}")
+    modes = values.get("pooling_mode")
+    if modes is None:
+        modes = [mode for flag, mode in _POOLING_FLAGS.items() if values.get(flag)]
+        modes = modes or ["mean"]
+    modes = [modes] if isinstance(modes, str) else modes
+    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in _POOLINGS:
+        raise ValueError(
+            f"{path}: the pooling {modes} is not supported; it must be one of "
+            f"{', '.join(_POOLINGS)}. {_REMEDY}"
+        )
+    return _POOLINGS[modes[0]]
+
+
+def _text_options(folder: Path) -> tuple[int | None, bool]:
+    path = next((folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
+    if path is None:
+        return None, False
+    values = read_json(path, dict)
+    problems = []
+    length = values.pop("max_seq_length", None)
+    if length is not None and (type(length) is not int or length < 1):
+        problems.append(f"max_seq_length must be a positive number or null; it is {length!r}")
+    lower_case = values.pop("do_lower_case", False)
+    if not isinstance(lower_case, bool):
+        problems.append(f"do_lower_case must be true or false; it is {lower_case!r}")
+    for key, value in values.items():
+        empty = value is None or value == {}
+        if not empty and value not in _TRANSFORMER_KEYS.get(key, ()):
+            problems.append(f"{key} = {value!r} is not supported")
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}")
+    return length, lower_case
+
+
+def _prompt(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    values = read_json(path, dict)
+    if values.get("truncate_dim") is not None:
+        raise ValueError(f"{path}: truncate_dim is not supported: cut the embeddings yourself")
+    name = values.get("default_prompt_name")
+    if name is None:
+        return ""
+    prompts = values.get("prompts")
+    if not isinstance(prompts, dict) or not isinstance(prompts.get(name), str):
+        raise ValueError(f"{path}: default_prompt_name is {name!r}, but prompts has no such text")
+    return prompts[name]

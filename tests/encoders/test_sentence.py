@@ -1,0 +1,162 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from semalign_jax.encoders import encode, load_encoder
+from semalign_jax.encoders._sentence import SentenceSettings, sentence_settings
+
+from .harness import all_cases, read_golden, write_checkpoint
+
+OLD = "sentence_transformers.models."
+NEW = "sentence_transformers.sentence_transformer.modules."
+
+
+def write(folder, pooling, *, modules=("Transformer", "Pooling"), package=OLD, files=()):
+    paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    listing = [
+        {"idx": i, "name": str(i), "path": paths.get(kind, f"{i}_{kind}"), "type": package + kind}
+        for i, kind in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(listing))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    for name, values in dict(files).items():
+        (folder / name).write_text(json.dumps(values))
+
+
+def test_plain_folder_says_nothing(tmp_path):
+    assert sentence_settings(tmp_path) == SentenceSettings(None, False, None, False, "")
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ({"word_embedding_dimension": 4, "pooling_mode_cls_token": True}, "cls"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}, "mean"),
+        ({"pooling_mode_lasttoken": True, "include_prompt": True}, "eos"),
+        ({"embedding_dimension": 4, "pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode": ["lasttoken"]}, "eos"),
+        ({"pooling_mode": "mean", "pooling_mode_cls_token": True}, "mean"),
+        ({}, "mean"),
+    ],
+)
+@pytest.mark.parametrize("package", [OLD, NEW])
+def test_poolings(tmp_path, pooling, expected, package):
+    write(tmp_path, pooling, package=package)
+    assert sentence_settings(tmp_path) == SentenceSettings(expected)
+
+
+def test_all_settings(tmp_path):
+    write(
+        tmp_path,
+        {"pooling_mode_cls_token": True},
+        modules=("Transformer", "Pooling", "Normalize"),
+        files={
+            "sentence_bert_config.json": {"max_seq_length": 12, "do_lower_case": True},
+            "config_sentence_transformers.json": {
+                "__version__": {},
+                "prompts": {"query": "query: ", "document": ""},
+                "default_prompt_name": "query",
+                "similarity_fn_name": "cosine",
+            },
+        },
+    )
+    assert sentence_settings(tmp_path) == SentenceSettings("cls", True, 12, True, "query: ")
+
+
+@pytest.mark.parametrize(
+    ("pooling", "named"),
+    [
+        ({"pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len_tokens"),
+        ({"pooling_mode": "weightedmean"}, "weightedmean"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "'cls', 'mean'"),
+        ({"pooling_mode": ["cls", "mean"]}, "'cls', 'mean'"),
+        ({"pooling_mode": 3}, "3"),
+        ({"pooling_mode_cls_token": True, "include_prompt": False}, "include_prompt"),
+        ({"pooling_mode_cls_token": True, "new_option": 1}, "new_option"),
+    ],
+)
+def test_other_poolings_are_refused_by_name(tmp_path, pooling, named):
+    write(tmp_path, pooling)
+    with pytest.raises(ValueError, match=r"1_Pooling.config.json.*" + named):
+        sentence_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("modules", "package", "named"),
+    [
+        (("Transformer", "Pooling", "Dense", "Normalize"), OLD, "Dense"),
+        (("Transformer",), OLD, "Transformer; supported"),
+        (("CLIPModel",), OLD, "CLIPModel"),
+        (("Transformer", "Pooling"), "custom_st.", "custom_st.Transformer"),
+        (("Transformer", "Normalize", "Pooling"), OLD, "Normalize, Pooling"),
+        ((), OLD, "none"),
+    ],
+)
+def test_other_modules_are_refused_by_name(tmp_path, modules, package, named):
+    write(tmp_path, {"pooling_mode_cls_token": True}, modules=modules, package=package)
+    with pytest.raises(ValueError, match=f"(?s)modules.json.*{named}.*without modules.json"):
+        sentence_settings(tmp_path)
+
+
+def test_transformer_in_a_sub_folder(tmp_path):
+    listing = [
+        {"idx": 0, "name": "0", "path": "0_Transformer", "type": OLD + "Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": OLD + "Pooling"},
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(listing))
+    with pytest.raises(ValueError, match=r"0_Transformer: load that folder with pooling="):
+        sentence_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named"),
+    [
+        ("modules.json", "[", "not JSON"),
+        ("modules.json", "{}", "JSON list"),
+        ("modules.json", "[1]", "type and path"),
+        ("modules.json", '[{"type": 1, "path": ""}]', "type and path"),
+        ("modules.json", '[{"type": "a.B", "path": "../x"}]', "outside"),
+        ("1_Pooling/config.json", "{", "not JSON"),
+        ("1_Pooling/config.json", "[]", "JSON object"),
+        ("sentence_bert_config.json", "nothing", "not JSON"),
+        ("sentence_bert_config.json", '{"max_seq_length": "12"}', "max_seq_length"),
+        ("sentence_bert_config.json", '{"max_seq_length": 0}', "max_seq_length"),
+        ("sentence_bert_config.json", '{"do_lower_case": 1}', "do_lower_case"),
+        ("sentence_bert_config.json", '{"query_length": 32}', "query_length"),
+        ("sentence_bert_config.json", '{"transformer_task": "fill-mask"}', "transformer_task"),
+        ("config_sentence_transformers.json", '{"default_prompt_name": "q"}', "'q'"),
+        ("config_sentence_transformers.json", '{"truncate_dim": 4}', "truncate_dim"),
+    ],
+)
+def test_malformed_files_are_named(tmp_path, name, text, named):
+    write(tmp_path, {"pooling_mode_cls_token": True})
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"(?s){name.rpartition('/')[2]}.*{named}"):
+        sentence_settings(tmp_path)
+
+
+def test_missing_pooling_file(tmp_path):
+    write(tmp_path, {})
+    (tmp_path / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="1_Pooling"):
+        sentence_settings(tmp_path)
+
+
+def test_encoder_follows_the_folder_and_the_caller_overrides_it(tmp_path):
+    config, shapes, batch, _ = read_golden("bert")
+    write_checkpoint(tmp_path, config, shapes, all_cases()["bert"])
+    write(
+        tmp_path,
+        {"pooling_mode_cls_token": True},
+        modules=("Transformer", "Pooling", "Normalize"),
+    )
+    encoder = load_encoder(tmp_path)
+    assert (encoder.config.pooling, encoder.config.normalize) == ("cls", True)
+    vectors = encode(encoder.config, encoder.params, batch)
+    np.testing.assert_allclose(jnp.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    other = load_encoder(tmp_path, pooling="mean", normalize=False).config
+    assert (other.pooling, other.normalize) == ("mean", False)
