@@ -50,6 +50,12 @@ _NEUTRAL = (
     "tokenizer_class",
     "prefix",
     "use_bfloat16",
+    "output_past",
+    "eos_token_ids",
+    "_num_labels",
+    "xla_device",
+    "sbert_ce_default_activation_function",
+    "sentence_transformers",
     "tf_legacy_loss",
     "directionality",
     "pooler_fc_size",
@@ -162,6 +168,14 @@ class ConfigReader:
             self._problems.append(f"{name} must be a size or [height, width]; it is {value!r}")
             return (1, 1)
         return values
+
+    def sizes(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
+        """Return a list of whole numbers, none negative."""
+        values = self.get(name, default, kind=(list, tuple))
+        if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
+            self._problems.append(f"{name} must be a list of whole numbers; it is {values!r}")
+            return tuple(default)
+        return tuple(values)
 
     def section(self, name: str) -> "ConfigReader":
         """Return the reader of a nested object; its problems are reported with ours."""

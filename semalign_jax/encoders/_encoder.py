@@ -76,9 +76,12 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str, str]:
         FileNotFoundError: if there is none.
         ValueError: if it is not a JSON object with a ``model_type``.
     """
-    for name, weights in (
-        ("config.json", SINGLE_FILE),
-        ("open_clip_config.json", "open_clip_model.safetensors"),
+    for name, weight_names in (
+        ("config.json", (SINGLE_FILE,)),
+        (
+            "open_clip_config.json",
+            ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
+        ),
     ):
         path = folder / name
         if not path.is_file():
@@ -93,7 +96,8 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str, str]:
             values["model_type"] = "open_clip"
         if not isinstance(values.get("model_type"), str):
             raise ValueError(f"{path} has no model_type, which names the architecture")
-        return values, name, weights
+        there = [file for file in weight_names if (folder / file).is_file()]
+        return values, name, (there or weight_names)[0]
     raise FileNotFoundError(f"{folder} has no config.json and no open_clip_config.json")
 
 
@@ -156,7 +160,8 @@ def load_encoder(
     abstract = abstract_params(config)
     if layer is not None:
         config = _with_layer(config, abstract, layer)
-    params = load_params(tensors, family.rules, family.ignored, abstract, jnp.dtype(dtype))
+    ignored = family.ignored(model) if callable(family.ignored) else family.ignored
+    params = load_params(tensors, family.rules, ignored, abstract, jnp.dtype(dtype))
     return Encoder(config, params, folder, files)
 
 

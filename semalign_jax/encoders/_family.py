@@ -37,7 +37,8 @@ class Family:
         fixed_length: whether every text is padded to `max_tokens` and the padding is attended to,
             as in SigLIP, which pools the last position.
         prefixes: that the tensors have inside of task models.
-        ignored: shell patterns of tensors that the encoder does not use.
+        ignored: shell patterns of tensors that the encoder does not use, or a function from the
+            configuration to them.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Family:
     max_tokens: Callable[[Any], int] | None = None
     fixed_length: bool = False
     prefixes: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
 
 
 #: Module (under ``families``) by ``model_type``, imported when needed.
@@ -58,6 +59,8 @@ _BUILT_IN = {
     "beit": "beit",
     "bert": "bert",
     "clip": "clip",
+    "clip_text_model": "clip",
+    "clip_vision_model": "clip",
     "convnext": "convnext",
     "cxr-bert": "bert",
     "deit": "vit",
@@ -75,6 +78,8 @@ _BUILT_IN = {
     "resnet": "resnet",
     "roberta": "roberta",
     "siglip": "siglip",
+    "siglip_text_model": "siglip",
+    "siglip_vision_model": "siglip",
     "swin": "swin",
     "vit": "vit",
     "xlm-roberta": "roberta",

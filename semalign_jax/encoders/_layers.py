@@ -53,6 +53,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
     "quick_gelu": quick_gelu,
     "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
     "tanh": jnp.tanh,
@@ -223,7 +224,8 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Apply to the last axis."""
-        return x * self.param("gamma", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        gamma = self.param("gamma", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        return x * jnp.expand_dims(gamma, tuple(range(x.ndim - 1)))
 
 
 class PreNormBlock(nn.Module):
@@ -317,6 +319,120 @@ def resize_positions(grid: Array, size: tuple[int, int]) -> Array:
     return resized.astype(grid.dtype)
 
 
+def positions_of_grid(
+    table: Array,
+    prefix_tokens: int,
+    learned: tuple[int, int],
+    size: tuple[int, int],
+    resize: Callable[[Array, tuple[int, int]], Array] = resize_positions,
+) -> Array:
+    """Position embeddings ``[1, prefix + rows * columns, width]`` for another grid of patches.
+
+    Args:
+        table: those that were learned, of the prefix tokens and then row by row of the patches.
+        prefix_tokens: number of tokens in front of the patches; their embeddings stay.
+        learned: rows and columns of `table`.
+        size: rows and columns that are wanted.
+        resize: how the patches' embeddings ``[rows, columns, width]`` are interpolated.
+    """
+    if size == learned:
+        return table
+    width = table.shape[-1]
+    grid = resize(table[0, prefix_tokens:].reshape(*learned, width), size)
+    return jnp.concatenate([table[:, :prefix_tokens], grid.reshape(1, -1, width)], axis=1)
+
+
 def padding_mask(attention_mask: Array | None) -> Array | None:
     """Attention mask ``[batch, 1, 1, keys]`` from a mask of tokens ``[batch, tokens]``."""
     return None if attention_mask is None else attention_mask[:, None, None, :].astype(bool)
+
+
+def positions_past_padding(ids: Array, pad: int) -> Array:
+    """Positions ``[batch, tokens]`` counted over the tokens that are no padding, from `pad` + 1.
+
+    Padding has the position `pad`, as in RoBERTa.
+    """
+    shown = (ids != pad).astype(ids.dtype)
+    return jnp.cumsum(shown, axis=1, dtype=ids.dtype) * shown + pad
+
+
+def channels_last(pixels: Array) -> Array:
+    """``[batch, channels, height, width]`` to ``[batch, height, width, channels]``."""
+    return pixels.transpose(0, 2, 3, 1)
+
+
+def flatten_map(x: Array) -> Array:
+    """Feature maps ``[batch, rows, columns, channels]`` to tokens, row by row."""
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def global_average(x: Array) -> Array:
+    """Mean over rows and columns of feature maps, in float32 inside: ``[batch, channels]``."""
+    return jnp.mean(x.astype(jnp.float32), axis=(1, 2)).astype(x.dtype)
+
+
+def stem_pool(x: Array) -> Array:
+    """Maxima of 3 x 3 places of feature maps, at every second place."""
+    borders = ((1, 1), (1, 1))
+    return nn.max_pool(x, (3, 3), (2, 2), borders)  # pyright: ignore[reportArgumentType]
+
+
+class BatchNorm(nn.Module):
+    """Batch norm in inference; parameters ``scale``, ``bias`` and the stored ``mean``, ``var``.
+
+    The moments are parameters, not a second collection as in Flax's own module, since nothing
+    updates them here. Computed in float32 inside.
+    """
+
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply to the last axis."""
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        scale, bias, mean, var = (
+            self.param(name, init, (x.shape[-1],), jnp.float32).astype(jnp.float32)
+            for name, init in (("scale", ones), ("bias", zeros), ("mean", zeros), ("var", ones))
+        )
+        factor = scale * jax.lax.rsqrt(var + self.eps)
+        shift = bias - mean * factor
+        last = (1,) * (x.ndim - 1) + (-1,)
+        y = x.astype(jnp.float32) * factor.reshape(last) + shift.reshape(last)
+        return y.astype(x.dtype)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias (``conv``), batch norm (``norm``) and an activation.
+
+    Attributes:
+        features: channels of the output.
+        kernel, stride: of the convolution, the same for rows and columns.
+        activation: its name; None for none.
+        eps: of the batch norm.
+        depthwise: whether each channel has its own filter.
+        padding: zeros before and after rows and columns; by default half the kernel each.
+    """
+
+    features: int
+    kernel: int
+    stride: int = 1
+    activation: str | None = None
+    eps: float = 1e-5
+    depthwise: bool = False
+    padding: tuple[tuple[int, int], tuple[int, int]] | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply to feature maps ``[batch, rows, columns, channels]``."""
+        half = (self.kernel // 2, self.kernel // 2)
+        x = nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            self.stride,
+            padding=self.padding or (half, half),
+            feature_group_count=x.shape[-1] if self.depthwise else 1,
+            use_bias=False,
+            name="conv",
+        )(x)
+        x = BatchNorm(self.eps, name="norm")(x)
+        return x if self.activation is None else ACTIVATIONS[self.activation](x)

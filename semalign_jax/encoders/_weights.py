@@ -49,6 +49,11 @@ def same(w: np.ndarray) -> np.ndarray:
     return w
 
 
+def scalar(w: np.ndarray) -> np.ndarray:
+    """``[]`` or ``[1]`` to ``[]``."""
+    return w.reshape(())
+
+
 @dataclass(frozen=True)
 class Rule:
     """Where one source tensor goes.
@@ -115,6 +120,23 @@ def batch_norm(source: str, target: str) -> tuple[Rule, ...]:
     )
 
 
+def conv_norm(convolution: str, normalization: str, target: str) -> tuple[Rule, ...]:
+    """Rules of a convolution and the batch norm behind it."""
+    return (*conv(convolution, f"{target}/conv"), *batch_norm(normalization, f"{target}/norm"))
+
+
+def prefixed(rules: Iterable[Rule], source: str, target: str) -> tuple[Rule, ...]:
+    """Rules of a model that is a part of another, whose names begin with `source`, `target`."""
+    return tuple(
+        Rule(
+            source + rule.source,
+            tuple(target + path for path in rule.targets),
+            rule.transform,
+        )
+        for rule in rules
+    )
+
+
 @dataclass(frozen=True)
 class SourceTensor:
     """A tensor in a file, not yet read."""
@@ -156,11 +178,19 @@ def checkpoint_files(folder: Path, name: str = SINGLE_FILE) -> tuple[Path, ...]:
         p.name for p in folder.glob("*.pt*")
     )
     if pickled:
+        convert = (
+            "`from transformers import AutoModel; "
+            f"AutoModel.from_pretrained({str(folder)!r}).save_pretrained(OTHER_FOLDER)`"
+        )
+        if name != SINGLE_FILE:
+            convert = (
+                "`import torch; from safetensors.torch import save_file; save_file(torch.load("
+                f"{str(folder / pickled[0])!r}, weights_only=True), {str(folder / name)!r})`"
+            )
         raise FileNotFoundError(
             f"{folder} has {pickled[0]} but no {name}. Pickled checkpoints can run code when read, "
-            "so they are never opened here. Convert it once, where you trust the file, with "
-            "PyTorch: `from transformers import AutoModel; "
-            f"AutoModel.from_pretrained({str(folder)!r}).save_pretrained(OTHER_FOLDER)`"
+            f"so they are never opened here. Convert it once, where you trust the file, with "
+            f"PyTorch: {convert}"
         )
     raise FileNotFoundError(f"{folder} has no {name} and no {name}.index.json")
 
@@ -318,7 +348,7 @@ def load_params(
             leaves[targets[0]] = _read_in_slices(tensor, dtype)
             continue
         for target, part in zip(targets, _parts(rule, tensor.read()), strict=True):
-            leaves[target] = jnp.asarray(np.ascontiguousarray(part), dtype)
+            leaves[target] = jnp.asarray(np.asarray(part, order="C"), dtype)
         jax.block_until_ready([leaves[target] for target in targets])
     return unflatten(leaves)
 

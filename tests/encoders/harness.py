@@ -107,7 +107,7 @@ def synthetic(name: str, shape: tuple[int, ...]) -> np.ndarray:
     else:
         offset = 1.0 if name.endswith(("weight", "gamma", "lambda1", "scale")) else 0.0
         value = offset + 0.2 * rng.standard_normal(shape)
-    return value.astype(np.float32)
+    return np.asarray(value, np.float32)
 
 
 def write_checkpoint(
@@ -121,7 +121,7 @@ def write_checkpoint(
     if case.edit_config:
         config = case.edit_config(config)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    tensors = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     safetensors.numpy.save_file(tensors, folder / case.weights, {"format": "pt"})
     if "open_clip_config.json" not in case.files:
         (folder / "config.json").write_text(json.dumps(config))

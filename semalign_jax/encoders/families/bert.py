@@ -1,16 +1,25 @@
-"""BERT and its descendants: BioBERT, ClinicalBERT, PubMedBERT, SapBERT, MiniLM.
+"""BERT and its descendants: BioBERT, ClinicalBERT, PubMedBERT, SapBERT, MiniLM, CXR-BERT.
 
-Devlin et al. 2018, arXiv 1810.04805.
+Devlin et al. 2018, arXiv 1810.04805; CXR-BERT: Boecking et al. 2022, arXiv 2204.09817.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
 from .._family import TEXT, Family
-from .._layers import ACTIVATION_NAMES, Array, Outputs, PostNormBlock, layer_norm, padding_mask
+from .._layers import (
+    ACTIVATION_NAMES,
+    ACTIVATIONS,
+    Array,
+    Outputs,
+    PostNormBlock,
+    layer_norm,
+    padding_mask,
+)
 from .._weights import embedding, linear, norm
 
 
@@ -30,60 +39,140 @@ class BertConfig:
     has_pooler: bool
 
 
-def parse(reader: ConfigReader, tensors: frozenset[str]) -> BertConfig:
-    """Read the configuration."""
+@dataclass(frozen=True)
+class CxrBertConfig(BertConfig):
+    """And the width of the space shared with images; None without the head into it."""
+
+    projection_size: int | None
+
+
+def common_options(
+    reader: ConfigReader,
+    tensors: frozenset[str],
+    *,
+    vocab_size: int = 30522,
+    hidden_size: int = 768,
+    num_attention_heads: int = 12,
+    intermediate_size: int = 3072,
+) -> dict[str, Any]:
+    """Read what BERT, RoBERTa and ELECTRA have in common; the arguments are defaults."""
     reader.only("position_embedding_type", "absolute", None)
     reader.only("is_decoder", False)
     reader.only("add_cross_attention", False)
     reader.only("is_encoder_decoder", False)
     reader.only("pruned_heads", {}, None)
-    return BertConfig(
-        vocab_size=reader.get("vocab_size"),
-        hidden_size=reader.get("hidden_size"),
-        num_hidden_layers=reader.get("num_hidden_layers"),
-        num_attention_heads=reader.get("num_attention_heads"),
-        intermediate_size=reader.get("intermediate_size"),
-        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
-        max_position_embeddings=reader.get("max_position_embeddings", 512),
-        type_vocab_size=reader.get("type_vocab_size", 2),
-        layer_norm_eps=reader.get("layer_norm_eps", 1e-12, float),
-        has_pooler="pooler.dense.weight" in tensors,
+    reader.neutral("language", "name")
+    return {
+        "vocab_size": reader.get("vocab_size", vocab_size),
+        "hidden_size": reader.get("hidden_size", hidden_size),
+        "num_hidden_layers": reader.get("num_hidden_layers", 12),
+        "num_attention_heads": reader.get("num_attention_heads", num_attention_heads),
+        "intermediate_size": reader.get("intermediate_size", intermediate_size),
+        "hidden_act": reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
+        "max_position_embeddings": reader.get("max_position_embeddings", 512),
+        "type_vocab_size": reader.get("type_vocab_size", 2),
+        "layer_norm_eps": reader.get("layer_norm_eps", 1e-12, float),
+        "has_pooler": "pooler.dense.weight" in tensors,
+    }
+
+
+def parse(reader: ConfigReader, tensors: frozenset[str]) -> BertConfig:
+    """Read the configuration."""
+    return BertConfig(**common_options(reader, tensors))
+
+
+def parse_cxr(reader: ConfigReader, tensors: frozenset[str]) -> CxrBertConfig:
+    """Read the configuration of CXR-BERT."""
+    size = reader.get("projection_size", 128)
+    has_head = "cls_projection_head.dense_to_output.weight" in tensors
+    return CxrBertConfig(
+        **common_options(reader, tensors), projection_size=size if has_head else None
     )
 
 
+def embed(
+    config: BertConfig, batch: dict[str, Array], positions: Array, width: int | None = None
+) -> Array:
+    """Sum of the embeddings of words, positions and segments, and their norm.
+
+    Called inside of a compact method, whose module gets the tables.
+
+    Args:
+        config: sizes.
+        batch: with ``input_ids [batch, tokens]`` and optional ``token_type_ids``.
+        positions: ``[batch, tokens]`` or ``[1, tokens]``.
+        width: of the embeddings; by default ``hidden_size``.
+    """
+    width = width or config.hidden_size
+    ids = batch["input_ids"]
+    types = batch.get("token_type_ids", jnp.zeros_like(ids))
+    x = nn.Embed(config.vocab_size, width, name="word_embeddings")(ids)
+    x += nn.Embed(config.type_vocab_size, width, name="token_type_embeddings")(types)
+    x += nn.Embed(config.max_position_embeddings, width, name="position_embeddings")(positions)
+    return layer_norm(config.layer_norm_eps, "embeddings_norm")(x)
+
+
+def transform(config: BertConfig, x: Array, attention_mask: Array | None) -> Outputs:
+    """Post-norm layers and the pooler (linear, tanh) of the first token.
+
+    Called inside of a compact method, whose module gets the layers.
+    """
+    mask = padding_mask(attention_mask)
+    states = [x]
+    for i in range(config.num_hidden_layers):
+        block = PostNormBlock(
+            config.num_attention_heads,
+            config.intermediate_size,
+            config.hidden_act,
+            config.layer_norm_eps,
+            name=f"layer_{i}",
+        )
+        states.append(block(states[-1], mask))
+    pooled = None
+    if config.has_pooler:
+        pooled = jnp.tanh(nn.Dense(config.hidden_size, name="pooler")(states[-1][:, 0]))
+    return Outputs(tuple(states), states[-1], pooled=pooled)
+
+
 class Bert(nn.Module):
-    """Embeddings, post-norm layers and the pooler (linear, tanh) of the first token."""
+    """Embeddings, post-norm layers and the pooler."""
 
     config: BertConfig
 
     @nn.compact
     def __call__(self, batch: dict[str, Array]) -> Outputs:
         """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
-        c = self.config
-        ids = batch["input_ids"]
-        types = batch.get("token_type_ids", jnp.zeros_like(ids))
-        positions = jnp.arange(ids.shape[1])
-        x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
-        x += nn.Embed(c.type_vocab_size, c.hidden_size, name="token_type_embeddings")(types)
-        place = nn.Embed(c.max_position_embeddings, c.hidden_size, name="position_embeddings")
-        x = layer_norm(c.layer_norm_eps, "embeddings_norm")(x + place(positions)[None])
-        mask = padding_mask(batch.get("attention_mask"))
-        states = [x]
-        for i in range(c.num_hidden_layers):
-            block = PostNormBlock(
-                c.num_attention_heads,
-                c.intermediate_size,
-                c.hidden_act,
-                c.layer_norm_eps,
-                name=f"layer_{i}",
-            )
-            states.append(block(states[-1], mask))
-        pooled = None
-        if c.has_pooler:
-            pooled = jnp.tanh(nn.Dense(c.hidden_size, name="pooler")(states[-1][:, 0]))
-        return Outputs(tuple(states), states[-1], pooled=pooled)
+        positions = jnp.arange(batch["input_ids"].shape[1])[None]
+        x = embed(self.config, batch, positions)
+        return transform(self.config, x, batch.get("attention_mask"))
 
 
+class CxrBert(nn.Module):
+    """BERT and a head from the first token into the space shared with images."""
+
+    config: CxrBertConfig
+
+    @nn.compact
+    def __call__(self, batch: dict[str, Array]) -> Outputs:
+        """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
+        positions = jnp.arange(batch["input_ids"].shape[1])[None]
+        x = embed(self.config, batch, positions)
+        outputs = transform(self.config, x, batch.get("attention_mask"))
+        size = self.config.projection_size
+        if size is None:
+            return outputs
+        # The reference fixes the activation and the eps of this head.
+        x = ACTIVATIONS["gelu"](nn.Dense(size, name="projection_hidden")(outputs.last[:, 0]))
+        x = layer_norm(1e-12, "projection_norm")(x)
+        return outputs._replace(projected=nn.Dense(size, name="projection_out")(x))
+
+
+EMBEDDING_RULES = (
+    *embedding("embeddings.word_embeddings", "word_embeddings"),
+    *embedding("embeddings.position_embeddings", "position_embeddings"),
+    *embedding("embeddings.token_type_embeddings", "token_type_embeddings"),
+    *norm("embeddings.LayerNorm", "embeddings_norm"),
+)
 #: Of one layer, under the name that BERT gives it.
 LAYER_RULES = (
     *linear("encoder.layer.*.attention.self.query", "layer_*/attention/query"),
@@ -95,19 +184,25 @@ LAYER_RULES = (
     *linear("encoder.layer.*.output.dense", "layer_*/mlp/down"),
     *norm("encoder.layer.*.output.LayerNorm", "layer_*/mlp_norm"),
 )
-RULES = (
-    *embedding("embeddings.word_embeddings", "word_embeddings"),
-    *embedding("embeddings.position_embeddings", "position_embeddings"),
-    *embedding("embeddings.token_type_embeddings", "token_type_embeddings"),
-    *norm("embeddings.LayerNorm", "embeddings_norm"),
-    *LAYER_RULES,
-    *linear("pooler.dense", "pooler"),
+RULES = (*EMBEDDING_RULES, *LAYER_RULES, *linear("pooler.dense", "pooler"))
+CXR_RULES = (
+    *RULES,
+    *linear("cls_projection_head.dense_to_hidden", "projection_hidden"),
+    *norm("cls_projection_head.LayerNorm", "projection_norm"),
+    *linear("cls_projection_head.dense_to_output", "projection_out"),
 )
+#: Buffers and the heads of tasks.
+IGNORED = ("embeddings.position_ids", "cls.*", "classifier.*", "qa_outputs.*")
 
 
 def poolings(config: BertConfig) -> tuple[str, ...]:
     """Mean first, as sentence encoders use it."""
     return ("mean", "cls", "eos", *(["pooler"] if config.has_pooler else []))
+
+
+def cxr_poolings(config: CxrBertConfig) -> tuple[str, ...]:
+    """The projection first, as this model is trained for it."""
+    return (*(["projection"] if config.projection_size else []), *poolings(config))
 
 
 BERT = Family(
@@ -119,6 +214,17 @@ BERT = Family(
     poolings=poolings,
     max_tokens=lambda config: config.max_position_embeddings,
     prefixes=("bert.",),
-    ignored=("embeddings.position_ids", "cls.*", "classifier.*", "qa_outputs.*"),
+    ignored=IGNORED,
 )
-FAMILIES = {"bert": BERT}
+CXR_BERT = Family(
+    name="cxr-bert",
+    modalities=(TEXT,),
+    parse=parse_cxr,
+    build=CxrBert,
+    rules=CXR_RULES,
+    poolings=cxr_poolings,
+    max_tokens=lambda config: config.max_position_embeddings,
+    prefixes=("bert.",),
+    ignored=IGNORED,
+)
+FAMILIES = {"bert": BERT, "cxr-bert": CXR_BERT}

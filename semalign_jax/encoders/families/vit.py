@@ -1,6 +1,11 @@
-"""Vision transformer, ViT and DeiT without distillation: Dosovitskiy et al. 2020, arXiv 2010.11929."""
+"""Vision transformers ViT and DeiT.
 
-from dataclasses import dataclass
+Dosovitskiy et al. 2020, arXiv 2010.11929; Touvron et al. 2020, arXiv 2012.12877. DeiT without
+distillation is a ViT, also by its ``model_type``.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,7 +20,7 @@ from .._layers import (
     PatchEmbedding,
     PreNormBlock,
     layer_norm,
-    resize_positions,
+    positions_of_grid,
 )
 from .._weights import Rule, linear, norm, patch_embedding
 
@@ -36,10 +41,11 @@ class ViTConfig:
     qkv_bias: bool
     pooler_act: str | None
     pooler_output_size: int
+    distilled: bool
 
 
-def parse(reader: ConfigReader, tensors: frozenset[str]) -> ViTConfig:
-    """Read the configuration."""
+def parse(reader: ConfigReader, tensors: frozenset[str], *, distilled: bool) -> ViTConfig:
+    """Read the configuration, of a model with or without a distillation token."""
     reader.neutral("encoder_stride")
     hidden_size = reader.get("hidden_size", 768)
     pooler_act = reader.get("pooler_act", "tanh", str, ACTIVATION_NAMES)
@@ -56,11 +62,12 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> ViTConfig:
         qkv_bias=reader.get("qkv_bias", True, bool),
         pooler_act=pooler_act if "pooler.dense.weight" in tensors else None,
         pooler_output_size=reader.get("pooler_output_size", None) or hidden_size,
+        distilled=distilled,
     )
 
 
 class ViT(nn.Module):
-    """Patches and a class token, pre-norm layers, final norm, optional pooler."""
+    """Class token, distillation token (DeiT) and patches, pre-norm layers, norm, pooler."""
 
     config: ViTConfig
 
@@ -72,12 +79,13 @@ class ViT(nn.Module):
         x = PatchEmbedding(c.hidden_size, c.patch_size, name="patches")(batch["pixel_values"])
         count, rows, columns, width = x.shape
         learned = (c.image_size[0] // c.patch_size[0], c.image_size[1] // c.patch_size[1])
-        cls = self.param("cls_token", zeros, (1, 1, width), jnp.float32)
-        shape = (1, 1 + learned[0] * learned[1], width)
+        prefix = ("cls_token", "distillation_token") if c.distilled else ("cls_token",)
+        tokens = [self.param(name, zeros, (1, 1, width), jnp.float32) for name in prefix]
+        tokens = [jnp.broadcast_to(token, (count, 1, width)) for token in tokens]
+        x = jnp.concatenate([*tokens, x.reshape(count, rows * columns, width)], axis=1)
+        shape = (1, len(prefix) + learned[0] * learned[1], width)
         table = self.param("position_embeddings", zeros, shape, jnp.float32)
-        patches = resize_positions(table[0, 1:].reshape(*learned, width), (rows, columns))
-        x = x.reshape(count, rows * columns, width) + patches.reshape(1, rows * columns, width)
-        x = jnp.concatenate([jnp.broadcast_to(cls + table[:, :1], (count, 1, width)), x], axis=1)
+        x = x + positions_of_grid(table, len(prefix), learned, (rows, columns))
         states = [x]
         for i in range(c.num_hidden_layers):
             block = PreNormBlock(
@@ -94,11 +102,12 @@ class ViT(nn.Module):
         if c.pooler_act is not None:
             pooled = nn.Dense(c.pooler_output_size, name="pooler")(last[:, 0])
             pooled = ACTIVATIONS[c.pooler_act](pooled)
-        return Outputs(tuple(states), last, prefix_tokens=1, pooled=pooled)
+        return Outputs(tuple(states), last, prefix_tokens=len(prefix), pooled=pooled)
 
 
 RULES = (
     Rule("embeddings.cls_token", "cls_token"),
+    Rule("embeddings.distillation_token", "distillation_token"),
     Rule("embeddings.position_embeddings", "position_embeddings"),
     *patch_embedding("embeddings.patch_embeddings.projection", "patches/projection"),
     *linear("encoder.layer.*.attention.attention.query", "layer_*/attention/query"),
@@ -119,15 +128,23 @@ def poolings(config: ViTConfig) -> tuple[str, ...]:
     return ("cls", "mean", *(["pooler"] if config.pooler_act is not None else []))
 
 
+HEADS = ("classifier.*", "embeddings.mask_token", "decoder.*")
 VIT = Family(
     name="vit",
     modalities=(IMAGE,),
-    parse=parse,
+    parse=partial(parse, distilled=False),
     build=ViT,
     rules=RULES,
     poolings=poolings,
     image_size=lambda config: (config.num_channels, *config.image_size),
     prefixes=("vit.",),
-    ignored=("classifier.*", "embeddings.mask_token", "decoder.*"),
+    ignored=HEADS,
 )
-FAMILIES = {"vit": VIT}
+DEIT = replace(
+    VIT,
+    name="deit",
+    parse=partial(parse, distilled=True),
+    prefixes=("deit.",),
+    ignored=(*HEADS, "cls_classifier.*", "distillation_classifier.*"),
+)
+FAMILIES = {"vit": VIT, "deit": DEIT}

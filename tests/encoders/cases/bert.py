@@ -1,3 +1,5 @@
+import numpy as np
+
 from ..harness import Case, texts
 
 SMALL = {
@@ -21,6 +23,26 @@ def legacy(tensors):
     return old
 
 
+def cxr(config):
+    from ..references_cxr import CxrBert
+
+    return CxrBert(config)
+
+
+def with_head(tensors):
+    """The head of masked tokens, whose decoder older files repeat."""
+    width = tensors["bert.embeddings.LayerNorm.bias"].shape[0]
+    words = tensors["bert.embeddings.word_embeddings.weight"]
+    dense = tensors["bert.encoder.layer.0.attention.output.dense.weight"]
+    return tensors | {
+        "bert.embeddings.position_ids": np.arange(16)[None],
+        "cls.predictions.bias": np.zeros(len(words), np.float32),
+        "cls.predictions.decoder.weight": words.copy(),
+        "cls.predictions.transform.dense.weight": dense.copy(),
+        "cls.predictions.transform.LayerNorm.weight": np.ones(width, np.float32),
+    }
+
+
 CASES = (
     Case("bert", "BertModel", "BertConfig", SMALL, texts(types=2)),
     Case(
@@ -37,5 +59,15 @@ CASES = (
         SMALL | {"hidden_act": "relu", "type_vocab_size": 3},
         texts(types=3),
         edit=legacy,
+    ),
+    Case(
+        "cxr-bert",
+        cxr,
+        "BertConfig",
+        SMALL | {"projection_size": 10, "layer_norm_eps": 1e-2, "hidden_act": "gelu_new"},
+        texts(types=2),
+        reference=lambda module, inputs: module(inputs),
+        edit=with_head,
+        edit_config=lambda config: config | {"model_type": "cxr-bert"},
     ),
 )

@@ -1,0 +1,389 @@
+"""How fast are the encoders, next to the same models in PyTorch in the same run?
+
+Each library runs in a process of its own, with the same number of threads, on the same random
+weights of the real sizes (BERT-base, ViT-B/16, DINOv2-B). Items per second at several batch sizes;
+for text also texts of mixed lengths: ours are grouped into the length buckets of `embed`, those of
+PyTorch are padded to the longest of each batch, in the given order (as a plain loop does) and
+sorted by length (as sentence-transformers does). Their lengths are those of the paragraphs of the
+docstrings in Python's standard library. Also: from the start of the process to the first
+embedding, and the peak of memory. On a GPU PyTorch is compiled (`torch.compile`).
+
+Examples:
+    python benchmarks/encoders.py
+    python benchmarks/encoders.py --models bert-base --batches 1 8 --threads 1
+    python benchmarks/encoders.py --dtype bfloat16 --out results
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import io
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MODELS = ("bert-base", "vit-b16", "dinov2-b")
+WORKERS = ("semalign_jax", "pytorch")
+TOKENS = 128
+MIXED_TEXTS = 128
+#: As `embed` pads texts.
+BUCKETS = (16, 32, 64, 128, 192, 256, 384, 512)
+#: Of the standard library, so that anyone has the same texts.
+DOCUMENTED = ("argparse", "difflib", "decimal", "email", "json", "logging", "random", "statistics")
+
+
+class Speed(NamedTuple):
+    """One model at one load.
+
+    Attributes:
+        model: which.
+        load: batch size, or texts of mixed lengths.
+        items: ours, per second.
+        pytorch: items per second.
+        ratio: ours over PyTorch's; above 1 we are faster.
+        spread: half the distance between the quartiles of our times, in per cent of the median.
+        difference: largest absolute difference of an embedding (unit: the largest magnitude).
+    """
+
+    model: str
+    load: str
+    items: float
+    pytorch: float
+    ratio: float
+    spread: float
+    difference: float
+
+
+class Start(NamedTuple):
+    """From the start of a process to the first embedding, in seconds, and the memory.
+
+    Attributes:
+        model: which.
+        library: whose.
+        imports: start of Python and imports.
+        load: the checkpoint.
+        first: the first embedding, compilation included.
+        total: all of it.
+        peak: largest resident memory of the process during the whole run, in MiB.
+        weights: size of the checkpoint, in MiB.
+    """
+
+    model: str
+    library: str
+    imports: float
+    load: float
+    first: float
+    total: float
+    peak: float
+    weights: float
+
+
+def text_lengths(count: int) -> list[int]:
+    """Lengths in tokens (words and punctuation, and two special tokens) of real paragraphs."""
+    lengths = []
+    for name in DOCUMENTED:
+        module = importlib.import_module(name)
+        parts = [module, *(value for _, value in sorted(vars(module).items()) if callable(value))]
+        docs = dict.fromkeys(part.__doc__ for part in parts if isinstance(part.__doc__, str))
+        for paragraph in (p for doc in docs for p in doc.split("\n\n")):
+            length = len(re.findall(r"\w+|[^\w\s]", paragraph)) + 2
+            if length > 6:
+                lengths.append(min(length, BUCKETS[-1]))
+    return [int(n) for n in np.random.default_rng(0).permutation(lengths)[:count]]
+
+
+def loads(model: str, batches: Sequence[int], mixed: int) -> list[str]:
+    """Names of the loads of a model."""
+    names = [f"batch {n}" for n in batches]
+    return [*names, f"{mixed} mixed texts"] if model == "bert-base" and mixed else names
+
+
+def make_checkpoint(model: str, folder: Path, tiny: bool) -> None:
+    """Write random weights in the real size (or a tiny one, for tests)."""
+    import torch
+    import transformers
+
+    kind, config = {
+        "bert-base": ("BertModel", "BertConfig"),
+        "vit-b16": ("ViTModel", "ViTConfig"),
+        "dinov2-b": ("Dinov2Model", "Dinov2Config"),
+    }[model]
+    options: dict[str, Any] = {"image_size": 518} if model == "dinov2-b" else {}
+    if tiny:
+        options = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    getattr(transformers, kind)(getattr(transformers, config)(**options)).save_pretrained(folder)
+
+
+def inputs(model: str, load: str, order: str = "given") -> tuple[list[dict[str, np.ndarray]], int]:
+    """Return the batches of a load and its number of items.
+
+    Args:
+        model: which.
+        load: a name of `loads`.
+        order: of mixed texts: "given", "sorted" or "buckets".
+    """
+    rng = np.random.default_rng(0)
+    count = int(load.split()[0 if "mixed" in load else 1])
+    if model != "bert-base":
+        return [{"pixel_values": rng.standard_normal((count, 3, 224, 224), np.float32)}], count
+    lengths = text_lengths(count) if "mixed" in load else [TOKENS] * count
+    ids = [rng.integers(1000, 20000, n) for n in lengths]
+    size = 32 if "mixed" in load else count
+    if order != "given":
+        ids.sort(key=len)
+    batches = []
+    for start in range(0, count, size):
+        part = ids[start : start + size]
+        width = max(map(len, part))
+        if order == "buckets":
+            width = next(b for b in BUCKETS if b >= width)
+        mask = (np.arange(width) < np.array([len(row) for row in part])[:, None]).astype(np.int32)
+        rows = np.stack([np.pad(row, (0, width - len(row))) for row in part]).astype(np.int32)
+        batches.append({"input_ids": rows, "attention_mask": mask})
+    return batches, count
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return float("nan")
+    lines = status.read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def semalign_jax_runner(folder: str, dtype: str) -> tuple[Callable, Callable]:
+    """Import; return what loads, and then what embeds."""
+    import jax
+
+    from semalign_jax.encoders import encode, load_encoder
+
+    def load() -> Callable:
+        encoder = load_encoder(folder, dtype=dtype, pooling="cls")
+        jax.block_until_ready(encoder.params)
+
+        def run(batches: list[dict[str, Any]]) -> list[np.ndarray]:
+            # All are dispatched before the first is fetched, as `embed` does.
+            found = [encode(encoder.config, encoder.params, batch) for batch in batches]
+            return [np.asarray(value, np.float32) for value in found]
+
+        return run
+
+    return load, lambda batches: batches
+
+
+def pytorch_runner(folder: str, dtype: str) -> tuple[Callable, Callable]:
+    """Import; return what loads, and then what embeds."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def load() -> Callable:
+        model = transformers.AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype))
+        model = model.eval().to(device)
+        if device == "cuda":
+            model = torch.compile(model, dynamic=True)
+
+        def run(batches: list[dict[str, Any]]) -> list[np.ndarray]:
+            with torch.inference_mode():
+                found = [model(**batch).last_hidden_state[:, 0] for batch in batches]
+                return [value.float().cpu().numpy() for value in found]
+
+        return run
+
+    def prepare(batches: list[dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+        def tensor(value: np.ndarray) -> Any:
+            kind = torch.int64 if value.dtype.kind == "i" else getattr(torch, dtype)
+            return torch.from_numpy(value).to(device, kind)
+
+        return [{name: tensor(value) for name, value in batch.items()} for batch in batches]
+
+    return load, prepare
+
+
+def worker(options: argparse.Namespace) -> None:
+    """Measure one model in one library; prints one JSON object."""
+    orders = {"semalign_jax": ["buckets"], "pytorch": ["given", "sorted"]}[options.worker]
+    runner = {"semalign_jax": semalign_jax_runner, "pytorch": pytorch_runner}[options.worker]
+    if options.threads and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+    load, prepare = runner(options.folder, options.dtype)
+    marks = [time.time()]
+    run = load()
+    marks.append(time.time())
+    model = options.models[0]
+    names = loads(model, options.batches, options.mixed)
+    run(prepare(inputs(model, names[0])[0]))
+    marks.append(time.time())
+    found: dict[str, Any] = {"marks": marks, "loads": {}}
+    for name in names:
+        for order in orders if "mixed" in name else ["given"]:
+            batches, count = inputs(model, name, order)
+            prepared = prepare(batches)
+            value = np.concatenate(run(prepared))  # compiles
+            times: list[float] = []
+            while len(times) < 3 or (sum(times) < options.seconds and len(times) < 100):
+                start = time.perf_counter()
+                run(prepared)
+                times.append(time.perf_counter() - start)
+            quarters = statistics.quantiles(times, n=4)
+            found["loads"][f"{name}, {order}"] = {
+                "rate": count / quarters[1],
+                "spread": 50 * (quarters[2] - quarters[0]) / quarters[1],
+                "norms": np.abs(value).max(),
+                "sample": value[-1].tolist(),
+            }
+    found["peak"] = peak_memory()
+    print(json.dumps(found, default=float))
+
+
+def run_worker(library: str, model: str, folder: Path, options: argparse.Namespace) -> dict:
+    """Run `worker` in a process of its own."""
+    command = [sys.executable, __file__, "--worker", library, "--models", model]
+    command += ["--folder", str(folder), "--dtype", options.dtype, "--mixed", str(options.mixed)]
+    command += ["--threads", str(options.threads), "--seconds", str(options.seconds)]
+    command += ["--batches", *map(str, options.batches)]
+    start = time.time()
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{library} on {model} failed:\n{done.stderr}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    found["seconds"] = np.diff([start, *found.pop("marks")]).tolist()
+    return found
+
+
+def speeds(model: str, found: dict[str, dict], options: argparse.Namespace) -> Iterator[Speed]:
+    """Compare the two libraries."""
+    own, peer = found["semalign_jax"]["loads"], found["pytorch"]["loads"]
+    for name in loads(model, options.batches, options.mixed):
+        mixed = "mixed" in name
+        ours = own[f"{name}, {'buckets' if mixed else 'given'}"]
+        for order in ("given", "sorted") if mixed else ("given",):
+            theirs = peer[f"{name}, {order}"]
+            # Sorted batches end with the same (longest) text in both libraries.
+            comparable = not mixed or order == "sorted"
+            error = np.abs(np.subtract(ours["sample"], theirs["sample"])).max() / ours["norms"]
+            yield Speed(
+                model,
+                f"{name}, PyTorch {'in order' if order == 'given' else order}" if mixed else name,
+                ours["rate"],
+                theirs["rate"],
+                ours["rate"] / theirs["rate"],
+                ours["spread"],
+                float(error) if comparable else float("nan"),
+            )
+
+
+def markdown(rows: Sequence[NamedTuple]) -> str:
+    """Named tuples of one kind as a Markdown table."""
+    fields = rows[0]._fields
+    lines = ["| " + " | ".join(fields) + " |", "|" + "---|" * len(fields)]
+    return "\n".join(lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in rows])
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if value != value:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0],
+        epilog=(__doc__ or "").partition("\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--batches", type=int, nargs="+", default=(1, 8, 32), help="batch sizes")
+    parser.add_argument("--mixed", type=int, default=MIXED_TEXTS, help="texts of mixed lengths")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=0, help="cores to use; 0: all")
+    parser.add_argument("--seconds", type=float, default=5.0, help="at least, a measurement")
+    parser.add_argument("--tiny", action="store_true", help="tiny models, to try the script")
+    parser.add_argument("--out", type=Path, help="directory for the results as JSON")
+    parser.add_argument("--docs", type=Path, help="file for what is printed")
+    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.worker:
+        worker(options)
+        return 0
+
+    import report
+
+    try:
+        import torch  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        print("encoders: error: PyTorch is missing: pip install -e '.[parity]'", file=sys.stderr)
+        return 2
+    try:
+        if options.out is not None:
+            report.prepare_directory(options.out)
+    except ValueError as error:
+        print(f"encoders: error: {error}", file=sys.stderr)
+        return 2
+    rows: list[Speed] = []
+    starts: list[Start] = []
+    for model in options.models:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            make_checkpoint(model, folder, options.tiny)
+            size = (folder / "model.safetensors").stat().st_size / 2**20
+            found = {}
+            for library in WORKERS:
+                print(f"{model} in {library}", file=sys.stderr)
+                found[library] = run_worker(library, model, folder, options)
+                seconds = found[library]["seconds"]
+                peak = found[library]["peak"]
+                starts.append(Start(model, library, *seconds, sum(seconds), peak, size))
+        rows += speeds(model, found, options)
+
+    text = io.StringIO()
+
+    def say(*parts: Any) -> None:
+        print(*parts)
+        print(*parts, file=text)
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    where = report.environment()
+    threads = options.threads or os.cpu_count()
+    say(f"Printed by `{' '.join(['python benchmarks/encoders.py', *arguments])}`.\n")
+    versions = f"jax {where['versions']['jax']}, torch {importlib.metadata.version('torch')}"
+    say(f"On {where['processor']}, {threads} threads, {options.dtype}, {versions}.\n")
+    say("## Items per second\n")
+    say(markdown(rows), "\n")
+    say("## From the start of the process to the first embedding (seconds), memory (MiB)\n")
+    say(markdown(starts))
+    if options.out is not None:
+        content = {
+            "environment": where,
+            "speeds": [row._asdict() for row in rows],
+            "starts": [row._asdict() for row in starts],
+        }
+        report.write_json(options.out / "encoders.json", content)
+    if options.docs is not None:
+        report.write_text(options.docs, text.getvalue())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""DINOv2, also with register tokens; RAD-DINO, which is a DINOv2 of chest radiographs.
+
+Oquab et al. 2023, arXiv 2304.07193; Darcet et al. 2023, arXiv 2309.16588; Pérez-García et al. 2024,
+arXiv 2401.10815.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .._config import ConfigReader
+from .._family import IMAGE, Family
+from .._layers import (
+    ACTIVATION_NAMES,
+    Array,
+    Outputs,
+    PatchEmbedding,
+    PreNormBlock,
+    layer_norm,
+    positions_of_grid,
+    resize_positions,
+)
+from .._weights import Rule, linear, linear_kernel, norm, patch_embedding
+
+#: Keys of a configuration that only a backbone inside of a detector uses, and initial values.
+BACKBONE_KEYS = (
+    "stage_names",
+    "out_features",
+    "out_indices",
+    "apply_layernorm",
+    "reshape_hidden_states",
+    "use_mask_token",
+    "layerscale_value",
+)
+
+
+@dataclass(frozen=True)
+class Dinov2Config:
+    """Sizes and options, named as in ``config.json``."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    mlp_ratio: float
+    hidden_act: str
+    layer_norm_eps: float
+    image_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    num_channels: int
+    qkv_bias: bool
+    use_swiglu_ffn: bool
+    num_register_tokens: int | None
+
+    @property
+    def mlp_size(self) -> int:
+        """Width inside of the MLP; a gated one has two thirds, in multiples of 8."""
+        size = int(self.hidden_size * self.mlp_ratio)
+        return (int(size * 2 / 3) + 7) // 8 * 8 if self.use_swiglu_ffn else size
+
+
+def parse(reader: ConfigReader, tensors: frozenset[str], *, registers: bool) -> Dinov2Config:
+    """Read the configuration, of the model with or without register tokens."""
+    reader.neutral(*BACKBONE_KEYS)
+    if registers:
+        reader.only("interpolate_antialias", True)
+        reader.only("interpolate_offset", 0.0, None)
+    return Dinov2Config(
+        hidden_size=reader.get("hidden_size", 768),
+        num_hidden_layers=reader.get("num_hidden_layers", 12),
+        num_attention_heads=reader.get("num_attention_heads", 12),
+        mlp_ratio=reader.get("mlp_ratio", 4.0, float),
+        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
+        layer_norm_eps=reader.get("layer_norm_eps", 1e-6, float),
+        image_size=reader.pair("image_size", 224),
+        patch_size=reader.pair("patch_size", 16 if registers else 14),
+        num_channels=reader.get("num_channels", 3),
+        qkv_bias=reader.get("qkv_bias", True, bool),
+        use_swiglu_ffn=reader.get("use_swiglu_ffn", False, bool),
+        num_register_tokens=reader.get("num_register_tokens", 4) if registers else None,
+    )
+
+
+def resize_smoothly(grid: Array, size: tuple[int, int]) -> Array:
+    """Interpolate position embeddings ``[rows, columns, width]``, bicubic with antialiasing.
+
+    PyTorch's ``interpolate(mode="bicubic", antialias=True)``: its kernel is another (a = -0.5) than
+    without antialiasing, also where the grid grows. Computed in float32.
+    """
+    wide = grid.astype(jnp.float32)
+    return jax.image.resize(wide, (*size, grid.shape[-1]), "cubic").astype(grid.dtype)
+
+
+class Dinov2(nn.Module):
+    """Class token, register tokens and patches; pre-norm layers with layer scale; final norm."""
+
+    config: Dinov2Config
+
+    @nn.compact
+    def __call__(self, batch: dict[str, Array]) -> Outputs:
+        """Run on ``pixel_values``."""
+        c = self.config
+        zeros = nn.initializers.zeros
+        x = PatchEmbedding(c.hidden_size, c.patch_size, name="patches")(batch["pixel_values"])
+        count, rows, columns, width = x.shape
+        learned = (c.image_size[0] // c.patch_size[0], c.image_size[1] // c.patch_size[1])
+        cls = self.param("cls_token", zeros, (1, 1, width), jnp.float32)
+        x = x.reshape(count, rows * columns, width)
+        x = jnp.concatenate([jnp.broadcast_to(cls, (count, 1, width)), x], axis=1)
+        shape = (1, 1 + learned[0] * learned[1], width)
+        table = self.param("position_embeddings", zeros, shape, jnp.float32)
+        resize = resize_positions if c.num_register_tokens is None else resize_smoothly
+        x = x + positions_of_grid(table, 1, learned, (rows, columns), resize)
+        if c.num_register_tokens is not None:
+            shape = (1, c.num_register_tokens, width)
+            registers = self.param("register_tokens", zeros, shape, jnp.float32)
+            registers = jnp.broadcast_to(registers, (count, *shape[1:]))
+            x = jnp.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
+        states = [x]
+        for i in range(c.num_hidden_layers):
+            block = PreNormBlock(
+                c.num_attention_heads,
+                c.mlp_size,
+                "silu" if c.use_swiglu_ffn else c.hidden_act,
+                c.layer_norm_eps,
+                bias=(c.qkv_bias, c.qkv_bias, c.qkv_bias, True),
+                layer_scale=True,
+                gated=c.use_swiglu_ffn,
+                name=f"layer_{i}",
+            )
+            states.append(block(states[-1]))
+        last = layer_norm(c.layer_norm_eps, "norm")(states[-1])
+        prefix = 1 + (c.num_register_tokens or 0)
+        return Outputs(tuple(states), last, prefix_tokens=prefix, pooled=last[:, 0])
+
+
+#: The packed first layer of a gated MLP.
+PACKED = ("layer_*/mlp/gate", "layer_*/mlp/up")
+RULES = (
+    Rule("embeddings.cls_token", "cls_token"),
+    Rule("embeddings.register_tokens", "register_tokens"),
+    Rule("embeddings.position_embeddings", "position_embeddings"),
+    *patch_embedding("embeddings.patch_embeddings.projection", "patches/projection"),
+    *linear("encoder.layer.*.attention.attention.query", "layer_*/attention/query"),
+    *linear("encoder.layer.*.attention.attention.key", "layer_*/attention/key"),
+    *linear("encoder.layer.*.attention.attention.value", "layer_*/attention/value"),
+    *linear("encoder.layer.*.attention.output.dense", "layer_*/attention/out"),
+    *norm("encoder.layer.*.norm1", "layer_*/attention_norm"),
+    *norm("encoder.layer.*.norm2", "layer_*/mlp_norm"),
+    Rule("encoder.layer.*.layer_scale1.lambda1", "layer_*/attention_scale/gamma"),
+    Rule("encoder.layer.*.layer_scale2.lambda1", "layer_*/mlp_scale/gamma"),
+    *linear("encoder.layer.*.mlp.fc1", "layer_*/mlp/up"),
+    *linear("encoder.layer.*.mlp.fc2", "layer_*/mlp/down"),
+    Rule(
+        "encoder.layer.*.mlp.weights_in.weight",
+        tuple(f"{layer}/kernel" for layer in PACKED),
+        linear_kernel,
+    ),
+    Rule("encoder.layer.*.mlp.weights_in.bias", tuple(f"{layer}/bias" for layer in PACKED)),
+    *linear("encoder.layer.*.mlp.weights_out", "layer_*/mlp/down"),
+    *norm("layernorm", "norm"),
+)
+
+DINOV2 = Family(
+    name="dinov2",
+    modalities=(IMAGE,),
+    parse=partial(parse, registers=False),
+    build=Dinov2,
+    rules=RULES,
+    poolings=lambda config: ("cls", "mean", "pooler"),
+    image_size=lambda config: (config.num_channels, *config.image_size),
+    prefixes=("dinov2.",),
+    ignored=("embeddings.mask_token", "classifier.*"),
+)
+DINOV2_WITH_REGISTERS = replace(
+    DINOV2,
+    name="dinov2_with_registers",
+    parse=partial(parse, registers=True),
+    prefixes=("dinov2_with_registers.",),
+)
+FAMILIES = {"dinov2": DINOV2, "dinov2_with_registers": DINOV2_WITH_REGISTERS}

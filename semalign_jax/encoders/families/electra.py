@@ -1,0 +1,71 @@
+"""ELECTRA, the discriminator or the generator: Clark et al. 2020, arXiv 2003.10555."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from .._config import ConfigReader
+from .._family import TEXT, Family
+from .._layers import Array, Outputs
+from .._weights import linear
+from . import bert
+
+
+@dataclass(frozen=True)
+class ElectraConfig(bert.BertConfig):
+    """And the width of the embeddings, which can be smaller than that of the layers."""
+
+    embedding_size: int
+
+
+def parse(reader: ConfigReader, tensors: frozenset[str]) -> ElectraConfig:
+    """Read the configuration."""
+    reader.neutral("summary_*")
+    options = bert.common_options(
+        reader, tensors, hidden_size=256, num_attention_heads=4, intermediate_size=1024
+    )
+    options["has_pooler"] = False
+    return ElectraConfig(**options, embedding_size=reader.get("embedding_size", 128))
+
+
+class Electra(nn.Module):
+    """BERT without pooler; a projection follows embeddings of another width."""
+
+    config: ElectraConfig
+
+    @nn.compact
+    def __call__(self, batch: dict[str, Array]) -> Outputs:
+        """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
+        c = self.config
+        positions = jnp.arange(batch["input_ids"].shape[1])[None]
+        x = bert.embed(c, batch, positions, c.embedding_size)
+        if c.embedding_size != c.hidden_size:
+            x = nn.Dense(c.hidden_size, name="embeddings_project")(x)
+        return bert.transform(c, x, batch.get("attention_mask"))
+
+
+ELECTRA = Family(
+    name="electra",
+    modalities=(TEXT,),
+    parse=parse,
+    build=Electra,
+    rules=(
+        *bert.EMBEDDING_RULES,
+        *linear("embeddings_project", "embeddings_project"),
+        *bert.LAYER_RULES,
+    ),
+    poolings=bert.poolings,
+    max_tokens=lambda config: config.max_position_embeddings,
+    prefixes=("electra.",),
+    ignored=(
+        "embeddings.position_ids",
+        "discriminator_predictions.*",
+        "generator_predictions.*",
+        "generator_lm_head.*",
+        "classifier.*",
+        "qa_outputs.*",
+        "sequence_summary.*",
+    ),
+)
+FAMILIES = {"electra": ELECTRA}

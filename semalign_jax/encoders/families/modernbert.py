@@ -1,0 +1,210 @@
+"""ModernBERT: Warner et al. 2024, arXiv 2412.13663."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from .._config import ConfigReader
+from .._family import TEXT, Family
+from .._layers import (
+    ACTIVATION_NAMES,
+    Array,
+    GatedMlp,
+    Outputs,
+    SelfAttention,
+    layer_norm,
+    padding_mask,
+)
+from .._weights import Rule, embedding, linear, linear_kernel, norm
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@dataclass(frozen=True)
+class ModernBertConfig:
+    """Sizes and options, named as in ``config.json``.
+
+    Attributes:
+        local_layers: per layer, whether its attention is limited to a window.
+        window: farthest distance that a token attends to in such a layer.
+        global_rope_theta, local_rope_theta: bases of the rotary embedding in the other layers and
+            in those.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_activation: str
+    max_position_embeddings: int
+    norm_eps: float
+    norm_bias: bool
+    attention_bias: bool
+    mlp_bias: bool
+    local_layers: tuple[bool, ...]
+    window: int
+    global_rope_theta: float
+    local_rope_theta: float
+
+
+def parse(reader: ConfigReader, tensors: frozenset[str]) -> ModernBertConfig:
+    """Read the configuration, with the keys of transformers 4 or 5."""
+    reader.neutral(
+        "classifier_*",
+        "decoder_bias",
+        "deterministic_flash_attn",
+        "reference_compile",
+        "repad_logits_with_grad",
+        "sparse_pred*",
+        # Files have these two, too, but the model does not: norm_eps and rotary positions count.
+        "layer_norm_eps",
+        "position_embedding_type",
+    )
+    reader.only("rope_scaling", None)
+    reader.only("is_decoder", False)
+    reader.only("is_encoder_decoder", False)
+    layers = reader.get("num_hidden_layers", 22)
+    # Of both forms of a setting the newer one counts, as in the reference.
+    period = reader.get("global_attn_every_n_layers", 3)
+    if period < 1:
+        reader.problem(f"global_attn_every_n_layers must be positive; it is {period}")
+    kinds = reader.get("layer_types", None, list)
+    if kinds is None:
+        kinds = [SLIDING if i % max(period, 1) else FULL for i in range(layers)]
+    if len(kinds) != layers or not {FULL, SLIDING}.issuperset(kinds):
+        reader.problem(
+            f"layer_types must be {layers} (num_hidden_layers) times {FULL!r} or {SLIDING!r}; "
+            f"it is {kinds}"
+        )
+    local_attention = reader.get("local_attention", 128)
+    if local_attention < 0:
+        reader.problem(f"local_attention must not be negative; it is {local_attention}")
+    rope = reader.section("rope_parameters")
+    return ModernBertConfig(
+        vocab_size=reader.get("vocab_size", 50368),
+        hidden_size=reader.get("hidden_size", 768),
+        num_attention_heads=reader.get("num_attention_heads", 12),
+        intermediate_size=reader.get("intermediate_size", 1152),
+        hidden_activation=reader.get("hidden_activation", "gelu", str, ACTIVATION_NAMES),
+        max_position_embeddings=reader.get("max_position_embeddings", 8192),
+        norm_eps=reader.get("norm_eps", 1e-5, float),
+        norm_bias=reader.get("norm_bias", False, bool),
+        attention_bias=reader.get("attention_bias", False, bool),
+        mlp_bias=reader.get("mlp_bias", False, bool),
+        local_layers=tuple(kind == SLIDING for kind in kinds),
+        window=local_attention // 2,
+        global_rope_theta=_theta(rope, FULL, reader.get("global_rope_theta", 160_000.0, float)),
+        local_rope_theta=_theta(rope, SLIDING, reader.get("local_rope_theta", 10_000.0, float)),
+    )
+
+
+def _theta(rope: ConfigReader, kind: str, default: float) -> float:
+    section = rope.section(kind)
+    section.only("rope_type", "default")
+    section.only("type", "default")
+    return section.get("rope_theta", default, float)
+
+
+def rotate(x: Array, theta: float) -> Array:
+    """Rotary position embedding of ``[batch, tokens, heads, width]``, computed in float32.
+
+    Su et al. 2021, arXiv 2104.09864: the channels i and i + width / 2 of a token are turned by
+    its position times ``theta ** (-2 i / width)``.
+    """
+    tokens, width = x.shape[1], x.shape[3]
+    speeds = jnp.asarray(theta ** (-np.arange(0, width, 2) / width), jnp.float32)
+    angles = jnp.arange(tokens, dtype=jnp.float32)[:, None] * speeds[None]
+    cos, sin = (f(angles)[None, :, None] for f in (jnp.cos, jnp.sin))
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+class ModernBert(nn.Module):
+    """Word embeddings, pre-norm layers with rotary positions and gated MLPs, and a final norm.
+
+    Layers are global or local. The first has no norm before its attention, as it would follow that
+    of the embeddings. As in the reference, the last hidden state is after the final norm.
+    """
+
+    config: ModernBertConfig
+
+    @nn.compact
+    def __call__(self, batch: dict[str, Array]) -> Outputs:
+        """Run on ``input_ids`` and ``attention_mask``."""
+        c = self.config
+
+        def normed(x: Array, name: str) -> Array:
+            return layer_norm(c.norm_eps, name, use_bias=c.norm_bias)(x)
+
+        ids = batch["input_ids"]
+        x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
+        states = [normed(x, "embeddings_norm")]
+        mask = padding_mask(batch.get("attention_mask"))
+        places = jnp.arange(ids.shape[1])
+        near = (jnp.abs(places[:, None] - places[None, :]) <= c.window)[None, None]
+        local_mask = near if mask is None else mask & near
+        for i, local in enumerate(c.local_layers):
+            theta = c.local_rope_theta if local else c.global_rope_theta
+            block = ModernBertBlock(c, first=i == 0, theta=theta, name=f"layer_{i}")
+            states.append(block(states[-1], local_mask if local else mask))
+        states[-1] = normed(states[-1], "norm")
+        return Outputs(tuple(states), states[-1])
+
+
+class ModernBertBlock(nn.Module):
+    """One layer.
+
+    Attributes:
+        config: sizes and options.
+        first: whether it is the first, which has no norm before its attention.
+        theta: base of its rotary embedding.
+    """
+
+    config: ModernBertConfig
+    first: bool
+    theta: float
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None) -> Array:
+        """Apply to tokens."""
+        c = self.config
+        y = x
+        if not self.first:
+            y = layer_norm(c.norm_eps, "attention_norm", use_bias=c.norm_bias)(x)
+        attend = SelfAttention(c.num_attention_heads, (c.attention_bias,) * 4, name="attention")
+        x += attend(y, mask, rotate=lambda heads: rotate(heads, self.theta))
+        y = layer_norm(c.norm_eps, "mlp_norm", use_bias=c.norm_bias)(x)
+        return x + GatedMlp(c.intermediate_size, c.hidden_activation, c.mlp_bias, name="mlp")(y)
+
+
+_QKV = ("layer_*/attention/query", "layer_*/attention/key", "layer_*/attention/value")
+_WI = ("layer_*/mlp/gate", "layer_*/mlp/up")
+RULES = (
+    *embedding("embeddings.tok_embeddings", "word_embeddings"),
+    *norm("embeddings.norm", "embeddings_norm"),
+    *norm("layers.*.attn_norm", "layer_*/attention_norm"),
+    Rule("layers.*.attn.Wqkv.weight", tuple(f"{part}/kernel" for part in _QKV), linear_kernel),
+    Rule("layers.*.attn.Wqkv.bias", tuple(f"{part}/bias" for part in _QKV)),
+    *linear("layers.*.attn.Wo", "layer_*/attention/out"),
+    *norm("layers.*.mlp_norm", "layer_*/mlp_norm"),
+    Rule("layers.*.mlp.Wi.weight", tuple(f"{part}/kernel" for part in _WI), linear_kernel),
+    Rule("layers.*.mlp.Wi.bias", tuple(f"{part}/bias" for part in _WI)),
+    *linear("layers.*.mlp.Wo", "layer_*/mlp/down"),
+    *norm("final_norm", "norm"),
+)
+
+MODERNBERT = Family(
+    name="modernbert",
+    modalities=(TEXT,),
+    parse=parse,
+    build=ModernBert,
+    rules=RULES,
+    poolings=lambda config: ("mean", "cls", "eos"),
+    max_tokens=lambda config: config.max_position_embeddings,
+    prefixes=("model.",),
+    ignored=("head.*", "decoder.*", "classifier.*"),
+)
+FAMILIES = {"modernbert": MODERNBERT}

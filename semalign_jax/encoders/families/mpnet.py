@@ -1,0 +1,137 @@
+"""MPNet: Song et al. 2020, arXiv 2004.09297; relative positions: Raffel et al. 2020, 1910.10683."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from .._config import ConfigReader
+from .._family import TEXT, Family
+from .._layers import (
+    ACTIVATION_NAMES,
+    Array,
+    Outputs,
+    PostNormBlock,
+    layer_norm,
+    padding_mask,
+    positions_past_padding,
+)
+from .._weights import embedding, linear, norm
+from . import bert
+
+#: The reference fixes them, whatever the configuration says.
+PAD, BUCKETS, MAX_DISTANCE = 1, 32, 128
+
+
+@dataclass(frozen=True)
+class MPNetConfig:
+    """Sizes and options, named as in ``config.json``."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_act: str
+    max_position_embeddings: int
+    layer_norm_eps: float
+    has_pooler: bool
+
+
+def parse(reader: ConfigReader, tensors: frozenset[str]) -> MPNetConfig:
+    """Read the configuration."""
+    reader.only("relative_attention_num_buckets", BUCKETS)
+    reader.only("is_decoder", False)
+    reader.only("is_encoder_decoder", False)
+    reader.only("pruned_heads", {}, None)
+    return MPNetConfig(
+        vocab_size=reader.get("vocab_size", 30527),
+        hidden_size=reader.get("hidden_size", 768),
+        num_hidden_layers=reader.get("num_hidden_layers", 12),
+        num_attention_heads=reader.get("num_attention_heads", 12),
+        intermediate_size=reader.get("intermediate_size", 3072),
+        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
+        max_position_embeddings=reader.get("max_position_embeddings", 512),
+        layer_norm_eps=reader.get("layer_norm_eps", 1e-12, float),
+        has_pooler="pooler.dense.weight" in tensors,
+    )
+
+
+def relative_buckets(tokens: int) -> np.ndarray:
+    """Return which of the learned biases a query and a key share, ``[tokens, tokens]``.
+
+    Half of the buckets are for keys after the query. Of each half, the first half holds one
+    distance each, the rest ranges that grow in proportion to the distance.
+    """
+    offset = np.arange(tokens)[None, :] - np.arange(tokens)[:, None]
+    distance = np.abs(offset)
+    half = BUCKETS // 2
+    exact = half // 2
+    # In float32, as distances of a power of two lie on the border of two ranges.
+    growth = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+    growth = growth / np.float32(np.log(MAX_DISTANCE / exact)) * np.float32(half - exact)
+    far = np.minimum(exact + growth.astype(int), half - 1)
+    return np.where(distance < exact, distance, far) + half * (offset > 0)
+
+
+class MPNet(nn.Module):
+    """Embeddings without segments, and layers that share a bias by relative position."""
+
+    config: MPNetConfig
+
+    @nn.compact
+    def __call__(self, batch: dict[str, Array]) -> Outputs:
+        """Run on ``input_ids`` and ``attention_mask``."""
+        c = self.config
+        ids = batch["input_ids"]
+        positions = positions_past_padding(ids, PAD)
+        x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
+        place = nn.Embed(c.max_position_embeddings, c.hidden_size, name="position_embeddings")
+        states = [layer_norm(c.layer_norm_eps, "embeddings_norm")(x + place(positions))]
+        biases = nn.Embed(BUCKETS, c.num_attention_heads, name="relative_attention_bias")
+        bias = biases(jnp.asarray(relative_buckets(ids.shape[1]))).transpose(2, 0, 1)[None]
+        mask = padding_mask(batch.get("attention_mask"))
+        for i in range(c.num_hidden_layers):
+            block = PostNormBlock(
+                c.num_attention_heads,
+                c.intermediate_size,
+                c.hidden_act,
+                c.layer_norm_eps,
+                name=f"layer_{i}",
+            )
+            states.append(block(states[-1], mask, bias))
+        pooled = None
+        if c.has_pooler:
+            pooled = jnp.tanh(nn.Dense(c.hidden_size, name="pooler")(states[-1][:, 0]))
+        return Outputs(tuple(states), states[-1], pooled=pooled)
+
+
+RULES = (
+    *embedding("embeddings.word_embeddings", "word_embeddings"),
+    *embedding("embeddings.position_embeddings", "position_embeddings"),
+    *norm("embeddings.LayerNorm", "embeddings_norm"),
+    *embedding("encoder.relative_attention_bias", "relative_attention_bias"),
+    *linear("encoder.layer.*.attention.attn.q", "layer_*/attention/query"),
+    *linear("encoder.layer.*.attention.attn.k", "layer_*/attention/key"),
+    *linear("encoder.layer.*.attention.attn.v", "layer_*/attention/value"),
+    *linear("encoder.layer.*.attention.attn.o", "layer_*/attention/out"),
+    *norm("encoder.layer.*.attention.LayerNorm", "layer_*/attention_norm"),
+    *linear("encoder.layer.*.intermediate.dense", "layer_*/mlp/up"),
+    *linear("encoder.layer.*.output.dense", "layer_*/mlp/down"),
+    *norm("encoder.layer.*.output.LayerNorm", "layer_*/mlp_norm"),
+    *linear("pooler.dense", "pooler"),
+)
+
+MPNET = Family(
+    name="mpnet",
+    modalities=(TEXT,),
+    parse=parse,
+    build=MPNet,
+    rules=RULES,
+    poolings=bert.poolings,
+    max_tokens=lambda config: config.max_position_embeddings - PAD - 1,
+    prefixes=("mpnet.",),
+    ignored=("embeddings.position_ids", "lm_head.*", "classifier.*", "qa_outputs.*"),
+)
+FAMILIES = {"mpnet": MPNET}

@@ -1,0 +1,64 @@
+"""RoBERTa and XLM-RoBERTa: Liu et al. 2019, arXiv 1907.11692; Conneau et al. 2019, 1911.02116."""
+
+from dataclasses import dataclass, replace
+
+import flax.linen as nn
+
+from .._config import ConfigReader
+from .._family import TEXT, Family
+from .._layers import Array, Outputs, positions_past_padding
+from . import bert
+
+
+@dataclass(frozen=True)
+class RobertaConfig(bert.BertConfig):
+    """And the id of the padding token, past which positions are numbered."""
+
+    pad_token_id: int
+
+
+def parse(reader: ConfigReader, tensors: frozenset[str]) -> RobertaConfig:
+    """Read the configuration of RoBERTa."""
+    options = bert.common_options(reader, tensors, vocab_size=50265)
+    return RobertaConfig(**options, pad_token_id=reader.get("pad_token_id", 1))
+
+
+def parse_xlm(reader: ConfigReader, tensors: frozenset[str]) -> RobertaConfig:
+    """Read the configuration of XLM-RoBERTa."""
+    options = bert.common_options(reader, tensors)
+    return RobertaConfig(**options, pad_token_id=reader.get("pad_token_id", 1))
+
+
+class Roberta(nn.Module):
+    """BERT with positions that are counted over the tokens that are no padding."""
+
+    config: RobertaConfig
+
+    @nn.compact
+    def __call__(self, batch: dict[str, Array]) -> Outputs:
+        """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
+        positions = positions_past_padding(batch["input_ids"], self.config.pad_token_id)
+        x = bert.embed(self.config, batch, positions)
+        return bert.transform(self.config, x, batch.get("attention_mask"))
+
+
+def max_tokens(config: RobertaConfig) -> int:
+    """The positions up to that of padding are never those of a token."""
+    return config.max_position_embeddings - config.pad_token_id - 1
+
+
+ROBERTA = Family(
+    name="roberta",
+    modalities=(TEXT,),
+    parse=parse,
+    build=Roberta,
+    rules=bert.RULES,
+    poolings=bert.poolings,
+    max_tokens=max_tokens,
+    prefixes=("roberta.",),
+    ignored=("embeddings.position_ids", "lm_head.*", "classifier.*", "qa_outputs.*"),
+)
+FAMILIES = {
+    "roberta": ROBERTA,
+    "xlm-roberta": replace(ROBERTA, name="xlm-roberta", parse=parse_xlm),
+}

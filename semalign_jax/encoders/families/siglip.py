@@ -1,0 +1,160 @@
+"""SigLIP: Zhai et al. 2023, arXiv 2303.15343; also SigLIP 2 with images of one size.
+
+The last position of the batch stands for a text, even if it is padding, and the models were
+trained without a mask on texts padded to ``max_position_embeddings`` (64) tokens. As in
+transformers, the batch decides: to get the published embeddings, pad every text to that length and
+leave ``attention_mask`` out. With a mask, or with less padding, the embeddings are others.
+"""
+
+from dataclasses import replace
+
+from .._config import ConfigReader
+from .._family import IMAGE, TEXT, Family
+from .._layers import ACTIVATION_NAMES
+from .._towers import (
+    TextTower,
+    TextTowerConfig,
+    TwoTowers,
+    TwoTowersConfig,
+    VisionTower,
+    VisionTowerConfig,
+)
+from .._weights import (
+    Rule,
+    embedding,
+    linear,
+    linear_kernel,
+    norm,
+    patch_embedding,
+    prefixed,
+    scalar,
+)
+from .clip import LAYER_RULES, encoder_only
+
+
+def parse_text(reader: ConfigReader, tensors: frozenset[str]) -> TextTowerConfig:
+    """Read the configuration of a text tower."""
+    encoder_only(reader)
+    width = reader.get("hidden_size", 768)
+    return TextTowerConfig(
+        vocab_size=reader.get("vocab_size", 32000),
+        max_tokens=reader.get("max_position_embeddings", 64),
+        width=width,
+        layers=reader.get("num_hidden_layers", 12),
+        heads=reader.get("num_attention_heads", 12),
+        hidden=reader.get("intermediate_size", 3072),
+        activation=reader.get("hidden_act", "gelu_pytorch_tanh", str, ACTIVATION_NAMES),
+        eps=reader.get("layer_norm_eps", 1e-6, float),
+        causal=False,
+        padding=True,
+        token="last",
+        eos_token_id=None,
+        projection=reader.get("projection_size", None) or width,
+        projection_bias=True,
+    )
+
+
+def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTowerConfig:
+    """Read the configuration of a vision tower."""
+    encoder_only(reader)
+    image_size, patch = reader.get("image_size", 224), reader.get("patch_size", 16)
+    return VisionTowerConfig(
+        channels=reader.get("num_channels", 3),
+        image_size=(image_size, image_size),
+        patch=(patch, patch),
+        width=reader.get("hidden_size", 768),
+        layers=reader.get("num_hidden_layers", 12),
+        heads=reader.get("num_attention_heads", 12),
+        hidden=reader.get("intermediate_size", 3072),
+        activation=reader.get("hidden_act", "gelu_pytorch_tanh", str, ACTIVATION_NAMES),
+        eps=reader.get("layer_norm_eps", 1e-6, float),
+        pooling="attention" if reader.get("vision_use_head", True, bool) else None,
+        projection=None,
+        class_token=False,
+        patch_bias=True,
+        pre_norm=False,
+        interpolate=True,
+    )
+
+
+def parse(reader: ConfigReader, tensors: frozenset[str]) -> TwoTowersConfig:
+    """Read the configuration of both towers."""
+    text = parse_text(reader.section("text_config"), tensors)
+    vision = parse_vision(reader.section("vision_config"), tensors)
+    if vision.pooling is None:
+        reader.problem("vision_config.vision_use_head = False leaves no embedding of an image")
+        vision = replace(vision, pooling="attention")
+    return TwoTowersConfig(text, vision, logit_bias=True)
+
+
+TEXT_RULES = (
+    *embedding("embeddings.token_embedding", "token_embedding"),
+    *embedding("embeddings.position_embedding", "position_embedding"),
+    *LAYER_RULES,
+    *norm("final_layer_norm", "norm"),
+    *linear("head", "projection"),
+)
+VISION_RULES = (
+    Rule("embeddings.position_embedding.weight", "position_embedding"),
+    *patch_embedding("embeddings.patch_embedding", "patches/projection"),
+    *LAYER_RULES,
+    *norm("post_layernorm", "norm"),
+    Rule("head.probe", "pool/probe"),
+    Rule(
+        "head.attention.in_proj_weight",
+        ("pool/query/kernel", "pool/key/kernel", "pool/value/kernel"),
+        linear_kernel,
+    ),
+    Rule("head.attention.in_proj_bias", ("pool/query/bias", "pool/key/bias", "pool/value/bias")),
+    *linear("head.attention.out_proj", "pool/out"),
+    *norm("head.layernorm", "pool/norm"),
+    *linear("head.mlp.fc1", "pool/mlp/up"),
+    *linear("head.mlp.fc2", "pool/mlp/down"),
+)
+_IGNORED = ("*embeddings.position_ids",)
+
+SIGLIP = Family(
+    name="siglip",
+    modalities=(TEXT, IMAGE),
+    parse=parse,
+    build=lambda config: TwoTowers(
+        TextTower(config.text), VisionTower(config.vision), config.logit_bias
+    ),
+    rules=(
+        *prefixed(TEXT_RULES, "text_model.", "text/"),
+        *prefixed(VISION_RULES, "vision_model.", "vision/"),
+        Rule("logit_scale", "logit_scale", scalar),
+        Rule("logit_bias", "logit_bias", scalar),
+    ),
+    poolings=lambda config: ("projection", "mean"),
+    image_size=lambda config: (config.vision.channels, *config.vision.image_size),
+    max_tokens=lambda config: config.text.max_tokens,
+    ignored=_IGNORED,
+)
+SIGLIP_TEXT = Family(
+    name="siglip_text",
+    modalities=(TEXT,),
+    parse=parse_text,
+    build=TextTower,
+    rules=TEXT_RULES,
+    poolings=lambda config: ("projection", "mean"),
+    max_tokens=lambda config: config.max_tokens,
+    prefixes=("text_model.",),
+    ignored=_IGNORED,
+)
+SIGLIP_VISION = Family(
+    name="siglip_vision",
+    modalities=(IMAGE,),
+    parse=parse_vision,
+    build=VisionTower,
+    rules=VISION_RULES,
+    poolings=lambda config: ("mean",) if config.pooling is None else ("projection", "mean"),
+    image_size=lambda config: (config.channels, *config.image_size),
+    prefixes=("vision_model.",),
+    ignored=_IGNORED,
+)
+FAMILIES = {
+    "siglip": SIGLIP,
+    "siglip_text_model": SIGLIP_TEXT,
+    "siglip_vision_model": SIGLIP_VISION,
+}

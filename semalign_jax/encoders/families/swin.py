@@ -1,0 +1,234 @@
+"""Swin transformer: attention within shifted windows. Liu et al. 2021, arXiv 2103.14030.
+
+Hidden states are the patches and the output of each stage, after its merging of patches; their
+number of tokens shrinks from stage to stage.
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from .._config import ConfigReader
+from .._family import IMAGE, Family
+from .._layers import (
+    ACTIVATION_NAMES,
+    Array,
+    Mlp,
+    Outputs,
+    PatchEmbedding,
+    SelfAttention,
+    flatten_map,
+    global_average,
+    layer_norm,
+    resize_positions,
+)
+from .._weights import Rule, linear, norm, patch_embedding
+
+#: Of the norms of patches and of merged patches; ``layer_norm_eps`` is of the others.
+PATCH_EPS = 1e-5
+#: Added to the logits between parts of a shifted window that are no neighbours.
+APART = -100.0
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """Sizes and options, named as in ``config.json``."""
+
+    num_channels: int
+    image_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_size: int
+    mlp_ratio: float
+    qkv_bias: bool
+    hidden_act: str
+    use_absolute_embeddings: bool
+    layer_norm_eps: float
+
+
+def parse(reader: ConfigReader, tensors: frozenset[str]) -> SwinConfig:
+    """Read the configuration."""
+    # The width and the number of stages follow from embed_dim and depths; path_norm is of the
+    # first files and has no effect.
+    reader.neutral("hidden_size", "num_layers", "path_norm", "encoder_stride")
+    reader.neutral("out_features", "out_indices", "stage_names")
+    reader.only("pruned_heads", {}, None)
+    config = SwinConfig(
+        num_channels=reader.get("num_channels", 3),
+        image_size=reader.pair("image_size", 224),
+        patch_size=reader.pair("patch_size", 4),
+        embed_dim=reader.get("embed_dim", 96),
+        depths=reader.sizes("depths", (2, 2, 6, 2)),
+        num_heads=reader.sizes("num_heads", (3, 6, 12, 24)),
+        window_size=reader.get("window_size", 7),
+        mlp_ratio=reader.get("mlp_ratio", 4.0, float),
+        qkv_bias=reader.get("qkv_bias", True, bool),
+        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
+        use_absolute_embeddings=reader.get("use_absolute_embeddings", False, bool),
+        layer_norm_eps=reader.get("layer_norm_eps", 1e-5, float),
+    )
+    if len(config.num_heads) != len(config.depths):
+        reader.problem("num_heads and depths must have one value a stage")
+    return config
+
+
+def relative_positions(window: int) -> np.ndarray:
+    """Row of the bias table for each pair of places in a window, ``[window**2, window**2]``."""
+    places = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij"))
+    rows, columns = places.reshape(2, -1, 1) - places.reshape(2, 1, -1) + window - 1
+    return rows * (2 * window - 1) + columns
+
+
+def to_windows(x: Array, window: int) -> Array:
+    """``[batch, rows, columns, width]`` to ``[batch * windows, window**2, width]``."""
+    b, rows, columns, width = x.shape
+    x = x.reshape(b, rows // window, window, columns // window, window, width)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, window * window, width)
+
+
+def from_windows(x: Array, window: int, rows: int, columns: int) -> Array:
+    """Undo `to_windows`."""
+    x = x.reshape(-1, rows // window, columns // window, window, window, x.shape[-1])
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows, columns, x.shape[-1])
+
+
+def shifted_mask(rows: int, columns: int, window: int, shift: int) -> np.ndarray:
+    """Added to the logits of each window of a shifted map, ``[windows, window**2, window**2]``.
+
+    A shift moves the first rows and columns behind the last; windows there hold up to four parts
+    that are not next to each other.
+    """
+    part_of_row, part_of_column = (
+        (np.arange(n) >= n - window).astype(int) + (np.arange(n) >= n - shift)
+        for n in (rows, columns)
+    )
+    parts = 3 * part_of_row[:, None] + part_of_column
+    parts = parts.reshape(rows // window, window, columns // window, window)
+    parts = parts.transpose(0, 2, 1, 3).reshape(-1, window * window)
+    return np.where(parts[:, :, None] == parts[:, None, :], 0.0, APART).astype(np.float32)
+
+
+class SwinLayer(nn.Module):
+    """Attention within windows, which every second layer shifts by half a window, and an MLP."""
+
+    config: SwinConfig
+    heads: int
+    shifted: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply to ``[batch, rows, columns, width]``."""
+        c, window = self.config, self.config.window_size
+        batch, rows, columns, width = x.shape
+        if min(rows, columns) < window:
+            raise ValueError(
+                f"pixel_values are too small: a stage has {rows} x {columns} patches, fewer than "
+                f"its windows of {window} x {window}; give larger images"
+            )
+        # A map of one window is not shifted.
+        shift = window // 2 if self.shifted and min(rows, columns) > window else 0
+        y = layer_norm(c.layer_norm_eps, "attention_norm")(x)
+        y = jnp.pad(y, ((0, 0), (0, -rows % window), (0, -columns % window), (0, 0)))
+        padded_rows, padded_columns = y.shape[1:3]
+        y = to_windows(jnp.roll(y, (-shift, -shift), (1, 2)), window)
+
+        shape = ((2 * window - 1) ** 2, self.heads)
+        table = self.param("position_bias", nn.initializers.zeros, shape, jnp.float32)
+        bias = table[relative_positions(window)].transpose(2, 0, 1)[None]
+        if shift:
+            mask = shifted_mask(padded_rows, padded_columns, window, shift)
+            bias = jnp.tile(bias + jnp.asarray(mask, bias.dtype)[:, None], (batch, 1, 1, 1))
+        projections = (c.qkv_bias, c.qkv_bias, c.qkv_bias, True)
+        y = SelfAttention(self.heads, projections, name="attention")(y, bias=bias)
+
+        y = from_windows(y, window, padded_rows, padded_columns)
+        y = jnp.roll(y, (shift, shift), (1, 2))
+        x = x + y[:, :rows, :columns]
+        mlp = Mlp(int(c.mlp_ratio * width), c.hidden_act, name="mlp")
+        return x + mlp(layer_norm(c.layer_norm_eps, "mlp_norm")(x))
+
+
+class PatchMerging(nn.Module):
+    """Four neighbouring patches become one of twice the width."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply to ``[batch, rows, columns, width]``."""
+        x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+        b, rows, columns, width = x.shape
+        x = x.reshape(b, rows // 2, 2, columns // 2, 2, width).transpose(0, 1, 3, 4, 2, 5)
+        x = layer_norm(PATCH_EPS, "norm")(x.reshape(b, rows // 2, columns // 2, 4 * width))
+        return nn.Dense(2 * width, use_bias=False, name="reduction")(x)
+
+
+class Swin(nn.Module):
+    """Patches, stages of layers with a merging between them, final norm, mean of the tokens."""
+
+    config: SwinConfig
+
+    @nn.compact
+    def __call__(self, batch: dict[str, Array]) -> Outputs:
+        """Run on ``pixel_values``, padded with zeros to whole patches."""
+        c = self.config
+        pixels = batch["pixel_values"]
+        right = ((0, -n % p) for n, p in zip(pixels.shape[2:], c.patch_size, strict=True))
+        pixels = jnp.pad(pixels, ((0, 0), (0, 0), *right))
+        x = PatchEmbedding(c.embed_dim, c.patch_size, name="patches")(pixels)
+        x = layer_norm(PATCH_EPS, "patches_norm")(x)
+        if c.use_absolute_embeddings:
+            learned = (c.image_size[0] // c.patch_size[0], c.image_size[1] // c.patch_size[1])
+            shape = (1, learned[0] * learned[1], c.embed_dim)
+            table = self.param("position_embeddings", nn.initializers.zeros, shape, jnp.float32)
+            _, rows, columns, _ = x.shape
+            x += resize_positions(table.reshape(*learned, -1), (rows, columns))[None]
+        states = [flatten_map(x)]
+        for stage, (depth, heads) in enumerate(zip(c.depths, c.num_heads, strict=True)):
+            for i in range(depth):
+                x = SwinLayer(c, heads, i % 2 == 1, name=f"stage_{stage}_layer_{i}")(x)
+            if stage + 1 < len(c.depths):
+                x = PatchMerging(name=f"stage_{stage}_merge")(x)
+            states.append(flatten_map(x))
+        x = layer_norm(c.layer_norm_eps, "norm")(x)
+        return Outputs(tuple(states), flatten_map(x), pooled=global_average(x))
+
+
+_LAYER = "encoder.layers.*.blocks.*"
+RULES = (
+    *patch_embedding("embeddings.patch_embeddings.projection", "patches/projection"),
+    *norm("embeddings.norm", "patches_norm"),
+    Rule("embeddings.position_embeddings", "position_embeddings"),
+    *norm(f"{_LAYER}.layernorm_before", "stage_*_layer_*/attention_norm"),
+    *linear(f"{_LAYER}.attention.self.query", "stage_*_layer_*/attention/query"),
+    *linear(f"{_LAYER}.attention.self.key", "stage_*_layer_*/attention/key"),
+    *linear(f"{_LAYER}.attention.self.value", "stage_*_layer_*/attention/value"),
+    *linear(f"{_LAYER}.attention.output.dense", "stage_*_layer_*/attention/out"),
+    Rule(f"{_LAYER}.attention.self.relative_position_bias_table", "stage_*_layer_*/position_bias"),
+    *norm(f"{_LAYER}.layernorm_after", "stage_*_layer_*/mlp_norm"),
+    *linear(f"{_LAYER}.intermediate.dense", "stage_*_layer_*/mlp/up"),
+    *linear(f"{_LAYER}.output.dense", "stage_*_layer_*/mlp/down"),
+    *norm("encoder.layers.*.downsample.norm", "stage_*_merge/norm"),
+    *linear("encoder.layers.*.downsample.reduction", "stage_*_merge/reduction"),
+    *norm("layernorm", "norm"),
+)
+
+SWIN = Family(
+    name="swin",
+    modalities=(IMAGE,),
+    parse=parse,
+    build=Swin,
+    rules=RULES,
+    poolings=lambda config: ("pooler", "mean"),
+    image_size=lambda config: (config.num_channels, *config.image_size),
+    prefixes=("swin.",),
+    ignored=(
+        "classifier.*",
+        "decoder.*",
+        "embeddings.mask_token",
+        "*.relative_position_index",
+    ),
+)
+FAMILIES = {"swin": SWIN}
