@@ -1,0 +1,374 @@
+"""`embed`: from many texts or images to embeddings, in batches of static shapes.
+
+Threads of `concurrent.futures` read and decode ahead of the device; Pillow and tokenizers release
+the interpreter lock while they work. The data loader grain does this part as well, but what it
+adds (shuffling, epochs, worker processes, saved iterators) is not needed for one pass in order,
+and it depends on seven further packages.
+"""
+
+import hashlib
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from .._checks import flag, option, positive_int
+from ._encoder import DTYPES, Encoder, encode, example_batch, read_config
+from ._family import TEXT
+from ._items import Items, contents_hash, ids_of, modality_of, refuse_repeated, sequence
+from ._preprocess import ImagePreprocessor, TextPreprocessor, image_preprocessor, text_preprocessor
+from ._progress import Progress
+from ._store import Chunk, Store, open_store
+from ._weights import flatten
+
+_T = TypeVar("_T")
+
+
+class Embedded(NamedTuple):
+    """What `embed` returns.
+
+    Attributes:
+        embeddings: ``[n, dimension]``, in the order of the items.
+        ids: one per item.
+        truncated: number of texts that were longer than the encoder reads, and cut.
+    """
+
+    embeddings: np.ndarray
+    ids: list[str]
+    truncated: int
+
+
+class _Batch(NamedTuple):
+    chunk: int
+    rows: list[int]  # positions in the chunk
+    truncated: int
+    inputs: Callable[[], dict[str, np.ndarray]]  # waits until they are there
+
+
+def embed(
+    encoder: Encoder,
+    items: Sequence[Any],
+    *,
+    batch_size: int = 32,
+    modality: str | None = None,
+    ids: Sequence[str | int] | None = None,
+    out: str | Path | None = None,
+    resume: bool = True,
+    dtype: str = "float32",
+    chunk_size: int = 4096,
+    progress: bool = True,
+    workers: int | None = None,
+    devices: Sequence[Any] | None = None,
+) -> Embedded:
+    """Embed many texts or images.
+
+    Items are taken in chunks of `chunk_size`. Within a chunk texts are sorted by length, so that a
+    batch is padded little; the last batch of a chunk is filled up with a repeated item. So the
+    encoder is compiled once per padded length and once for images. How a text is padded depends on
+    its chunk, so between other chunk sizes embeddings are equal up to rounding.
+
+    With `out`, each chunk is written as a file when it is done, and a run that was interrupted
+    continues after the chunks that are whole (a damaged one is made again, with a warning). Its
+    files are then those of an uninterrupted run, byte for byte, as far as XLA compiles the same
+    program to the same kernels: it does on CPUs; on GPUs its autotuning may not, and values then
+    agree up to rounding. `read_embeddings` reads such a folder.
+
+    All embeddings are held in memory, also with `out`.
+
+    Args:
+        encoder: see `load_encoder`.
+        items: texts (str), or images: paths (`pathlib.Path`; str if the encoder has no text),
+            encoded bytes, Pillow images or NumPy arrays.
+        batch_size: items per step, over all devices; rounded up to a multiple of their number.
+        modality: "text" or "image"; by default found from the items, where a str is a text if the
+            encoder has texts.
+        ids: one per item, unique if `out` is given; by default the path as given, or for items
+            without one their position.
+        out: folder to write into. Only one process can write into it at a time. Its manifest
+            holds a hash of the contents of items in memory (so they are decoded once more), but
+            files are known by their ids only: whether a file changed between an interrupted run
+            and its continuation is not noticed.
+        resume: whether a folder with a part of the same embeddings may be continued.
+        dtype: "float32", "bfloat16" or "float16": of the result.
+        chunk_size: items per chunk; best a multiple of `batch_size`.
+        progress: whether to show progress on stderr: a bar in a terminal, else a line now and
+            then.
+        workers: number of threads that decode images; by default the number of CPU cores, at most
+            16.
+        devices: JAX devices to use, each gets a part of each batch; by default all of this process.
+
+    Returns:
+        Embeddings in host memory, ids and the number of texts that were cut, of which a warning
+        tells as well.
+
+    Raises:
+        TypeError: if an item is of a type that the encoder does not embed; names the item.
+        ValueError: if an item cannot be read or its embedding is not finite in `dtype` (names the
+            item), texts and images are mixed, ids do not fit, or the folder holds another run
+            (lists what differs).
+        FileExistsError: if the folder holds something else, or anything without `resume`.
+        RuntimeError: if another process writes into the folder.
+    """
+    if not isinstance(encoder, Encoder):
+        raise TypeError(f"encoder must come from load_encoder; got {type(encoder).__name__}")
+    option("dtype", dtype, DTYPES)
+    chunk_size = positive_int("chunk_size", chunk_size)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = positive_int("workers", min(16, cores or 1) if workers is None else workers)
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    if not devices:
+        raise ValueError("devices is empty: give None or at least one device")
+    batch_size = -(-positive_int("batch_size", batch_size) // len(devices)) * len(devices)
+    flag("resume", resume)
+    flag("progress", progress)
+
+    values = sequence(items)
+    modality = modality_of(encoder.config.family.modalities, values, modality)
+    named = Items(values, ids_of(values, ids, modality))
+    if modality == TEXT:
+        prepare = text_preprocessor(encoder)
+        lengths = list(prepare.buckets)
+        batches_of = partial(_text_batches, prepare, named, batch_size)
+    else:
+        prepare = image_preprocessor(encoder)
+        lengths = None
+        batches_of = partial(_image_batches, prepare, named, batch_size)
+    dimension = _dimension(encoder, modality)
+
+    count = len(values)
+    starts = range(0, count, chunk_size)
+    spans = {k: range(s, min(s + chunk_size, count)) for k, s in enumerate(starts)}
+    embeddings = np.empty((count, dimension), jnp.dtype(dtype))
+    truncated = 0
+    with ExitStack() as stack:
+        store = None
+        if out is not None:
+            refuse_repeated(named.ids)
+            run = {
+                **_identity(encoder, modality),
+                "preprocessing": prepare.fingerprint,
+                "padded_lengths": lengths,
+                "contents": contents_hash(named, modality),
+                "items": count,
+                "dimension": dimension,
+                "dtype": dtype,
+                "batch_size": batch_size,
+                "chunk_size": chunk_size,
+                "devices": {"kind": devices[0].device_kind, "count": len(devices)},
+            }
+            store = stack.enter_context(open_store(Path(out), run, named.ids, resume))
+            for number, chunk in _whole_chunks(store):
+                span = spans.pop(number)
+                embeddings[span.start : span.stop] = chunk.embeddings
+                truncated += chunk.truncated
+        left = sum(map(len, spans.values()))
+        shown = stack.enter_context(Progress(count, count - left, progress))
+        pool = stack.enter_context(_threads(workers))
+        # Some tokenizers must not be called from two threads at once.
+        tokenizing = stack.enter_context(_threads(1))
+        # All workers busy, and two batches beyond, so that one slow image stops nothing.
+        depth = 2 + -(-workers // batch_size)
+        encoded = _encoded(encoder, batches_of(spans, pool, tokenizing), depth, devices)
+        for number, chunk in _chunks(encoded, named, spans, (dimension, dtype), shown):
+            span = spans[number]
+            embeddings[span.start : span.stop] = chunk.embeddings
+            truncated += chunk.truncated
+            if store is not None:
+                store.write(number, chunk)
+    if truncated:
+        warnings.warn(
+            f"{truncated} of {count} texts are longer than the encoder reads and were cut",
+            stacklevel=2,
+        )
+    return Embedded(embeddings, named.ids, truncated)
+
+
+def _whole_chunks(store: Store) -> Iterator[tuple[int, Chunk]]:
+    for number in range(store.count):
+        try:
+            yield number, store.read(number)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            warnings.warn(f"{error}. The chunk is made again", stacklevel=3)
+
+
+def _dimension(encoder: Encoder, modality: str) -> int:
+    batch = example_batch(encoder.config)
+    if modality == TEXT:
+        batch.pop("pixel_values", None)
+    else:
+        batch = {"pixel_values": batch["pixel_values"]}
+    return jax.eval_shape(partial(encode, encoder.config), encoder.params, batch).shape[1]
+
+
+def _identity(encoder: Encoder, modality: str) -> dict[str, Any]:
+    """Return what identifies the encoder, as JSON values.
+
+    The parameters are hashed as well as their files, since a caller can put others in place.
+    """
+    config = encoder.config
+    params = hashlib.sha256()
+    for path, leaf in sorted(flatten(encoder.params).items()):
+        params.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
+        params.update(np.asarray(leaf).tobytes())
+    files = {}
+    for path in (encoder.folder / read_config(encoder.folder)[1], *encoder.weight_files):
+        with path.open("rb") as file:
+            files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "model_type": config.model_type,
+        "modality": modality,
+        "pooling": config.pooling,
+        "layer": config.layer,
+        "normalize": config.normalize,
+        "files": files,
+        "params": params.hexdigest(),
+        "computed_in": str(encoder.dtype),
+    }
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(count, thread_name_prefix="embed")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ahead(started: Iterable[_T], depth: int) -> Iterator[_T]:
+    """Yield what `started` yields; its work begins when it is drawn, `depth` elements early."""
+    drawn: deque[_T] = deque()
+    for element in started:
+        drawn.append(element)
+        if len(drawn) > depth:
+            yield drawn.popleft()
+    yield from drawn
+
+
+def _text_batches(
+    prepare: TextPreprocessor,
+    items: Items,
+    batch_size: int,
+    spans: dict[int, range],
+    pool: ThreadPoolExecutor,
+    tokenizing: ThreadPoolExecutor,
+) -> Iterator[_Batch]:
+    """Tokenize a chunk ahead; yield its batches, long texts first so that memory runs out early."""
+
+    def started():
+        for number, span in spans.items():
+            yield number, tokenizing.submit(_tokenize, prepare, items, span)
+
+    for number, future in _ahead(started(), 1):
+        tokens = future.result()
+        lengths = [len(row) for row in tokens.rows]
+        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            filled = rows + rows[:1] * (batch_size - len(rows))
+            length = prepare.bucket(lengths[rows[0]])
+            types = None if tokens.types is None else [tokens.types[row] for row in filled]
+            padded = pool.submit(prepare.pad, [tokens.rows[row] for row in filled], length, types)
+            truncated = tokens.truncated if start == 0 else 0
+            yield _Batch(number, rows, truncated, padded.result)
+
+
+def _tokenize(prepare: TextPreprocessor, items: Items, span: range) -> Any:
+    texts = [str(items.values[index]) for index in span]
+    try:
+        return prepare.tokenize(texts)
+    except Exception:
+        for index, text in zip(span, texts, strict=True):
+            try:
+                prepare.tokenize([text])
+            except Exception as error:
+                raise items.broken(index, error) from error
+        raise
+
+
+def _image_batches(
+    prepare: ImagePreprocessor,
+    items: Items,
+    batch_size: int,
+    spans: dict[int, range],
+    pool: ThreadPoolExecutor,
+    tokenizing: ThreadPoolExecutor,
+) -> Iterator[_Batch]:
+    def load(index: int, into: np.ndarray) -> None:
+        try:
+            into[...] = prepare(items.values[index])
+        except Exception as error:
+            raise items.broken(index, error) from error
+
+    def finish(pixels: np.ndarray, jobs: list[Future]) -> dict[str, np.ndarray]:
+        for job in jobs:
+            job.result()
+        pixels[len(jobs) :] = pixels[:1]
+        return {"pixel_values": pixels}
+
+    for number, span in spans.items():
+        for start in range(0, len(span), batch_size):
+            rows = list(range(start, min(start + batch_size, len(span))))
+            pixels = np.empty((batch_size, *prepare.size), np.float32)
+            jobs = [pool.submit(load, span[row], pixels[i]) for i, row in enumerate(rows)]
+            yield _Batch(number, rows, 0, partial(finish, pixels, jobs))
+
+
+def _encoded(
+    encoder: Encoder, batches: Iterator[_Batch], depth: int, devices: Sequence[Any]
+) -> Iterator[tuple[_Batch, jax.Array]]:
+    """Yield each batch with its embeddings, when those of the next have been asked for.
+
+    `depth` batches are prepared early.
+    """
+    mesh = Mesh(np.array(devices), ("batch",))
+    params = jax.device_put(encoder.params, NamedSharding(mesh, PartitionSpec()))
+    by_rows = NamedSharding(mesh, PartitionSpec("batch"))
+
+    def dispatched():
+        for batch in _ahead(batches, depth):
+            inputs = jax.device_put(batch.inputs(), by_rows)
+            yield batch, encode(encoder.config, params, inputs)
+
+    return _ahead(dispatched(), 1)
+
+
+def _chunks(
+    encoded: Iterator[tuple[_Batch, jax.Array]],
+    items: Items,
+    spans: dict[int, range],
+    outline: tuple[int, str],
+    shown: Progress,
+) -> Iterator[tuple[int, Chunk]]:
+    """Put the rows of batches in the items' order and yield the chunks that are complete."""
+    dimension, dtype = outline
+    embeddings, done, truncated = np.empty(0), 0, 0
+    for batch, vectors in encoded:
+        span = spans[batch.chunk]
+        if done == 0:
+            embeddings = np.empty((len(span), dimension), jnp.dtype(dtype))
+        with np.errstate(over="ignore"):  # found below
+            rows = np.asarray(vectors)[: len(batch.rows)].astype(embeddings.dtype)
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if bad.size:
+            error = ValueError(f"its embedding holds NaN or infinity in {dtype}")
+            raise items.broken(span[batch.rows[bad[0]]], error)
+        embeddings[batch.rows] = rows
+        done += len(batch.rows)
+        truncated += batch.truncated
+        shown.advance(len(batch.rows))
+        if done == len(span):
+            yield batch.chunk, Chunk(embeddings, truncated)
+            done, truncated = 0, 0
