@@ -62,7 +62,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         try:
             if _interpret(file) != _MAGIC:
                 raise TorchFileError(f"{path} is not a file of torch.save in its first format")
-            _interpret(file), _interpret(file)  # version and machine
+            for _ in ("version", "machine"):
+                _interpret(file)
             state, keys = _interpret(file), _interpret(file)
             tensors = {name: value for name, value in state.items() if isinstance(value, _Tensor)}
             dtypes = {t.storage.key: t.storage.dtype for t in tensors.values()}
@@ -88,6 +89,7 @@ def _interpret(file: BinaryIO) -> Any:
         del stack[start:]
         return values
 
+    argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         name = opcode.name
         if name in _VALUES:

@@ -112,7 +112,7 @@ class ConfigReader:
         self._where = where
         self._ignore = tuple(ignore)
         self._seen: set[str] = set()
-        self._neutral = list(_NEUTRAL)
+        self._neutral: list[str] = list(_NEUTRAL)
         self._problems: list[str] = []
         self._sections: list[ConfigReader] = []
 

@@ -206,6 +206,12 @@ def forward(config: EncoderConfig, params: Mapping[str, Any], batch: Mapping[str
     """
     dtype = jax.tree.leaves(params)[0].dtype
     batch = dict(batch)
+    longest = config.family.max_tokens
+    if "input_ids" in batch and longest and batch["input_ids"].shape[1] > longest(config.model):
+        raise ValueError(
+            f"input_ids {batch['input_ids'].shape} are longer than the {longest(config.model)} "
+            "tokens that the model has positions for: cut the texts"
+        )
     if "pixel_values" in batch:
         batch["pixel_values"] = jnp.asarray(batch["pixel_values"]).astype(dtype)
     precision = "highest" if dtype == jnp.float32 else "default"

@@ -157,6 +157,8 @@ class SelfAttention(nn.Module):
     ) -> Array:
         """Attend; `rotate` is a rotary position embedding of queries and keys."""
         *batch, width = x.shape
+        if width % self.heads:
+            raise ValueError(f"the width {width} is not a multiple of {self.heads} attention heads")
         split = (*batch, self.heads, width // self.heads)
         q, k, v = (
             nn.Dense(width, use_bias=use_bias, name=name)(x).reshape(split)

@@ -120,9 +120,10 @@ def test_a_pure_function_of_plain_arrays(text):
     assert isinstance(hash(encoder.config), int)
     # Same inputs, another order of keys: nothing is compiled again.
     value = encode(encoder.config, encoder.params, batch)
-    count = encode._cache_size()
+    cache_size = encode._cache_size  # pyright: ignore[reportAttributeAccessIssue]
+    count = cache_size()
     encode(dataclasses.replace(encoder.config), encoder.params, dict(reversed(batch.items())))
-    assert encode._cache_size() == count
+    assert cache_size() == count
     # Several sets of parameters at once, and derivatives with respect to them.
     twice = jax.tree.map(lambda p: jnp.stack([p, p * 1.01]), encoder.params)
     many = jax.vmap(lambda params: encode(encoder.config, params, batch))(twice)
@@ -132,7 +133,7 @@ def test_a_pure_function_of_plain_arrays(text):
     # Layers behind the chosen one are not computed.
     first = dataclasses.replace(encoder.config, layer=0, pooling="cls")
     text_of = jax.jit(encode, static_argnums=0).lower(first, encoder.params, batch).compile()
-    assert "dot" not in text_of.as_text()
+    assert "dot" not in (text_of.as_text() or "dot")
 
 
 def test_batches_of_another_kind_are_refused(text):
@@ -142,6 +143,14 @@ def test_batches_of_another_kind_are_refused(text):
     for wrong in ({"pixel_values": pixels}, batch | {"pixel_values": pixels}, {}):
         with pytest.raises(ValueError, match="batch must have input_ids"):
             encode(encoder.config, encoder.params, wrong)
+
+
+def test_longer_texts_than_the_model_has_positions_for_are_refused(text):
+    folder, _, _ = text
+    encoder = load_encoder(folder)
+    assert encode(encoder.config, encoder.params, {"input_ids": np.ones((1, 16), np.int32)}).size
+    with pytest.raises(ValueError, match="longer than the 16 tokens"):
+        encode(encoder.config, encoder.params, {"input_ids": np.ones((1, 17), np.int32)})
 
 
 def test_activation_eps_and_bias_matter(text):

@@ -162,7 +162,7 @@ class Beit(nn.Module):
             x = x + positions_of_grid(table, 1, c.grid, (rows, columns))
 
         # One constant for all layers.
-        index = jnp.asarray(relative_index(rows, columns)) if c.has_relative_positions else None
+        index = jnp.asarray(relative_index(rows, columns))
 
         def relative_bias(name: str) -> Array:
             module = RelativePositionBias(c.num_attention_heads, c.grid, name=name)

@@ -176,8 +176,8 @@ class ModernBertBlock(nn.Module):
         y = x
         if not self.first:
             y = layer_norm(c.norm_eps, "attention_norm", use_bias=c.norm_bias)(x)
-        bias = (c.attention_bias, c.attention_bias, c.attention_bias, c.attention_bias)
-        attend = SelfAttention(c.num_attention_heads, bias, name="attention")
+        has = c.attention_bias
+        attend = SelfAttention(c.num_attention_heads, (has, has, has, has), name="attention")
         x += attend(y, mask, rotate=lambda heads: rotate(heads, self.theta))
         y = layer_norm(c.norm_eps, "mlp_norm", use_bias=c.norm_bias)(x)
         return x + GatedMlp(c.intermediate_size, c.hidden_activation, c.mlp_bias, name="mlp")(y)
