@@ -24,7 +24,7 @@ def legacy(tensors):
 
 
 def cxr(config):
-    from ..references_cxr import CxrBert
+    from ..references.cxr_bert import CxrBert
 
     return CxrBert(config)
 
