@@ -284,8 +284,9 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> TwoTowersConfig:
 
 def build(config: TwoTowersConfig) -> TwoTowers:
     """Return the module."""
-    kind = BertTower if isinstance(config.text, BertTowerConfig) else TextTower
-    return TwoTowers(kind(config.text), VisionTower(config.vision), config.logit_bias)
+    text = config.text
+    tower = BertTower(text) if isinstance(text, BertTowerConfig) else TextTower(text)
+    return TwoTowers(tower, VisionTower(config.vision), config.logit_bias)
 
 
 def _first(w: np.ndarray) -> np.ndarray:
