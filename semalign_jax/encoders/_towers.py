@@ -98,7 +98,7 @@ class VisionTowerConfig:
 
 
 def token_position(kind: str, ids: Array, eos_token_id: int | None) -> Array:
-    """Return the position ``[batch]`` of the token that stands for a text."""
+    """Return where the token that stands for a text is, ``[batch]``; see `TextTowerConfig`."""
     if kind == "eos":
         return jnp.argmax(ids == eos_token_id, axis=1)
     if kind == "highest":

@@ -189,7 +189,7 @@ def checkpoint_files(folder: Path, name: str = SINGLE_FILE) -> tuple[Path, ...]:
             )
         raise FileNotFoundError(
             f"{folder} has {pickled[0]} but no {name}. Pickled checkpoints can run code when read, "
-            f"so they are never opened here. Convert it once, where you trust the file, with "
+            "so they are never opened here. Convert it once, where you trust the file, with "
             f"PyTorch: {convert}"
         )
     raise FileNotFoundError(f"{folder} has no {name} and no {name}.index.json")

@@ -1,5 +1,7 @@
 """OpenCLIP's models in plain PyTorch: the same tensor names, written from its description."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -163,7 +165,7 @@ class Text(nn.Module):
         self.transformer = Transformer(model, tower, width, tower["heads"], eps)
         self.ln_final = nn.LayerNorm(width, eps)
         if tower.get("proj_bias"):
-            self.text_projection = nn.Linear(width, model["embed_dim"])
+            self.text_projection: Any = nn.Linear(width, model["embed_dim"])
         elif tower.get("proj_type") != "none":
             self.text_projection = nn.Parameter(torch.zeros(width, model["embed_dim"]))
 
@@ -194,7 +196,7 @@ class BertText(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.options = tower = model["text_cfg"]
-        config = BertConfig(**tower["hf_model_config"], attn_implementation="eager")
+        config = BertConfig(**tower["hf_model_config"])
         width, dimension = config.hidden_size, model["embed_dim"]
         needs_pooler = tower.get("hf_pooler_type") == "cls_pooler"
         self.transformer = BertModel(config, add_pooling_layer=needs_pooler)
