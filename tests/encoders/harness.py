@@ -105,7 +105,11 @@ def synthetic(name: str, shape: tuple[int, ...]) -> np.ndarray:
         fan_in = int(np.prod(shape[1:]))
         value = rng.standard_normal(shape) / (1 if "embed" in name else np.sqrt(fan_in))
     else:
-        offset = 1.0 if name.endswith(("weight", "gamma", "lambda1", "scale")) else 0.0
+        offset = (
+            1.0
+            if name.endswith(("weight", "gamma", "lambda1", "lambda_1", "lambda_2", "scale"))
+            else 0.0
+        )
         value = offset + 0.2 * rng.standard_normal(shape)
     return np.asarray(value, np.float32)
 

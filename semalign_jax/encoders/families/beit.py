@@ -50,11 +50,6 @@ class BeitConfig:
         """Rows and columns of patches that the positions were learned for."""
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
 
-    @property
-    def has_relative_positions(self) -> bool:
-        """Whether attention has a bias by relative position."""
-        return self.use_relative_position_bias or self.use_shared_relative_position_bias
-
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> BeitConfig:
     """Read the configuration."""
@@ -85,8 +80,9 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> BeitConfig:
         has_pooler=not use_mean_pooling or "pooler.layernorm.weight" in tensors,
     )
     rows, columns = config.grid
+    relative = config.use_relative_position_bias or config.use_shared_relative_position_bias
     # The reference reads the table of such a model with rows and columns exchanged.
-    if config.has_relative_positions and rows != columns:
+    if relative and rows != columns:
         reader.problem(
             f"image_size = {config.image_size} is not supported with relative positions "
             "(supported: as many rows as columns of patches)"

@@ -5,8 +5,8 @@ SMALL = {
     "num_hidden_layers": 2,
     "num_attention_heads": 3,
     "intermediate_size": 40,
-    "image_size": 32,
-    "patch_size": 8,
+    "image_size": 8,
+    "patch_size": 2,
 }
 ALL_POSITIONS = {
     "use_absolute_position_embeddings": True,
@@ -45,7 +45,7 @@ CASES = (
         "BeitModel",
         "BeitConfig",
         SMALL | {"use_relative_position_bias": True},
-        images(32),
+        images(8),
         edit=classifier,
     ),
     Case(
@@ -53,7 +53,7 @@ CASES = (
         "BeitModel",
         "BeitConfig",
         SMALL | {"use_shared_relative_position_bias": True, "use_mask_token": True},
-        images(32),
+        images(8),
         without_pooler,
         edit=masked_modelling,
     ),
@@ -70,22 +70,22 @@ CASES = (
             "hidden_act": "gelu_new",
             "num_channels": 1,
         },
-        images(32, channels=1),
+        images(8, channels=1),
     ),
     Case(
         "beit-all-positions",
         "BeitModel",
         "BeitConfig",
         SMALL | ALL_POSITIONS | {"layer_norm_eps": 1e-2},
-        images(32),
+        images(8),
     ),
     # Fewer rows and more columns than those that were learned.
-    Case("beit-other-size", "BeitModel", "BeitConfig", SMALL | ALL_POSITIONS, images(24, 43)),
+    Case("beit-other-size", "BeitModel", "BeitConfig", SMALL | ALL_POSITIONS, images(6, 11)),
     Case(
         "beit-no-positions",
         "BeitModel",
         "BeitConfig",
         SMALL | {"layer_scale_init_value": 0.0},
-        images(24, 43),
+        images(6, 11),
     ),
 )

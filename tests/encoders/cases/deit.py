@@ -1,11 +1,19 @@
 from ..harness import Case, images
-from .vit import SMALL, interpolated
+
+SMALL = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "image_size": 8,
+    "patch_size": 2,
+}
 
 
-def interpolated_layers(model, inputs):
+def interpolated(model, inputs):
     outputs = model(**inputs, output_hidden_states=True, interpolate_pos_encoding=True)
     states = {f"hidden_{i}": state for i, state in enumerate(outputs.hidden_states)}
-    return states | interpolated(model, inputs)
+    return states | {"last": outputs.last_hidden_state, "pooled": outputs.pooler_output}
 
 
 def two_heads(tensors):
@@ -23,7 +31,7 @@ def without_pooler(model, inputs):
 
 
 CASES = (
-    Case("deit", "DeiTModel", "DeiTConfig", SMALL, images(32)),
+    Case("deit", "DeiTModel", "DeiTConfig", SMALL, images(8)),
     Case(
         "deit-no-bias-eps",
         "DeiTModel",
@@ -37,15 +45,15 @@ CASES = (
             "pooler_act": "relu",
             "pooler_output_size": 10,
         },
-        images(32, channels=1),
+        images(8, channels=1),
     ),
-    Case("deit-other-size", "DeiTModel", "DeiTConfig", SMALL, images(40, 27), interpolated_layers),
+    Case("deit-other-size", "DeiTModel", "DeiTConfig", SMALL, images(10, 7), interpolated),
     Case(
         "deit-two-heads",
         "DeiTModel",
         "DeiTConfig",
         SMALL,
-        images(32),
+        images(8),
         without_pooler,
         edit=two_heads,
     ),

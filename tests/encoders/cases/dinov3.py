@@ -5,8 +5,8 @@ SMALL = {
     "num_hidden_layers": 2,
     "num_attention_heads": 3,
     "intermediate_size": 40,
-    "image_size": 32,
-    "patch_size": 8,
+    "image_size": 8,
+    "patch_size": 2,
     "num_register_tokens": 2,
 }
 
@@ -20,7 +20,7 @@ def with_prefix(tensors):
 
 
 CASES = (
-    Case("dinov3", "DINOv3ViTModel", "DINOv3ViTConfig", SMALL, images(32), edit=with_prefix),
+    Case("dinov3", "DINOv3ViTModel", "DINOv3ViTConfig", SMALL, images(8), edit=with_prefix),
     Case(
         "dinov3-gated-eps",
         "DINOv3ViTModel",
@@ -36,7 +36,7 @@ CASES = (
             "pos_embed_shift": 0.5,
             "pos_embed_jitter": 2.0,
         },
-        images(32),
+        images(8),
     ),
     Case(
         "dinov3-no-bias-grey",
@@ -50,8 +50,10 @@ CASES = (
             "mlp_bias": False,
             "num_channels": 1,
             "num_attention_heads": 2,
+            "image_size": (8, 12),
+            "patch_size": (2, 4),
         },
-        images(32, channels=1),
+        images(8, 12, channels=1),
     ),
-    Case("dinov3-other-size", "DINOv3ViTModel", "DINOv3ViTConfig", SMALL, images(40, 27)),
+    Case("dinov3-other-size", "DINOv3ViTModel", "DINOv3ViTConfig", SMALL, images(10, 7)),
 )
