@@ -1,6 +1,7 @@
 """Align the embedding spaces of two frozen encoders with simple maps, in JAX."""
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from . import intervals as intervals
 from . import metrics as metrics
@@ -43,6 +44,9 @@ from .zeroshot import evaluate_zero_shot as evaluate_zero_shot
 from .zeroshot import zero_shot_logits as zero_shot_logits
 from .zeroshot import zero_shot_predict as zero_shot_predict
 
+if _TYPE_CHECKING:
+    from . import encoders as encoders
+
 __version__ = _version("semalign_jax")
 
 __all__ = [
@@ -59,6 +63,7 @@ __all__ = [
     "anchor_order",
     "anchor_sweep",
     "class_embeddings",
+    "encoders",
     "evaluate_stitching",
     "evaluate_zero_shot",
     "fit",
@@ -87,3 +92,12 @@ __all__ = [
     "zero_shot_logits",
     "zero_shot_predict",
 ]
+
+
+def __getattr__(name: str):
+    # Flax and transformers are slow to import, and the maps do not need them.
+    if name == "encoders":
+        import importlib
+
+        return importlib.import_module(".encoders", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

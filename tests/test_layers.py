@@ -60,6 +60,32 @@ def test_modules_import_only_from_below(path):
             assert below, f"{path.name} imports {name}, which is not below it"
 
 
+ENCODERS = PACKAGE / "encoders"
+ENCODER_EXTERNAL = EXTERNAL | {"filelock", "flax", "huggingface_hub", "PIL", "rich", "transformers"}
+
+
+@pytest.mark.parametrize("path", sorted(ENCODERS.rglob("*.py")), ids=lambda path: path.stem)
+def test_encoders_import_only_what_they_may(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
+        elif isinstance(node, ast.ImportFrom):
+            # Of the core: only checks and files. A family does not import what loads it.
+            inside = node.level - len(path.relative_to(ENCODERS).parts)
+            assert inside < 1 or node.module in ("_checks", "io"), f"{path.name}: {node.module}"
+            if path.parent.name == "families":
+                assert node.module not in ("_encoder", "_embed", "_preprocess", "_hub")
+            continue
+        else:
+            continue
+        for name in names:
+            top = name.split(".")[0]
+            known = top in ENCODER_EXTERNAL or top in sys.stdlib_module_names
+            assert known, f"{path.name}: {name}"
+
+
 def test_import_is_light_and_starts_no_device():
     code = (
         "import sys, semalign_jax\n"

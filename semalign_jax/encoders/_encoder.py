@@ -14,7 +14,7 @@ from .._checks import option
 from ._config import ConfigReader
 from ._family import Family, family_of
 from ._hub import resolve_checkpoint
-from ._layers import Array, Outputs
+from ._layers import Array, Outputs, masked_mean
 from ._sentence import sentence_settings
 from ._weights import SINGLE_FILE, canonical_names, checkpoint_files, list_tensors, load_params
 
@@ -245,16 +245,6 @@ def pool(config: EncoderConfig, outputs: Outputs, attention_mask: Array | None) 
         norm = jnp.linalg.norm(wide, axis=-1, keepdims=True)
         vectors = (wide / jnp.maximum(norm, 1e-12)).astype(vectors.dtype)
     return vectors
-
-
-def masked_mean(x: Array, mask: Array | None) -> Array:
-    """Mean over tokens that the mask shows, in float32 inside; zeros if it shows none."""
-    wide = x.astype(jnp.float32)
-    if mask is None:
-        return jnp.mean(wide, axis=1).astype(x.dtype)
-    shown = mask[:, :, None] != 0
-    count = jnp.maximum(jnp.sum(shown, axis=1, dtype=wide.dtype), 1)
-    return (jnp.sum(jnp.where(shown, wide, 0), axis=1) / count).astype(x.dtype)
 
 
 @partial(jax.jit, static_argnames="config")

@@ -34,8 +34,8 @@ class Family:
         image_size: from the configuration to ``(channels, height, width)``; None without images.
         max_tokens: from the configuration to the longest text, special tokens included; None
             without text.
-        fixed_length: whether every text is padded to `max_tokens` and the padding is attended to,
-            as in SigLIP, which pools the last position.
+        fixed_length: from the configuration to whether every text is padded to `max_tokens` and
+            the padding is attended to, as in SigLIP, which pools the last position; None: never.
         prefixes: that the tensors have inside of task models.
         ignored: shell patterns of tensors that the encoder does not use, or a function from the
             configuration to them.
@@ -49,7 +49,7 @@ class Family:
     poolings: Callable[[Any], tuple[str, ...]]
     image_size: Callable[[Any], tuple[int, int, int]] | None = None
     max_tokens: Callable[[Any], int] | None = None
-    fixed_length: bool = False
+    fixed_length: Callable[[Any], bool] | None = None
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
 

@@ -235,21 +235,22 @@ def text_preprocessor(encoder: Encoder) -> TextPreprocessor:
         raise ValueError(f"{folder}: the tokenizer has no padding token (pad_token)")
     segments = getattr(config.model, "type_vocab_size", 0) > 0
     segments = segments and "token_type_ids" in tokenizer.model_input_names
+    fixed_length = family.fixed_length is not None and family.fixed_length(config.model)
     rules = {
         "model_type": config.model_type,
         "max_tokens": max_tokens,
-        "fixed_length": family.fixed_length,
+        "fixed_length": fixed_length,
         "segments": segments,
         "lower_case": settings.lower_case,
         "prompt": settings.prompt,
     }
     preprocessor = TextPreprocessor(
         max_tokens=max_tokens,
-        buckets=(max_tokens,) if family.fixed_length else _buckets(max_tokens),
+        buckets=(max_tokens,) if fixed_length else _buckets(max_tokens),
         fingerprint=_fingerprint(rules, folder, TOKENIZER_FILES),
         _tokenizer=tokenizer,
         _segments=segments,
-        _sees_padding=family.fixed_length,
+        _sees_padding=fixed_length,
         _vocab_size=getattr(config.model, "vocab_size", None),
         _lower_case=settings.lower_case,
         _prompt=settings.prompt,

@@ -97,6 +97,13 @@ class VisionTowerConfig:
     layer_scale: bool = False
 
 
+def reads_padding(config: Any) -> bool:
+    """Whether an embedding depends on how far its text is padded."""
+    if not isinstance(config, TextTowerConfig):
+        return False
+    return config.token == "last" or not (config.causal or config.padding)
+
+
 def token_position(kind: str, ids: Array, eos_token_id: int | None) -> Array:
     """Return where the token that stands for a text is, ``[batch]``; see `TextTowerConfig`."""
     if kind == "eos":

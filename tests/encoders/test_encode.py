@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from semalign_jax.encoders import encode, load_encoder
-from semalign_jax.encoders._encoder import forward, masked_mean
+from semalign_jax.encoders._encoder import forward
+from semalign_jax.encoders._layers import masked_mean
 
 from .harness import all_cases, read_golden, write_checkpoint
 

@@ -131,7 +131,7 @@ def test_buckets(make):
         preprocess.bucket(513)
     assert make(family={"max_tokens": lambda _: 100}).buckets == (16, 32, 64, 100)
     assert make(family={"max_tokens": lambda _: 8192}).buckets[-3:] == (4096, 6144, 8192)
-    fixed = make(family={"max_tokens": lambda _: 64, "fixed_length": True})
+    fixed = make(family={"max_tokens": lambda _: 64, "fixed_length": lambda _: True})
     assert fixed.buckets == (64,)
     batch = fixed.pad(fixed.tokenize(["no"]).rows, fixed.bucket(3))
     assert batch["attention_mask"].tolist() == [[1] * 64]  # padding is attended to
@@ -252,7 +252,7 @@ def test_fingerprint_follows_files_and_settings(make):
         make("c", model_max_length=9),
         make("d", lower=True),
         make("e", padding_side="left"),
-        make("f", family={"fixed_length": True}),
+        make("f", family={"fixed_length": lambda _: True}),
         make("g", files=SENTENCE | {"sentence_bert_config.json": {"do_lower_case": True}}),
     ]
     assert len({first, *(other.fingerprint for other in others)}) == 6

@@ -296,3 +296,17 @@ def test_zero_shot_logits_are_those_of_pytorch(name, tmp_path):
     logits = np.exp(encoder.params["logit_scale"]) * zero_shot_logits(image, text)
     logits = logits + encoder.params.get("logit_bias", np.float32(0))
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "fixed"), [("siglip", True), ("clip", False), ("open-clip", False)]
+)
+def test_only_models_that_read_padding_get_texts_of_one_length(name, fixed, tmp_path):
+    case = next(case for key, case in CASES.items() if key == name)
+    config, shapes, _, _ = read_golden(case.name)
+    write_checkpoint(tmp_path, config, shapes, case)
+    encoder = load_encoder(tmp_path)
+    assert encoder.config.family.fixed_length is None or (
+        encoder.config.family.fixed_length(encoder.config.model) is fixed
+    )
+    assert fixed <= (encoder.config.family.fixed_length is not None)

@@ -13,6 +13,7 @@ from .._family import IMAGE, Family
 from .._layers import (
     ACTIVATION_NAMES,
     Array,
+    Conv,
     LayerScale,
     Mlp,
     Outputs,
@@ -71,9 +72,7 @@ class ConvNextLayer(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Apply to feature maps ``[batch, rows, columns, channels]``."""
         width = x.shape[-1]
-        depthwise = nn.Conv(
-            width, (7, 7), padding=((3, 3), (3, 3)), feature_group_count=width, name="depthwise"
-        )
+        depthwise = Conv(width, 7, depthwise=True, use_bias=True, name="depthwise")
         y = layer_norm(INNER_EPS, "norm")(depthwise(x))
         y = Mlp(4 * width, self.activation, name="mlp")(y)
         return x + (LayerScale(name="scale")(y) if self.layer_scale else y)
@@ -94,8 +93,8 @@ class ConvNext(nn.Module):
         for stage, (features, depth) in enumerate(zip(c.hidden_sizes, c.depths, strict=True)):
             if stage > 0:
                 x = layer_norm(INNER_EPS, f"stage_{stage}_norm")(x)
-                halve = nn.Conv(features, (2, 2), 2, padding="VALID", name=f"stage_{stage}_halve")
-                x = halve(x)
+                none, name = ((0, 0), (0, 0)), f"stage_{stage}_halve"
+                x = Conv(features, 2, 2, none, use_bias=True, name=name)(x)
             for i in range(depth):
                 layer = ConvNextLayer(c.hidden_act, c.layer_scale, name=f"stage_{stage}_layer_{i}")
                 x = layer(x)

@@ -19,6 +19,7 @@ from .._family import IMAGE, Family
 from .._layers import (
     Array,
     BatchNorm,
+    Conv,
     ConvNorm,
     Outputs,
     channels_last,
@@ -73,8 +74,7 @@ class DenseLayer(nn.Module):
         """Return the `growth_rate` new channels of feature maps."""
         x = nn.relu(BatchNorm(name="norm")(x))
         x = ConvNorm(self.bn_size * self.growth_rate, 1, activation="relu", name="narrow")(x)
-        half = ((1, 1), (1, 1))
-        return nn.Conv(self.growth_rate, (3, 3), padding=half, use_bias=False, name="conv")(x)
+        return Conv(self.growth_rate, 3, name="conv")(x)
 
 
 class DenseNet(nn.Module):
@@ -99,7 +99,7 @@ class DenseNet(nn.Module):
             if block < len(c.block_config):
                 x = nn.relu(BatchNorm(name=f"transition_{block}_norm")(x))
                 width = x.shape[-1] // 2
-                x = nn.Conv(width, (1, 1), use_bias=False, name=f"transition_{block}_conv")(x)
+                x = Conv(width, 1, name=f"transition_{block}_conv")(x)
                 x = halve(x)
         x = nn.relu(BatchNorm(name="norm")(x))
         return Outputs(tuple(states), flatten_map(x), pooled=global_average(x))

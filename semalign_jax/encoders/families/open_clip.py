@@ -11,9 +11,8 @@ import flax.linen as nn
 import numpy as np
 
 from .._config import ConfigReader
-from .._encoder import masked_mean
 from .._family import IMAGE, TEXT, Family
-from .._layers import ACTIVATIONS, Array, Outputs
+from .._layers import ACTIVATIONS, Array, Outputs, masked_mean
 from .._towers import (
     TextTower,
     TextTowerConfig,
@@ -21,6 +20,7 @@ from .._towers import (
     TwoTowersConfig,
     VisionTower,
     VisionTowerConfig,
+    reads_padding,
 )
 from .._weights import (
     Rule,
@@ -375,6 +375,7 @@ OPEN_CLIP = Family(
     poolings=lambda config: ("projection", "pooler", "mean"),
     image_size=lambda config: (config.vision.channels, *config.vision.image_size),
     max_tokens=lambda config: config.text.max_tokens,
+    fixed_length=lambda config: reads_padding(config.text),
     prefixes=("module.",),
     ignored=(
         f"{_BERT_PREFIX}embeddings.position_ids",

@@ -18,6 +18,7 @@ from .._towers import (
     TwoTowersConfig,
     VisionTower,
     VisionTowerConfig,
+    reads_padding,
 )
 from .._weights import (
     Rule,
@@ -129,6 +130,7 @@ SIGLIP = Family(
     poolings=lambda config: ("projection", "mean"),
     image_size=lambda config: (config.vision.channels, *config.vision.image_size),
     max_tokens=lambda config: config.text.max_tokens,
+    fixed_length=lambda config: reads_padding(config.text),
     ignored=_IGNORED,
 )
 SIGLIP_TEXT = Family(
@@ -139,6 +141,7 @@ SIGLIP_TEXT = Family(
     rules=TEXT_RULES,
     poolings=lambda config: ("projection", "mean"),
     max_tokens=lambda config: config.max_tokens,
+    fixed_length=reads_padding,
     prefixes=("text_model.",),
     ignored=_IGNORED,
 )
