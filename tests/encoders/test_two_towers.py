@@ -277,7 +277,7 @@ def test_inputs_of_other_sizes_are_refused(tmp_path):
     encoder, _, _ = loaded("open-clip", tmp_path)
     with pytest.raises(ValueError, match="resize"):
         encode(encoder.config, encoder.params, images(40)())
-    with pytest.raises(ValueError, match="13 tokens.* 12"):
+    with pytest.raises(ValueError, match="longer than the 12 tokens"):
         encode(encoder.config, encoder.params, {"input_ids": np.ones((1, 13), np.int32)})
 
 
