@@ -1,14 +1,27 @@
 """The benchmark of the encoders runs, with tiny models."""
 
+import importlib.util
 import json
+import sys
+from pathlib import Path
 
-import encoders
 import numpy as np
 import pytest
 
+from semalign_jax.encoders._preprocess import _buckets
+
+# By its path: the tests of the encoders are a package of the same name.
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "encoders.py"
+SPEC = importlib.util.spec_from_file_location("encoders_benchmark", SCRIPT)
+assert SPEC is not None
+assert SPEC.loader is not None
+benchmark = importlib.util.module_from_spec(SPEC)
+sys.modules[SPEC.name] = benchmark
+SPEC.loader.exec_module(benchmark)
+
 
 def test_lengths_are_real_and_mixed():
-    lengths = encoders.text_lengths(128)
+    lengths = benchmark.text_lengths(128)
     assert len(lengths) == 128
     assert min(lengths) >= 7
     assert 20 < np.median(lengths) < 200
@@ -19,18 +32,19 @@ def test_batches_of_mixed_texts():
     load = "128 mixed texts"
     tokens = {
         order: sum(
-            batch["input_ids"].size for batch in encoders.inputs("bert-base", load, order)[0]
+            batch["input_ids"].size for batch in benchmark.inputs("bert-base", load, order)[0]
         )
         for order in ("given", "sorted", "buckets")
     }
     assert tokens["sorted"] < tokens["buckets"] < tokens["given"]
     for order in tokens:
-        batches, count = encoders.inputs("bert-base", load, order)
+        batches, count = benchmark.inputs("bert-base", load, order)
         assert sum(len(batch["input_ids"]) for batch in batches) == count == 128
     widths = {
-        batch["input_ids"].shape[1] for batch in encoders.inputs("bert-base", load, "buckets")[0]
+        batch["input_ids"].shape[1] for batch in benchmark.inputs("bert-base", load, "buckets")[0]
     }
-    assert widths <= set(encoders.BUCKETS)
+    assert widths <= set(benchmark.BUCKETS)
+    assert _buckets(512) == benchmark.BUCKETS
 
 
 def test_table_is_written(tmp_path, capsys):
@@ -48,7 +62,7 @@ def test_table_is_written(tmp_path, capsys):
     ]
     docs = tmp_path / "docs" / "speed.md"
     arguments += ["--seconds", "0.01", "--out", str(tmp_path), "--docs", str(docs)]
-    assert encoders.main(arguments) == 0
+    assert benchmark.main(arguments) == 0
     printed = capsys.readouterr().out
     assert docs.read_text() == printed
     assert "| bert-base | 40 mixed texts, PyTorch sorted |" in printed

