@@ -2,11 +2,12 @@
 
 Each library runs in a process of its own, with the same number of threads, on the same random
 weights of the real sizes (BERT-base, ViT-B/16, DINOv2-B). Items per second at several batch sizes;
-for text also texts of mixed lengths: ours are grouped into the length buckets of `embed`, those of
-PyTorch are padded to the longest of each batch, in the given order (as a plain loop does) and
-sorted by length (as sentence-transformers does). Their lengths are those of the paragraphs of the
-docstrings in Python's standard library. Also: from the start of the process to the first
-embedding, and the peak of memory. On a GPU PyTorch is compiled (`torch.compile`).
+for text also texts of mixed lengths: ours in the batches of `embed` (sorted, padded to one of a
+few lengths, fewer long ones a batch), those of PyTorch 32 a batch, padded to the longest, in the
+given order (as a plain loop does) and sorted by length (as sentence-transformers does). The lengths
+are those of the paragraphs of the docstrings in Python's standard library. Also: from the start of
+the process to the first embedding, and the peak of memory. On a GPU PyTorch is compiled
+(`torch.compile`).
 
 Examples:
     python benchmarks/encoders.py
@@ -36,8 +37,9 @@ MODELS = ("bert-base", "vit-b16", "dinov2-b")
 WORKERS = ("semalign_jax", "pytorch")
 TOKENS = 128
 MIXED_TEXTS = 128
+MAX_TOKENS = 512
 #: As `embed` pads texts.
-BUCKETS = (16, 32, 64, 128, 192, 256, 384, 512)
+BUCKETS = (16, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512)
 #: Of the standard library, so that anyone has the same texts.
 DOCUMENTED = ("argparse", "difflib", "decimal", "email", "json", "logging", "random", "statistics")
 
@@ -98,7 +100,7 @@ def text_lengths(count: int) -> list[int]:
         for paragraph in (p for doc in docs for p in doc.split("\n\n")):
             length = len(re.findall(r"\w+|[^\w\s]", paragraph)) + 2
             if length > 6:
-                lengths.append(min(length, BUCKETS[-1]))
+                lengths.append(min(length, MAX_TOKENS))
     return [int(n) for n in np.random.default_rng(0).permutation(lengths)[:count]]
 
 
@@ -143,13 +145,19 @@ def inputs(model: str, load: str, order: str = "given") -> tuple[list[dict[str, 
     ids = [rng.integers(1000, 20000, n) for n in lengths]
     size = 32 if "mixed" in load else count
     if order != "given":
-        ids.sort(key=len)
+        ids.sort(key=len, reverse=True)
     batches = []
-    for start in range(0, count, size):
-        part = ids[start : start + size]
-        width = max(map(len, part))
+    while ids:
+        width = max(map(len, ids[:size]))
+        rows = size
         if order == "buckets":
+            from semalign_jax.encoders import _embed
+
             width = next(b for b in BUCKETS if b >= width)
+            rows = _embed.rows_of_length(size, width)
+        part, ids = ids[:rows], ids[rows:]
+        # The last batch is filled up, as `embed` does; what is added is not counted.
+        part += part[:1] * (rows - len(part) if order == "buckets" else 0)
         mask = (np.arange(width) < np.array([len(row) for row in part])[:, None]).astype(np.int32)
         rows = np.stack([np.pad(row, (0, width - len(row))) for row in part]).astype(np.int32)
         batches.append({"input_ids": rows, "attention_mask": mask})
@@ -247,7 +255,7 @@ def worker(options: argparse.Namespace) -> None:
                 "rate": count / quarters[1],
                 "spread": 50 * (quarters[2] - quarters[0]) / quarters[1],
                 "norms": np.abs(value).max(),
-                "sample": value[-1].tolist(),
+                "sample": value[0].tolist(),
             }
     found["peak"] = peak_memory()
     print(json.dumps(found, default=float))
@@ -276,7 +284,7 @@ def speeds(model: str, found: dict[str, dict], options: argparse.Namespace) -> I
         ours = own[f"{name}, {'buckets' if mixed else 'given'}"]
         for order in ("given", "sorted") if mixed else ("given",):
             theirs = peer[f"{name}, {order}"]
-            # Sorted batches end with the same (longest) text in both libraries.
+            # Sorted batches begin with the same (longest) text in both libraries.
             comparable = not mixed or order == "sorted"
             error = np.abs(np.subtract(ours["sample"], theirs["sample"])).max() / ours["norms"]
             yield Speed(
@@ -354,7 +362,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found[library] = run_worker(library, model, folder, options)
                 seconds = found[library]["seconds"]
                 peak = found[library]["peak"]
-                starts.append(Start(model, library, *seconds, sum(seconds), peak, size))
+                imports, load, first = seconds
+                total = imports + load + first
+                starts.append(Start(model, library, imports, load, first, total, peak, size))
         rows += speeds(model, found, options)
 
     text = io.StringIO()

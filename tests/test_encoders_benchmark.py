@@ -36,10 +36,11 @@ def test_batches_of_mixed_texts():
         )
         for order in ("given", "sorted", "buckets")
     }
-    assert tokens["sorted"] < tokens["buckets"] < tokens["given"]
+    assert tokens["buckets"] < tokens["sorted"] < tokens["given"]
     for order in tokens:
         batches, count = benchmark.inputs("bert-base", load, order)
-        assert sum(len(batch["input_ids"]) for batch in batches) == count == 128
+        rows = sum(len(batch["input_ids"]) for batch in batches)
+        assert rows == count == 128 or (order == "buckets" and 128 <= rows < 160)
     widths = {
         batch["input_ids"].shape[1] for batch in benchmark.inputs("bert-base", load, "buckets")[0]
     }

@@ -73,8 +73,9 @@ def embed(
     """Embed many texts or images.
 
     Items are taken in chunks of `chunk_size`. Within a chunk texts are sorted by length, so that a
-    batch is padded little; the last batch of a chunk is filled up with a repeated item. So the
-    encoder is compiled once per padded length and once for images. How a text is padded depends on
+    batch is padded little, and a batch of long texts has fewer of them; the last batch of a chunk
+    is filled up with a repeated item. So the encoder is compiled once per padded length and once
+    for images. How a text is padded depends on
     its chunk, so between other chunk sizes embeddings are equal up to rounding.
 
     With `out`, each chunk is written as a file when it is done, and a run that was interrupted
@@ -89,7 +90,8 @@ def embed(
         encoder: see `load_encoder`.
         items: texts (str), or images: paths (`pathlib.Path`; str if the encoder has no text),
             encoded bytes, Pillow images or NumPy arrays.
-        batch_size: items per step, over all devices; rounded up to a multiple of their number.
+        batch_size: items per step, over all devices; rounded up to a multiple of their number. Of
+            texts longer than 64 tokens fewer, so that a step has as many tokens.
         modality: "text" or "image"; by default found from the items, where a str is a text if the
             encoder has texts.
         ids: one per item, unique if `out` is given; by default the path as given, or for items
@@ -138,7 +140,8 @@ def embed(
     if modality == TEXT:
         prepare = text_preprocessor(encoder)
         lengths = list(prepare.buckets)
-        batches_of = partial(_text_batches, prepare, named, batch_size)
+        rows_of = partial(rows_of_length, batch_size, devices=len(devices))
+        batches_of = partial(_text_batches, prepare, named, rows_of)
     else:
         prepare = image_preprocessor(encoder)
         lengths = None
@@ -257,10 +260,24 @@ def _ahead(started: Iterable[_T], depth: int) -> Iterator[_T]:
     yield from drawn
 
 
+#: Texts up to this length come in batches of the full size.
+_FULL_LENGTH = 64
+
+
+def rows_of_length(batch_size: int, length: int, devices: int = 1) -> int:
+    """Return how many texts of a padded length are embedded at once.
+
+    Short and long texts in one batch waste most of it: with as many tokens in each batch, a few
+    long texts come alone.
+    """
+    rows = -(-batch_size * _FULL_LENGTH // max(length, _FULL_LENGTH))
+    return -(-rows // devices) * devices
+
+
 def _text_batches(
     prepare: TextPreprocessor,
     items: Items,
-    batch_size: int,
+    rows_of: Callable[[int], int],
     spans: dict[int, range],
     pool: ThreadPoolExecutor,
     tokenizing: ThreadPoolExecutor,
@@ -275,14 +292,17 @@ def _text_batches(
         tokens = future.result()
         lengths = [len(row) for row in tokens.rows]
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            filled = rows + rows[:1] * (batch_size - len(rows))
-            length = prepare.bucket(lengths[rows[0]])
+        start = 0
+        while start < len(order):
+            length = prepare.bucket(lengths[order[start]])
+            size = rows_of(length)
+            rows = order[start : start + size]
+            filled = rows + rows[:1] * (size - len(rows))
             types = None if tokens.types is None else [tokens.types[row] for row in filled]
             padded = pool.submit(prepare.pad, [tokens.rows[row] for row in filled], length, types)
             truncated = tokens.truncated if start == 0 else 0
             yield _Batch(number, rows, truncated, padded.result)
+            start += size
 
 
 def _tokenize(prepare: TextPreprocessor, items: Items, span: range) -> Any:

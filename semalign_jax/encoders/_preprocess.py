@@ -20,7 +20,7 @@ from ._hub import IMAGE_FILES, SENTENCEPIECE_FILES, TOKENIZER_FILES
 from ._sentence import read_json, sentence_settings
 
 # Padded lengths double, with one step in between above 128: few programs, little padding.
-_SHORT_LENGTHS = (16, 32, 64, 128)
+_SHORT_LENGTHS = (16, 32, 48, 64, 96, 128)
 # Tokenizers without a limit report an enormous one.
 _NO_LIMIT = 10**6
 
@@ -305,7 +305,7 @@ def _fingerprint(rules: Mapping[str, Any], folder: Path, names: Sequence[str]) -
 def _buckets(max_tokens: int) -> tuple[int, ...]:
     sizes = [*_SHORT_LENGTHS]
     while sizes[-1] < max_tokens:
-        sizes += [sizes[-1] * 3 // 2, sizes[-1] * 2]
+        sizes += [sizes[-1] * 5 // 4, sizes[-1] * 3 // 2, sizes[-1] * 2]
     return (*(size for size in sizes if size < max_tokens), max_tokens)
 
 

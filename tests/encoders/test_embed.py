@@ -501,3 +501,9 @@ def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(monkeypatch, capsys
     with _progress.Progress(total=10, done=4, show=False) as shown:
         shown.advance(6)
     assert capsys.readouterr().err == ""
+
+
+def test_batches_of_long_texts_are_smaller():
+    sizes = [_embed.rows_of_length(32, length) for length in (16, 64, 96, 128, 512, 8192)]
+    assert sizes == [32, 32, 22, 16, 4, 1]
+    assert _embed.rows_of_length(32, 512, devices=8) == 8

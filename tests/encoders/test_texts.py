@@ -125,12 +125,12 @@ def test_embedding_does_not_depend_on_the_padding(make, bert):
 
 def test_buckets(make):
     preprocess = make(family={"max_tokens": lambda _: 512})
-    assert preprocess.buckets == (16, 32, 64, 128, 192, 256, 384, 512)
-    assert [preprocess.bucket(n) for n in (0, 16, 17, 130, 512)] == [16, 16, 32, 192, 512]
+    assert preprocess.buckets == (*(16, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512),)
+    assert [preprocess.bucket(n) for n in (0, 16, 17, 130, 512)] == [16, 16, 32, 160, 512]
     with pytest.raises(ValueError, match="at most max_tokens = 512; got 513"):
         preprocess.bucket(513)
-    assert make(family={"max_tokens": lambda _: 100}).buckets == (16, 32, 64, 100)
-    assert make(family={"max_tokens": lambda _: 8192}).buckets[-3:] == (4096, 6144, 8192)
+    assert make(family={"max_tokens": lambda _: 100}).buckets == (16, 32, 48, 64, 96, 100)
+    assert make(family={"max_tokens": lambda _: 8192}).buckets[-3:] == (5120, 6144, 8192)
     fixed = make(family={"max_tokens": lambda _: 64, "fixed_length": lambda _: True})
     assert fixed.buckets == (64,)
     batch = fixed.pad(fixed.tokenize(["no"]).rows, fixed.bucket(3))
@@ -307,7 +307,7 @@ def test_real_tokenizer():
     encoder = load_encoder(Path(MINILM.origin).parent / "model")
     preprocess = text_preprocessor(encoder)
     assert preprocess.max_tokens == 256
-    assert preprocess.buckets == (16, 32, 64, 128, 192, 256)
+    assert preprocess.buckets == (16, 32, 48, 64, 96, 128, 160, 192, 256)
     texts = ["Small left pleural effusion.", "", "naïve café 肺炎", "no change " * 300]
     rows, types, truncated = preprocess.tokenize(texts)
     reference = AutoTokenizer.from_pretrained(encoder.folder, local_files_only=True)
