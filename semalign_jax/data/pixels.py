@@ -125,7 +125,9 @@ def read_pixels(
     except ModuleNotFoundError:
         raise
     except Exception as error:  # decoders raise many kinds on broken files
-        why = str(error) if isinstance(error, PixelError) else f"{type(error).__name__}: {error}"
+        why = " ".join(str(error).split())
+        if not isinstance(error, PixelError):
+            why = f"cannot be decoded: {type(error).__name__}: {why}"
         raise PixelError(f"{path}: {why}") from None
     if kind == np.uint8:
         return np.rint(unit * 255).astype(np.uint8)
@@ -182,11 +184,14 @@ def _read_image(path: Path, scale: str) -> np.ndarray:
 def _read_dicom(path: Path, window: int | None, prefer_lut: bool, scale: str) -> np.ndarray:
     _require("pydicom.pixels")
     from pydicom import dcmread
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pixel_array
 
     header = dcmread(path, specific_tags=list(_TAGS))
     if "PixelData" not in header:
         raise PixelError("has no Pixel Data of integers: not an image, or one of floats")
+    for name in ("PhotometricInterpretation", "BitsStored", "PixelRepresentation"):
+        if header.get(name) is None:
+            raise PixelError(f"has no {name}, which images need")
     frames = int(header.get("NumberOfFrames") or 1)
     if frames > 1:
         raise PixelError(f"has {frames} frames, and one image is expected: extract a frame first")
@@ -262,7 +267,7 @@ def _look_up(values: np.ndarray, descriptor: Any, data: Any, header: "Dataset") 
 
 
 def _palette(values: np.ndarray, header: "Dataset") -> np.ndarray:
-    from pydicom.pixels import apply_color_lut
+    from pydicom.pixels.processing import apply_color_lut
 
     descriptor = header.RedPaletteColorLookupTableDescriptor
     if "RedPaletteColorLookupTableData" in header:

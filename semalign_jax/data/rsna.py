@@ -134,8 +134,10 @@ def _nih_patients(path: Path) -> dict[str, str]:
         entries = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise DatasetError(f"{path}: not JSON in UTF-8: {error}") from None
+    if not isinstance(entries, list):
+        raise DatasetError(f"{path}: not a list of objects with subset_img_id and img_id")
     patients = {}
-    for i, entry in enumerate(entries if isinstance(entries, list) else [None]):
+    for i, entry in enumerate(entries):
         try:
             patients[entry["subset_img_id"]] = entry["img_id"].split("_")[0]
         except (TypeError, KeyError, AttributeError):
