@@ -41,8 +41,8 @@ def read_rsna(
         root: folder of the challenge.
         nih_mapping: JSON list of objects with subset_img_id (the patientId) and img_id (the NIH
             file, e.g. 00000001_000.png); patient ids are then those of NIH.
-        on_error: "raise", or "skip" images with contradicting or missing rows and files without
-            rows, and list them in `skipped`.
+        on_error: "raise", or "skip" images with contradicting or missing rows, boxes that cannot be
+            read, and files without rows, and list them in `skipped`.
 
     Raises:
         FileNotFoundError: if a folder or table is missing.
@@ -102,7 +102,8 @@ def read_rsna(
         )
     for name in classes.keys() - targets.keys() - bad:
         problems.add(f"patientId {name} of the class table is not in {labels_path}")
-    named = [path for path in found if Path(path).stem in targets]
+    known = targets.keys() | bad
+    named = [path for path in found if Path(path).stem in known]
     files_without_rows(found, named, labels_path, problems)
     return rows.build(problems)
 

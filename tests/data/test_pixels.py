@@ -10,7 +10,8 @@ from PIL import Image
 from pydicom import Dataset, Sequence, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -31,7 +32,7 @@ COLOUR = RNG.integers(0, 256, (4, 6, 3)).astype(np.uint8)
 
 def bundled(name):
     path = get_testdata_file(name, download=False)
-    assert path is not None
+    assert isinstance(path, str)
     return path
 
 

@@ -1,6 +1,7 @@
 """`read_table`: any CSV or Parquet file."""
 
 import gzip
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,13 @@ ROWS = [
     ["b.png", "two\nlines", "p", "train", "AP", "well", "0", "-1"],
     ["c.png", "three", "q", "test", "PA", "", "1.0", "0"],
 ]
-COLUMNS = {"image": "file", "text": "report", "patient": "patient", "split": "part", "view": "view"}
+COLUMNS: dict[str, Any] = {
+    "image": "file",
+    "text": "report",
+    "patient": "patient",
+    "split": "part",
+    "view": "view",
+}
 
 
 @pytest.fixture
@@ -85,7 +92,7 @@ def test_problems_name_the_line(root, column, value, message):
     rows = [list(row) for row in ROWS]
     rows[2][HEADER.index(column)] = value
     path = write_csv(root / "table.csv", HEADER, rows)
-    options = {"label": ("edema", "nodule"), **COLUMNS}
+    options: dict[str, Any] = {"label": ("edema", "nodule"), **COLUMNS}
     # A cell with a line break makes the last row's line 5.
     with pytest.raises(DatasetError, match=message.replace("line 4", "line 5")):
         read_table(path, **options)
@@ -133,7 +140,7 @@ def test_parquet(root):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    columns = {name: [row[i] for row in ROWS] for i, name in enumerate(HEADER)}
+    columns: dict[str, list] = {name: [row[i] for row in ROWS] for i, name in enumerate(HEADER)}
     columns["edema"] = [1, 0, None]
     columns["nodule"] = [1.0, -1.0, 0.0]
     path = root / "table.parquet"
