@@ -117,21 +117,30 @@ def label_codes(row: dict[str, str], columns: Iterable[str], where: str) -> list
 def find_files(root: Path, suffixes: Sequence[str]) -> list[str]:
     """Paths below `root` with one of the suffixes (lower case), sorted; hidden files are left out.
 
-    The suffixes' order ranks files that differ only in it: `stem_index` takes the first.
+    Links to folders are followed, except to one that holds the link.
     """
     found = []
-    for place, folders, names in os.walk(root):
-        folders.sort()
+    for place, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if not _leads_up(place, name)]
+        # As pathlib writes them, so that they equal the paths that readers make.
         found += [
-            os.path.join(place, name)
+            str(Path(place, name))
             for name in names
             if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
         ]
     return sorted(found)
 
 
+def _leads_up(place: str, name: str) -> bool:
+    path = os.path.join(place, name)
+    if not os.path.islink(path):
+        return False
+    here, target = os.path.realpath(place), os.path.realpath(path)
+    return os.path.commonpath([here, target]) == target
+
+
 def stem_index(paths: Iterable[str], suffixes: Sequence[str], problems: Problems) -> dict[str, str]:
-    """File by stem; the same stem twice with one suffix is a problem."""
+    """File by stem; of several suffixes the first one given, of one suffix twice is a problem."""
     rank = {suffix: i for i, suffix in enumerate(suffixes)}
     best: dict[str, tuple[int, str]] = {}
     for path in paths:

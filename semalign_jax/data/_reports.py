@@ -44,7 +44,6 @@ _HEADERS = {
         "recommendation",
         "recommendations",
         "recommendation(s)",
-        "note",
         "provisional findings impression",
         "provisional findings impression (pfi)",
         "preliminary findings",
@@ -72,7 +71,8 @@ _BLANK = re.compile(r"_{2,}")
 def parse_sections(report: str) -> dict[str, str]:
     """Split a report into "findings", "impression" and "other".
 
-    Headers may be in any case and end with a colon; FINDINGS, IMPRESSION and COMPARISON in
+    Headers may be in any case (those of other sections start with a capital) and end with a
+    colon; FINDINGS, IMPRESSION and COMPARISON in
     capitals also count inside a line. A header in capitals that is not known, e.g. "CHEST
     RADIOGRAPH:", is part of the findings or the impression if it occurs in one, and ends any
     other section. What a wet read, a preliminary read or an addendum says goes to "other", with
@@ -103,6 +103,8 @@ def parse_sections(report: str) -> dict[str, str]:
             now_aside = "addendum" in title.lower()
         elif known:
             opened = _SECTION[" ".join(known.lower().split())]
+            if opened == "other" != section and known[0].islower():
+                continue  # a wrapped sentence, e.g. "... on the prior / study: ..."
             now_aside = aside or opened == "aside"
         elif section != "other":
             continue  # a sub-heading

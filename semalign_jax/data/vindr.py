@@ -158,14 +158,8 @@ def _read_votes(
 
 
 def _label_columns(path: Path, row: dict[str, str]) -> dict[str, str]:
-    """Column of each label; every column of the table must be known."""
-    columns = {}
-    for column in row:
-        name = _KNOWN.get(column.lower())
-        if name is not None:
-            columns[name] = column
-        elif column not in ("image_id", "rad_id"):
-            raise DatasetError(f"{path}: unknown column {column}")
+    """Column of each label."""
+    columns = {_KNOWN[column.lower()]: column for column in row if column.lower() in _KNOWN}
     missing = [name for name in VINDR_LABELS if name not in columns]
     if missing:
         raise DatasetError(f"{path}: missing columns {', '.join(missing)}")

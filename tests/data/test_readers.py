@@ -190,6 +190,22 @@ def test_mimic_damaged_tables(tmp_path):
         read()
 
 
+def test_relative_and_linked_folders(tmp_path, monkeypatch):
+    root = mimic_tree(tmp_path / "real")
+    expected = read_mimic_cxr(root).ids
+    monkeypatch.chdir(root)
+    for place in (".", "../real", "./"):
+        assert read_mimic_cxr(place).ids == expected
+    linked = tmp_path / "linked"
+    (linked / "files").mkdir(parents=True)
+    for path in root.glob("*.csv"):
+        (linked / path.name).symlink_to(path)
+    for name in ("p10", "p11"):
+        (linked / "files" / name).symlink_to(root / "files" / name)
+    (linked / "files" / "loop").symlink_to(linked)
+    assert read_mimic_cxr(linked).ids == expected
+
+
 def test_many_problems_are_counted(tmp_path):
     root = mimic_tree(tmp_path)
     for i in range(15):
@@ -353,7 +369,7 @@ def test_vindr_damaged_tables(tmp_path):
     fails(read, "line 5: a label is neither 0 nor 1", left=2)
     restore()
     edit(labels, "Edema", "Oedema")
-    with pytest.raises(DatasetError, match=r"image_labels_train\.csv: unknown column Oedema"):
+    with pytest.raises(DatasetError, match=r"image_labels_train\.csv: missing columns Edema"):
         read()
     restore()
     edit(labels, "rad_id", "reader")

@@ -84,6 +84,8 @@ def test_repeated_and_inline_headers():
     sections = parse_sections(text)
     assert sections["findings"] == "Clear."
     assert sections["impression"] == "One. Two."
+    wrapped = "FINDINGS: as on the prior\n study: clear.\nComparison: none\n"
+    assert report_text(wrapped, "findings") == "as on the prior study: clear."
     assert report_text("FINDINGS: the impression: of a nodule", "impression") == ""
 
 
