@@ -115,13 +115,13 @@ def read_pixels(
         raise FileNotFoundError(f"no image at {path}: there is no such file")
     with path.open("rb") as file:
         start = file.read(132)
+    shade = _to_uint8 if kind == np.uint8 else _to_float32
     try:
         if start[128:] == b"DICM":
-            unit = _read_dicom(path, window, prefer_lut, scale)
-        elif start.startswith((b"\x89PNG", b"\xff\xd8\xff")):
-            unit = _read_image(path, scale)
-        else:
-            raise PixelError("neither a DICOM (with preamble) nor a PNG nor a JPEG file")
+            return _read_dicom(path, window, prefer_lut, scale, shade)
+        if start.startswith((b"\x89PNG", b"\xff\xd8\xff")):
+            return _read_image(path, scale, shade)
+        raise PixelError("neither a DICOM (with preamble) nor a PNG nor a JPEG file")
     except ModuleNotFoundError:
         raise
     except Exception as error:  # decoders raise many kinds on broken files
@@ -129,8 +129,16 @@ def read_pixels(
         if not isinstance(error, PixelError):
             why = f"cannot be decoded: {type(error).__name__}: {why}"
         raise PixelError(f"{path}: {why}") from None
-    if kind == np.uint8:
-        return np.rint(unit * 255).astype(np.uint8)
+
+
+_Function = Callable[[np.ndarray], np.ndarray]
+
+
+def _to_uint8(unit: np.ndarray) -> np.ndarray:
+    return np.rint(unit * 255).astype(np.uint8)
+
+
+def _to_float32(unit: np.ndarray) -> np.ndarray:
     return unit.astype(np.float32)
 
 
@@ -144,12 +152,15 @@ def _require(module: str) -> None:
             ) from None
 
 
-def _pointwise(values: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _pointwise(values: np.ndarray, function: _Function) -> np.ndarray:
     """`function` of integer values, computed once for each value that may occur."""
     low, high = int(values.min()), int(values.max())
-    if high - low >= values.size:
+    if high - low >= max(values.size, 2**16):
         return function(values)
-    return function(np.arange(low, high + 1))[values.astype(np.int64) - low]
+    # Indices of the narrow unsigned types need no copy.
+    index = values if values.dtype in (np.uint8, np.uint16) else values.astype(np.int64) - low
+    start = 0 if index is values else low
+    return function(np.arange(start, high + 1))[index]
 
 
 def _unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -162,7 +173,7 @@ def _unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
 # PNG and JPEG.
 
 
-def _read_image(path: Path, scale: str) -> np.ndarray:
+def _read_image(path: Path, scale: str, shade: _Function) -> np.ndarray:
     _require("PIL.Image")
     from PIL import Image
 
@@ -175,13 +186,15 @@ def _read_image(path: Path, scale: str) -> np.ndarray:
         white = 65535 if image.mode.startswith("I") else 255
         values = np.asarray(image)
     low, high = (0, white) if scale == "bits" else (int(values.min()), int(values.max()))
-    return _pointwise(values, lambda v: _unit(v, low, high))
+    return _pointwise(values, lambda v: shade(_unit(v, low, high)))
 
 
 # DICOM.
 
 
-def _read_dicom(path: Path, window: int | None, prefer_lut: bool, scale: str) -> np.ndarray:
+def _read_dicom(
+    path: Path, window: int | None, prefer_lut: bool, scale: str, shade: _Function
+) -> np.ndarray:
     _require("pydicom.pixels")
     from pydicom import dcmread
     from pydicom.pixels.utils import pixel_array
@@ -198,29 +211,31 @@ def _read_dicom(path: Path, window: int | None, prefer_lut: bool, scale: str) ->
     photometric = header.PhotometricInterpretation
     values = pixel_array(header)  # YBR comes as RGB, in planes or not as [rows, columns, 3]
     if photometric == "PALETTE COLOR":
-        return _palette(values, header)
+        return shade(_palette(values, header))
     if values.ndim == 3:
-        return _unit(values, 0, 2 ** int(header.BitsStored) - 1)
+        white = 2 ** int(header.BitsStored) - 1
+        return _pointwise(values, lambda v: shade(_unit(v, 0, white)))
     if photometric not in _MONOCHROME:
         raise PixelError(f"has the photometric interpretation {photometric}, which is not handled")
     values = _stored_bits(values, header)
     padding = _padding(values, header)
     if scale == "minmax" and not padding.all():
-        # Modality LUTs are monotonic in practice, but nothing demands it: map, then look.
+        # A modality LUT need not be monotonic: map every value that occurs, then look.
         used = _modality(np.unique(values[~padding]), header)
         limits = float(used.min()), float(used.max())
     else:
         limits = _modality_limits(header)
 
     def show(stored: np.ndarray) -> np.ndarray:
-        shown = _voi(_modality(stored, header), header, window, prefer_lut)
-        if shown is None:
-            shown = _unit(_modality(stored, header), *limits)
-        return 1 - shown if photometric == "MONOCHROME1" else shown
+        modality = _modality(stored, header)
+        unit = _voi(modality, header, window, prefer_lut)
+        if unit is None:
+            unit = _unit(modality, *limits)
+        return shade(1 - unit if photometric == "MONOCHROME1" else unit)
 
-    unit = _pointwise(values, show)
-    unit[padding] = 0
-    return unit
+    pixels = _pointwise(values, show)
+    pixels[padding] = 0
+    return pixels
 
 
 def _stored_bits(values: np.ndarray, header: "Dataset") -> np.ndarray:
