@@ -4,12 +4,13 @@ The grey-scale steps are those of DICOM PS3.3: modality LUT (C.11.1), VOI LUT or
 then the inversion of MONOCHROME1 (C.7.6.3.1.2). Needs the extra "clinical".
 """
 
+import multiprocessing
 import os
 import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -383,7 +384,7 @@ def window_values(
 
 
 class PixelReader:
-    """Iterates over (path, pixels) in order while worker threads decode ahead; see `read_many`.
+    """Iterates over (path, pixels) in order while workers decode ahead; see `read_many`.
 
     Attributes:
         skipped: (path, why) of the files that could not be read so far.
@@ -393,6 +394,7 @@ class PixelReader:
         self,
         paths: Iterable[str | os.PathLike],
         workers: int,
+        processes: bool,
         skip: bool,
         progress: Callable[[int], Any] | None,
         options: dict[str, Any],
@@ -400,6 +402,7 @@ class PixelReader:
         self.skipped: list[tuple[str, str]] = []
         self._paths = iter(paths)
         self._workers = workers
+        self._processes = processes
         self._skip = skip
         self._progress = progress
         self._options = options
@@ -408,7 +411,10 @@ class PixelReader:
         self.skipped = []
         waiting: deque[tuple[str, Future]] = deque()
         done = 0
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="read_many")
+        if self._processes:  # spawned: JAX has threads, which a fork would break
+            pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"))
+        else:
+            pool = ThreadPoolExecutor(self._workers, thread_name_prefix="read_many")
         try:
             for path in self._paths:
                 waiting.append((os.fspath(path), pool.submit(read_pixels, path, **self._options)))
@@ -447,6 +453,7 @@ def read_many(
     paths: Iterable[str | os.PathLike],
     *,
     workers: int | None = None,
+    processes: bool = False,
     on_error: Literal["raise", "skip"] = "raise",
     progress: Callable[[int], Any] | None = None,
     **options: Any,
@@ -455,7 +462,11 @@ def read_many(
 
     Args:
         paths: the files, e.g. `data.images`.
-        workers: decoding threads; None for the number of processors, at most 16.
+        workers: how many decode at a time; None for the number of processors, at most 16.
+        processes: whether the workers are processes, not threads. Threads are enough for PNG,
+            JPEG and uncompressed DICOM; decoders of compressed DICOM hold Python's lock, so
+            threads do not speed them up. Processes take seconds to start, and the calling
+            script needs `if __name__ == "__main__":`.
         on_error: "raise" stops at the first broken file; "skip" leaves broken files out, lists
             them in `skipped`, and in one warning at the end.
         progress: called in the consumer's thread with the number of files done so far.
@@ -472,4 +483,5 @@ def read_many(
     _checks.option("on_error", on_error, ("raise", "skip"))
     count = min(os.cpu_count() or 1, 16) if workers is None else workers
     _checks.positive_int("workers", count)
-    return PixelReader(paths, count, on_error == "skip", progress, options)
+    processes = _checks.flag("processes", processes)
+    return PixelReader(paths, count, processes, on_error == "skip", progress, options)

@@ -445,6 +445,16 @@ def test_broken_files_are_named_or_skipped(tmp_path):
     assert "neither" in reader.skipped[0][1]
 
 
+def test_processes_read_the_same(tmp_path):
+    paths = [write_image(tmp_path / f"{i}.png", np.full((2, 2), i)) for i in range(4)]
+    paths[1].write_bytes(b"broken")
+    reader = read_many(paths, workers=1, processes=True, on_error="skip", dtype=np.float32)
+    with pytest.warns(UserWarning, match=r"1 of 4 files were skipped: .*1\.png: neither"):
+        found = list(reader)
+    assert [path for path, _ in found] == [str(paths[i]) for i in (0, 2, 3)]
+    np.testing.assert_allclose([pixels[0, 0] for _, pixels in found], np.array([0, 2, 3]) / 255)
+
+
 def test_reading_stops_with_the_consumer(tmp_path):
     paths = [write_image(tmp_path / f"{i}.png") for i in range(40)]
     asked = []

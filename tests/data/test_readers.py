@@ -9,14 +9,18 @@ import pytest
 from semalign_jax.data import (
     DatasetError,
     Label,
+    binary_labels,
     check_disjoint,
+    patient_split,
     read_chexpert,
+    read_many,
     read_mimic_cxr,
     read_open_i,
     read_padchest,
     read_pixels,
     read_rsna,
     read_vindr_cxr,
+    sample_anchors,
 )
 
 from .trees import (
@@ -541,3 +545,16 @@ def test_nothing_left(tmp_path):
         path.unlink()
     with pytest.raises(DatasetError, match=r"PadChest: no image was found; skipped: .*line 2"):
         read_padchest(root, on_error="skip")
+
+
+def test_documented_example(tmp_path):
+    """From files to anchors and labels, as in docs/data.md."""
+    root = mimic_tree(tmp_path)
+    data = read_mimic_cxr(root, reports=root, section="impression", views=("PA", "LATERAL", "AP"))
+    split = patient_split(data.patients, {"train": 0.5, "test": 0.5}, seed=0)
+    test = data.select(split.parts["test"])
+    anchors = sample_anchors(data.select(data.has_text), 1, seed=0, exclude_patients=test)
+    check_disjoint(anchors, test)
+    labels, mask = binary_labels(test, "ignore", blank="zeros")
+    assert labels.shape == mask.shape == (len(test), 14)
+    assert [path for path, _ in read_many(test.images)] == list(test.images)
