@@ -210,7 +210,8 @@ def _read_dicom(
     if frames > 1:
         raise PixelError(f"has {frames} frames, and one image is expected: extract a frame first")
     photometric = header.PhotometricInterpretation
-    values = pixel_array(header)  # YBR comes as RGB, in planes or not as [rows, columns, 3]
+    # Bits above the stored ones are cleared; YBR comes as RGB, any planes as [rows, columns, 3].
+    values = pixel_array(header)
     if photometric == "PALETTE COLOR":
         return shade(_palette(values, header))
     if values.ndim == 3:
@@ -218,7 +219,6 @@ def _read_dicom(
         return _pointwise(values, lambda v: shade(_unit(v, 0, white)))
     if photometric not in _MONOCHROME:
         raise PixelError(f"has the photometric interpretation {photometric}, which is not handled")
-    values = _stored_bits(values, header)
     padding = _padding(values, header)
     if scale == "minmax" and not padding.all():
         # A modality LUT need not be monotonic: map every value that occurs, then look.
@@ -237,14 +237,6 @@ def _read_dicom(
     pixels = _pointwise(values, show)
     pixels[padding] = 0
     return pixels
-
-
-def _stored_bits(values: np.ndarray, header: "Dataset") -> np.ndarray:
-    """Drop what is above the stored bits: old files keep overlays there."""
-    stored = int(header.BitsStored)
-    if header.PixelRepresentation == 0 and values.max() >= 2**stored:
-        return values & (2**stored - 1)
-    return values
 
 
 def _stored_limits(header: "Dataset") -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """`read_pixels` against pydicom's reference functions, on written and on pydicom's own files."""
 
 import io
+import sys
 import threading
 import warnings
 
@@ -476,3 +477,11 @@ def test_read_many_options_are_checked():
         read_many([], on_error="ignore")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="workers must be at least 1"):
         read_many([], workers=0)
+
+
+def test_missing_extra_is_named(tmp_path, monkeypatch):
+    png, dcm = write_image(tmp_path / "a.png"), write_dicom(tmp_path / "a.dcm", GREY8)
+    for module, path in (("PIL.Image", png), ("pydicom.pixels", dcm)):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'semalign_jax\[clinical\]'"):
+            read_pixels(path)
