@@ -31,6 +31,13 @@ ALLOWED = {
     ("zeroshot", "stitching"),
 }
 EXTERNAL = {"jax", "numpy", "optax", "safetensors", "semalign_jax"}
+#: The package of data sets, above the modules; pydicom and others are imported when they are used.
+DATA_LEVELS = [
+    {"_dataset", "_reports"},
+    {"_files", "pixels"},
+    {"mimic", "open_i", "rsna", "splits", "tables", "vindr"},
+]
+DATA_EXTERNAL = {"numpy", "PIL", "pydicom", "pyarrow"}
 
 
 def level(module):
@@ -86,10 +93,35 @@ def test_encoders_import_only_what_they_may(path):
             assert known, f"{path.name}: {name}"
 
 
-def test_import_is_light_and_starts_no_device():
+@pytest.mark.parametrize("path", sorted((PACKAGE / "data").glob("*.py")), ids=lambda p: p.stem)
+def test_data_modules_import_only_from_below(path):
+    def data_level(module):
+        return next(i for i, names in enumerate(DATA_LEVELS) if module in names)
+
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 2:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            assert all(level(name) >= 0 for name in names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 1:
+            if path.stem != "__init__":
+                assert data_level(node.module) < data_level(path.stem), f"{path}: {node.module}"
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+            )
+            for top in (name.split(".")[0] for name in names):
+                known = top in DATA_EXTERNAL or top in sys.stdlib_module_names
+                assert known, f"{path.name}: {top}"
+
+
+@pytest.mark.parametrize("module", ["semalign_jax", "semalign_jax.data"])
+def test_import_is_light_and_starts_no_device(module):
     code = (
-        "import sys, semalign_jax\n"
+        f"import sys, {module}\n"
         "heavy = {'flax', 'transformers', 'PIL', 'matplotlib', 'torch', 'scipy.linalg'}\n"
+        "heavy |= {'pydicom', 'gdcm', 'pyarrow', 'pandas'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge.backends_are_initialized()\n"
@@ -102,7 +134,7 @@ def test_public_names_agree():
     assert sa.__all__ == sorted(sa.__all__)
     assert all(hasattr(sa, name) for name in sa.__all__)
     public = {name for name in vars(sa) if not name.startswith("_")}
-    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    modules = {path.stem for path in PACKAGE.iterdir()}
     assert public - modules <= set(sa.__all__)
 
 

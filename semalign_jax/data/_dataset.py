@@ -1,0 +1,354 @@
+"""The one type that all readers return, its summary, and the policies for its labels."""
+
+import enum
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from .. import _checks
+
+_SHOWN = 10  # problems or ids in one message
+
+
+class DatasetError(ValueError):
+    """A data set on disk is not as documented; the message names file and row."""
+
+
+class Label(enum.IntEnum):
+    """Codes of a label table. The first three are those of the CheXpert labeller."""
+
+    POSITIVE = 1
+    NEGATIVE = 0
+    UNCERTAIN = -1
+    BLANK = -2  # not mentioned, or not labelled
+
+
+class Box(NamedTuple):
+    """A rectangle around a finding, in pixels of the stored image.
+
+    Attributes:
+        label: the finding.
+        reader: who drew it; empty if that is not known.
+        x_min: left edge.
+        y_min: upper edge.
+        x_max: right edge.
+        y_max: lower edge.
+    """
+
+    label: str
+    reader: str
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+
+
+class LabelCounts(NamedTuple):
+    """How many images have each code of one label."""
+
+    positive: int
+    negative: int
+    uncertain: int
+    blank: int
+
+
+class DatasetSummary(NamedTuple):
+    """Counts of a data set; `str` gives a table.
+
+    Attributes:
+        name: of the data set.
+        images: number of images.
+        patients: number of distinct patients.
+        studies: number of distinct studies.
+        texts: number of images with a text.
+        boxes: number of boxes.
+        splits: images of each split.
+        views: images of each view.
+        labels: counts of each label.
+        skipped: number of rows and files that were left out.
+    """
+
+    name: str
+    images: int
+    patients: int
+    studies: int
+    texts: int
+    boxes: int
+    splits: dict[str, int]
+    views: dict[str, int]
+    labels: dict[str, LabelCounts]
+    skipped: int
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name}: {self.images} images, {self.studies} studies, {self.patients} patients, "
+            f"{self.texts} images with text, {self.boxes} boxes, {self.skipped} skipped"
+        ]
+        for title, counts in (("splits", self.splits), ("views", self.views)):
+            parts = ", ".join(f"{name or 'unknown'} {count}" for name, count in counts.items())
+            lines.append(f"{title}: {parts}")
+        if self.labels:
+            width = max(len(name) for name in self.labels)
+            lines.append(
+                f"{'label':{width}} {'positive':>9} {'negative':>9} {'uncertain':>9} {'blank':>9}"
+            )
+            for name, counts in self.labels.items():
+                lines.append(f"{name:{width}} " + " ".join(f"{count:9}" for count in counts))
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class ImageTextDataset:
+    """Images with patients, texts and labels; entry i of every field belongs to image i.
+
+    Attributes:
+        name: of the data set.
+        ids: n image ids, all different.
+        patients: n patient ids, as the data set gives them.
+        studies: n study ids; images of one study share a report.
+        images: n paths of image files.
+        texts: n texts; empty where there is none.
+        splits: n names of the data set's own splits; empty where there is none.
+        views: n view positions; empty where unknown.
+        labels: int8 [n, len(label_names)] of `Label` codes, read-only.
+        label_names: names of the columns of `labels`.
+        boxes: n tuples of boxes, or empty if the data set has none.
+        skipped: what was left out while reading, one message each.
+
+    Raises:
+        DatasetError: if lengths do not agree, an id is not unique, a patient id is empty, or
+            `labels` are not integer codes of `Label`.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    patients: tuple[str, ...]
+    studies: tuple[str, ...]
+    images: tuple[str, ...]
+    texts: tuple[str, ...]
+    splits: tuple[str, ...]
+    views: tuple[str, ...]
+    labels: np.ndarray
+    label_names: tuple[str, ...]
+    boxes: tuple[tuple[Box, ...], ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        for field in ("patients", "studies", "images", "texts", "splits", "views", "boxes"):
+            length = len(getattr(self, field))
+            if length != n and not (field == "boxes" and length == 0):
+                raise DatasetError(f"{field} has {length} entries, but there are {n} ids")
+        labels = np.asarray(self.labels)
+        if labels.shape != (n, len(self.label_names)):
+            raise DatasetError(
+                f"labels must have shape ({n}, {len(self.label_names)}), one row per id and one "
+                f"column per name; got {labels.shape}"
+            )
+        if not np.issubdtype(labels.dtype, np.integer) or not np.isin(labels, list(Label)).all():
+            raise DatasetError("labels must be the integer codes of Label: 1, 0, -1 or -2")
+        if len(set(self.label_names)) != len(self.label_names):
+            raise DatasetError("label_names are not all different")
+        if len(set(self.ids)) != n:
+            twice = [name for name, count in Counter(self.ids).items() if count > 1]
+            raise DatasetError(f"{len(twice)} ids are not unique: {shown(twice)}")
+        if "" in self.patients:
+            index = self.patients.index("")
+            raise DatasetError(f"image {self.ids[index]} has no patient id")
+        labels = labels.astype(np.int8)
+        labels.flags.writeable = False
+        object.__setattr__(self, "labels", labels)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self)} images, {len(self.label_names)} labels>"
+
+    @property
+    def has_text(self) -> np.ndarray:
+        """Which images have a text: bool [n]."""
+        return np.array([bool(text) for text in self.texts], bool)
+
+    def select(self, rows: Any) -> "ImageTextDataset":
+        """The images of some rows, in that order.
+
+        Args:
+            rows: integer indices, or a boolean mask [n].
+
+        Raises:
+            TypeError: if `rows` are neither integers nor booleans.
+            ValueError: if a mask has another length than n.
+            IndexError: if an index is out of range.
+        """
+        n = len(self)
+        index = np.asarray(rows)
+        if index.size == 0 and index.dtype != np.bool_:
+            index = index.astype(np.int64)
+        if index.dtype == np.bool_:
+            if index.shape != (n,):
+                raise ValueError(f"rows must be a mask of shape ({n},); got {index.shape}")
+            index = np.flatnonzero(index)
+        if not np.issubdtype(index.dtype, np.integer) or index.ndim != 1:
+            raise TypeError(f"rows must be a list of integers or a boolean mask; got {index.dtype}")
+        if index.size and not (0 <= index.min() and index.max() < n):
+            raise IndexError(f"rows must be in 0..{n - 1}; got {index.min()}..{index.max()}")
+        picked = index.tolist()
+        fields = ("ids", "patients", "studies", "images", "texts", "splits", "views")
+        changes: dict[str, Any] = {
+            field: tuple(getattr(self, field)[i] for i in picked) for field in fields
+        }
+        if self.boxes:
+            changes["boxes"] = tuple(self.boxes[i] for i in picked)
+        return replace(self, labels=self.labels[index], **changes)
+
+    def summary(self) -> DatasetSummary:
+        """Counts of images, patients, splits, views and label codes."""
+        order = (Label.POSITIVE, Label.NEGATIVE, Label.UNCERTAIN, Label.BLANK)
+        return DatasetSummary(
+            name=self.name,
+            images=len(self),
+            patients=len(set(self.patients)),
+            studies=len(set(self.studies)),
+            texts=sum(map(bool, self.texts)),
+            boxes=sum(map(len, self.boxes)),
+            splits=dict(sorted(Counter(self.splits).items())),
+            views=dict(sorted(Counter(self.views).items())),
+            labels={
+                name: LabelCounts(*(int((column == code).sum()) for code in order))
+                for name, column in zip(self.label_names, self.labels.T, strict=True)
+            },
+            skipped=len(self.skipped),
+        )
+
+
+class BinaryLabels(NamedTuple):
+    """Labels for training or scoring.
+
+    Attributes:
+        labels: int32 [n, labels], 1 or 0; 0 where the mask is False.
+        mask: bool [n, labels], which entries count; usable as weights of a metric.
+    """
+
+    labels: np.ndarray
+    mask: np.ndarray
+
+
+def binary_labels(
+    data: ImageTextDataset,
+    policy: Literal["ignore", "zeros", "ones"],
+    *,
+    blank: Literal["ignore", "zeros"] = "ignore",
+) -> BinaryLabels:
+    """Turn label codes into zeros and ones with a mask.
+
+    The policies for uncertain labels are U-Ignore, U-Zeros and U-Ones of Irvin et al. 2019,
+    "CheXpert" (arXiv 1901.07031).
+
+    Args:
+        data: the data set.
+        policy: what an uncertain label becomes: "ignore" masks it, "zeros" makes it negative,
+            "ones" positive.
+        blank: what a label that was not mentioned becomes. With "ignore" few negatives are
+            left in labels of the CheXpert kind, since reports seldom name what is absent;
+            "zeros" takes silence as absence.
+
+    Raises:
+        ValueError: for another policy.
+    """
+    _checks.option("policy", policy, ("ignore", "zeros", "ones"))
+    _checks.option("blank", blank, ("ignore", "zeros"))
+    codes = data.labels
+    positive = codes == Label.POSITIVE
+    if policy == "ones":
+        positive = positive | (codes == Label.UNCERTAIN)
+    mask = np.ones(codes.shape, bool)
+    if policy == "ignore":
+        mask &= codes != Label.UNCERTAIN
+    if blank == "ignore":
+        mask &= codes != Label.BLANK
+    return BinaryLabels(positive.astype(np.int32), mask)
+
+
+def shown(items: Sequence[str]) -> str:
+    """The first few of many items, for messages."""
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
+
+
+class Problems:
+    """Collects what is wrong with rows and files, so that one error can name many of them."""
+
+    def __init__(self, name: str, on_error: str) -> None:
+        self._name = name
+        self._raise = _checks.option("on_error", on_error, ("raise", "skip")) == "raise"
+        self._messages: list[str] = []
+
+    def add(self, message: object) -> None:
+        """Note one problem."""
+        self._messages.append(str(message))
+
+    def finish(self) -> tuple[str, ...]:
+        """Raise if there are problems and none may be skipped, else return them."""
+        if self._messages and self._raise:
+            count = len(self._messages)
+            lines = "\n".join(f"  {message}" for message in self._messages[:_SHOWN])
+            more = f"\n  and {count - _SHOWN} more" if count > _SHOWN else ""
+            raise DatasetError(
+                f"{self._name}: {count} problems; on_error='skip' leaves these rows and files out\n"
+                f"{lines}{more}"
+            )
+        return tuple(self._messages)
+
+
+class Rows:
+    """Fields of an `ImageTextDataset`, filled image by image."""
+
+    def __init__(self, name: str, label_names: Sequence[str]) -> None:
+        self._name = name
+        self._label_names = tuple(label_names)
+        self._rows: list[tuple] = []
+        self._boxes: list[tuple[Box, ...]] = []
+
+    def add(
+        self,
+        *,
+        id: str,
+        patient: str,
+        image: str,
+        labels: Sequence[int],
+        study: str = "",
+        text: str = "",
+        split: str = "",
+        view: str = "",
+        boxes: Sequence[Box] = (),
+    ) -> None:
+        """Add one image; without a study id it is a study of its own."""
+        self._rows.append((id, patient, study or id, image, text, split, view, labels))
+        self._boxes.append(tuple(boxes))
+
+    def build(self, problems: Problems) -> ImageTextDataset:
+        """The data set, or `DatasetError` if there are problems or no image is left."""
+        skipped = problems.finish()
+        if not self._rows:
+            why = f"; skipped: {shown(skipped)}" if skipped else ""
+            raise DatasetError(f"{self._name}: no image was found{why}")
+        columns = list(zip(*self._rows, strict=True))
+        labels = np.array(columns[7], np.int8).reshape(len(self._rows), len(self._label_names))
+        return ImageTextDataset(
+            name=self._name,
+            ids=columns[0],
+            patients=columns[1],
+            studies=columns[2],
+            images=columns[3],
+            texts=columns[4],
+            splits=columns[5],
+            views=columns[6],
+            labels=labels,
+            label_names=self._label_names,
+            boxes=tuple(self._boxes) if any(self._boxes) else (),
+            skipped=skipped,
+        )

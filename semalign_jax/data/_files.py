@@ -1,0 +1,161 @@
+"""Tables and file trees on disk: strict, and with file and line in every message."""
+
+import csv
+import gzip
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ._dataset import DatasetError, Label, Problems
+
+_CODES = {
+    text: code
+    for code, texts in {
+        Label.POSITIVE: ("1", "1.0"),
+        Label.NEGATIVE: ("0", "0.0"),
+        Label.UNCERTAIN: ("-1", "-1.0"),
+        Label.BLANK: ("", "nan", "NaN"),
+    }.items()
+    for text in texts
+}
+
+
+def folder(path: str | os.PathLike, what: str) -> Path:
+    """`path` if it is a folder, else `FileNotFoundError`."""
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no {what} at {path}: there is no such folder")
+    return path
+
+
+def table_path(folders: Sequence[Path], name: str) -> Path:
+    """The first of `name` or `name.gz` that is in one of the folders."""
+    for place in folders:
+        for candidate in (place / name, place / f"{name}.gz"):
+            if candidate.is_file():
+                return candidate
+    places = " or ".join(str(place) for place in folders)
+    raise FileNotFoundError(f"{name} (or {name}.gz) is not in {places}")
+
+
+def read_csv(
+    path: Path, required: Iterable[str], *, encoding: str = "utf-8-sig"
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (where, row) of a CSV file with a header, gzipped or not.
+
+    Args:
+        path: the file.
+        required: columns that must be there.
+        encoding: of the text; a byte order mark is dropped by default.
+
+    Yields:
+        `where` names file and line for messages; `row` maps columns to stripped cells.
+
+    Raises:
+        DatasetError: if columns are missing or doubled, a row has another number of cells than
+            the header, or the file is not text in this encoding.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    line = 1
+    try:
+        with opener(path, "rt", encoding=encoding, newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            _check_header(path, header, required)
+            for cells in reader:
+                # A quoted cell may span lines: the row is named by its last one.
+                line = reader.line_num
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    raise DatasetError(
+                        f"{path}, line {line}: {len(cells)} cells, but the header has {len(header)}"
+                    )
+                cells = [cell.strip() for cell in cells]
+                yield f"{path}, line {line}", dict(zip(header, cells, strict=True))
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path}: not {encoding} text after line {line} ({error.reason}); convert the file"
+        ) from None
+    except (csv.Error, EOFError, gzip.BadGzipFile) as error:
+        raise DatasetError(f"{path}, after line {line}: not a whole CSV file: {error}") from None
+
+
+def _check_header(path: Path, header: list[str], required: Iterable[str]) -> None:
+    doubled = sorted({name for name in header if header.count(name) > 1})
+    if doubled:
+        raise DatasetError(f"{path}: the header names these columns twice: {', '.join(doubled)}")
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise DatasetError(
+            f"{path}: missing columns {', '.join(missing)}; the header has "
+            f"{', '.join(header) or 'nothing'}"
+        )
+
+
+def cell(row: dict[str, str], column: str, where: str) -> str:
+    """A cell that must not be empty."""
+    if not row[column]:
+        raise DatasetError(f"{where}: {column} is empty")
+    return row[column]
+
+
+def label_codes(row: dict[str, str], columns: Iterable[str], where: str) -> list[Label]:
+    """Codes of the cells 1, 0, -1 and blank in some columns."""
+    codes = []
+    for column in columns:
+        code = _CODES.get(row[column])
+        if code is None:
+            raise DatasetError(
+                f"{where}: unknown label value {row[column]!r} in column {column}; "
+                f"expected 1, 0, -1 or blank"
+            )
+        codes.append(code)
+    return codes
+
+
+def find_files(root: Path, suffixes: Sequence[str]) -> list[str]:
+    """Paths below `root` with one of the suffixes (lower case), sorted; hidden files are left out.
+
+    Links to folders are followed, except to one that holds the link.
+    """
+    found = []
+    for place, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if not _leads_up(place, name)]
+        # As pathlib writes them, so that they equal the paths that readers make.
+        found += [
+            str(Path(place, name))
+            for name in names
+            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def _leads_up(place: str, name: str) -> bool:
+    path = os.path.join(place, name)
+    if not os.path.islink(path):
+        return False
+    here, target = os.path.realpath(place), os.path.realpath(path)
+    return os.path.commonpath([here, target]) == target
+
+
+def stem_index(paths: Iterable[str], suffixes: Sequence[str], problems: Problems) -> dict[str, str]:
+    """File by stem; of several suffixes the first one given, of one suffix twice is a problem."""
+    rank = {suffix: i for i, suffix in enumerate(suffixes)}
+    best: dict[str, tuple[int, str]] = {}
+    for path in paths:
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        entry = rank[suffix.lower()], path
+        if stem in best and best[stem][0] == entry[0]:
+            problems.add(f"{path}: the same file name as {best[stem][1]}")
+        elif stem not in best or entry < best[stem]:
+            best[stem] = entry
+    return {stem: path for stem, (_, path) in best.items()}
+
+
+def files_without_rows(
+    found: Iterable[str], used: Iterable[str], table: Path | str, problems: Problems
+) -> None:
+    """Note the files that no row of a table names."""
+    for path in sorted(set(found) - set(used)):
+        problems.add(f"{path}: no row in {table}")

@@ -1,0 +1,479 @@
+"""Pixels of DICOM, PNG and JPEG files, the way a viewer shows them.
+
+The grey-scale steps are those of DICOM PS3.3: modality LUT (C.11.1), VOI LUT or window (C.11.2),
+then the inversion of MONOCHROME1 (C.7.6.3.1.2). Needs the extra "clinical".
+"""
+
+import multiprocessing
+import os
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from .. import _checks
+from ._dataset import shown
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+#: Only these elements are read, so that no message can hold a patient's name or number.
+_TAGS = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+    "VOILUTFunction",
+    "WindowCenter",
+    "WindowWidth",
+    "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "PixelData",
+)
+# The first import of pydicom's decoders is not safe from several threads at once.
+_IMPORTING = threading.Lock()
+
+
+class PixelError(ValueError):
+    """A file has no pixels that can be read; the message names the file and says why."""
+
+
+def read_pixels(
+    path: str | os.PathLike,
+    *,
+    window: int | None = 0,
+    prefer_lut: bool = True,
+    scale: Literal["bits", "minmax"] = "bits",
+    dtype: Any = np.uint8,
+) -> np.ndarray:
+    """Pixels of one DICOM, PNG or JPEG file; what it is shows in its first bytes.
+
+    Grey-scale DICOM: modality LUT or rescale, then VOI LUT or window (LINEAR, LINEAR_EXACT or
+    SIGMOID), then inversion if MONOCHROME1; so low is black in every result. All steps are
+    computed in float64, whatever the stored bits. Pixels in the padding range become 0, black.
+    Colour: YBR is converted to RGB, palettes are looked up, and no window is applied. PNG and
+    JPEG: an alpha channel is dropped, palettes become RGB.
+
+    Args:
+        path: the file.
+        window: which of several windows, or items of the VOI LUT sequence, to apply; None for
+            none of them.
+        prefer_lut: whether the VOI LUT sequence is taken where a file has windows, too.
+        scale: what becomes black and white where no window applies: "bits" is the range of the
+            stored bits (after rescale), which leaves 8-bit images as they are and makes equal
+            values equal between files; "minmax" is the range of this image, padding excluded,
+            for files that use a small part of their bits. A constant image is then 0.
+        dtype: `numpy.uint8`, 0 to 255, rounded; or `numpy.float32`, 0 to 1, which keeps the
+            order of 16-bit values (float16 would not).
+
+    Returns:
+        [rows, columns], or [rows, columns, 3] for colour.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ModuleNotFoundError: if the extra "clinical" is not installed.
+        PixelError: if the file is broken, has several frames, no or unusual pixels, or no
+            window with this index.
+        TypeError: if `window` is not an integer or None.
+        ValueError: for another `scale` or `dtype`.
+    """
+    path = Path(path)
+    _checks.option("scale", scale, ("bits", "minmax"))
+    _checks.flag("prefer_lut", prefer_lut)
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int)):
+        raise TypeError(f"window must be an index or None; got {window!r}")
+    kind = np.dtype(dtype)
+    if kind not in (np.uint8, np.float32):
+        raise ValueError(f"dtype must be numpy.uint8 or numpy.float32; got {kind}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no image at {path}: there is no such file")
+    with path.open("rb") as file:
+        start = file.read(132)
+    shade = _to_uint8 if kind == np.uint8 else _to_float32
+    try:
+        if start[128:] == b"DICM":
+            return _read_dicom(path, window, prefer_lut, scale, shade)
+        if start.startswith((b"\x89PNG", b"\xff\xd8\xff")):
+            return _read_image(path, scale, shade)
+        raise PixelError("neither a DICOM (with preamble) nor a PNG nor a JPEG file")
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # decoders raise many kinds on broken files
+        why = " ".join(str(error).split())
+        if not isinstance(error, PixelError):
+            why = f"cannot be decoded: {type(error).__name__}: {why}"
+        raise PixelError(f"{path}: {why}") from None
+
+
+_Function = Callable[[np.ndarray], np.ndarray]
+
+
+def _to_uint8(unit: np.ndarray) -> np.ndarray:
+    return np.rint(unit * 255).astype(np.uint8)
+
+
+def _to_float32(unit: np.ndarray) -> np.ndarray:
+    return unit.astype(np.float32)
+
+
+def _require(module: str) -> None:
+    with _IMPORTING:
+        try:
+            __import__(module)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"{error.name} is needed to read these pixels: pip install 'semalign_jax[clinical]'"
+            ) from None
+
+
+def _pointwise(values: np.ndarray, function: _Function) -> np.ndarray:
+    """`function` of integer values, computed once for each value that may occur."""
+    low, high = int(values.min()), int(values.max())
+    if high - low >= max(values.size, 2**16):
+        return function(values)
+    # Indices of the narrow unsigned types need no copy.
+    index = values if values.dtype in (np.uint8, np.uint16) else values.astype(np.int64) - low
+    start = 0 if index is values else low
+    return function(np.arange(start, high + 1))[index]
+
+
+def _unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map low..high to 0..1 and clip; all zeros if the range is empty."""
+    if high <= low:
+        return np.zeros(values.shape)
+    return np.clip((values.astype(np.float64) - low) / (high - low), 0, 1)
+
+
+# PNG and JPEG.
+
+
+def _read_image(path: Path, scale: str, shade: _Function) -> np.ndarray:
+    _require("PIL.Image")
+    from PIL import Image
+
+    with Image.open(path, formats=("PNG", "JPEG")) as image:
+        if image.mode in ("1", "LA"):
+            image = image.convert("L")
+        elif not (image.mode in ("L", "I", "RGB") or image.mode.startswith("I;16")):
+            image = image.convert("RGB")
+        # Pillow opens 16-bit grey as "I;16", formerly as "I".
+        white = 65535 if image.mode.startswith("I") else 255
+        values = np.asarray(image)
+    low, high = (0, white) if scale == "bits" else (int(values.min()), int(values.max()))
+    return _pointwise(values, lambda v: shade(_unit(v, low, high)))
+
+
+# DICOM.
+
+
+def _read_dicom(
+    path: Path, window: int | None, prefer_lut: bool, scale: str, shade: _Function
+) -> np.ndarray:
+    _require("pydicom.pixels")
+    from pydicom import dcmread
+    from pydicom.pixels.utils import pixel_array
+
+    header = dcmread(path, specific_tags=list(_TAGS))
+    if "PixelData" not in header:
+        raise PixelError("has no Pixel Data of integers: not an image, or one of floats")
+    for name in ("PhotometricInterpretation", "BitsStored", "PixelRepresentation"):
+        if header.get(name) is None:
+            raise PixelError(f"has no {name}, which images need")
+    frames = int(header.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise PixelError(f"has {frames} frames, and one image is expected: extract a frame first")
+    photometric = header.PhotometricInterpretation
+    # Bits above the stored ones are cleared; YBR comes as RGB, any planes as [rows, columns, 3].
+    values = pixel_array(header)
+    if photometric == "PALETTE COLOR":
+        return shade(_palette(values, header))
+    if values.ndim == 3:
+        white = 2 ** int(header.BitsStored) - 1
+        return _pointwise(values, lambda v: shade(_unit(v, 0, white)))
+    if photometric not in _MONOCHROME:
+        raise PixelError(f"has the photometric interpretation {photometric}, which is not handled")
+    padding = _padding(values, header)
+    if scale == "minmax" and not padding.all():
+        # A modality LUT need not be monotonic: map every value that occurs, then look.
+        used = _modality(np.unique(values[~padding]), header)
+        limits = float(used.min()), float(used.max())
+    else:
+        limits = _modality_limits(header)
+
+    def show(stored: np.ndarray) -> np.ndarray:
+        modality = _modality(stored, header)
+        unit = _voi(modality, header, window, prefer_lut)
+        if unit is None:
+            unit = _unit(modality, *limits)
+        return shade(1 - unit if photometric == "MONOCHROME1" else unit)
+
+    pixels = _pointwise(values, show)
+    pixels[padding] = 0
+    return pixels
+
+
+def _stored_limits(header: "Dataset") -> tuple[int, int]:
+    stored = int(header.BitsStored)
+    if header.PixelRepresentation == 0:
+        return 0, 2**stored - 1
+    return -(2 ** (stored - 1)), 2 ** (stored - 1) - 1
+
+
+def _padding(values: np.ndarray, header: "Dataset") -> np.ndarray:
+    """Pixels outside of the image (PS3.3 C.7.5.1.1.2): bool, of the shape of `values`."""
+    first = header.get("PixelPaddingValue")
+    if first is None:
+        return np.zeros(values.shape, bool)
+    limit = header.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(first), int(first if limit is None else limit)))
+    return (low <= values) & (values <= high)
+
+
+def _look_up(values: np.ndarray, descriptor: Any, data: Any, header: "Dataset") -> np.ndarray:
+    """Values through a LUT (PS3.3 C.11.1.1.1); its first and last entry hold outside of it.
+
+    pydicom's own look-ups count in the type of the table or of the pixels, which wraps around,
+    e.g. in a table of 4096 entries of 8 bits.
+    """
+    count, first, _ = (int(part) for part in descriptor)
+    count = count or 2**16
+    if isinstance(data, bytes):
+        # Read with the byte order of the file; entries of 8 bits may lie one or two to a word.
+        wide = "<u2" if header.original_encoding[1] is not False else ">u2"
+        data = np.frombuffer(data, np.uint8 if len(data) < 2 * count else wide)
+    table = np.asarray(data)[:count].astype(np.int64)
+    if table.size < count:
+        raise PixelError(f"has a LUT of {table.size} entries, but its descriptor says {count}")
+    return table[np.clip(np.rint(values).astype(np.int64) - first, 0, count - 1)]
+
+
+def _palette(values: np.ndarray, header: "Dataset") -> np.ndarray:
+    from pydicom.pixels.processing import apply_color_lut
+
+    descriptor = header.RedPaletteColorLookupTableDescriptor
+    if "RedPaletteColorLookupTableData" in header:
+        planes = [
+            _look_up(
+                values,
+                header[f"{colour}PaletteColorLookupTableDescriptor"].value,
+                header[f"{colour}PaletteColorLookupTableData"].value,
+                header,
+            )
+            for colour in ("Red", "Green", "Blue")
+        ]
+        colours = np.stack(planes, axis=-1)
+    else:  # segmented
+        colours = apply_color_lut(values, header)[..., :3]
+    return _unit(colours, 0, 2 ** int(descriptor[2]) - 1)
+
+
+def _modality(stored: np.ndarray, header: "Dataset") -> np.ndarray:
+    if header.get("ModalityLUTSequence"):
+        item = header.ModalityLUTSequence[0]
+        return _look_up(stored, item.LUTDescriptor, item.LUTData, header)
+    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
+    if slope is None or intercept is None:
+        return stored
+    return stored.astype(np.float64) * float(slope) + float(intercept)
+
+
+def _modality_limits(header: "Dataset") -> tuple[float, float]:
+    if header.get("ModalityLUTSequence"):
+        return 0, 2 ** int(header.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+    ends = _modality(np.array(_stored_limits(header)), header)
+    return float(ends.min()), float(ends.max())
+
+
+def _voi(
+    values: np.ndarray, header: "Dataset", window: int | None, prefer_lut: bool
+) -> np.ndarray | None:
+    """Values in 0..1 through the VOI LUT or window, or None if the file has none."""
+    if window is None:
+        return None
+    luts = header.get("VOILUTSequence") or ()
+    centers, widths = (_floats(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    if len(centers) != len(widths):
+        raise PixelError(f"has {len(centers)} window centers but {len(widths)} window widths")
+    if not luts and not centers:
+        return None
+    use_lut = bool(luts) and (prefer_lut or not centers)
+    count = len(luts) if use_lut else len(centers)
+    if not 0 <= window < count:
+        raise PixelError(f"has no window {window}: its {count} windows count from 0")
+    if use_lut:
+        item = luts[window]
+        white = 2 ** int(item.LUTDescriptor[2]) - 1
+        return _unit(_look_up(values, item.LUTDescriptor, item.LUTData, header), 0, white)
+    return window_values(
+        values, centers[window], widths[window], header.get("VOILUTFunction") or "LINEAR"
+    )
+
+
+def _floats(value: Any) -> list[float]:
+    if value is None:
+        return []
+    return [float(part) for part in (value if hasattr(value, "__len__") else (value,))]
+
+
+def window_values(
+    values: np.ndarray, center: float, width: float, function: str = "LINEAR"
+) -> np.ndarray:
+    """A VOI window as a map to 0..1, after DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3.
+
+    Args:
+        values: modality values, any shape.
+        center: of the window.
+        width: of the window.
+        function: "LINEAR", "LINEAR_EXACT" or "SIGMOID".
+
+    Returns:
+        float64 of the same shape.
+
+    Raises:
+        PixelError: for another function, a width below 1 (LINEAR) or not above 0.
+    """
+    x = values.astype(np.float64)
+    function = function.upper()
+    if width < 1 if function == "LINEAR" else width <= 0:
+        raise PixelError(f"has the window width {width}, which {function} does not allow")
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1
+        if width == 0:
+            return (x > center).astype(np.float64)
+    elif function == "SIGMOID":
+        with np.errstate(over="ignore"):  # exp of a large number is infinity, which gives 0
+            return 1 / (1 + np.exp(-4 * (x - center) / width))
+    elif function != "LINEAR_EXACT":
+        raise PixelError(f"has the VOI LUT function {function}, which is not handled")
+    return np.clip((x - center) / width + 0.5, 0, 1)
+
+
+class PixelReader:
+    """Iterates over (path, pixels) in order while workers decode ahead; see `read_many`.
+
+    Attributes:
+        skipped: (path, why) of the files that could not be read so far.
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[str | os.PathLike],
+        workers: int,
+        processes: bool,
+        skip: bool,
+        progress: Callable[[int], Any] | None,
+        options: dict[str, Any],
+    ) -> None:
+        self.skipped: list[tuple[str, str]] = []
+        self._paths = iter(paths)
+        self._workers = workers
+        self._processes = processes
+        self._skip = skip
+        self._progress = progress
+        self._options = options
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        self.skipped = []
+        waiting: deque[tuple[str, Future]] = deque()
+        done = 0
+        if self._processes:  # spawned: JAX has threads, which a fork would break
+            pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"))
+        else:
+            pool = ThreadPoolExecutor(self._workers, thread_name_prefix="read_many")
+        try:
+            for path in self._paths:
+                waiting.append((os.fspath(path), pool.submit(read_pixels, path, **self._options)))
+                # A bounded lead: memory does not grow if the consumer is slow.
+                if len(waiting) > 2 * self._workers:
+                    yield from self._finish(*waiting.popleft())
+                    done = self._report(done)
+            while waiting:
+                yield from self._finish(*waiting.popleft())
+                done = self._report(done)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        if self.skipped:
+            reasons = [why for _, why in self.skipped]
+            warnings.warn(
+                f"{len(reasons)} of {done} files were skipped: {shown(reasons)}", stacklevel=2
+            )
+
+    def _finish(self, path: str, future: Future) -> Iterator[tuple[str, np.ndarray]]:
+        try:
+            pixels = future.result()
+        except (PixelError, OSError) as error:
+            if not self._skip:
+                raise
+            self.skipped.append((path, str(error)))
+        else:
+            yield path, pixels
+
+    def _report(self, done: int) -> int:
+        if self._progress is not None:
+            self._progress(done + 1)
+        return done + 1
+
+
+def read_many(
+    paths: Iterable[str | os.PathLike],
+    *,
+    workers: int | None = None,
+    processes: bool = False,
+    on_error: Literal["raise", "skip"] = "raise",
+    progress: Callable[[int], Any] | None = None,
+    **options: Any,
+) -> PixelReader:
+    """Read many files in parallel, in order, with bounded memory.
+
+    Args:
+        paths: the files, e.g. `data.images`.
+        workers: how many decode at a time; None for the number of processors, at most 16.
+        processes: whether the workers are processes, not threads. Threads are enough for PNG,
+            JPEG and uncompressed DICOM; decoders of compressed DICOM hold Python's lock, so
+            threads do not speed them up. Processes take seconds to start, and the calling
+            script needs `if __name__ == "__main__":`.
+        on_error: "raise" stops at the first broken file; "skip" leaves broken files out, lists
+            them in `skipped`, and in one warning at the end.
+        progress: called in the consumer's thread with the number of files done so far.
+        options: of `read_pixels`.
+
+    Returns:
+        an iterable, once, of (path, pixels).
+
+    Raises:
+        PixelError, OSError: while iterating, with the name of the broken file.
+        TypeError: if `workers` is not an int.
+        ValueError: if `workers` < 1 or for another `on_error`.
+    """
+    _checks.option("on_error", on_error, ("raise", "skip"))
+    count = min(os.cpu_count() or 1, 16) if workers is None else workers
+    _checks.positive_int("workers", count)
+    processes = _checks.flag("processes", processes)
+    return PixelReader(paths, count, processes, on_error == "skip", progress, options)

@@ -1,0 +1,148 @@
+"""RSNA Pneumonia Detection Challenge (Shih et al. 2019, Radiology: AI 1(1), e180041)."""
+
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+from ._dataset import Box, DatasetError, ImageTextDataset, Label, Problems, Rows
+from ._files import (
+    cell,
+    files_without_rows,
+    find_files,
+    folder,
+    read_csv,
+    stem_index,
+    table_path,
+)
+
+RSNA_LABELS = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")
+_SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg")
+_CORNERS = ("x", "y", "width", "height")
+
+
+def read_rsna(
+    root: str | os.PathLike,
+    *,
+    nih_mapping: str | os.PathLike | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> ImageTextDataset:
+    """Read the training images of the RSNA challenge, stage 2; the test images have no labels.
+
+    The folder holds stage_2_train_labels.csv (a row for each box), stage_2_detailed_class_info.csv
+    and stage_2_train_images/<patientId>.dcm. The labels are the three classes, exactly one of
+    which is positive; "Lung Opacity" is the challenge's Target, i.e. suspected pneumonia.
+
+    The challenge's patientId stands for an image. The images come from NIH ChestX-ray14, where
+    one patient may have many, so splits by patientId can share patients. The mapping file of the
+    RSNA tells the NIH patient.
+
+    Args:
+        root: folder of the challenge.
+        nih_mapping: JSON list of objects with subset_img_id (the patientId) and img_id (the NIH
+            file, e.g. 00000001_000.png); patient ids are then those of NIH.
+        on_error: "raise", or "skip" images with contradicting or missing rows, boxes that cannot be
+            read, and files without rows, and list them in `skipped`.
+
+    Raises:
+        FileNotFoundError: if a folder or table is missing.
+        DatasetError: if a table lacks columns or is not UTF-8, or for the problems above.
+    """
+    root = folder(root, "RSNA data")
+    problems = Problems("RSNA", on_error)
+    labels_path = table_path([root], "stage_2_train_labels.csv")
+    classes = _read_classes(table_path([root], "stage_2_detailed_class_info.csv"), problems)
+    images = folder(root / "stage_2_train_images", "RSNA images")
+    found = find_files(images, _SUFFIXES)
+    files = stem_index(found, _SUFFIXES, problems)
+    patients = None if nih_mapping is None else _nih_patients(Path(nih_mapping))
+    targets: dict[str, tuple[str, str]] = {}
+    boxes: dict[str, list[Box]] = {}
+    bad: set[str] = set()
+    for where, row in read_csv(labels_path, ("patientId", *_CORNERS, "Target")):
+        try:
+            name = cell(row, "patientId", where)
+            target = row["Target"]
+            if target not in ("0", "1"):
+                bad.add(name)
+                raise DatasetError(f"{where}: unknown label value {target!r} in column Target")
+            if targets.setdefault(name, (where, target))[1] != target:
+                bad.add(name)
+                raise DatasetError(f"{where}: patientId {name} has Target 0 and 1")
+            if target == "1":
+                boxes.setdefault(name, []).append(_box(row, where))
+            elif any(row[corner] for corner in _CORNERS):
+                raise DatasetError(f"{where}: a box, but Target is 0")
+        except DatasetError as error:
+            problems.add(error)
+    rows = Rows("RSNA", RSNA_LABELS)
+    for name, (where, target) in targets.items():
+        if name in bad:
+            continue
+        kind = classes.get(name)
+        try:
+            if name not in files:
+                raise DatasetError(f"{where}: no image {images / name}.dcm")
+            if kind is None:
+                raise DatasetError(f"{where}: patientId {name} has no class in the class table")
+            if (kind == "Lung Opacity") != (target == "1"):
+                raise DatasetError(f"{where}: Target is {target}, but the class is {kind!r}")
+            if patients is not None and name not in patients:
+                raise DatasetError(f"{where}: patientId {name} is not in {nih_mapping}")
+        except DatasetError as error:
+            problems.add(error)
+            continue
+        rows.add(
+            id=name,
+            patient=name if patients is None else patients[name],
+            image=files[name],
+            split="train",
+            labels=[Label.POSITIVE if kind == label else Label.NEGATIVE for label in RSNA_LABELS],
+            boxes=boxes.get(name, ()),
+        )
+    for name in classes.keys() - targets.keys() - bad:
+        problems.add(f"patientId {name} of the class table is not in {labels_path}")
+    known = targets.keys() | bad
+    named = [path for path in found if Path(path).stem in known]
+    files_without_rows(found, named, labels_path, problems)
+    return rows.build(problems)
+
+
+def _read_classes(path: Path, problems: Problems) -> dict[str, str]:
+    """Class by patientId; the table has a row for each box, so ids may repeat."""
+    classes: dict[str, str] = {}
+    for where, row in read_csv(path, ("patientId", "class")):
+        name, kind = row["patientId"], row["class"]
+        if kind not in RSNA_LABELS:
+            problems.add(f"{where}: unknown class {kind!r}; expected {', '.join(RSNA_LABELS)}")
+        elif classes.setdefault(name, kind) != kind:
+            problems.add(f"{where}: patientId {name} has the classes {classes[name]!r}, {kind!r}")
+    return classes
+
+
+def _box(row: dict[str, str], where: str) -> Box:
+    try:
+        x, y, width, height = (float(row[corner]) for corner in _CORNERS)
+    except ValueError:
+        raise DatasetError(f"{where}: Target is 1, but x, y, width, height are no box") from None
+    if not (width > 0 and height > 0):
+        raise DatasetError(f"{where}: a box of width {width} and height {height}")
+    return Box("Lung Opacity", "", x, y, x + width, y + height)
+
+
+def _nih_patients(path: Path) -> dict[str, str]:
+    try:
+        entries = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{path}: not JSON in UTF-8: {error}") from None
+    if not isinstance(entries, list):
+        raise DatasetError(f"{path}: not a list of objects with subset_img_id and img_id")
+    patients = {}
+    for i, entry in enumerate(entries):
+        try:
+            patients[entry["subset_img_id"]] = entry["img_id"].split("_")[0]
+        except (TypeError, KeyError, AttributeError):
+            raise DatasetError(
+                f"{path}: entry {i} is not an object with subset_img_id and img_id"
+            ) from None
+    return patients

@@ -1,0 +1,309 @@
+"""CheXpert, PadChest, and any table with an image column."""
+
+import ast
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from .. import _checks
+from ._dataset import DatasetError, ImageTextDataset, Label, Problems, Rows
+from ._files import (
+    cell,
+    files_without_rows,
+    find_files,
+    folder,
+    label_codes,
+    read_csv,
+    stem_index,
+    table_path,
+)
+
+CHEXPERT_LABELS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+_CHEXPERT_PATH = re.compile(
+    r"^(?:CheXpert-v1\.0[^/]*/)?(?P<rest>.*?(?P<patient>patient\d+)/(?P<study>study\d+)/[^/]+)$"
+)
+_PADCHEST = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+
+
+def read_chexpert(
+    root: str | os.PathLike,
+    *,
+    tables: Mapping[str, str] | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> ImageTextDataset:
+    """Read CheXpert (Irvin et al. 2019, arXiv 1901.07031), in either image size.
+
+    The folder holds train.csv and valid.csv and the images that their column Path names, e.g.
+    CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg; its first part may be the
+    folder itself. There are no reports. Views are AP, PA, LL, RL or "Lateral".
+
+    Args:
+        root: folder of the data set.
+        tables: split name to file name; None for train.csv ("train") and valid.csv ("valid").
+        on_error: "raise", or "skip" rows without images, doubled paths, unknown label values,
+            and images without rows, and list them in `skipped`.
+
+    Raises:
+        FileNotFoundError: if the folder or a table is missing.
+        DatasetError: if a table lacks columns or is not UTF-8, or for the problems above.
+    """
+    root = folder(root, "CheXpert")
+    tables = {"train": "train.csv", "valid": "valid.csv"} if tables is None else tables
+    problems = Problems("CheXpert", on_error)
+    found = find_files(root, (".jpg", ".jpeg", ".png"))
+    present, named, seen = set(found), set(), set()
+    rows = Rows("CheXpert", CHEXPERT_LABELS)
+    for split, table in tables.items():
+        path = table_path([root], table)
+        for where, row in read_csv(path, ("Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS)):
+            try:
+                match = _CHEXPERT_PATH.match(cell(row, "Path", where))
+                if match is None:
+                    raise DatasetError(
+                        f"{where}: Path {row['Path']} has no patient and study folder"
+                    )
+                image_id = match["rest"]
+                image = str(root / image_id)
+                named.add(image)
+                if image_id in seen:
+                    raise DatasetError(f"{where}: Path {image_id} occurs twice")
+                seen.add(image_id)
+                if image not in present:
+                    raise DatasetError(f"{where}: no image {image}")
+                rows.add(
+                    id=image_id,
+                    patient=match["patient"],
+                    study=f"{match['patient']}/{match['study']}",
+                    image=image,
+                    split=split,
+                    view=row["AP/PA"] or row["Frontal/Lateral"],
+                    labels=label_codes(row, CHEXPERT_LABELS, where),
+                )
+            except DatasetError as error:
+                problems.add(error)
+    files_without_rows(found, named, f"the tables of {root}", problems)
+    return rows.build(problems)
+
+
+def read_padchest(
+    root: str | os.PathLike,
+    *,
+    table: str = _PADCHEST,
+    absent: Literal["negative", "blank"] = "negative",
+    on_error: Literal["raise", "skip"] = "raise",
+) -> ImageTextDataset:
+    """Read PadChest (Bustos et al. 2020, Medical Image Analysis 66; arXiv 1901.07441).
+
+    The folder holds the table and the images ImageDir/ImageID, in any folders. The table lists
+    the findings of an image, by physicians or, where MethodLabel says so, by a network. The
+    reports are Spanish, in lower case and stemmed. There are no published splits.
+
+    Args:
+        root: folder of the data set.
+        table: name of the table, perhaps with .gz.
+        absent: what a finding is that an image's list does not have. Where there is no list,
+            every label is blank.
+        on_error: "raise", or "skip" rows without images, doubled ids, label lists that cannot
+            be read, and images without rows, and list them in `skipped`.
+
+    Raises:
+        FileNotFoundError: if the folder or the table is missing.
+        DatasetError: if the table lacks columns or is not UTF-8, or for the problems above.
+        ValueError: for another option.
+    """
+    _checks.option("absent", absent, ("negative", "blank"))
+    root = folder(root, "PadChest")
+    problems = Problems("PadChest", on_error)
+    path = table_path([root], table.removesuffix(".gz"))
+    suffixes = (".png", ".jpg", ".jpeg")
+    found = find_files(root, suffixes)
+    files = stem_index(found, suffixes, problems)
+    columns = ("ImageID", "StudyID", "PatientID", "Projection", "Report", "Labels")
+    kept: list[tuple[dict[str, str], list[str] | None]] = []
+    named, seen = [], set()
+    for where, row in read_csv(path, columns):
+        try:
+            image_id = cell(row, "ImageID", where)
+            stem = Path(image_id).stem
+            if stem in files:
+                named.append(files[stem])
+            if stem in seen:
+                raise DatasetError(f"{where}: ImageID {image_id} occurs twice")
+            seen.add(stem)
+            if stem not in files:
+                raise DatasetError(f"{where}: no image {image_id} below {root}")
+            cell(row, "PatientID", where)
+            kept.append((row, _finding_list(row["Labels"], where)))
+        except DatasetError as error:
+            problems.add(error)
+    names = sorted({name for _, findings in kept for name in findings or ()})
+    other = Label.NEGATIVE if absent == "negative" else Label.BLANK
+    rows = Rows("PadChest", names)
+    for row, findings in kept:
+        if findings is None:
+            codes = [Label.BLANK] * len(names)
+        else:
+            codes = [Label.POSITIVE if name in findings else other for name in names]
+        rows.add(
+            id=row["ImageID"],
+            patient=row["PatientID"],
+            study=row["StudyID"],
+            image=files[Path(row["ImageID"]).stem],
+            text=" ".join(row["Report"].split()),
+            view=row["Projection"],
+            labels=codes,
+        )
+    files_without_rows(files.values(), named, path, problems)
+    return rows.build(problems)
+
+
+def _finding_list(text: str, where: str) -> list[str] | None:
+    """A list written as in Python, e.g. "['normal', 'scoliosis ']"; None if there is none."""
+    if text in ("", "nan"):
+        return None
+    try:
+        value = ast.literal_eval(text)  # literals only, nothing is run
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise ValueError
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise DatasetError(f"{where}: Labels is not a list of names: {text[:80]!r}") from None
+    return [name.strip() for name in value if name.strip()] or None
+
+
+def read_table(
+    path: str | os.PathLike,
+    *,
+    image: str,
+    label: str | Sequence[str] = (),
+    text: str | None = None,
+    patient: str | None = None,
+    split: str | None = None,
+    view: str | None = None,
+    id: str | None = None,
+    study: str | None = None,
+    root: str | os.PathLike | None = None,
+    name: str | None = None,
+    encoding: str = "utf-8-sig",
+    on_error: Literal["raise", "skip"] = "raise",
+) -> ImageTextDataset:
+    """Read a CSV file (perhaps .gz), or a Parquet file, with one row for each image.
+
+    Args:
+        path: the table. Parquet needs the extra "parquet".
+        image: column of the image paths, relative to `root` or absolute.
+        label: a column of class names, which become one label each (positive for its rows,
+            negative for the others, blank where the cell is empty); or several columns of 1
+            (positive), 0 (negative), -1 (uncertain) and blank.
+        text: column of the texts. An empty text is a problem.
+        patient: column of the patient ids; None if every image stands for a patient.
+        split: column of the split names.
+        view: column of the view positions.
+        id: column of the image ids; None for the image column.
+        study: column of the study ids; None if every image is a study.
+        root: folder of the images; None for the table's.
+        name: of the data set; None for the file's name.
+        encoding: of a CSV file.
+        on_error: "raise", or "skip" rows without image, doubled ids, empty texts or patients,
+            and unknown label values, and list them in `skipped`.
+
+    Raises:
+        FileNotFoundError: if the table or the folder is missing.
+        ModuleNotFoundError: for a Parquet file without the extra "parquet".
+        DatasetError: if columns are missing, the encoding is another, or for the problems above.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no table at {path}: there is no such file")
+    base = folder(path.parent if root is None else root, "images")
+    title = path.name if name is None else name
+    problems = Problems(title, on_error)
+    columns = [label] if isinstance(label, str) else list(label)
+    wanted = [image, *columns, *(c for c in (text, patient, split, view, id, study) if c)]
+    read = _read_parquet if path.suffix == ".parquet" else read_csv
+    options = {} if path.suffix == ".parquet" else {"encoding": encoding}
+    kept: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for where, row in read(path, wanted, **options):
+        try:
+            file = base / cell(row, image, where)
+            key = cell(row, id, where) if id else row[image]
+            if key in seen:
+                raise DatasetError(f"{where}: {id or image} {key} occurs twice")
+            seen.add(key)
+            if not file.is_file():
+                raise DatasetError(f"{where}: no image {file}")
+            kept.append(
+                {
+                    "id": key,
+                    "patient": cell(row, patient, where) if patient else key,
+                    "study": row[study] if study else "",
+                    "image": str(file),
+                    "text": cell(row, text, where) if text else "",
+                    "split": row[split] if split else "",
+                    "view": row[view] if view else "",
+                    "labels": row[label]
+                    if isinstance(label, str)
+                    else label_codes(row, columns, where),
+                }
+            )
+        except DatasetError as error:
+            problems.add(error)
+    if isinstance(label, str):
+        columns = sorted({row["labels"] for row in kept} - {""})
+        for row in kept:
+            row["labels"] = _one_hot(row["labels"], columns)
+    rows = Rows(title, columns)
+    for row in kept:
+        rows.add(**row)
+    return rows.build(problems)
+
+
+def _one_hot(value: str, names: Sequence[str]) -> list[Label]:
+    if not value:
+        return [Label.BLANK] * len(names)
+    return [Label.POSITIVE if value == name else Label.NEGATIVE for name in names]
+
+
+def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Like `read_csv`, with rows counted from 1 and values as text."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "pyarrow is needed to read Parquet: pip install 'semalign_jax[parquet]'"
+        ) from None
+    try:
+        file = parquet.ParquetFile(path)
+        missing = [column for column in required if column not in file.schema_arrow.names]
+        if missing:
+            raise DatasetError(
+                f"{path}: missing columns {', '.join(missing)}; it has "
+                f"{', '.join(file.schema_arrow.names)}"
+            )
+        number = 0
+        for batch in file.iter_batches(columns=list(dict.fromkeys(required))):
+            for row in batch.to_pylist():
+                number += 1
+                yield (
+                    f"{path}, row {number}",
+                    {k: "" if v is None else str(v).strip() for k, v in row.items()},
+                )
+    except (ArrowException, OSError) as error:
+        raise DatasetError(f"{path}: not a whole Parquet file: {error}") from None
