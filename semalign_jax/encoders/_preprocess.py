@@ -19,7 +19,7 @@ from ._encoder import Encoder
 from ._hub import IMAGE_FILES, SENTENCEPIECE_FILES, TOKENIZER_FILES
 from ._sentence import read_json, sentence_settings
 
-# Padded lengths double, with one step in between above 128: few programs, little padding.
+# And from there on three in each doubling: few programs, little padding.
 _SHORT_LENGTHS = (16, 32, 48, 64, 96, 128)
 # Tokenizers without a limit report an enormous one.
 _NO_LIMIT = 10**6
