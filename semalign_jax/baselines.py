@@ -75,7 +75,15 @@ def naive_scores(
     *,
     temperature: float | Array = TEMPERATURE,
 ) -> Array:
-    """The images as they are, dimensions zero-padded or cut at the end; see `identity_map`."""
+    """The images as they are, dimensions zero-padded or cut at the end; see `identity_map`.
+
+    Args:
+        source: source anchors [k, d_in], of which only the dimension matters.
+        target: target anchors [k, d_out], likewise.
+        images: [n, d_in].
+        prompts: [p, d_out].
+        temperature: see `prompt_scores`.
+    """
     source, target, images, prompts = _checked(source, target, images, prompts)
     naive = identity_map(source.shape[1], target.shape[1], dtype=images.dtype)
     return prompt_scores(naive(images), prompts, temperature=temperature)
@@ -112,10 +120,10 @@ def relative_scores(
     are compared by cosine. Invariant to rotations and isotropic scale of either space.
 
     Args:
-        source: see the top of this module, as `target`, `images`, `prompts`.
-        target: .
-        images: .
-        prompts: .
+        source: source anchors [k, d_in].
+        target: target anchors [k, d_out].
+        images: [n, d_in].
+        prompts: [p, d_out].
         center: whether the anchors' mean is subtracted on either side (static; not in the paper).
         temperature: see `prompt_scores`.
     """
@@ -148,10 +156,10 @@ def asif_scores(
     averaged in the sparse space.
 
     Args:
-        source: see the top of this module, as `target`, `images`, `prompts`.
-        target: .
-        images: .
-        prompts: .
+        source: source anchors [k, d_in].
+        target: target anchors [k, d_out].
+        images: [n, d_in].
+        prompts: [p, d_out].
         top: how many anchors each embedding keeps, at least 1 (static); all of them if there are
             fewer.
         exponent: > 0, may be traced.
@@ -249,10 +257,10 @@ def csa_scores(
     allows fewer. Invariant to rotations, offsets and isotropic scale of either space.
 
     Args:
-        source: see the top of this module, as `target`, `images`, `prompts`.
-        target: .
-        images: .
-        prompts: .
+        source: source anchors [k, d_in].
+        target: target anchors [k, d_out].
+        images: [n, d_in].
+        prompts: [p, d_out].
         ridge: see `fit_canonical`.
         dims: see `fit_canonical`.
         temperature: see `prompt_scores`.
