@@ -9,8 +9,8 @@ Each takes `(source, target, images, prompts)` and gives scores [n, num_classes]
     prompts: class prompts in the text encoder's space [p, d_out]
 
 All are pure and safe under `jit` and `vmap`. They raise TypeError for embeddings that are not
-floating point and ValueError for shapes that do not match. The linear probe, which learns from
-labels, and multimodal models, which need no anchors, are here as references.
+floating point and ValueError for shapes that do not match, NaN or infinity. The linear probe,
+which learns from labels, and multimodal models, which need no anchors, are here as references.
 """
 
 from collections.abc import Callable, Mapping
@@ -224,11 +224,11 @@ def fit_canonical(
     (left, inverse_left, mean_left), (right, inverse_right, mean_right) = sides
     u, s, vt = svd(matmul(transpose(left), right))
     weights = matmul(inverse_left, u[:, :dims]), matmul(inverse_right, transpose(vt)[:, :dims])
-    maps = (
+    first, second = (
         AffineMap(w.astype(dtype), mean.astype(dtype), jnp.zeros(dims, dtype), "canonical")
         for w, mean in zip(weights, (mean_left, mean_right), strict=True)
     )
-    return CanonicalMaps(*maps, jnp.minimum(s[:dims], 1).astype(dtype))
+    return CanonicalMaps(first, second, jnp.minimum(s[:dims], 1).astype(dtype))
 
 
 def _whitened(rows: Array, ridge: Array) -> tuple[Array, Array, Array]:
@@ -338,6 +338,9 @@ def _checked(
     texts = prompts.embeddings
     arrays = {"source": source, "target": target, "images": images, "prompts": texts}
     checked = {name: _checks.float_array(name, value, 2) for name, value in arrays.items()}
+    for name, array in checked.items():
+        if _checks.is_concrete(array):
+            _checks.finite_rows(name, array)
     shapes = {name: array.shape for name, array in checked.items()}
     if shapes["source"][0] != shapes["target"][0]:
         raise ValueError(

@@ -23,6 +23,8 @@ from . import _checks
 from ._typing import ArrayLike
 from .zeroshot import TASKS, EmbeddedPrompts, Task
 
+#: The sets that come with the library.
+SHIPPED = resources.files("semalign_jax") / "prompt_sets"
 #: Where a prompt goes in a template.
 PLACEHOLDER = "{}"
 
@@ -176,8 +178,7 @@ def embedded_prompts(prompt_set: PromptSet, embeddings: ArrayLike) -> EmbeddedPr
 
 def shipped_prompt_sets() -> tuple[str, ...]:
     """Names of the sets that come with the library."""
-    folder = resources.files(__package__) / "prompt_sets"
-    names = (Path(entry.name) for entry in folder.iterdir())
+    names = (Path(entry.name) for entry in SHIPPED.iterdir())
     return tuple(sorted(name.stem for name in names if name.suffix == ".json"))
 
 
@@ -201,7 +202,7 @@ def load_prompts(source: str | os.PathLike) -> PromptSet:
                 f"there is no prompt set {str(source)!r}; give a .json, .yaml or .yml file or one "
                 f"of {', '.join(shipped_prompt_sets())}"
             )
-        text = (resources.files(__package__) / "prompt_sets" / f"{source}.json").read_text("utf-8")
+        text = (SHIPPED / f"{source}.json").read_text("utf-8")
         return _parsed(f"prompt set {source}", json.loads(text))
     if not path.is_file():
         raise FileNotFoundError(f"no prompt set at {path}: there is no such file")

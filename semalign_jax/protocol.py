@@ -497,7 +497,7 @@ def naive_map(x: Array, y: Array) -> AffineMap:
 
 
 #: The maps of a protocol by default.
-PROTOCOL_METHODS: Mapping[str, Method | Fitter] = {"naive": naive_map} | {m: m for m in METHODS}
+PROTOCOL_METHODS: Mapping[str, Method | Fitter] = {"naive": naive_map, **{m: m for m in METHODS}}
 
 
 @dataclass(frozen=True)
@@ -635,13 +635,12 @@ def _check_parts(
     labelled: Images | None,
     prompts: EmbeddedPrompts,
 ) -> None:
-    parts: dict[str, AnchorPairs | Images] = {"validation": validation, "test": test}
+    parts: dict[str, Images] = {"validation": validation, "test": test}
+    check_disjoint({"anchors": anchors, **parts})
     if labelled is not None:
         # They may be images of the anchors, of which the labels are known too.
-        check_disjoint({"labelled": labelled} | parts)
-    check_disjoint({"anchors": anchors} | parts)
-    if labelled is not None:
         parts["labelled"] = labelled
+        check_disjoint(parts)
     for name, part in parts.items():
         if part.embeddings.shape[1] != anchors.source.shape[1]:
             raise ValueError(

@@ -27,9 +27,9 @@ TASKS: tuple[Task, ...] = get_args(Task)
 SPACE_NORMALIZATIONS: tuple[SpaceNormalization, ...] = get_args(SpaceNormalization)
 THRESHOLD_RULES: tuple[ThresholdRule, ...] = get_args(ThresholdRule)
 
-#: The initial temperature of CLIP. Much smaller ones let probabilities saturate in float32, which
-#: ties them.
-TEMPERATURE = 0.07
+#: As CheXzero (Tiu et al. 2022). Rankings and decisions are those of any other, but small ones let
+#: probabilities saturate in float32, which ties them: 0.07 ties cosines that differ by more than 1.
+TEMPERATURE = 1.0
 
 
 @jax.tree_util.register_dataclass
@@ -215,10 +215,10 @@ def prompt_scores(
         images: [n, d].
         prompts: of the same d.
         temperature: > 0, of the softmax; may be traced. It changes neither rankings nor
-            decisions.
+            decisions, except that small ones tie scores (see `TEMPERATURE`).
 
     Returns:
-        [n, num_classes].
+        [n, num_classes]; NaN for images that hold NaN or infinity.
 
     Raises:
         TypeError: for embeddings that are not floating point.
@@ -232,9 +232,10 @@ def prompt_scores(
         )
     dtype = common_dtype(images.dtype, prompts.embeddings.dtype)
     prompts = replace(prompts, embeddings=prompts.embeddings.astype(dtype))
-    return prototype_scores(
-        normalize_rows(images.astype(dtype)), prompt_prototypes(prompts), prompts.task, temperature
-    )
+    units = normalize_rows(images.astype(dtype))
+    scores = prototype_scores(units, prompt_prototypes(prompts), prompts.task, temperature)
+    # Normalised, a row with NaN is zero, which would pass for an undecided image.
+    return jnp.where(jnp.isfinite(images).all(axis=1)[:, None], scores, jnp.nan)
 
 
 def prototype_scores(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import embedding_files
 import jax
@@ -13,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 import semalign_jax as sa
 from semalign_jax import baselines
+from semalign_jax.zeroshot import Task
 
 SCORERS = {
     "naive": baselines.naive_scores,
@@ -27,7 +29,7 @@ def unit(x):
     return x / np.where(norm > 0, norm, 1)
 
 
-def problem(k=20, d_in=6, d_out=8, classes=3, n=15, seed=0, task="multi-label"):
+def problem(k=20, d_in=6, d_out=8, classes=3, n=15, seed=0, task: Task = "multi-label"):
     rng = np.random.default_rng(seed)
     source, target = anchors(k + n, d_in, d_out, cond=5, offset=0.3, seed=seed)
     which = np.arange(4 * classes) % classes
@@ -42,7 +44,7 @@ def problem(k=20, d_in=6, d_out=8, classes=3, n=15, seed=0, task="multi-label"):
     return source[:k], target[:k], source[k:], prompts
 
 
-def finish(images, texts, prompts, weights=1.0, temperature=0.07):
+def finish(images, texts, prompts, weights: Any = 1.0, temperature=1.0):
     """Scores of unit images by the definition."""
     classes, positive = np.asarray(prompts.classes), np.asarray(prompts.positive)
     cosines = [
@@ -114,10 +116,11 @@ def test_against_numpy(task):
 @pytest.mark.parametrize(("k", "ridge", "dims"), [(5, 0.1, None), (30, 0.0, None), (30, 0.5, 4)])
 def test_csa_with_few_anchors_or_few_coordinates(k, ridge, dims):
     source, target, images, prompts = problem(k=k)
-    reference = reference_csa(source, target, images, np.asarray(prompts.embeddings), ridge, dims)
+    texts = np.asarray(prompts.embeddings)
+    reference = reference_csa(source, target, images, texts, ridge, dims)
     if k == 5:  # the full reference has directions without variance, of correlation zero
-        reference = [part[..., :4] for part in reference]
-    expected = finish(*reference[:2], prompts, weights=reference[2])
+        reference = tuple(part[..., :4] for part in reference)
+    expected = finish(reference[0], reference[1], prompts, weights=reference[2])
     got = baselines.csa_scores(source, target, images, prompts, ridge=ridge, dims=dims)
     np.testing.assert_allclose(got, expected, atol=1e-7)
 
@@ -220,6 +223,9 @@ def test_bad_input_names_the_argument():
         score(source[:0], target[:0], images, prompts)
     with pytest.raises(TypeError, match="images must have a floating-point dtype"):
         score(source, target, np.ones((2, 6), int), prompts)
+    broken = np.where(np.arange(20)[:, None] == 3, np.nan, target)
+    with pytest.raises(ValueError, match="target holds NaN .* first in row 3"):
+        score(source, broken, images, prompts)
     with pytest.raises(ValueError, match="top must be at least 1"):
         baselines.asif_scores(source, target, images, prompts, top=0)
     with pytest.raises(ValueError, match="exponent must be > 0"):

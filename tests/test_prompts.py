@@ -109,7 +109,10 @@ def test_yaml_without_the_package(tmp_path, monkeypatch):
         (edited(classes={"a": 1}), "classes must be a list"),
         (edited(classes=[]), "classes is empty"),
         (edited(classes=["Edema"]), r"classes\[0\]: expected an object"),
-        (edited(classes=[VALID["classes"][0]] * 2), r"classes\[1\]: the class 'Edema' occurs twice"),
+        (
+            edited(classes=[VALID["classes"][0]] * 2),
+            "the class 'Edema' occurs twice",
+        ),
         (edited(description=3), "description must be text"),
         (edited_class(extra=1), r"classes\[0\]: unknown key 'extra'"),
         (edited_class(name=""), r"classes\[0\]: name is empty"),
