@@ -2,6 +2,19 @@
 
 Data carry the ids of items and patients, so that no patient is in two parts; thresholds come from
 the validation part; scores of the test part have intervals, with patients as the resampled units.
+
+    prompt_set = load_prompts("vindr_cxr")
+    prompts = embedded_prompts(prompt_set, encode(prompt_texts(prompt_set).texts))
+    result = zero_shot_protocol(
+        AnchorPairs(pair_ids, pair_patients, pair_images, pair_reports),
+        Images(validation_ids, validation_patients, validation_images, validation_labels),
+        Images(test_ids, test_patients, test_images, test_labels),
+        prompts,
+        counts=(50, 200, 1000),
+        key=jax.random.key(0),
+    )
+    for row in result.rows(["macro AUROC"]):
+        print(row)
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -463,8 +476,9 @@ class ZeroShotResult:
             metrics: names of scalar metrics; None means all.
 
         Returns:
-            Dicts with the keys method, normalization, anchors, metric, mean and deviation over
-            the seeds, lower, upper (of the mean), undefined_classes.
+            Dicts with the keys method, normalization, anchors, metric, mean over the seeds and
+            their standard deviation (divided by their number, so 0 for one), lower and upper end
+            of the mean's interval, undefined_classes.
 
         Raises:
             ValueError: for a metric that there is not, or that is not a scalar.

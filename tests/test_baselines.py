@@ -75,7 +75,7 @@ def reference_asif(source, target, images, texts, top=7, exponent=8.0):
     for similarity in reference_relative(source, target, images, texts):
         cut = np.sort(similarity, axis=1)[:, -top][:, None]
         sides.append(np.where((similarity >= cut) & (similarity > 0), similarity, 0) ** exponent)
-    return sides
+    return sides[0], sides[1]
 
 
 def inverse_root(m):
