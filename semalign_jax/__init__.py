@@ -3,6 +3,7 @@
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from . import baselines as baselines
 from . import intervals as intervals
 from . import metrics as metrics
 from ._fit import FitInfo as FitInfo
@@ -29,6 +30,21 @@ from .io import load_map as load_map
 from .io import save_map as save_map
 from .pairs import PairSweepResult as PairSweepResult
 from .pairs import sweep_pairs as sweep_pairs
+from .prompts import ClassPrompts as ClassPrompts
+from .prompts import PromptSet as PromptSet
+from .prompts import PromptTexts as PromptTexts
+from .prompts import embedded_prompts as embedded_prompts
+from .prompts import load_prompts as load_prompts
+from .prompts import prompt_texts as prompt_texts
+from .prompts import shipped_prompt_sets as shipped_prompt_sets
+from .protocol import AnchorPairs as AnchorPairs
+from .protocol import Images as Images
+from .protocol import Multimodal as Multimodal
+from .protocol import ScoreReport as ScoreReport
+from .protocol import ZeroShotResult as ZeroShotResult
+from .protocol import check_disjoint as check_disjoint
+from .protocol import evaluate_scores as evaluate_scores
+from .protocol import zero_shot_protocol as zero_shot_protocol
 from .stitching import HeadInfo as HeadInfo
 from .stitching import StitchingScores as StitchingScores
 from .stitching import evaluate_stitching as evaluate_stitching
@@ -39,31 +55,56 @@ from .stitching import stitch as stitch
 from .sweep import SweepMethod as SweepMethod
 from .sweep import SweepResult as SweepResult
 from .sweep import anchor_sweep as anchor_sweep
+from .zeroshot import AnchorSpace as AnchorSpace
+from .zeroshot import EmbeddedPrompts as EmbeddedPrompts
+from .zeroshot import anchor_space as anchor_space
+from .zeroshot import choose_threshold as choose_threshold
 from .zeroshot import class_embeddings as class_embeddings
 from .zeroshot import evaluate_zero_shot as evaluate_zero_shot
+from .zeroshot import prompt_prototypes as prompt_prototypes
+from .zeroshot import prompt_scores as prompt_scores
 from .zeroshot import zero_shot_logits as zero_shot_logits
 from .zeroshot import zero_shot_predict as zero_shot_predict
+from .zeroshot import zero_shot_scores as zero_shot_scores
 
 if _TYPE_CHECKING:
+    from . import data as data
     from . import encoders as encoders
 
 __version__ = _version("semalign_jax")
 
 __all__ = [
     "AffineMap",
+    "AnchorPairs",
+    "AnchorSpace",
+    "ClassPrompts",
+    "EmbeddedPrompts",
     "FitInfo",
     "HeadInfo",
+    "Images",
+    "Multimodal",
     "PairStats",
     "PairSweepResult",
+    "PromptSet",
+    "PromptTexts",
+    "ScoreReport",
     "StitchingScores",
     "SweepMethod",
     "SweepResult",
+    "ZeroShotResult",
     "accumulate_stats",
     "anchor_masks",
     "anchor_order",
+    "anchor_space",
     "anchor_sweep",
+    "baselines",
+    "check_disjoint",
+    "choose_threshold",
     "class_embeddings",
+    "data",
+    "embedded_prompts",
     "encoders",
+    "evaluate_scores",
     "evaluate_stitching",
     "evaluate_zero_shot",
     "fit",
@@ -80,24 +121,31 @@ __all__ = [
     "init_stats",
     "intervals",
     "load_map",
+    "load_prompts",
     "merge_stats",
     "metrics",
     "polar_factor",
+    "prompt_prototypes",
+    "prompt_scores",
+    "prompt_texts",
     "psum_stats",
     "row_batches",
     "save_map",
+    "shipped_prompt_sets",
     "stitch",
     "sweep_pairs",
     "update_stats",
     "zero_shot_logits",
     "zero_shot_predict",
+    "zero_shot_protocol",
+    "zero_shot_scores",
 ]
 
 
 def __getattr__(name: str):
     # Flax and transformers are slow to import, and the maps do not need them.
-    if name == "encoders":
+    if name in ("data", "encoders"):
         import importlib
 
-        return importlib.import_module(".encoders", __name__)
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

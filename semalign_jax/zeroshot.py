@@ -1,16 +1,86 @@
 """Unimodal zero-shot classification: mapped image embeddings against class prompts."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import _checks
-from ._linalg import matmul, transpose
+from ._linalg import common_dtype, compute_dtype, matmul, safe_inverse, svd, transpose
 from ._maps import AffineMap
+from ._samples import in_range, integers
 from ._typing import Array, ArrayLike
 from .metrics import accuracy, normalize_rows
 from .stitching import class_labels, stitch
+
+#: "single-label": one of the classes; "multi-label": each finding is present or not.
+Task: TypeAlias = Literal["single-label", "multi-label"]
+#: What is done to the text space, and to the images mapped into it, before cosines are taken.
+SpaceNormalization: TypeAlias = Literal["none", "center", "whiten"]
+#: How a threshold is chosen: largest sensitivity + specificity - 1, or largest F1.
+ThresholdRule: TypeAlias = Literal["youden", "f1"]
+
+TASKS: tuple[Task, ...] = get_args(Task)
+SPACE_NORMALIZATIONS: tuple[SpaceNormalization, ...] = get_args(SpaceNormalization)
+THRESHOLD_RULES: tuple[ThresholdRule, ...] = get_args(ThresholdRule)
+
+#: As CheXzero (Tiu et al. 2022). Rankings and decisions are those of any other, but small ones let
+#: probabilities saturate in float32, which ties them: 0.07 ties cosines that differ by more than 1.
+TEMPERATURE = 1.0
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class EmbeddedPrompts:
+    """Class prompts in the space of a text encoder; made by `prompts.embedded_prompts`.
+
+    Attributes:
+        embeddings: [p, d].
+        classes: int32 [p], class of each prompt.
+        positive: bool [p], whether a prompt speaks for the class or against it.
+        names: of the classes (static).
+        task: see `Task` (static).
+    """
+
+    embeddings: Array
+    classes: Array
+    positive: Array
+    names: tuple[str, ...] = field(metadata={"static": True})
+    task: Task = field(metadata={"static": True})
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+
+class Prototypes(NamedTuple):
+    """One unit vector a class and polarity; zero where there are no prompts.
+
+    Attributes:
+        positive: [num_classes, d].
+        negative: [num_classes, d].
+    """
+
+    positive: Array
+    negative: Array
+
+
+class AnchorSpace(NamedTuple):
+    """What the anchors say of both spaces, for `zero_shot_scores`.
+
+    Attributes:
+        source_mean: [d_in], mean of the source anchors.
+        target_mean: [d_out], mean of the target anchors.
+        whitening: [d_out, d_out], symmetric inverse root of the target anchors' covariance.
+    """
+
+    source_mean: Array
+    target_mean: Array
+    whitening: Array
 
 
 def class_embeddings(
@@ -118,3 +188,247 @@ def evaluate_zero_shot(
     if allowed is not None:
         logits = jnp.where(allowed[None, :], logits, -jnp.inf)
     return accuracy(labels, jnp.argmax(logits, axis=-1), weights=weights)
+
+
+# --- prompt sets -------------------------------------------------------------------------------
+
+
+def prompt_prototypes(prompts: EmbeddedPrompts) -> Prototypes:
+    """Ensembles of the prompts: see `class_embeddings`, for either polarity."""
+    count = prompts.num_classes
+    index = prompts.classes + jnp.where(prompts.positive, 0, count).astype(prompts.classes.dtype)
+    both = class_embeddings(prompts.embeddings, index, 2 * count)
+    return Prototypes(both[:count], both[count:])
+
+
+def prompt_scores(
+    images: ArrayLike, prompts: EmbeddedPrompts, *, temperature: float | Array = TEMPERATURE
+) -> Array:
+    """Scores of images that are in the space of the prompts.
+
+    Single-label tasks: the cosine similarity with the class's ensemble of positive prompts.
+    Multi-label tasks: the softmax of the cosines with the positive and the negative ensemble over
+    the temperature, i.e. the probability of the finding; this is the decision of BioViL (Boecking
+    et al. 2022), positive above negative, made graded.
+
+    Args:
+        images: [n, d].
+        prompts: of the same d.
+        temperature: > 0, of the softmax; may be traced. It changes neither rankings nor
+            decisions, except that small ones tie scores (see `TEMPERATURE`).
+
+    Returns:
+        [n, num_classes]; NaN for images that hold NaN or infinity.
+
+    Raises:
+        TypeError: for embeddings that are not floating point.
+        ValueError: if the dimensions differ or the temperature is not positive.
+    """
+    images = _checks.float_array("images", images, 2)
+    if images.shape[1] != prompts.embeddings.shape[1]:
+        raise ValueError(
+            f"images must live in the space of the prompts, {prompts.embeddings.shape[1]} "
+            f"dimensions; got {images.shape}: map them first"
+        )
+    dtype = common_dtype(images.dtype, prompts.embeddings.dtype)
+    prompts = replace(prompts, embeddings=prompts.embeddings.astype(dtype))
+    units = normalize_rows(images.astype(dtype))
+    scores = prototype_scores(units, prompt_prototypes(prompts), prompts.task, temperature)
+    # Normalised, a row with NaN is zero, which would pass for an undecided image.
+    return jnp.where(jnp.isfinite(images).all(axis=1)[:, None], scores, jnp.nan)
+
+
+def prototype_scores(
+    images: Array, prototypes: Prototypes, task: Task, temperature: float | Array
+) -> Array:
+    """`prompt_scores` of unit vectors [n, d] (or unit vectors with weighted dimensions)."""
+    positive = matmul(images, transpose(prototypes.positive))
+    if task == "single-label":
+        return positive
+    temperature = _checks.scalar("temperature", temperature)
+    if _checks.is_concrete(temperature) and not float(temperature) > 0:
+        raise ValueError(f"temperature must be > 0; got {float(temperature)}")
+    negative = matmul(images, transpose(prototypes.negative))
+    return jax.nn.sigmoid((positive - negative) / temperature.astype(positive.dtype))
+
+
+def anchor_space(
+    source: ArrayLike, target: ArrayLike, *, shrinkage: float | Array | None = None
+) -> AnchorSpace:
+    """Means and covariance of anchors, by which `zero_shot_scores` normalises the text space.
+
+    The covariance S of the target anchors is shrunk, (1 - a) S + a tr(S) / d I, since there are
+    often fewer anchors than dimensions.
+
+    Args:
+        source: source anchors [n, d_in].
+        target: target anchors [n, d_out], matched by row.
+        shrinkage: a in [0, 1], may be traced; None means the estimate of Ledoit and Wolf (2004).
+            Without shrinkage, directions in which the anchors do not vary are dropped.
+
+    Returns:
+        `AnchorSpace`. Not differentiable. If the target anchors do not vary at all, e.g. a single
+        one, `whitening` is the identity.
+
+    Raises:
+        TypeError: for embeddings that are not floating point.
+        ValueError: for rows that do not match or a shrinkage outside of [0, 1].
+    """
+    source, target = _checks.pair(source, target)
+    if shrinkage is not None:
+        shrinkage = _checks.scalar("shrinkage", shrinkage)
+        if _checks.is_concrete(shrinkage) and float(shrinkage) > 1:
+            raise ValueError(f"shrinkage must be in [0, 1]; got {float(shrinkage)}")
+    return _anchor_space(source, target, shrinkage)
+
+
+@jax.jit
+def _anchor_space(source: Array, target: Array, shrinkage: Array | None) -> AnchorSpace:
+    source, target = (a.astype(compute_dtype(a.dtype)) for a in (source, target))
+    n, d = target.shape
+    mean = jnp.mean(target, axis=0)
+    rows = target - mean[None, :]
+    _, s, vt = svd(rows)
+    values = s * s / n
+    average = jnp.sum(values) / d
+    if shrinkage is None:
+        # Ledoit and Wolf (2004), section 3.2, with the Frobenius norm over d.
+        squares = jnp.sum(values * values)
+        error = (jnp.sum(jnp.sum(rows * rows, axis=1) ** 2) / n - squares) / (n * d)
+        spread = squares / d - average * average
+        part = jnp.clip(error * safe_inverse(spread, spread > 0), 0, 1)
+        shrinkage = jnp.where(spread > 0, part, 1)
+    else:
+        shrinkage = shrinkage.astype(target.dtype)
+    rest = shrinkage * average
+    inverse = _inverse_root((1 - shrinkage) * values + rest, average)
+    outside = _inverse_root(rest, average)
+    whitening = matmul(transpose(vt) * (inverse - outside)[None, :], vt)
+    whitening = whitening + outside * jnp.eye(d, dtype=target.dtype)
+    whitening = jnp.where(average > 0, whitening, jnp.eye(d, dtype=target.dtype))
+    return AnchorSpace(jnp.mean(source, axis=0), mean, whitening)
+
+
+def _inverse_root(values: Array, average: Array) -> Array:
+    """1 / sqrt(values), or 0 where a value is zero next to the average."""
+    root = jnp.sqrt(values)
+    cut = 8 * jnp.finfo(values.dtype).eps * jnp.sqrt(average)
+    return safe_inverse(root, root > cut)
+
+
+def zero_shot_scores(
+    mapping: AffineMap,
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    normalization: SpaceNormalization = "none",
+    space: AnchorSpace | None = None,
+    temperature: float | Array = TEMPERATURE,
+) -> Array:
+    """Scores of unimodal zero-shot classification.
+
+    The mapped space can be normalised before cosines are taken: "center" subtracts the mean of
+    the target anchors from the prompts and that of the mapped source anchors from the mapped
+    images (for a least-squares map with bias both are the same); "whiten" also multiplies both by
+    `space.whitening`, so that cosines become those of a Mahalanobis geometry.
+
+    Args:
+        mapping: map from the image encoder's into the text encoder's space.
+        images: embeddings of the image encoder [n, d_in].
+        prompts: in the text encoder's space [p, d_out].
+        normalization: "none", "center" or "whiten" (static).
+        space: of the anchors that `mapping` was fitted to, from `anchor_space`; needed unless
+            `normalization` is "none".
+        temperature: see `prompt_scores`.
+
+    Returns:
+        [n, num_classes], see `prompt_scores`.
+
+    Raises:
+        TypeError: for embeddings that are not floating point.
+        ValueError: if dimensions differ, for an unknown normalisation or one without `space`.
+    """
+    _checks.option("normalization", normalization, SPACE_NORMALIZATIONS)
+    mapped = mapping.apply(_checks.float_array("images", images, 2))
+    if normalization == "none":
+        return prompt_scores(mapped, prompts, temperature=temperature)
+    if space is None:
+        raise ValueError(f"normalization {normalization!r} needs space: give anchor_space(...)")
+    dtype = common_dtype(mapped.dtype, prompts.embeddings.dtype)
+    mean = mapping.apply(space.source_mean[None, :])
+    rows = mapped.astype(dtype) - mean.astype(dtype)
+    texts = prompts.embeddings.astype(dtype) - space.target_mean[None, :].astype(dtype)
+    if normalization == "whiten":
+        rows, texts = (matmul(a, space.whitening.astype(dtype)) for a in (rows, texts))
+    return prompt_scores(rows, replace(prompts, embeddings=texts), temperature=temperature)
+
+
+# --- thresholds --------------------------------------------------------------------------------
+
+
+def choose_threshold(
+    labels: ArrayLike, scores: ArrayLike, *, rule: ThresholdRule = "youden"
+) -> Array:
+    """The score from which on a finding counts as present, chosen on validation images.
+
+    Args:
+        labels: booleans or 0/1 [n] or [n, num_labels]. Never those of the test part.
+        scores: of the same shape, floating point; higher is more likely.
+        rule: "youden", the largest sensitivity + specificity - 1 (Youden 1950), or "f1". Of equal
+            maxima, the highest threshold is taken.
+
+    Returns:
+        Scalar or [num_labels]: one of the scores; `scores >= threshold` decides. NaN where the
+        rule is undefined (a label without positive or, for "youden", without negative images)
+        or, under `jit`, where a score is NaN.
+
+    Raises:
+        TypeError: for labels that are not integers or booleans, or scores that are not floats.
+        ValueError: for shapes that do not match, labels that are not 0 or 1, or NaN scores.
+    """
+    _checks.option("rule", rule, THRESHOLD_RULES)
+    scores = _checks.float_array("scores", scores, (1, 2))
+    labels = integers("labels", labels, scores.shape)
+    valid = in_range("labels", labels, 2)
+    not_nan("scores", scores)
+    columns = (scores, labels, valid)
+    if scores.ndim == 1:
+        columns = tuple(a[:, None] for a in columns)
+    thresholds = jax.vmap(partial(_threshold, rule), in_axes=1)(*columns)
+    return thresholds[0] if scores.ndim == 1 else thresholds
+
+
+@partial(jax.jit, static_argnums=0)
+def _threshold(rule: ThresholdRule, scores: Array, labels: Array, valid: Array) -> Array:
+    n = scores.shape[0]
+    order = jnp.argsort(-scores)
+    scores, positive = scores[order], labels[order] == 1
+    true = jnp.cumsum(positive, dtype=jnp.int32)
+    false = jnp.arange(1, n + 1, dtype=jnp.int32) - true
+    positives, negatives = true[-1], false[-1]
+    # Only the last of equal scores is a threshold: those before it cannot be told apart from it.
+    last = jnp.append(scores[1:] != scores[:-1], True)
+    dtype = compute_dtype(scores.dtype)
+    if rule == "youden":
+        # In whole numbers where they fit, so that ties are ties.
+        value = true.astype(dtype) * negatives.astype(dtype)
+        value = value - false.astype(dtype) * positives.astype(dtype)
+        defined = (positives > 0) & (negatives > 0)
+    else:
+        value = 2 * true.astype(dtype) / (positives + true + false).astype(dtype)
+        defined = positives > 0
+    best = scores[jnp.argmax(jnp.where(last, value, -jnp.inf))]
+    defined &= valid.all() & ~jnp.isnan(scores).any()
+    return jnp.where(defined, best, jnp.nan)
+
+
+def not_nan(name: str, scores: Array) -> None:
+    """Refuse NaN in concrete scores [n] or [n, classes]."""
+    if not _checks.is_concrete(scores):
+        return
+    bad = np.argwhere(np.isnan(np.asarray(scores)))
+    if bad.size:
+        raise ValueError(
+            f"{name} holds NaN in {len(bad)} entries, first at {tuple(bad[0].tolist())}; check "
+            f"the embeddings that it comes from"
+        )
