@@ -24,17 +24,22 @@ from ._stats import row_batches as row_batches
 from ._stats import update_stats as update_stats
 from .anchors import anchor_masks as anchor_masks
 from .anchors import anchor_order as anchor_order
+from .heads import HeadInfo as HeadInfo
+from .heads import MlpHead as MlpHead
+from .heads import fit_head as fit_head
+from .heads import fit_head_with_info as fit_head_with_info
+from .heads import fit_mlp_head as fit_mlp_head
+from .heads import fit_mlp_head_with_info as fit_mlp_head_with_info
 from .io import load_map as load_map
 from .io import save_map as save_map
 from .pairs import PairSweepResult as PairSweepResult
 from .pairs import sweep_pairs as sweep_pairs
-from .stitching import HeadInfo as HeadInfo
 from .stitching import StitchingScores as StitchingScores
 from .stitching import evaluate_stitching as evaluate_stitching
-from .stitching import fit_head as fit_head
-from .stitching import fit_head_with_info as fit_head_with_info
 from .stitching import head_accuracy as head_accuracy
 from .stitching import stitch as stitch
+from .stitching_pairs import StitchingMatrix as StitchingMatrix
+from .stitching_pairs import evaluate_stitching_pairs as evaluate_stitching_pairs
 from .sweep import SweepMethod as SweepMethod
 from .sweep import SweepResult as SweepResult
 from .sweep import anchor_sweep as anchor_sweep
@@ -49,8 +54,10 @@ __all__ = [
     "AffineMap",
     "FitInfo",
     "HeadInfo",
+    "MlpHead",
     "PairStats",
     "PairSweepResult",
+    "StitchingMatrix",
     "StitchingScores",
     "SweepMethod",
     "SweepResult",
@@ -60,6 +67,7 @@ __all__ = [
     "anchor_sweep",
     "class_embeddings",
     "evaluate_stitching",
+    "evaluate_stitching_pairs",
     "evaluate_zero_shot",
     "fit",
     "fit_affine",
@@ -68,6 +76,8 @@ __all__ = [
     "fit_head_with_info",
     "fit_l_ortho",
     "fit_linear",
+    "fit_mlp_head",
+    "fit_mlp_head_with_info",
     "fit_ortho",
     "fit_with_info",
     "head_accuracy",
