@@ -64,7 +64,7 @@ class MlpHead:
 
     hidden: AffineMap
     output: AffineMap
-    activation: Activation = field(default="relu", metadata={"static": True})
+    activation: Activation = field(default="gelu", metadata={"static": True})
 
     @property
     def d_in(self) -> int:
@@ -260,7 +260,7 @@ def fit_mlp_head(
     num_classes: int,
     *,
     units: int = 128,
-    activation: Activation = "relu",
+    activation: Activation = "gelu",
     loss: Loss = "multinomial",
     l2: float | Array = 1.0,
     weights: ArrayLike | None = None,
@@ -283,7 +283,8 @@ def fit_mlp_head(
         labels: see `fit_head`.
         num_classes: number of classes or labels (static).
         units: width of the hidden layer (static).
-        activation: "relu", "tanh" or "gelu" (static).
+        activation: "relu", "tanh" or "gelu" (static). At the kinks of "relu" the gradient does
+            not vanish, so that the tolerance is rarely reached.
         loss: see `fit_head` (static).
         l2: penalty on the squared weights, >= 0; may be traced.
         weights: see `fit_head`.
@@ -322,7 +323,7 @@ def fit_mlp_head_with_info(
     num_classes: int,
     *,
     units: int = 128,
-    activation: Activation = "relu",
+    activation: Activation = "gelu",
     loss: Loss = "multinomial",
     l2: float | Array = 1.0,
     weights: ArrayLike | None = None,
