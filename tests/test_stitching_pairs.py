@@ -178,7 +178,7 @@ def test_separate_anchors_own_labels_and_no_control():
     assert result.shuffled is None
     head = sa.fit_head(short["b"], labels["b"], K, loss="hinge")
     fitted = sa.fit_linear(anchors["a"][:10], anchors["b"][:10])
-    expected = sa.head_accuracy(sa.stitch(head, fitted), test["a"], TEST_CLASSES)
+    expected = sa.head_accuracy(sa.stitch(head, fitted), test["a"], jnp.asarray(TEST_CLASSES))
     np.testing.assert_allclose(result.aligned["accuracy"].value[0, 1, 0, 0, 0], expected)
     assert jax.tree.structure(result) == jax.tree.structure(jax.tree.map(jnp.ones_like, result))
 
