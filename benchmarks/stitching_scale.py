@@ -96,10 +96,11 @@ def run(
     compiling = 0.0
     show = Progress()
 
-    def compiled(event: str, seconds: float, **_: Any) -> None:
+    def compiled(event: str, duration_secs: float, **kwargs: Any) -> None:
         nonlocal compiling
+        del kwargs
         if event == COMPILATION:
-            compiling += seconds
+            compiling += duration_secs
 
     def clock() -> float:
         return time.perf_counter() - compiling
@@ -120,7 +121,7 @@ def run(
         jax.random.split(jax.random.key(0), seeds),
         loss=options.loss,
         metrics=options.metrics,
-        methods=methods,
+        methods=dict(zip(methods, methods, strict=True)),
         control=options.control,
         max_encoders=options.max_encoders,
         workers=options.workers,

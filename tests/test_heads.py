@@ -67,7 +67,8 @@ def test_labels_do_not_influence_each_other():
 def test_hinge_equals_linear_svc(c):
     head, info = sa.fit_head_with_info(X, CLASSES, K, loss="hinge", l2=1 / c, tolerance=1e-8)
     assert bool(info.converged)
-    expected = LinearSVC(C=c, tol=1e-10, max_iter=100_000, dual=False).fit(X, CLASSES)
+    primal: Any = False  # its stub lacks booleans
+    expected = LinearSVC(C=c, tol=1e-10, max_iter=100_000, dual=primal).fit(X, CLASSES)
     np.testing.assert_allclose(head.weight.T, expected.coef_, atol=1e-5)
     np.testing.assert_allclose(head.bias, expected.intercept_, atol=1e-5)
     np.testing.assert_allclose(head(X), expected.decision_function(X), atol=1e-5)
