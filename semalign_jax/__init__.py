@@ -26,6 +26,12 @@ from ._stats import row_batches as row_batches
 from ._stats import update_stats as update_stats
 from .anchors import anchor_masks as anchor_masks
 from .anchors import anchor_order as anchor_order
+from .heads import HeadInfo as HeadInfo
+from .heads import MlpHead as MlpHead
+from .heads import fit_head as fit_head
+from .heads import fit_head_with_info as fit_head_with_info
+from .heads import fit_mlp_head as fit_mlp_head
+from .heads import fit_mlp_head_with_info as fit_mlp_head_with_info
 from .io import load_map as load_map
 from .io import save_map as save_map
 from .pairs import PairSweepResult as PairSweepResult
@@ -45,13 +51,12 @@ from .protocol import ZeroShotResult as ZeroShotResult
 from .protocol import check_disjoint as check_disjoint
 from .protocol import evaluate_scores as evaluate_scores
 from .protocol import zero_shot_protocol as zero_shot_protocol
-from .stitching import HeadInfo as HeadInfo
 from .stitching import StitchingScores as StitchingScores
 from .stitching import evaluate_stitching as evaluate_stitching
-from .stitching import fit_head as fit_head
-from .stitching import fit_head_with_info as fit_head_with_info
 from .stitching import head_accuracy as head_accuracy
 from .stitching import stitch as stitch
+from .stitching_pairs import StitchingMatrix as StitchingMatrix
+from .stitching_pairs import evaluate_stitching_pairs as evaluate_stitching_pairs
 from .sweep import SweepMethod as SweepMethod
 from .sweep import SweepResult as SweepResult
 from .sweep import anchor_sweep as anchor_sweep
@@ -82,12 +87,14 @@ __all__ = [
     "FitInfo",
     "HeadInfo",
     "Images",
+    "MlpHead",
     "Multimodal",
     "PairStats",
     "PairSweepResult",
     "PromptSet",
     "PromptTexts",
     "ScoreReport",
+    "StitchingMatrix",
     "StitchingScores",
     "SweepMethod",
     "SweepResult",
@@ -106,6 +113,7 @@ __all__ = [
     "encoders",
     "evaluate_scores",
     "evaluate_stitching",
+    "evaluate_stitching_pairs",
     "evaluate_zero_shot",
     "fit",
     "fit_affine",
@@ -114,6 +122,8 @@ __all__ = [
     "fit_head_with_info",
     "fit_l_ortho",
     "fit_linear",
+    "fit_mlp_head",
+    "fit_mlp_head_with_info",
     "fit_ortho",
     "fit_with_info",
     "head_accuracy",

@@ -34,8 +34,8 @@ from ._linalg import (
 from ._maps import AffineMap, identity_map
 from ._samples import in_range, integers
 from ._typing import Array, ArrayLike
+from .heads import fit_head
 from .metrics import cosine_similarity, normalize_rows
-from .stitching import class_labels, fit_head
 from .zeroshot import (
     TASKS,
     TEMPERATURE,
@@ -313,7 +313,8 @@ def linear_probe_scores(
         )
     rows = embeddings.shape[0]
     if task == "single-label":
-        labels = class_labels("labels", labels, rows, num_classes)
+        labels = integers("labels", labels, (rows,))
+        in_range("labels", labels, num_classes)
         head = fit_head(embeddings, labels, num_classes, l2=l2)
         return jax.nn.softmax(head(images), axis=-1)
     labels = integers("labels", labels, (rows, num_classes))

@@ -28,10 +28,10 @@ from ._linalg import (
     triangular_factor,
     upper_inverse,
 )
-from ._maps import AffineMap
 from ._nested import NestedRows, nested_rows
 from ._polar import DenseForm, LowRankForm, ThinFactors, orthogonal_factor, thin_polar_form
 from ._typing import METHODS, Array, ArrayLike, Method
+from .heads import Head, after_first_layer, first_layer
 from .sweep import SweepMethod, checked_lines, checked_orders
 
 #: Scores predictions: `(scores [t, c], eval_data) -> scalar`, or any pytree of arrays.
@@ -81,7 +81,7 @@ def sweep_pairs(
     counts: Sequence[int],
     keys: Array | None = None,
     *,
-    readouts: Mapping[str, AffineMap],
+    readouts: Mapping[str, Head],
     test: Mapping[str, ArrayLike],
     metrics: Mapping[str, ScoreMetric],
     eval_data: Any = None,
@@ -111,7 +111,7 @@ def sweep_pairs(
         keys: PRNG keys [seeds]; all pairs use the same anchors.
         readouts: name of a target -> affine map [d, c] of its space to scores: a head of
             `fit_head`, or `AffineMap.from_weight(class_embeddings.T)`, whose largest score is
-            the largest cosine similarity.
+            the largest cosine similarity. Or an `MlpHead`.
         test: name of a source -> test embeddings [t, d], rows matched.
         metrics: name -> function `(scores [t, c], eval_data) -> scalar` (or a pytree of
             arrays); must be traceable. Define it once: it is part of the key of compiled code.
@@ -138,11 +138,7 @@ def sweep_pairs(
     """
     if not metrics:
         raise ValueError("metrics is empty: give at least one, name -> function(scores, eval_data)")
-    lines = []
-    for label, line in checked_lines(methods):
-        if not isinstance(line, SweepMethod):
-            raise ValueError(f"methods[{label!r}] must be a name or a SweepMethod; got {line!r}")
-        lines.append((label, line))
+    lines = checked_methods(methods)
     pairs = _checked_pairs(embeddings, pairs)
     data, tests = _checked_encoders(embeddings, test, readouts, pairs)
     rows = len(next(iter(data.values())))
@@ -151,7 +147,7 @@ def sweep_pairs(
         raise ValueError("max_encoders must be at least 2: a pair has two")
     workers = _checks.positive_int("workers", workers)
     dtype = compute_dtype(reduce(common_dtype, (a.dtype for a in data.values())))
-    spec = _Spec(tuple(lines), tuple(metrics.items()), tuple(sorted(set(checked))), dtype)
+    spec = _Spec(lines, tuple(metrics.items()), tuple(sorted(set(checked))), dtype)
 
     cells: dict[tuple[int, tuple[str, str]], Any] = {}
     with ThreadPoolExecutor(workers) as pool:
@@ -176,6 +172,18 @@ def sweep_pairs(
     asked = np.searchsorted(spec.counts, checked)
     values = jax.tree.map(lambda leaf: leaf[:, :, asked], values)
     return PairSweepResult(values, tuple(pairs), tuple(label for label, _ in lines), checked)
+
+
+def checked_methods(
+    methods: Sequence[Method] | Mapping[str, str | SweepMethod],
+) -> tuple[tuple[str, SweepMethod], ...]:
+    """The lines of a sweep with their labels; functions are refused."""
+    lines = []
+    for label, line in checked_lines(methods):
+        if not isinstance(line, SweepMethod):
+            raise ValueError(f"methods[{label!r}] must be a name or a SweepMethod; got {line!r}")
+        lines.append((label, line))
+    return tuple(lines)
 
 
 def _stacked(trees: Sequence[Any], axis: int) -> Any:
@@ -203,7 +211,7 @@ def _checked_pairs(
 def _checked_encoders(
     embeddings: Mapping[str, ArrayLike],
     test: Mapping[str, ArrayLike],
-    readouts: Mapping[str, AffineMap],
+    readouts: Mapping[str, Head],
     pairs: Sequence[tuple[str, str]],
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The embeddings and test embeddings of all encoders in the pairs."""
@@ -226,10 +234,11 @@ def _checked_encoders(
     for target in dict.fromkeys(target for _, target in pairs):
         if target not in readouts:
             raise ValueError(f"readouts has none of the target {target!r}")
-        if readouts[target].weight.shape[:-1] != data[target].shape[1:]:
+        weight = first_layer(readouts[target]).weight
+        if weight.shape[:-1] != data[target].shape[1:]:
             raise ValueError(
-                f"readouts[{target!r}] takes {readouts[target].weight.shape[:-1]} features, the "
-                f"embeddings have {data[target].shape[1:]}"
+                f"readouts[{target!r}] takes {weight.shape[:-1]} features, the embeddings have "
+                f"{data[target].shape[1:]}"
             )
     if _checks.is_concrete(*data.values(), *tests.values()):
         for what, arrays in (("embeddings", data), ("test", tests)):
@@ -325,12 +334,12 @@ class _Prepared(NamedTuple):
     data: Array
     variants: dict[bool, _Variant]
     test: Array | None
-    readout: AffineMap | None
+    readout: Head | None
 
 
 @partial(jax.jit, static_argnums=0)
 def _prepare(
-    spec: _Spec, data: Array, order: Array, test: Array | None, readout: AffineMap | None
+    spec: _Spec, data: Array, order: Array, test: Array | None, readout: Head | None
 ) -> _Prepared:
     data, test, readout = jax.tree.map(lambda a: a.astype(spec.dtype), (data, test, readout))
     data = data[order]
@@ -508,10 +517,11 @@ class _Direction:
         self.spec, self.source, self.target, self.eval_data = spec, source, target, eval_data
         assert source.test is not None  # both checked with the arguments
         assert target.readout is not None
-        self.test, self.readout = source.test, target.readout
+        self.test, self.head = source.test, target.readout
+        self.readout = first_layer(self.head)
 
     def metrics(self, center: bool, index: Any, mapped: Array, mean: Array) -> dict[str, Any]:
-        """Score a map that is already multiplied with the readout.
+        """Score a map that is already multiplied with the (first layer of the) readout.
 
         Args:
             center: whether the anchors were centred.
@@ -521,7 +531,7 @@ class _Direction:
         """
         offset = self.target.variants[center].means[index] - self.readout.source_offset
         shift = matmul(offset, self.readout.weight) + self.readout.target_offset - mean
-        scores = mapped + shift[None, :]
+        scores = after_first_layer(self.head, mapped + shift[None, :])
         return {name: metric(scores, self.eval_data) for name, metric in self.spec.metrics}
 
     def of_weight(self, center: bool, index: Any, weight: Array) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ._maps import AffineMap
 from ._samples import in_range, integers
 from ._typing import Array, ArrayLike
 from .metrics import accuracy, normalize_rows
-from .stitching import class_labels, stitch
+from .stitching import stitch
 
 #: "single-label": one of the classes; "multi-label": each finding is present or not.
 Task: TypeAlias = Literal["single-label", "multi-label"]
@@ -107,7 +107,8 @@ def class_embeddings(
     """
     prompts = _checks.float_array("prompts", prompts, 2)
     num_classes = _checks.positive_int("num_classes", num_classes)
-    labels = class_labels("prompt_labels", prompt_labels, prompts.shape[0], num_classes)
+    labels = integers("prompt_labels", prompt_labels, prompts.shape[:1])
+    in_range("prompt_labels", labels, num_classes)
     if center is not None:
         prompts = prompts - jnp.asarray(center)[None, :]
     member = jax.nn.one_hot(labels, num_classes, axis=0, dtype=prompts.dtype)

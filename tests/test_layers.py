@@ -17,7 +17,17 @@ LEVELS = [
     {"_maps", "_stats", "_samples"},
     {"_fit", "_fit_stats", "_nested", "_classification", "_ranking", "_retrieval", "_similarity"},
     {"metrics"},
-    {"anchors", "sweep", "pairs", "stitching", "zeroshot", "io", "intervals"},
+    {
+        "anchors",
+        "sweep",
+        "pairs",
+        "heads",
+        "stitching",
+        "stitching_pairs",
+        "zeroshot",
+        "io",
+        "intervals",
+    },
     {"prompts", "baselines"},
     {"protocol"},
 ]
@@ -30,6 +40,12 @@ ALLOWED = {
     ("_retrieval", "_similarity"),
     ("sweep", "anchors"),
     ("pairs", "sweep"),
+    ("pairs", "heads"),
+    ("stitching", "heads"),
+    ("stitching_pairs", "heads"),
+    ("stitching_pairs", "pairs"),
+    ("stitching_pairs", "stitching"),
+    ("stitching_pairs", "sweep"),
     ("zeroshot", "stitching"),
 }
 EXTERNAL = {"jax", "numpy", "optax", "safetensors", "semalign_jax"}
