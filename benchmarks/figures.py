@@ -32,7 +32,7 @@ METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -134,7 +134,7 @@ def anchor_curves(rows: Sequence[Row], *, title: str = "", columns: int = 4) -> 
     for axis in axes[:, 0]:
         axis.set_ylabel(_plain(metric))
     figure.suptitle(_plain(title))
-    _add_legend(figure, axes.flat)
+    _add_legend(figure, list(axes.flat))
     _fix_layout(figure)
     return figure
 
@@ -169,7 +169,7 @@ def _draw_curves(axis: "Axes", rows: Sequence[Row], looks: Mapping[str, dict[str
             axis.axhline(mine[0]["mean"], label=_plain(method), linewidth=1, **look)
             continue
         mine.sort(key=lambda row: row["anchors"] or 0)
-        counts = [row["anchors"] for row in mine]
+        counts = [row["anchors"] or 0 for row in mine]
         axis.plot(
             counts,
             [row["mean"] for row in mine],
@@ -324,7 +324,7 @@ def score_matrix(
     # cividis was made to look alike with and without red-green deficiency (Nuñez et al. 2018).
     image = axis.imshow(np.where(finite, values, np.nan), "cividis", vmin=low, vmax=high)
     for row, column in np.argwhere(finite):
-        dark = image.norm(values[row, column]) < 0.5
+        dark = values[row, column] <= (low + high) / 2
         text = f"{values[row, column]:.{digits}f}"
         color = "white" if dark else "black"
         axis.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
