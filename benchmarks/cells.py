@@ -1,8 +1,8 @@
 """Long runs that can be stopped and started again: finished cells are kept in a file.
 
 The file has one JSON value per line. The first line holds the settings that all results rest on;
-every other line holds a cell and its result. Lines are only ever added. A lock file of the same name
-with `.lock` stands beside it.
+every other line holds a cell and its result. Lines are only ever added. Beside it stands a lock
+file, of the same name with `.lock`.
 """
 
 import json

@@ -218,6 +218,15 @@ def test_curves_have_a_panel_per_pair_and_bands_of_the_spread():
     assert (band[:, 1].min(), band[:, 1].max()) == (0.2, 0.9)
 
 
+@pytest.mark.parametrize("name", ["curves", "bars"])
+def test_the_legend_is_clear_of_the_axes(name):
+    figure = some_figures()[name]()
+    (legend,) = figure.legends
+    top = legend.get_window_extent().y1
+    axes: Any = figure.axes
+    assert all(axis.get_tightbbox().y0 >= top for axis in axes)
+
+
 def test_unused_panels_are_hidden():
     rows = [row("affine", 10, 0.5, pair=("p", "a", str(i))) for i in range(3)]
     axes = figures.anchor_curves(rows, columns=2).axes
