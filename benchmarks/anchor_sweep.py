@@ -35,6 +35,7 @@ import backend_settings
 backend_settings.apply(quick_compile=True)  # before JAX is imported
 
 import embedding_files
+import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -570,7 +571,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out is not None:
             report.write_json(options.out / "results.json", records)
             report.write_csv(options.out / "summary.csv", rows)
-            plots = report.plot_protocols(options.out, rows)
+            plots = figures.plot_protocols(options.out, rows)
             elapsed = round(time.perf_counter() - started, 1)
             settings = {"counts": counts, "seeds": seeds, "splits": splits, "seconds": elapsed}
             report.write_json(options.out / "run.json", settings | report.environment())

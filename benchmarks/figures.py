@@ -1,0 +1,385 @@
+"""Figures of the benchmarks in the manner of a paper, as PNG, SVG or PDF bytes.
+
+Needs matplotlib (the `plot` extra). Equal input gives equal bytes on one installation, whatever
+the user's matplotlib settings. No global figure is made, so nothing has to be closed.
+"""
+
+import importlib.util
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+from report import Row, metric_of, pairs_of, rows_of
+
+from semalign_jax.io import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours for all kinds of colour vision (Wong 2011, Nature Methods 8, 441), but
+#: the yellow, which is too light for lines. Markers tell lines apart in print without colour.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", ":", "-.")
+#: Without these a file would hold the time and the version it was written with.
+METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "svg.hashsalt": "semalign_jax",  # else the ids in the file are random
+    "pdf.fonttype": 42,  # TrueType: journals refuse the Type 3 fonts of the default
+}
+SLANTED: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+
+
+class ClassScore(TypedDict):
+    """Score of one method on one class, with the ends of its confidence interval."""
+
+    method: str
+    label: str
+    value: float
+    lower: float
+    upper: float
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ImportError(
+            "figures need matplotlib: pip install 'semalign_jax[plot]'", name="matplotlib"
+        ) from None
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+@_style()
+def to_bytes(figure: "Figure", format: str = "png", *, dpi: int = 150) -> bytes:
+    """Draw a figure as the bytes of a file.
+
+    Args:
+        figure: the figure.
+        format: "png", "svg" or "pdf".
+        dpi: pixels per inch of a PNG.
+
+    Raises:
+        ValueError: for another format.
+    """
+    if format not in METADATA:
+        raise ValueError(f"format must be one of {', '.join(METADATA)}; got {format!r}")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=format, dpi=dpi, bbox_inches="tight", metadata=METADATA[format])
+    return buffer.getvalue()
+
+
+@_style()
+def anchor_curves(rows: Sequence[Row], *, title: str = "", columns: int = 4) -> "Figure":
+    """Score against anchor count on a log axis, one panel for each protocol and pair.
+
+    The band is the interval of a row that has one, else one standard deviation to both sides.
+    Methods without anchors are dashed horizontal lines. A method looks alike in all panels.
+
+    Args:
+        rows: summary of one metric.
+        title: over all panels.
+        columns: panels side by side.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+        ValueError: if there are no rows or several metrics, or an anchor count is not positive.
+    """
+    from matplotlib.figure import Figure
+
+    metric = metric_of(rows)
+    counts = sorted({row["anchors"] for row in rows if row["anchors"] is not None})
+    if counts and counts[0] < 1:
+        raise ValueError(f"rows: anchors must be positive on a log axis; got {counts[0]}")
+    pairs = pairs_of(rows)
+    wide = min(columns, len(pairs))
+    high = math.ceil(len(pairs) / wide)
+    figure = Figure(figsize=(max(3.2 * wide, 4.2), 2.9 * high + 0.6), layout="constrained")
+    axes = figure.subplots(high, wide, squeeze=False, sharey=True)
+    looks = _looks(rows)
+    several = len({protocol for protocol, _, _ in pairs}) > 1
+    for axis, pair in zip(axes.flat, pairs, strict=False):
+        _draw_curves(axis, rows_of(rows, pair), looks)
+        protocol, source, target = pair
+        name = f"{source} → {target}"
+        axis.set_title(_plain(f"{protocol}\n{name}" if several else name), fontsize=9)
+        axis.set_xscale("log")
+        axis.set_xticks(counts, [str(count) for count in counts], minor=False)
+        axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        axis.tick_params(axis="x", which="major", labelrotation=45 if len(counts) > 6 else 0)
+        axis.grid(visible=True)
+    for axis in axes.flat[len(pairs) :]:
+        axis.set_visible(False)
+    for axis in axes.flat[max(len(pairs) - wide, 0) : len(pairs)]:
+        axis.set_xlabel("anchors")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(_plain(metric))
+    figure.suptitle(_plain(title))
+    _add_legend(figure, list(axes.flat))
+    _fix_layout(figure)
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Keep matplotlib from reading dollar signs as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _looks(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line of each method; grey for those without anchors."""
+    with_anchors = {row["method"]: None for row in rows if row["anchors"] is not None}
+    without = {row["method"]: None for row in rows if row["method"] not in with_anchors}
+    looks: dict[str, dict[str, Any]] = {
+        method: {"color": ("0.25", "0.6")[i % 2], "linestyle": ("--", ":")[i // 2 % 2]}
+        for i, method in enumerate(without)
+    }
+    for i, method in enumerate(with_anchors):
+        looks[method] = {
+            "color": PALETTE[i % len(PALETTE)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "linestyle": LINES[i // len(PALETTE) % len(LINES)],
+        }
+    return looks
+
+
+def _draw_curves(axis: "Axes", rows: Sequence[Row], looks: Mapping[str, dict[str, Any]]) -> None:
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        look = looks[method]
+        if mine[0]["anchors"] is None:
+            axis.axhline(mine[0]["mean"], label=_plain(method), linewidth=1, **look)
+            continue
+        mine.sort(key=lambda row: row["anchors"] or 0)
+        counts = [row["anchors"] or 0 for row in mine]
+        axis.plot(
+            counts,
+            [row["mean"] for row in mine],
+            label=_plain(method),
+            markersize=3.5,
+            linewidth=1.2,
+            **look,
+        )
+        axis.fill_between(
+            counts,
+            [row.get("lower", row["mean"] - row["std"]) for row in mine],
+            [row.get("upper", row["mean"] + row["std"]) for row in mine],
+            color=look["color"],
+            alpha=0.15,
+            linewidth=0,
+        )
+
+
+def _add_legend(figure: "Figure", axes: Sequence["Axes"]) -> None:
+    found = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(
+        list(found.values()), list(found), loc="outside lower center", ncols=min(len(found), 5)
+    )
+
+
+def _fix_layout(figure: "Figure") -> None:
+    """Lay out once: otherwise each drawing moves the axes a little, and no two are equal."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+@_style()
+def class_bars(
+    scores: Sequence[ClassScore],
+    *,
+    metric: str,
+    title: str = "",
+    chance: float | None = None,
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> "Figure":
+    """Bars for each class, one per method side by side, with confidence intervals.
+
+    Args:
+        scores: at most one for each method and class; a missing or NaN one leaves a gap.
+        metric: label of the axis.
+        title: over the axes.
+        chance: score of guessing, drawn as a dashed line.
+        limits: ends of the axis.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+        ValueError: if there are no scores, one is given twice, or an interval is upside down.
+    """
+    from matplotlib.figure import Figure
+
+    if not scores:
+        raise ValueError("scores is empty: there is nothing to draw")
+    cells: dict[tuple[str, str], ClassScore] = {}
+    for score in scores:
+        cell = score["method"], score["label"]
+        if cell in cells:
+            raise ValueError(f"scores: method {cell[0]!r} has two values for class {cell[1]!r}")
+        if score["lower"] > score["upper"]:
+            raise ValueError(
+                f"scores: method {cell[0]!r}, class {cell[1]!r}: lower {score['lower']} is above "
+                f"upper {score['upper']}"
+            )
+        cells[cell] = score
+    methods = list(dict.fromkeys(method for method, _ in cells))
+    labels = list(dict.fromkeys(label for _, label in cells))
+    width = 0.8 / len(methods)
+    inches = max(4.2, len(labels) * (0.16 * len(methods) + 0.25) + 1)
+    figure = Figure(figsize=(inches, 3.4), layout="constrained")
+    axis = figure.subplots()
+    for number, method in enumerate(methods):
+        places = [i for i, label in enumerate(labels) if (method, label) in cells]
+        mine = [cells[method, labels[i]] for i in places]
+        middles = np.array(places) + (number - (len(methods) - 1) / 2) * width
+        axis.bar(
+            middles,
+            [score["value"] for score in mine],
+            width * 0.92,
+            label=_plain(method),
+            color=PALETTE[number % len(PALETTE)],
+            hatch=("", "///", "...")[number // len(PALETTE) % 3],
+        )
+        # Not error bars: a bootstrap interval need not contain the estimate.
+        axis.vlines(
+            middles,
+            [score["lower"] for score in mine],
+            [score["upper"] for score in mine],
+            color="0.25",
+            linewidth=1,
+        )
+    if chance is not None:
+        axis.axhline(chance, color="0.35", linestyle="--", linewidth=1, label="chance")
+    axis.set_ylim(limits)
+    slanted = SLANTED if len(labels) > 4 else {}
+    axis.set_xticks(range(len(labels)), [_plain(label) for label in labels], **slanted)
+    axis.set_ylabel(_plain(metric))
+    axis.set_title(_plain(title))
+    axis.grid(visible=True, axis="y")
+    _add_legend(figure, [axis])
+    _fix_layout(figure)
+    return figure
+
+
+@_style()
+def score_matrix(
+    values: np.ndarray,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    *,
+    metric: str,
+    title: str = "",
+    limits: tuple[float, float] | None = None,
+    digits: int = 2,
+) -> "Figure":
+    """Encoder-by-decoder matrix as a heat map with the scores in its cells.
+
+    Args:
+        values: scores [sources, targets]; NaN cells stay white.
+        sources: names of the rows, the encoders of the embeddings.
+        targets: names of the columns, the encoders of the heads.
+        metric: label of the colour bar.
+        title: over the axes.
+        limits: scores at the ends of the colour bar; by default the extremes of `values`.
+        digits: decimals in the cells.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+        ValueError: if the shape of `values` is not that of the names, or no value is finite.
+    """
+    from matplotlib.figure import Figure
+
+    values = np.asarray(values, float)
+    if values.shape != (len(sources), len(targets)):
+        raise ValueError(
+            f"values must have shape {(len(sources), len(targets))}, as sources and targets; got "
+            f"{values.shape}"
+        )
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise ValueError("values: none is finite, there is nothing to draw")
+    low, high = limits or (values[finite].min(), values[finite].max())
+    size = (0.62 * len(targets) + 2.6, 0.45 * len(sources) + 1.8)
+    figure = Figure(figsize=size, layout="constrained")
+    axis = figure.subplots()
+    # cividis was made to look alike with and without red-green deficiency (Nuñez et al. 2018).
+    image = axis.imshow(np.where(finite, values, np.nan), "cividis", vmin=low, vmax=high)
+    for row, column in np.argwhere(finite):
+        dark = values[row, column] <= (low + high) / 2
+        text = f"{values[row, column]:.{digits}f}"
+        color = "white" if dark else "black"
+        axis.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+    names = [_plain(name) for name in targets]
+    axis.set_xticks(range(len(targets)), names, **SLANTED)
+    axis.set_yticks(range(len(sources)), [_plain(name) for name in sources])
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    axis.set_xlabel("decoder")
+    axis.set_ylabel("encoder")
+    axis.set_title(_plain(title))
+    figure.colorbar(image, label=_plain(metric))
+    _fix_layout(figure)
+    return figure
+
+
+def matrix_of(
+    rows: Sequence[Row], *, protocol: str, method: str, anchors: int | None
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Means of one method at one anchor count, for `score_matrix`.
+
+    Returns:
+        The means [sources, targets], NaN where there is none, and the names of both sides.
+
+    Raises:
+        ValueError: if no row matches, or the rows have several metrics.
+    """
+    wanted = (protocol, method, anchors)
+    here = [r for r in rows if (r["protocol"], r["method"], r["anchors"]) == wanted]
+    if not here:
+        raise ValueError(
+            f"rows: none has protocol {protocol!r}, method {method!r} and {anchors} anchors"
+        )
+    metric_of(here)
+    sources = list(dict.fromkeys(row["source"] for row in here))
+    targets = list(dict.fromkeys(row["target"] for row in here))
+    values = np.full((len(sources), len(targets)), np.nan)
+    for row in here:
+        values[sources.index(row["source"]), targets.index(row["target"])] = row["mean"]
+    return values, sources, targets
+
+
+def plot_protocols(directory: Path, rows: Sequence[Row]) -> list[Path]:
+    """Write the curves of each protocol to a PNG file of its name (and the metric's, of several).
+
+    Returns:
+        The files written; empty if matplotlib (the `plot` extra) is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return []
+    several = len({row["metric"] for row in rows}) > 1
+    written = []
+    for protocol, metric in dict.fromkeys((row["protocol"], row["metric"]) for row in rows):
+        here = [row for row in rows if (row["protocol"], row["metric"]) == (protocol, metric)]
+        path = directory / (f"{protocol}-{metric}.png" if several else f"{protocol}.png")
+        write_atomically(path, to_bytes(anchor_curves(here, title=protocol)))
+        written.append(path)
+    return written

@@ -1,0 +1,563 @@
+import base64
+import html.parser
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from typing import Any
+
+import cells
+import figures
+import numpy as np
+import pytest
+import report
+from matplotlib.image import imread
+
+
+def row(method, anchors, mean, *, pair=("zero-shot", "vit", "bert"), **others):
+    protocol, source, target = pair
+    return report.Row(
+        protocol=protocol,
+        source=source,
+        target=target,
+        method=method,
+        anchors=anchors,
+        metric=others.pop("metric", "AUROC"),
+        mean=mean,
+        std=others.pop("std", 0.01),
+        seeds=others.pop("seeds", 5),
+        **others,
+    )
+
+
+ROWS = [
+    row("upper bound", None, 0.95, seeds=1),
+    row("affine", 10, 0.61),
+    row("ortho", 10, 0.712),
+    row("affine", 100, 0.8204),
+    row("ortho", 100, 0.8196),
+]
+
+
+# LaTeX
+
+
+def test_latex_table_is_methods_by_counts_with_the_best_in_bold():
+    assert report.latex_table(ROWS, caption="AUROC in %", label="tab:zero_shot") == (
+        r"""\begin{table}
+\centering
+\caption{AUROC in \%}
+\label{tab:zero_shot}
+\begin{tabular}{lrr}
+\toprule
+anchors & 10 & 100 \\
+\midrule
+upper bound & \multicolumn{2}{c}{0.950} \\
+affine & 0.610 $\pm$ 0.010 & \textbf{0.820} $\pm$ 0.010 \\
+ortho & \textbf{0.712} $\pm$ 0.010 & \textbf{0.820} $\pm$ 0.010 \\
+\bottomrule
+\end{tabular}
+\end{table}
+"""
+    )
+
+
+def test_latex_best_may_be_the_smallest_and_numbers_per_cent():
+    def text(best):
+        return report.latex_table(ROWS, best=best, spread="none", scale=100, digits=2)
+
+    assert r"affine & \textbf{61.00} & 82.04 \\" in text("min")
+    assert r"ortho & 71.20 & \textbf{81.96} \\" in text("min")
+    assert r"ortho & \textbf{71.20} & 81.96 \\" in text("max")
+    assert r"ortho & 71.20 & 81.96 \\" in text("none")
+    assert r"\begin{table}" not in text("max")
+
+
+def test_latex_intervals_parts_gaps_and_undefined_scores():
+    rows = [
+        row("affine", 10, 0.7, lower=0.65, upper=0.74),
+        row("ortho", 10, math.nan, lower=math.nan, upper=math.nan),
+        row("ortho", 20, 0.5, lower=0.4, upper=0.6, pair=("stitching", "a_b", "c&d")),
+    ]
+    text = report.latex_table(rows, spread="interval", digits=2)
+    assert r"affine & \textbf{0.70} [0.65, 0.74] &  \\" in text
+    assert r"ortho & -- &  \\" in text
+    assert r"ortho &  & \textbf{0.50} [0.40, 0.60] \\" in text
+    assert r"\multicolumn{3}{l}{\emph{stitching: a\_b $\rightarrow$ c\&d}} \\" in text
+    assert text.count(r"\midrule") == 2
+
+
+def test_latex_table_without_counts_has_one_column():
+    text = report.latex_table([row("a", None, 0.2), row("b", None, 0.4)], spread="none")
+    assert "method & AUROC \\\\\n" in text
+    assert "b & \\textbf{0.400} \\\\\n" in text
+
+
+def test_latex_text_has_no_active_characters():
+    text = report.latex_text("a_b & 5% $x$ #1 {y} \\cmd ~ ^ [opt] *\n\n<|>")
+    left = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\{[][*]\}", "", text)
+    assert not set("\\{}$&#^_%~[]*<>|\n") & set(left)
+    assert text.startswith(r"a\_b \& 5\% \$x\$ \#1 \{y\} \textbackslash{}cmd")
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([], {}, "rows must be those of one metric; got none"),
+        ([*ROWS, row("affine", 10, 0.5, metric="accuracy")], {}, "AUROC, accuracy"),
+        (ROWS, {"spread": "interval"}, "'upper bound' has no lower and upper"),
+        (ROWS, {"spread": "sem"}, "spread must be one of std, interval, none"),
+        (ROWS, {"best": "most"}, "best must be one of"),
+        (ROWS, {"label": "tab}x"}, "label must be of letters"),
+    ],
+)
+def test_latex_mistakes_are_named(rows, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        report.latex_table(rows, **options)
+
+
+# Tables
+
+
+def test_summary_tables_have_one_per_metric_and_pair():
+    rows = [*ROWS, row("affine", None, 0.5, metric="accuracy", seeds=1)]
+    first, second = report.summary_tables(rows)
+    assert first == (
+        "zero-shot: vit → bert (AUROC, mean ± std)",
+        ["anchors", "10", "100"],
+        [
+            ("upper bound", "0.950", ""),
+            ("affine", "0.610±0.010", "0.820±0.010"),
+            ("ortho", "0.712±0.010", "0.820±0.010"),
+        ],
+    )
+    assert second.header == ["method", "accuracy"]
+    assert second.rows == [("affine", "0.500")]
+
+
+def test_print_tables_shows_names_as_they_are(capsys):
+    report.print_tables([row("affine [bold]", 10, 0.5, pair=("p", "[red]a", "b"))])
+    shown = capsys.readouterr().out
+    assert "affine [bold]" in shown
+    assert "p: [red]a → b" in shown
+
+
+def test_csv_has_intervals_only_where_rows_have_them(tmp_path):
+    report.write_csv(tmp_path / "a.csv", ROWS)
+    assert (tmp_path / "a.csv").read_text().splitlines()[1] == (
+        "zero-shot,vit,bert,upper bound,,AUROC,0.950000,0.010000,1"
+    )
+    report.write_csv(tmp_path / "b.csv", [*ROWS, row("c", 5, 0.5, lower=0.25, upper=0.75)])
+    lines = (tmp_path / "b.csv").read_text().splitlines()
+    assert lines[0].endswith(",seeds,lower,upper")
+    assert lines[1].endswith(",1,,")
+    assert lines[-1].endswith(",0.500000,0.010000,5,0.250000,0.750000")
+
+
+# Figures
+
+
+def bars(**changes) -> Any:
+    score: Any = figures.ClassScore(method="affine", label="Edema", value=0.7, lower=0.6, upper=0.8)
+    return score | changes
+
+
+def some_figures():
+    values = np.array([[0.9, np.nan], [0.5, 0.7]])
+    names = ["vit $_a", "bert"]
+    scores = [bars(), bars(method="ortho", value=0.5), bars(label="Effusion")]
+    return {
+        "curves": lambda: figures.anchor_curves(ROWS, title="cost $5 and $6"),
+        "bars": lambda: figures.class_bars(scores, metric="AUROC", chance=0.5),
+        "matrix": lambda: figures.score_matrix(values, names, names, metric="AUROC"),
+    }
+
+
+@pytest.mark.parametrize("name", some_figures())
+def test_figures_are_equal_bytes_each_time(name):
+    make = some_figures()[name]
+    figure = make()
+    starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    for format, start in starts.items():
+        data = figures.to_bytes(figure, format)
+        assert data.startswith(start)
+        assert data == figures.to_bytes(make(), format)
+    pixels = imread(io.BytesIO(figures.to_bytes(figure)))[..., :3]
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+def test_figures_do_not_depend_on_settings_of_the_user():
+    import matplotlib
+
+    plain = figures.to_bytes(figures.anchor_curves(ROWS), "svg")
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black"}):
+        assert figures.to_bytes(figures.anchor_curves(ROWS), "svg") == plain
+        assert matplotlib.rcParams["font.size"] == 20
+
+
+def test_curves_have_a_panel_per_pair_and_bands_of_the_spread():
+    other = ("stitching", "vit", "dino")
+    rows = [*ROWS, row("ortho", 20, 0.6, pair=other), row("affine", 20, 0.4, pair=other)]
+    rows.append(row("ortho", 10, 0.5, pair=other, lower=0.2, upper=0.9))
+    axes: Any = figures.anchor_curves(rows).axes
+    first, second = axes
+    assert first.get_xscale() == second.get_xscale() == "log"
+    assert first.get_title() == "zero-shot\nvit → bert"
+    curves = {line.get_label(): line for line in first.get_lines()}
+    assert list(curves["affine"].get_xdata()) == [10, 100]
+    assert list(curves["affine"].get_ydata()) == [0.61, 0.8204]
+    assert list(curves["upper bound"].get_ydata()) == [0.95, 0.95]
+    band = first.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(0.60)
+    ortho = next(line for line in second.get_lines() if line.get_label() == "ortho")
+    assert list(ortho.get_xdata()) == [10, 20]
+    assert ortho.get_color() == curves["ortho"].get_color() != curves["affine"].get_color()
+    band = second.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (0.2, 0.9)
+
+
+@pytest.mark.parametrize("name", ["curves", "bars"])
+def test_the_legend_is_clear_of_the_axes(name):
+    figure = some_figures()[name]()
+    (legend,) = figure.legends
+    top = legend.get_window_extent().y1
+    axes: Any = figure.axes
+    assert all(axis.get_tightbbox().y0 >= top for axis in axes)
+
+
+def test_unused_panels_are_hidden():
+    rows = [row("affine", 10, 0.5, pair=("p", "a", str(i))) for i in range(3)]
+    axes = figures.anchor_curves(rows, columns=2).axes
+    assert [axis.get_visible() for axis in axes] == [True, True, True, False]
+    assert [axis.get_xlabel() for axis in axes] == ["", "anchors", "anchors", ""]
+
+
+def test_bars_of_methods_stand_side_by_side_with_their_intervals():
+    scores = [bars(), bars(method="ortho", value=0.5, lower=0.55), bars(label="Effusion")]
+    axes: Any = figures.class_bars(scores, metric="AUROC").axes
+    (axis,) = axes
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["Edema", "Effusion"]
+    affine, ortho = axis.containers
+    assert [bar.get_height() for bar in affine] == [0.7, 0.7]
+    assert [bar.get_height() for bar in ortho] == [0.5]
+    assert affine[0].get_x() + affine[0].get_width() < ortho[0].get_x() < 0.5
+    segment = axis.collections[1].get_segments()[0]
+    assert list(segment[:, 1]) == [0.55, 0.8]
+
+
+def test_matrix_cells_hold_the_scores_and_undefined_ones_are_empty():
+    values, sources, targets = figures.matrix_of(
+        [*ROWS, row("affine", 10, 0.3, pair=("zero-shot", "dino", "roberta"))],
+        protocol="zero-shot",
+        method="affine",
+        anchors=10,
+    )
+    np.testing.assert_array_equal(values, [[0.61, np.nan], [np.nan, 0.3]])
+    assert (sources, targets) == (["vit", "dino"], ["bert", "roberta"])
+    axis = figures.score_matrix(values, sources, targets, metric="AUROC").axes[0]
+    assert [(t.get_position(), t.get_text()) for t in axis.texts] == [
+        ((0, 0), "0.61"),
+        ((1, 1), "0.30"),
+    ]
+    figures.to_bytes(figures.score_matrix(np.ones((1, 1)), ["a"], ["b"], metric="x"))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: figures.to_bytes(figures.anchor_curves(ROWS), "jpg"), "one of png, svg, pdf"),
+        (lambda: figures.anchor_curves([]), "got none"),
+        (lambda: figures.anchor_curves([row("affine", 0, 0.5)]), "anchors must be positive"),
+        (lambda: figures.class_bars([], metric="x"), "scores is empty"),
+        (lambda: figures.class_bars([bars(), bars()], metric="x"), "two values for class 'Edema'"),
+        (lambda: figures.class_bars([bars(lower=0.9)], metric="x"), "lower 0.9 is above upper 0.8"),
+        (
+            lambda: figures.score_matrix(np.ones((1, 2)), ["a"], ["b"], metric="x"),
+            "values must have shape (1, 1)",
+        ),
+        (
+            lambda: figures.score_matrix(np.full((1, 1), np.nan), ["a"], ["b"], metric="x"),
+            "none is finite",
+        ),
+        (
+            lambda: figures.matrix_of(ROWS, protocol="zero-shot", method="affine", anchors=7),
+            "method 'affine' and 7 anchors",
+        ),
+    ],
+)
+def test_figure_mistakes_are_named(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_plots_are_named_by_protocol_and_by_metric_if_there_are_several(tmp_path):
+    assert figures.plot_protocols(tmp_path, ROWS) == [tmp_path / "zero-shot.png"]
+    rows = [*ROWS, row("affine", 10, 0.5, metric="accuracy")]
+    names = ["zero-shot-AUROC.png", "zero-shot-accuracy.png"]
+    assert figures.plot_protocols(tmp_path, rows) == [tmp_path / name for name in names]
+    assert imread(tmp_path / names[1]).ndim == 3
+
+
+def test_missing_matplotlib_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=re.escape("pip install 'semalign_jax[plot]'")):
+        figures.anchor_curves(ROWS)
+
+
+# HTML
+
+
+class Page(html.parser.HTMLParser):
+    """Tags with their attributes, text, and a check that every tag is closed in order."""
+
+    VOID = {"meta", "img", "!doctype"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+EVIL = "<script>alert(1)</script> & \"q\" 'x'"
+
+
+def write_page(path):
+    png = figures.to_bytes(figures.anchor_curves(ROWS))
+    svg = figures.to_bytes(figures.anchor_curves(ROWS), "svg")
+    section = report.Section(
+        EVIL,
+        f"First {EVIL}\n\nSecond",
+        [*report.summary_tables(ROWS), report.Table(EVIL, [EVIL, "b"], [[EVIL, EVIL]])],
+        [report.Picture(EVIL, png), report.Picture("vector", svg)],
+    )
+    report.html_report(
+        path,
+        EVIL,
+        {"counts": [10, 100], EVIL: EVIL},
+        {"versions": {"jax": "0.8"}, "cores": 2},
+        [section],
+        command=["python", "zero_shot.py", "--out", "a dir", "\udcff"],
+    )
+    return png, svg
+
+
+def test_html_report_is_one_file_with_all_of_it(tmp_path):
+    png, svg = write_page(tmp_path / "report.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    text = "".join(page.text)
+    for shown in (
+        "python zero_shot.py --out 'a dir' '\\udcff'",
+        "10, 100",
+        "versions.jax",
+        "0.712±0.010",
+        f"First {EVIL}",
+    ):
+        assert shown in text
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    kinds, data = zip(*(image["src"].split(";base64,") for image in images), strict=True)
+    assert kinds == ("data:image/png", "data:image/svg+xml")
+    assert [base64.b64decode(part) for part in data] == [png, svg]
+    assert images[0]["alt"] == EVIL
+    assert [tag for tag, _ in page.tags].count("p") == 2
+
+
+def test_html_report_escapes_text_and_loads_nothing(tmp_path):
+    write_page(tmp_path / "report.html")
+    content = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(content)
+    assert not {"script", "link", "iframe", "object", "a"} & {tag for tag, _ in page.tags}
+    assert all(
+        not attributes.get("src", "data:").startswith("http") and "href" not in attributes
+        for _, attributes in page.tags
+    )
+    assert "url(" not in content
+    assert "@import" not in content
+    assert "prefers-color-scheme: dark" in content
+    write_page(tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == content
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (report.Section("s", pictures=[report.Picture("roc", b"%PDF-1.4")]), "picture 'roc'"),
+        (report.Section("s", tables=[report.Table("t", ["a", "b"], [["x"]])]), "has 1 cells"),
+    ],
+)
+def test_html_mistakes_are_named_and_nothing_is_written(tmp_path, section, message):
+    with pytest.raises(ValueError, match=message):
+        report.html_report(tmp_path / "report.html", "t", {}, {}, [section])
+    assert not list(tmp_path.iterdir())
+
+
+def test_html_report_names_the_command_of_this_process(tmp_path):
+    report.html_report(tmp_path / "report.html", "t", {}, report.environment(), [])
+    text = "".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text)
+    assert sys.orig_argv[-1] in text
+    assert report.environment()["versions"]["jax"] in text
+
+
+# Resumable cells
+
+CELLS = [["vit", "bert", 10], ["vit", "bert", 20], ["dino", "bert", 10]]
+SETTINGS = {"seeds": 5, "solver": {"ridge": math.nan, "center": True}}
+
+
+class Compute:
+    """Counts calls; fails at the call of number `fail`."""
+
+    def __init__(self, fail=None):
+        self.calls, self.fail = [], fail
+
+    def __call__(self, cell):
+        if len(self.calls) == self.fail:
+            raise KeyboardInterrupt
+        self.calls.append(cell)
+        return {"auroc": len(cell[0]) / cell[2], "nothing": math.nan, "pair": (1, 2)}
+
+
+def expected():
+    return [{"auroc": len(c[0]) / c[2], "pair": [1, 2]} for c in CELLS]
+
+
+def results(compute, path, given=CELLS, settings=SETTINGS):
+    found = cells.run_cells(given, compute, path, settings=settings)
+    assert all(math.isnan(result.pop("nothing")) for result in found)
+    return found
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        results(Compute(fail=2), path)
+    second = Compute()
+    assert results(second, path) == expected()
+    assert second.calls == CELLS[2:]
+    third = Compute()
+    assert results(third, path, list(reversed(CELLS))) == expected()[::-1]
+    assert results(third, path, [*CELLS, ["new", "bert", 5]])[-1]["auroc"] == 0.6
+    assert third.calls == [["new", "bert", 5]]
+
+
+@pytest.mark.parametrize("kept", [1, 20, -1])
+def test_a_broken_last_line_is_computed_again(tmp_path, kept):
+    path = tmp_path / "cells.jsonl"
+    results(Compute(), path)
+    whole = path.read_bytes()
+    *lines, last = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines) + last[:kept])
+    compute = Compute()
+    assert results(compute, path) == expected()
+    assert compute.calls == CELLS[2:]
+    assert path.read_bytes() == whole
+
+
+def test_results_are_on_disk_before_the_next_cell(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    seen = []
+
+    def compute(cell):
+        seen.append([json.loads(line)["cell"] for line in path.read_text().splitlines()[1:]])
+        return 0
+
+    assert cells.run_cells(CELLS, compute, path, settings={}) == [0, 0, 0]
+    assert seen == [[], CELLS[:1], CELLS[:2]]
+
+
+def test_a_killed_process_leaves_a_file_to_go_on_with(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    program = (
+        "import os, cells\n"
+        "def compute(cell):\n"
+        "    if cell == 2: os._exit(9)\n"
+        "    return cell\n"
+        f"cells.run_cells([0, 1, 2], compute, {str(path)!r}, settings={{}})\n"
+    )
+    paths = [str(p) for p in sys.path if p]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{program}"], check=False
+    )
+    assert done.returncode == 9
+    calls = []
+    assert cells.run_cells([0, 1, 2], lambda c: calls.append(c), path, settings={}) == [0, 1, None]
+    assert calls == [2]
+
+
+def test_other_settings_are_refused_with_what_differs(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    results(Compute(), path)
+    before = path.read_bytes()
+    other = {"seeds": 9, "solver": {"ridge": math.nan, "center": True, "scale": None}}
+    message = r"\(seeds: 5 there, 9 now; solver.scale: not set there, null now\)"
+    with pytest.raises(ValueError, match=message):
+        results(Compute(), path, settings=other)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [], "line 1: this is no file of results"),
+        (lambda lines: ["{}\n", *lines[1:]], "line 1: this is no file of results"),
+        (lambda lines: [lines[0].replace('"version": 1', '"version": 7')], "has version 7"),
+        (lambda lines: [lines[0], lines[1][:9] + "\n", lines[2]], "line 2 is damaged"),
+    ],
+)
+def test_files_that_are_damaged_or_foreign_are_kept_and_named(tmp_path, change, message):
+    path = tmp_path / "cells.jsonl"
+    results(Compute(), path)
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        results(Compute(), path)
+    assert path.read_bytes() == before
+
+
+def test_mistakes_of_the_caller_are_named(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    with pytest.raises(ValueError, match=r'\["vit", "bert", 10\] is there more than once'):
+        results(Compute(), path, [CELLS[0], tuple(CELLS[0])])
+    with pytest.raises(TypeError, match="settings must be of JSON values"):
+        results(Compute(), path, settings={"path": tmp_path})
+    assert not path.exists()
+    with pytest.raises(TypeError, match='the result of "a" must be of JSON values'):
+        cells.run_cells(["a"], lambda _: np.float32(1), path, settings={})
+    assert cells.run_cells(["a"], lambda _: 1, path, settings={}) == [1]
+    assert cells.run_cells([], lambda _: 1, path, settings={}) == []
+
+
+def test_one_process_writes_at_a_time(tmp_path):
+    path = tmp_path / "cells.jsonl"
+
+    def compute(cell):
+        with pytest.raises(RuntimeError, match="another process is writing"):
+            cells.run_cells(["b"], lambda _: 2, path, settings={})
+        return 1
+
+    assert cells.run_cells(["a"], compute, path, settings={}) == [1]
+    assert cells.run_cells(["b"], lambda _: 2, path, settings={}) == [2]
+
+
+def test_progress_is_shown_and_not_needed(tmp_path, monkeypatch, capsys):
+    cells.run_cells([1, 2], lambda c: c, tmp_path / "a", settings={}, description="pairs")
+    assert "pairs" in (shown := capsys.readouterr().err)
+    assert "2/2" in shown
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert cells.run_cells([1], lambda c: c, tmp_path / "b", settings={}) == [1]
+    assert capsys.readouterr().err == ""
