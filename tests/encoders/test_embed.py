@@ -421,13 +421,13 @@ def test_missing_and_foreign_files_are_named(bert, store, tmp_path):
 
     def newer(copy):
         path = copy / "manifest.json"
-        path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+        path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 3'))
 
     def unknown_dtype(copy):
         path = copy / "manifest.json"
         path.write_text(path.read_text().replace("float32", "float31"))
 
-    refused(newer, ValueError, "version 2; this release reads")
+    refused(newer, ValueError, "version 3; this release reads")
     refused(unknown_dtype, ValueError, "manifest.json is damaged: see dtype")
 
 
