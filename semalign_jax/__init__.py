@@ -36,6 +36,16 @@ from .stitching import fit_head as fit_head
 from .stitching import fit_head_with_info as fit_head_with_info
 from .stitching import head_accuracy as head_accuracy
 from .stitching import stitch as stitch
+from .store import EmbeddingStore as EmbeddingStore
+from .store import JoinedRows as JoinedRows
+from .store import StoreProblem as StoreProblem
+from .store import create_store as create_store
+from .store import export_store as export_store
+from .store import import_store as import_store
+from .store import join_stores as join_stores
+from .store import open_store as open_store
+from .store import paired_batches as paired_batches
+from .store import verify_store as verify_store
 from .sweep import SweepMethod as SweepMethod
 from .sweep import SweepResult as SweepResult
 from .sweep import anchor_sweep as anchor_sweep
@@ -51,11 +61,14 @@ __version__ = _version("semalign_jax")
 
 __all__ = [
     "AffineMap",
+    "EmbeddingStore",
     "FitInfo",
     "HeadInfo",
+    "JoinedRows",
     "PairStats",
     "PairSweepResult",
     "StitchingScores",
+    "StoreProblem",
     "SweepMethod",
     "SweepResult",
     "accumulate_stats",
@@ -63,9 +76,11 @@ __all__ = [
     "anchor_order",
     "anchor_sweep",
     "class_embeddings",
+    "create_store",
     "encoders",
     "evaluate_stitching",
     "evaluate_zero_shot",
+    "export_store",
     "fit",
     "fit_affine",
     "fit_from_stats",
@@ -77,11 +92,15 @@ __all__ = [
     "fit_with_info",
     "head_accuracy",
     "identity_map",
+    "import_store",
     "init_stats",
     "intervals",
+    "join_stores",
     "load_map",
     "merge_stats",
     "metrics",
+    "open_store",
+    "paired_batches",
     "polar_factor",
     "psum_stats",
     "row_batches",
@@ -89,6 +108,7 @@ __all__ = [
     "stitch",
     "sweep_pairs",
     "update_stats",
+    "verify_store",
     "zero_shot_logits",
     "zero_shot_predict",
 ]

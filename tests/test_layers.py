@@ -86,7 +86,9 @@ def test_encoders_import_only_what_they_may(path):
         elif isinstance(node, ast.ImportFrom):
             # Of the core: only checks and files. A family does not import what loads it.
             inside = node.level - len(path.relative_to(ENCODERS).parts)
-            assert inside < 1 or node.module in ("_checks", "_chunks", "io"), f"{path.name}: {node.module}"
+            assert inside < 1 or node.module in ("_checks", "_chunks", "io"), (
+                f"{path.name}: {node.module}"
+            )
             if path.parent.name == "families":
                 assert node.module not in ("_encoder", "_embed", "_preprocess", "_hub")
             continue
