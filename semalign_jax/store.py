@@ -46,10 +46,10 @@ class EmbeddingStore:
     folder: Path
     ids: tuple[str, ...]
     versions: Mapping[str, str]
-    _chunks: ChunkFolder
+    _files: ChunkFolder
 
     def __len__(self) -> int:
-        return self._chunks.items
+        return self._files.items
 
     def __repr__(self) -> str:
         shape = f"{len(self)} x {self.dimension}"
@@ -58,12 +58,12 @@ class EmbeddingStore:
     @property
     def dimension(self) -> int:
         """Length of a row."""
-        return self._chunks.run["dimension"]
+        return self._files.run["dimension"]
 
     @property
     def dtype(self) -> np.dtype:
         """Of the rows: bfloat16, float16, float32 or float64."""
-        return jnp.dtype(self._chunks.run["dtype"])
+        return jnp.dtype(self._files.run["dtype"])
 
     @property
     def description(self) -> dict[str, Any]:
@@ -72,8 +72,8 @@ class EmbeddingStore:
         Of `encoders.embed`, what decided them: encoder, hash of the weights, pooling,
         preprocessing, batches and devices.
         """
-        run = self._chunks.run
-        if self._chunks.parts is not None:
+        run = self._files.run
+        if self._files.parts is not None:
             return dict(run["description"])
         return {k: v for k, v in run.items() if k not in ("items", "dimension", "dtype", "ids")}
 
@@ -95,15 +95,15 @@ class EmbeddingStore:
             ValueError: if a chunk is not whole or foreign; names the file.
         """
         positions = _positions(index, len(self))
-        number = np.searchsorted(self._chunks.ends, positions, side="right")
+        number = np.searchsorted(self._files.ends, positions, side="right")
         order = np.argsort(number, kind="stable")
         starts = np.flatnonzero(np.diff(number[order], prepend=-1))
         out = np.empty((len(positions), self.dimension), self.dtype)
         for where in np.split(order, starts[1:]):
             if where.size:
                 chunk = int(number[where[0]])
-                first = self._chunks.span(chunk).start
-                out[where] = self._chunks.view(chunk)[positions[where] - first]
+                first = self._files.span(chunk).start
+                out[where] = self._files.view(chunk)[positions[where] - first]
         return out
 
     def batches(self, batch_rows: int) -> Iterator[np.ndarray]:
@@ -142,24 +142,25 @@ class EmbeddingStore:
             RuntimeError: if another process is writing.
         """
         rows = np.asarray(rows)
-        if self._chunks.parts is None:
+        if self._files.parts is None:
             raise ValueError(
                 f"{self.folder} was written by embed, with all its items: append to a store of "
                 "create_store"
             )
         self._check_append(ids, rows, description)
+        rows = np.ascontiguousarray(rows, self.dtype)  # in the byte order of this machine
         with _chunks.locked(self.folder):
             current, _ = _chunks.read_manifest(self.folder)
-            if current != self._chunks:
+            if current != self._files:
                 raise ValueError(f"{self.folder} has changed since it was opened: open it again")
             number, encoded = current.count, _chunks.encoded_ids(ids)
             write_atomically(self.folder / _chunks.ids_name(number), encoded)
             part = Part(len(rows), hashlib.sha256(encoded).hexdigest(), "")
-            grown = replace(current, parts=(*self._chunks.parts, part))
-            part = part._replace(sha256=grown.write(number, Chunk(np.ascontiguousarray(rows), 0)))
-            grown = replace(current, parts=(*self._chunks.parts, part))
+            grown = replace(current, parts=(*self._files.parts, part))
+            part = part._replace(sha256=grown.write(number, Chunk(rows, 0)))
+            grown = replace(current, parts=(*self._files.parts, part))
             _chunks.write_manifest(grown, self.versions)
-        return replace(self, ids=(*self.ids, *ids), _chunks=grown)
+        return replace(self, ids=(*self.ids, *ids), _files=grown)
 
     def _check_append(
         self, ids: Sequence[str], rows: np.ndarray, description: Mapping[str, Any] | None
@@ -449,10 +450,11 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
 
     Raises:
         ModuleNotFoundError: if the format's package is missing; names the extra.
-        ValueError: for another ending, a Parquet file of an empty store, or ids that the format
-            cannot hold.
+        ValueError: for another ending, an empty store, or ids that the format cannot hold.
     """
     path = Path(path)
+    if len(store) == 0:
+        raise ValueError(f"store: {store.folder} is empty, there is nothing to export")
     writer = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
     dtype = np.dtype(np.float32) if store.dtype == jnp.bfloat16 else store.dtype
     with _replaced(path) as temporary:
@@ -510,7 +512,7 @@ def _pyarrow() -> Any:
 
 def _h5py() -> Any:
     try:
-        import h5py
+        import h5py  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("HDF5 needs h5py: pip install 'semalign_jax[hdf5]'") from error
     return h5py
@@ -602,11 +604,17 @@ def import_store(
 
 
 @contextmanager
-def _read_npy(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+def _plain_arrays(path: Path) -> Iterator[None]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        yield
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged or holds no plain array: {error}") from None
+
+
+@contextmanager
+def _read_npy(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+    with _plain_arrays(path):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     try:
         names = json.loads(_ids_path(path).read_bytes())
     except ValueError as error:
@@ -618,12 +626,14 @@ def _read_npy(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str]
 
 @contextmanager
 def _read_npz(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = [file[key] for key in _keys(path, file, embeddings, ids)]
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged or holds no plain arrays: {error}") from None
-    yield arrays[1].tolist(), arrays[0]
+    with path.open("rb") as file:  # NumPy leaves broken archives open
+        with _plain_arrays(path):
+            archive = np.load(file, allow_pickle=False)
+            found = archive.files
+        keys = _keys(path, found, embeddings, ids)
+        with _plain_arrays(path):
+            rows, names = (archive[key] for key in keys)
+    yield names.tolist(), rows
 
 
 @contextmanager
@@ -635,6 +645,9 @@ def _read_hdf5(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str
         raise ValueError(f"{path} is damaged or no HDF5 file: {error}") from None
     with file:
         keys = _keys(path, file, embeddings, ids)
+        for key in keys:
+            if not isinstance(file[key], h5py.Dataset):
+                raise ValueError(f"{path}: {key!r} is no data set")
         if h5py.check_string_dtype(file[keys[1]].dtype) is None:
             raise ValueError(f"{path}: {ids!r} is {file[keys[1]].dtype}; it must be text")
         yield file[keys[1]].asstr()[:].tolist(), file[keys[0]]
