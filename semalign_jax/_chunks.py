@@ -104,7 +104,7 @@ class ChunkFolder:
         """Number of items."""
         return int(self.ends[-1]) if self.count else 0
 
-    @property
+    @cached_property
     def id_files(self) -> dict[str, str]:
         """The names of the files of ids, in order, and their sha256."""
         if self.parts is None:
@@ -123,7 +123,7 @@ class ChunkFolder:
         """Return the files that are named like chunks or their ids and do not belong here."""
         known = {self.path(number) for number in range(self.count)}
         known |= {self.folder / name for name in self.id_files}
-        found = [*self.folder.glob("chunk-*"), *self.folder.glob("ids*.json")]
+        found = [*self.folder.glob("chunk-*"), *self.folder.glob("ids-*.json")]
         return sorted(set(found) - known)
 
     def write(self, number: int, chunk: Chunk) -> str:

@@ -547,7 +547,7 @@ def import_store(
     description: Mapping[str, Any],
     embeddings: str = _EMBEDDINGS,
     ids: str = _IDS,
-    chunk_rows: int = 65536,
+    chunk_rows: int = 16384,
 ) -> EmbeddingStore:
     """Make a store of a file that `export_store` or another program wrote; nothing is unpickled.
 

@@ -88,7 +88,8 @@ def test_bad_indices_are_named(folder):
     for index in ([3, 12], [-13]):
         with pytest.raises(IndexError, match=f"row {index[-1]} is out of range.*12 rows"):
             store.rows(index)
-    for index in (np.ones(12, bool), [0.5], [[1]], 3):
+    wrong: list[Any] = [np.ones(12, bool), [0.5], [[1]], 3]
+    for index in wrong:
         with pytest.raises(TypeError, match="index must be a slice or"):
             store.rows(index)
     with pytest.raises(ValueError, match="batch_rows must be at least 1"):
@@ -313,6 +314,19 @@ def test_a_fit_over_stores_equals_the_fit_in_memory(tmp_path, method):
     expected = sa.fit(method, x[both].astype(np.float64), y[both].astype(np.float64))
     np.testing.assert_allclose(fitted.weight, expected.weight, atol=1e-9)
     np.testing.assert_allclose(fitted.bias, expected.bias, atol=1e-9)
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "docs" / "stores.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    x = values(30, 4)
+    make(tmp_path / "images", x, names(30))
+    np.save(tmp_path / "reports.npy", x[::-1, ::-1])
+    (tmp_path / "reports.ids.json").write_text(json.dumps(names(30)[::-1]))
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    exec(example, scope)
+    np.testing.assert_allclose(scope["mapping"](x), x[:, ::-1], atol=1e-5)
 
 
 FORMATS = [".npy", ".npz", ".parquet", ".h5"]
