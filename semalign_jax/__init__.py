@@ -57,6 +57,16 @@ from .stitching import head_accuracy as head_accuracy
 from .stitching import stitch as stitch
 from .stitching_pairs import StitchingMatrix as StitchingMatrix
 from .stitching_pairs import evaluate_stitching_pairs as evaluate_stitching_pairs
+from .store import EmbeddingStore as EmbeddingStore
+from .store import JoinedRows as JoinedRows
+from .store import StoreProblem as StoreProblem
+from .store import create_store as create_store
+from .store import export_store as export_store
+from .store import import_store as import_store
+from .store import join_stores as join_stores
+from .store import open_store as open_store
+from .store import paired_batches as paired_batches
+from .store import verify_store as verify_store
 from .sweep import SweepMethod as SweepMethod
 from .sweep import SweepResult as SweepResult
 from .sweep import anchor_sweep as anchor_sweep
@@ -84,9 +94,11 @@ __all__ = [
     "AnchorSpace",
     "ClassPrompts",
     "EmbeddedPrompts",
+    "EmbeddingStore",
     "FitInfo",
     "HeadInfo",
     "Images",
+    "JoinedRows",
     "MlpHead",
     "Multimodal",
     "PairStats",
@@ -96,6 +108,7 @@ __all__ = [
     "ScoreReport",
     "StitchingMatrix",
     "StitchingScores",
+    "StoreProblem",
     "SweepMethod",
     "SweepResult",
     "ZeroShotResult",
@@ -108,6 +121,7 @@ __all__ = [
     "check_disjoint",
     "choose_threshold",
     "class_embeddings",
+    "create_store",
     "data",
     "embedded_prompts",
     "encoders",
@@ -115,6 +129,7 @@ __all__ = [
     "evaluate_stitching",
     "evaluate_stitching_pairs",
     "evaluate_zero_shot",
+    "export_store",
     "fit",
     "fit_affine",
     "fit_from_stats",
@@ -128,12 +143,16 @@ __all__ = [
     "fit_with_info",
     "head_accuracy",
     "identity_map",
+    "import_store",
     "init_stats",
     "intervals",
+    "join_stores",
     "load_map",
     "load_prompts",
     "merge_stats",
     "metrics",
+    "open_store",
+    "paired_batches",
     "polar_factor",
     "prompt_prototypes",
     "prompt_scores",
@@ -145,6 +164,7 @@ __all__ = [
     "stitch",
     "sweep_pairs",
     "update_stats",
+    "verify_store",
     "zero_shot_logits",
     "zero_shot_predict",
     "zero_shot_protocol",

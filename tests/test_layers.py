@@ -30,6 +30,8 @@ LEVELS = [
     },
     {"prompts", "baselines"},
     {"protocol"},
+    {"_chunks"},
+    {"store"},
 ]
 #: Neighbours within one level.
 ALLOWED = {
@@ -49,6 +51,12 @@ ALLOWED = {
     ("zeroshot", "stitching"),
 }
 EXTERNAL = {"jax", "numpy", "optax", "safetensors", "semalign_jax"}
+#: Imported when they are used.
+IN_FUNCTIONS = {
+    "_chunks": {"filelock"},
+    "prompts": {"yaml"},
+    "store": {"h5py", "pyarrow"},
+}
 #: The package of data sets, above the modules; pydicom and others are imported when they are used.
 DATA_LEVELS = [
     {"_dataset", "_reports"},
@@ -56,8 +64,6 @@ DATA_LEVELS = [
     {"mimic", "open_i", "rsna", "splits", "tables", "vindr"},
 ]
 DATA_EXTERNAL = {"numpy", "PIL", "pydicom", "pyarrow"}
-#: Imported within a function, where it is needed.
-OPTIONAL = {("prompts", "yaml")}
 
 
 def level(module):
@@ -81,8 +87,8 @@ def test_modules_import_only_from_below(path):
     for name, ours in imports(path):
         if not ours:
             top = name.split(".")[0]
-            known = top in EXTERNAL or top in sys.stdlib_module_names
-            assert known or (path.stem, top) in OPTIONAL, f"{path.name}: {name}"
+            known = EXTERNAL | IN_FUNCTIONS.get(path.stem, set())
+            assert top in known or top in sys.stdlib_module_names, f"{path.name}: {name}"
         elif path.stem != "__init__":
             below = level(name) < level(path.stem) or (path.stem, name) in ALLOWED
             assert below, f"{path.name} imports {name}, which is not below it"
@@ -102,7 +108,9 @@ def test_encoders_import_only_what_they_may(path):
         elif isinstance(node, ast.ImportFrom):
             # Of the core: only checks and files. A family does not import what loads it.
             inside = node.level - len(path.relative_to(ENCODERS).parts)
-            assert inside < 1 or node.module in ("_checks", "io"), f"{path.name}: {node.module}"
+            assert inside < 1 or node.module in ("_checks", "_chunks", "io"), (
+                f"{path.name}: {node.module}"
+            )
             if path.parent.name == "families":
                 assert node.module not in ("_encoder", "_embed", "_preprocess", "_hub")
             continue

@@ -23,12 +23,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._checks import flag, option, positive_int
+from .._chunks import Chunk, ChunkFolder
 from ._encoder import DTYPES, Encoder, encode, example_batch, read_config
 from ._family import TEXT
 from ._items import Items, contents_hash, ids_of, modality_of, refuse_repeated, sequence
 from ._preprocess import ImagePreprocessor, TextPreprocessor, image_preprocessor, text_preprocessor
 from ._progress import Progress
-from ._store import Chunk, Store, open_store
+from ._store import open_run
 from ._weights import flatten
 
 _T = TypeVar("_T")
@@ -169,7 +170,7 @@ def embed(
                 "chunk_size": chunk_size,
                 "devices": {"kind": devices[0].device_kind, "count": len(devices)},
             }
-            store = stack.enter_context(open_store(Path(out), run, named.ids, resume))
+            store = stack.enter_context(open_run(Path(out), run, named.ids, resume))
             for number, chunk in _whole_chunks(store):
                 span = spans.pop(number)
                 embeddings[span.start : span.stop] = chunk.embeddings
@@ -196,7 +197,7 @@ def embed(
     return Embedded(embeddings, named.ids, truncated)
 
 
-def _whole_chunks(store: Store) -> Iterator[tuple[int, Chunk]]:
+def _whole_chunks(store: ChunkFolder) -> Iterator[tuple[int, Chunk]]:
     for number in range(store.count):
         try:
             yield number, store.read(number)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semalign_jax import AffineMap, io
+from semalign_jax import AffineMap, io, open_store, verify_store
 from semalign_jax.encoders import _embed, _progress, embed, encode, load_encoder, read_embeddings
 from semalign_jax.encoders._items import modality_of
 
@@ -377,6 +377,17 @@ def test_folders_in_use_are_refused(bert, store, tmp_path):
         embed(bert, texts(), out=store, **one_device())
 
 
+def test_a_folder_is_a_store(bert, store):
+    opened = open_store(store)
+    expected = embed(bert, texts(), **one_device())
+    assert list(opened.ids) == expected.ids
+    np.testing.assert_array_equal(opened.rows(slice(None)), expected.embeddings)
+    assert {"model_type", "params", "pooling", "preprocessing"} <= opened.description.keys()
+    assert verify_store(store) == []
+    (store / "chunk-00001.safetensors").unlink()
+    assert [problem.file for problem in verify_store(store)] == ["chunk-00001.safetensors"]
+
+
 def test_every_flipped_bit_is_found(store):
     path = store / "chunk-00002.safetensors"
     whole = path.read_bytes()
@@ -421,13 +432,13 @@ def test_missing_and_foreign_files_are_named(bert, store, tmp_path):
 
     def newer(copy):
         path = copy / "manifest.json"
-        path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+        path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 3'))
 
     def unknown_dtype(copy):
         path = copy / "manifest.json"
         path.write_text(path.read_text().replace("float32", "float31"))
 
-    refused(newer, ValueError, "version 2; this release reads")
+    refused(newer, ValueError, "version 3; this release reads")
     refused(unknown_dtype, ValueError, "manifest.json is damaged: see dtype")
 
 

@@ -1,0 +1,725 @@
+"""Stores: folders of embeddings that may be larger than memory.
+
+A store is what `encoders.embed` wrote with ``out=``, or is made with `create_store` from embeddings
+that come from elsewhere. Rows are read through memory maps; `paired_batches` streams the matched
+rows of two stores into `accumulate_stats`, and `fit_from_stats` fits the maps.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from . import _checks, _chunks
+from ._chunks import Chunk, ChunkFolder, Part
+from .io import write_atomically
+
+_SUFFIXES = (".npy", ".npz", ".parquet", ".h5", ".hdf5")
+_EMBEDDINGS, _IDS = "embeddings", "ids"
+#: Rows that are read at a time for export.
+_ROWS = 4096
+#: Ids that did not match and are kept for messages.
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EmbeddingStore:
+    """Embeddings on disk, see `open_store`.
+
+    It shows the folder as it was when opened: rows that are appended later are not seen.
+
+    Attributes:
+        folder: where the files are.
+        ids: one per row.
+        versions: of the packages that made the embeddings.
+    """
+
+    folder: Path
+    ids: tuple[str, ...]
+    versions: Mapping[str, str]
+    _files: ChunkFolder
+
+    def __len__(self) -> int:
+        return self._files.items
+
+    def __repr__(self) -> str:
+        shape = f"{len(self)} x {self.dimension}"
+        return f"EmbeddingStore({str(self.folder)!r}, {shape}, {self.dtype})"
+
+    @property
+    def dimension(self) -> int:
+        """Length of a row."""
+        return self._files.run["dimension"]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the rows: bfloat16, float16, float32 or float64."""
+        return jnp.dtype(self._files.run["dtype"])
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What made the embeddings: what `create_store` was given.
+
+        Of `encoders.embed`, what decided them: encoder, hash of the weights, pooling,
+        preprocessing, batches and devices.
+        """
+        run = self._files.run
+        if self._files.parts is not None:
+            return dict(run["description"])
+        return {k: v for k, v in run.items() if k not in ("items", "dimension", "dtype", "ids")}
+
+    def rows(self, index: slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read rows; only those are loaded, through memory maps of the chunks.
+
+        What a chunk's header says is checked, its values are not: see `verify_store`.
+
+        Args:
+            index: a slice, or integers ``[k]`` in any order, from -n to n - 1 as in NumPy.
+
+        Returns:
+            ``[k, dimension]`` in the store's dtype.
+
+        Raises:
+            TypeError: if `index` is neither; a boolean mask is refused.
+            IndexError: if a row is out of range; names it.
+            FileNotFoundError: if a chunk is missing; names the file.
+            ValueError: if a chunk is not whole or foreign; names the file.
+        """
+        positions = _positions(index, len(self))
+        number = np.searchsorted(self._files.ends, positions, side="right")
+        order = np.argsort(number, kind="stable")
+        starts = np.flatnonzero(np.diff(number[order], prepend=-1))
+        out = np.empty((len(positions), self.dimension), self.dtype)
+        for where in np.split(order, starts[1:]):
+            if where.size:
+                chunk = int(number[where[0]])
+                first = self._files.span(chunk).start
+                out[where] = self._files.view(chunk)[positions[where] - first]
+        return out
+
+    def batches(self, batch_rows: int) -> Iterator[np.ndarray]:
+        """Yield consecutive blocks ``[batch_rows, dimension]``, the last one maybe shorter.
+
+        Raises:
+            TypeError: if `batch_rows` is not an int.
+            ValueError: if it is below 1, or as `rows`.
+        """
+        batch_rows = _checks.positive_int("batch_rows", batch_rows)
+        starts = range(0, len(self), batch_rows)
+        return (self.rows(slice(start, start + batch_rows)) for start in starts)
+
+    def append(
+        self, ids: Sequence[str], rows: Any, *, description: Mapping[str, Any] | None = None
+    ) -> "EmbeddingStore":
+        """Add rows to a store of `create_store`, all or none of them.
+
+        They become a chunk of their own, so give many at a time. They count when the manifest is
+        replaced; what an interrupted append has left is overwritten by the next one.
+
+        Args:
+            ids: one per row, new.
+            rows: ``[k, dimension]``, k >= 1, finite, in the store's dtype.
+            description: of the rows, if it is to be compared with the store's.
+
+        Returns:
+            The store with the new rows; this one stays as it was.
+
+        Raises:
+            TypeError: if an id is not a str.
+            ValueError: if an id is in the store already or twice in `ids`; if the rows are of
+                another dimension, dtype or description (lists what differs), not finite or not one
+                per id; if the store was written by `encoders.embed`, or changed since it was
+                opened.
+            RuntimeError: if another process is writing.
+        """
+        rows = np.asarray(rows)
+        if self._files.parts is None:
+            raise ValueError(
+                f"{self.folder} was written by embed, with all its items: append to a store of "
+                "create_store"
+            )
+        self._check_append(ids, rows, description)
+        rows = np.ascontiguousarray(rows, self.dtype)  # in the byte order of this machine
+        with _chunks.locked(self.folder):
+            current, _ = _chunks.read_manifest(self.folder)
+            if current != self._files:
+                raise ValueError(f"{self.folder} has changed since it was opened: open it again")
+            number, encoded = current.count, _chunks.encoded_ids(ids)
+            write_atomically(self.folder / _chunks.ids_name(number), encoded)
+            part = Part(len(rows), hashlib.sha256(encoded).hexdigest(), "")
+            grown = replace(current, parts=(*self._files.parts, part))
+            part = part._replace(sha256=grown.write(number, Chunk(rows, 0)))
+            grown = replace(current, parts=(*self._files.parts, part))
+            _chunks.write_manifest(grown, self.versions)
+        return replace(self, ids=(*self.ids, *ids), _files=grown)
+
+    def _check_append(
+        self, ids: Sequence[str], rows: np.ndarray, description: Mapping[str, Any] | None
+    ) -> None:
+        if rows.ndim != 2 or len(rows) == 0:
+            raise ValueError(f"rows must be [k, dimension] with k >= 1; got shape {rows.shape}")
+        now = {"dimension": rows.shape[1], "dtype": rows.dtype.name}
+        now["description"] = self.description if description is None else _json_of(description)
+        _refuse_other(self, now)
+        _check_ids(ids)
+        if len(ids) != len(rows):
+            raise ValueError(f"ids must be one per row: got {len(ids)} ids and {len(rows)} rows")
+        seen = set(self.ids)
+        for row, name in enumerate(ids):
+            if name in seen:
+                raise ValueError(
+                    f"ids: {name!r} of row {row} is a duplicate, of a row before it or of one in "
+                    f"{self.folder}; every id must be new"
+                )
+            seen.add(name)
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"rows holds NaN or infinity in row {bad[0]} (id {ids[bad[0]]!r}; {bad.size} such "
+                "rows): leave them out"
+            )
+
+
+def _positions(index: Any, count: int) -> np.ndarray:
+    if isinstance(index, slice):
+        return np.arange(count)[index]
+    positions = np.asarray(index)
+    if positions.size == 0 and positions.ndim == 1:
+        return np.zeros(0, np.int64)
+    if positions.ndim != 1 or not np.issubdtype(positions.dtype, np.integer):
+        raise TypeError(
+            "index must be a slice or a one-dimensional sequence of integers; got shape "
+            f"{positions.shape} of {positions.dtype}. Of a mask use np.flatnonzero(mask)"
+        )
+    bad = positions[(positions < -count) | (positions >= count)]
+    if bad.size:
+        raise IndexError(f"index: row {bad[0]} is out of range, the store has {count} rows")
+    positions = positions.astype(np.int64)
+    return np.where(positions < 0, positions + count, positions)
+
+
+def _check_ids(ids: Any) -> None:
+    if isinstance(ids, str):
+        raise TypeError("ids must be a sequence of str; got one str")
+    for row, name in enumerate(ids):
+        if not isinstance(name, str):
+            raise TypeError(f"ids must be str; that of row {row} is {name!r}")
+
+
+def _json_of(description: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(description, Mapping):
+        raise TypeError(f"description must be a mapping; got {type(description).__name__}")
+    try:
+        return json.loads(json.dumps(dict(description), sort_keys=True, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"description must consist of JSON values: {error}") from None
+
+
+def _refuse_other(store: EmbeddingStore, now: Mapping[str, Any]) -> None:
+    # Keys of the description one by one, so that the message shows what differs.
+    there = {"dimension": store.dimension, "dtype": store.dtype.name}
+    description = {f"description[{k!r}]": v for k, v in store.description.items()}
+    other = {f"description[{k!r}]": v for k, v in now["description"].items()}
+    now = {k: v for k, v in now.items() if k != "description"}
+    _chunks.refuse_other_run(store.folder, {**there, **description}, {**now, **other})
+
+
+def open_store(folder: str | os.PathLike) -> EmbeddingStore:
+    """Open a folder of embeddings; loads the ids, but no rows.
+
+    Args:
+        folder: written by `encoders.embed` or made with `create_store`.
+
+    Raises:
+        FileNotFoundError: if the manifest or a file of ids is missing; names it.
+        ValueError: if one of them is damaged; names it.
+    """
+    folder = Path(folder)
+    chunks, versions = _chunks.read_manifest(folder)
+    return EmbeddingStore(folder, tuple(chunks.read_ids()), versions, chunks)
+
+
+def create_store(
+    folder: str | os.PathLike,
+    *,
+    description: Mapping[str, Any],
+    dimension: int,
+    dtype: Any = np.float32,
+) -> EmbeddingStore:
+    """Make an empty store, or open the one that is there to continue it.
+
+    Args:
+        folder: made if missing.
+        description: what made the embeddings, e.g. encoder, hash of its weights, pooling and
+            preprocessing, as JSON values.
+        dimension: length of a row.
+        dtype: bfloat16, float16, float32 or float64.
+
+    Raises:
+        TypeError: if `description` has other values or `dimension` is no int.
+        ValueError: for another dtype, or if the folder holds embeddings of another dimension,
+            dtype or description (lists what differs).
+        FileExistsError: if the folder holds something else.
+        RuntimeError: if another process is writing.
+    """
+    folder = Path(folder)
+    name = _checks.option("dtype", jnp.dtype(dtype).name, _chunks.DTYPES)
+    dimension = _checks.positive_int("dimension", dimension)
+    run = {"description": _json_of(description), "dimension": dimension, "dtype": name}
+    folder.mkdir(parents=True, exist_ok=True)
+    _chunks.refuse_other_contents(folder)
+    with _chunks.locked(folder):
+        if not (folder / _chunks.MANIFEST).is_file():
+            _chunks.write_manifest(ChunkFolder(folder, run, ()))
+    store = open_store(folder)
+    _refuse_other(store, run)
+    return store
+
+
+class StoreProblem(NamedTuple):
+    """What `verify_store` found.
+
+    Attributes:
+        file: name of the file in the folder.
+        message: what is wrong with it, with its path.
+    """
+
+    file: str
+    message: str
+
+
+def verify_store(folder: str | os.PathLike) -> list[StoreProblem]:
+    """Read all of a store and return what is wrong with it.
+
+    Finds flipped bits, missing and foreign chunks, chunks of other stores or places, ids that are
+    changed, repeated or not one per row, and rows with NaN or infinity.
+
+    Args:
+        folder: of a store.
+
+    Returns:
+        The problems, by file; none if the store is whole.
+    """
+    folder = Path(folder)
+    try:
+        chunks, _ = _chunks.read_manifest(folder)
+    except (OSError, ValueError) as error:
+        return [StoreProblem(_chunks.MANIFEST, str(error))]
+    problems = []
+    seen: set[str] = set()
+    for number, file in enumerate(chunks.id_files):
+        try:
+            ids = chunks.read_id_file(number)
+        except (OSError, ValueError) as error:
+            problems.append(StoreProblem(file, str(error)))
+            continue
+        for position, name in enumerate(ids):
+            if name in seen:
+                message = f"{folder / file}: {name!r}, number {position}, is there twice"
+                problems.append(StoreProblem(file, message))
+            seen.add(name)
+    for number in range(chunks.count):
+        path = chunks.path(number)
+        try:
+            rows = chunks.read(number).embeddings
+        except (OSError, ValueError) as error:
+            problems.append(StoreProblem(path.name, str(error)))
+            continue
+        for start in range(0, len(rows), _ROWS):
+            bad = np.flatnonzero(~np.isfinite(rows[start : start + _ROWS]).all(axis=1))
+            if bad.size:
+                row = chunks.span(number).start + start + bad[0]
+                problems.append(StoreProblem(path.name, f"{path}: NaN or infinity in row {row}"))
+                break
+    for path in chunks.foreign():
+        message = f"{path} is not part of this store, whose {_chunks.MANIFEST} does not list it"
+        problems.append(StoreProblem(path.name, message))
+    return sorted(problems)
+
+
+class JoinedRows(NamedTuple):
+    """What `join_stores` returns.
+
+    Attributes:
+        rows_a: ``[m]``, ascending rows of `a` whose ids are in `b`.
+        rows_b: ``[m]``, the rows of `b` with the same ids.
+        only_a: number of ids that are only in `a`.
+        only_b: number of ids that are only in `b`.
+        first_only_a: the first few of them, in order.
+        first_only_b: the first few of them, in order.
+    """
+
+    rows_a: np.ndarray
+    rows_b: np.ndarray
+    only_a: int
+    only_b: int
+    first_only_a: tuple[str, ...]
+    first_only_b: tuple[str, ...]
+
+
+def join_stores(a: EmbeddingStore, b: EmbeddingStore) -> JoinedRows:
+    """Match the rows of two stores by id, in the order of `a`.
+
+    Args:
+        a: one side.
+        b: the other side; may be of another dimension and dtype.
+
+    Raises:
+        ValueError: if an id is twice in a store; names it.
+    """
+    places_a, places_b = _places("a", a), _places("b", b)
+    matched = [(row, places_b[name]) for name, row in places_a.items() if name in places_b]
+    rows = np.array(matched, np.int64).reshape(-1, 2)
+    only_a = [name for name in a.ids if name not in places_b]
+    only_b = [name for name in b.ids if name not in places_a]
+    firsts = (tuple(only_a[:_SHOWN]), tuple(only_b[:_SHOWN]))
+    return JoinedRows(rows[:, 0], rows[:, 1], len(only_a), len(only_b), *firsts)
+
+
+def _places(side: str, store: EmbeddingStore) -> dict[str, int]:
+    places: dict[str, int] = {}
+    for row, name in enumerate(store.ids):
+        first = places.setdefault(name, row)
+        if first != row:
+            raise ValueError(
+                f"{side}: {store.folder} has the id {name!r} twice, in rows {first} and {row}"
+            )
+    return places
+
+
+def paired_batches(
+    a: EmbeddingStore, b: EmbeddingStore, matched: JoinedRows, batch_rows: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Stream the matched rows of two stores, e.g. into `accumulate_stats`.
+
+    Args:
+        a: source side.
+        b: target side.
+        matched: of `join_stores(a, b)`.
+        batch_rows: rows in a block; two blocks are in memory.
+
+    Returns:
+        Iterator of ``(x [k, d_in], y [k, d_out])`` with k = `batch_rows`, or less in the last.
+
+    Raises:
+        TypeError: if `batch_rows` is not an int.
+        ValueError: if it is below 1, or nothing matched.
+        IndexError: if `matched` is of other stores and has rows that are not there.
+    """
+    batch_rows = _checks.positive_int("batch_rows", batch_rows)
+    count = len(matched.rows_a)
+    if count == 0:
+        raise ValueError(
+            f"matched is empty: no id is in both stores; {a.folder} begins with "
+            f"{list(a.ids[:_SHOWN])}, {b.folder} with {list(b.ids[:_SHOWN])}"
+        )
+    blocks = (slice(start, start + batch_rows) for start in range(0, count, batch_rows))
+    return ((a.rows(matched.rows_a[k]), b.rows(matched.rows_b[k])) for k in blocks)
+
+
+def _suffix(path: Path) -> str:
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"path must end in one of {', '.join(_SUFFIXES)}; got {path.name!r}")
+    return path.suffix
+
+
+def _ids_path(path: Path) -> Path:
+    return path.with_suffix(".ids.json")
+
+
+def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
+    """Write a store as one file for other programs, block by block.
+
+    bfloat16, which these formats do not have, becomes float32.
+
+    Args:
+        store: what to write.
+        path: its ending says the format. ``.npy``: the rows, and the ids as a JSON list in
+            ``<name>.ids.json``; ``.npz``: arrays "embeddings" and "ids"; ``.parquet``: columns
+            "ids" and "embeddings" (needs pyarrow); ``.h5``, ``.hdf5``: data sets of these names
+            (needs h5py). Replaced in one step if it exists.
+
+    Raises:
+        ModuleNotFoundError: if the format's package is missing; names the extra.
+        ValueError: for another ending, an empty store, or ids that the format cannot hold.
+    """
+    path = Path(path)
+    if len(store) == 0:
+        raise ValueError(f"store: {store.folder} is empty, there is nothing to export")
+    writer = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
+    dtype = np.dtype(np.float32) if store.dtype == jnp.bfloat16 else store.dtype
+    with _replaced(path) as temporary:
+        try:
+            writer.get(_suffix(path), _write_hdf5)(store, temporary, dtype)
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{path}: an id is no Unicode text: {error}") from None
+    if path.suffix == ".npy":
+        write_atomically(_ids_path(path), _chunks.encoded_ids(store.ids))
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    # Written beside the file and moved: whole or absent, without a copy in memory.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)
+
+
+def _write_array(store: EmbeddingStore, file: Any, dtype: np.dtype) -> None:
+    shape = (len(store), store.dimension)
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for rows in store.batches(_ROWS):
+        file.write(rows.astype(dtype).tobytes())
+
+
+def _write_npy(store: EmbeddingStore, path: Path, dtype: np.dtype) -> None:
+    with path.open("wb") as file:
+        _write_array(store, file, dtype)
+
+
+def _write_npz(store: EmbeddingStore, path: Path, dtype: np.dtype) -> None:
+    ids = np.array(store.ids, np.str_)
+    if ids.tolist() != list(store.ids):  # NumPy cuts them
+        raise ValueError("an id ends in a NUL character, which .npz cannot hold")
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open(f"{_EMBEDDINGS}.npy", "w", force_zip64=True) as file:
+            _write_array(store, file, dtype)
+        with archive.open(f"{_IDS}.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, ids, allow_pickle=False)
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Parquet needs pyarrow: pip install 'semalign_jax[parquet]'"
+        ) from error
+    return pyarrow
+
+
+def _h5py() -> Any:
+    try:
+        import h5py  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("HDF5 needs h5py: pip install 'semalign_jax[hdf5]'") from error
+    return h5py
+
+
+def _write_parquet(store: EmbeddingStore, path: Path, dtype: np.dtype) -> None:
+    pa = _pyarrow()
+    vector = pa.list_(pa.from_numpy_dtype(dtype), store.dimension)
+    schema = pa.schema([(_IDS, pa.string()), (_EMBEDDINGS, vector)])
+    with pa.parquet.ParquetWriter(path, schema) as writer:
+        for start, rows in zip(range(0, len(store), _ROWS), store.batches(_ROWS), strict=True):
+            values = pa.array(rows.astype(dtype).reshape(-1))
+            lists = pa.FixedSizeListArray.from_arrays(values, type=vector)
+            ids = pa.array(store.ids[start : start + _ROWS], pa.string())
+            writer.write_table(pa.table([ids, lists], schema=schema))
+
+
+def _write_hdf5(store: EmbeddingStore, path: Path, dtype: np.dtype) -> None:
+    h5py = _h5py()
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset(_EMBEDDINGS, (len(store), store.dimension), dtype)
+        for start, rows in zip(range(0, len(store), _ROWS), store.batches(_ROWS), strict=True):
+            data[start : start + len(rows)] = rows.astype(dtype)
+        ids = [name.encode() for name in store.ids]
+        file.create_dataset(_IDS, data=ids, shape=(len(ids),), dtype=h5py.string_dtype())
+
+
+def import_store(
+    path: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    description: Mapping[str, Any],
+    embeddings: str = _EMBEDDINGS,
+    ids: str = _IDS,
+    chunk_rows: int = 16384,
+) -> EmbeddingStore:
+    """Make a store of a file that `export_store` or another program wrote; nothing is unpickled.
+
+    An import that was interrupted continues when it is called again. Files are read block by
+    block, but ``.npz`` whole.
+
+    Args:
+        path: ``.npy`` with a JSON list of ids in ``<name>.ids.json``, ``.npz``, ``.parquet``,
+            ``.h5`` or ``.hdf5``; see `export_store`.
+        folder: of the new store.
+        description: what made the embeddings; see `create_store`.
+        embeddings: name of the array, column or data set of the rows ``[n, dimension]``; the dtype
+            is kept.
+        ids: name of that of the ids, text.
+        chunk_rows: rows in a chunk.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ModuleNotFoundError: if the format's package is missing; names the extra.
+        ValueError: if the file is damaged, lacks a key or holds rows or ids that do not fit (names
+            file, key and row), or if the folder holds other embeddings (lists what differs).
+    """
+    path = Path(path)
+    chunk_rows = _checks.positive_int("chunk_rows", chunk_rows)
+    suffix = _suffix(path)
+    for needed in (path, _ids_path(path)) if suffix == ".npy" else (path,):
+        if not needed.is_file():
+            raise FileNotFoundError(f"{needed} is missing")
+    reader = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
+    with reader.get(suffix, _read_hdf5)(path, embeddings, ids) as (names, rows):
+        if len(rows.shape) != 2 or rows.dtype.name not in _chunks.DTYPES:
+            raise ValueError(
+                f"{path}: {embeddings!r} has shape {rows.shape} of {rows.dtype}; expected "
+                f"[n, dimension] of one of {', '.join(_chunks.DTYPES)}"
+            )
+        if len(names) != rows.shape[0]:
+            raise ValueError(
+                f"{path}: {len(names)} ids in {ids!r} and {rows.shape[0]} rows in {embeddings!r}; "
+                "there must be one id per row"
+            )
+        store = create_store(
+            folder, description=description, dimension=rows.shape[1], dtype=rows.dtype
+        )
+        done = len(store)
+        if list(store.ids) != names[:done]:
+            raise ValueError(f"{folder} holds rows of other ids than {path}: choose another folder")
+        for start in range(done, len(names), chunk_rows):
+            block = slice(start, start + chunk_rows)
+            try:
+                store = store.append(names[block], rows[block])
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}, rows from {start}: {error}") from None
+        return store
+
+
+@contextmanager
+def _plain_arrays(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged or holds no plain array: {error}") from None
+
+
+@contextmanager
+def _read_npy(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+    with _plain_arrays(path):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        names = json.loads(_ids_path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{_ids_path(path)} is no JSON: {error}") from None
+    if not isinstance(names, list):
+        raise ValueError(f"{_ids_path(path)} must hold a JSON list of ids")
+    yield names, array
+
+
+@contextmanager
+def _read_npz(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+    with path.open("rb") as file:  # NumPy leaves broken archives open
+        with _plain_arrays(path):
+            archive = np.load(file, allow_pickle=False)
+            found = archive.files
+        keys = _keys(path, found, embeddings, ids)
+        with _plain_arrays(path):
+            rows, names = (archive[key] for key in keys)
+    yield names.tolist(), rows
+
+
+@contextmanager
+def _read_hdf5(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+    h5py = _h5py()
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} is damaged or no HDF5 file: {error}") from None
+    with file:
+        keys = _keys(path, file, embeddings, ids)
+        for key in keys:
+            if not isinstance(file[key], h5py.Dataset):
+                raise ValueError(f"{path}: {key!r} is no data set")
+        if h5py.check_string_dtype(file[keys[1]].dtype) is None:
+            raise ValueError(f"{path}: {ids!r} is {file[keys[1]].dtype}; it must be text")
+        yield file[keys[1]].asstr()[:].tolist(), file[keys[0]]
+
+
+def _keys(path: Path, found: Any, *keys: str) -> tuple[str, ...]:
+    for key in keys:
+        if key not in found:
+            raise ValueError(f"{path} has no {key!r}; it holds {', '.join(map(repr, found))}")
+    return keys
+
+
+class _ParquetRows:
+    """Rows of a column of lists, to be sliced in ascending order."""
+
+    def __init__(self, path: Path, file: Any, column: str):
+        self._path, self._file, self._column = path, file, column
+        first = next(file.iter_batches(batch_size=1, columns=[column]), None)
+        if first is None:
+            raise ValueError(f"{path} has no rows")
+        example = self._values(first.column(0), 0, None)
+        self.dtype, self.shape = example.dtype, (file.metadata.num_rows, example.shape[1])
+
+    def __getitem__(self, block: slice) -> np.ndarray:
+        start, stop, _ = block.indices(self.shape[0])
+        out = np.empty((stop - start, self.shape[1]), self.dtype)
+        first = 0
+        for group in range(self._file.num_row_groups):
+            last = first + self._file.metadata.row_group(group).num_rows
+            if first < stop and last > start:
+                self._copy(group, first, start, out)
+            first = last
+        return out
+
+    def _copy(self, group: int, first: int, start: int, out: np.ndarray) -> None:
+        options = {"batch_size": _ROWS, "row_groups": [group], "columns": [self._column]}
+        for batch in self._file.iter_batches(**options):
+            low, high = max(first, start), min(first + len(batch), start + len(out))
+            if low < high:
+                column = batch.column(0).slice(low - first, high - low)
+                out[low - start : high - start] = self._values(column, low, self.shape[1])
+            first += len(batch)
+
+    def _values(self, column: Any, row: int, dimension: int | None) -> np.ndarray:
+        name = f"{self._path}: {self._column!r}"
+        if not hasattr(column, "flatten") or not hasattr(column.type, "value_type"):
+            raise ValueError(f"{name} is {column.type}; it must hold lists of floats")
+        if column.null_count:
+            bad = row + int(np.argmax(np.asarray(column.is_null())))
+            raise ValueError(f"{name} is empty in row {bad}")
+        lengths = np.asarray(column.value_lengths())
+        wrong = np.flatnonzero(lengths != (lengths[0] if dimension is None else dimension))
+        if wrong.size:
+            raise ValueError(
+                f"{name} has {lengths[wrong[0]]} values in row {row + wrong[0]}, and {dimension} "
+                "in row 0"
+            )
+        values = column.flatten()
+        if values.null_count:
+            bad = row + int(np.argmax(np.asarray(values.is_null()))) // int(lengths[0])
+            raise ValueError(f"{name} has an empty value in row {bad}")
+        return values.to_numpy(zero_copy_only=False).reshape(len(lengths), -1)
+
+
+@contextmanager
+def _read_parquet(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+    pa = _pyarrow()
+    try:
+        file = pa.parquet.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{path} is damaged or no Parquet file: {error}") from None
+    with file:
+        _keys(path, file.schema_arrow.names, embeddings, ids)
+        names = file.read(columns=[ids]).column(0).to_pylist()
+        yield names, _ParquetRows(path, file, embeddings)
