@@ -54,7 +54,8 @@ class Speed(NamedTuple):
         pytorch: items per second.
         ratio: ours over PyTorch's; above 1 we are faster.
         spread: half the distance between the quartiles of our times, in per cent of the median.
-        difference: largest absolute difference of an embedding (unit: the largest magnitude).
+        difference: largest absolute difference of an embedding (unit: the largest magnitude); None
+            where the two libraries embed the texts in different orders.
     """
 
     model: str
@@ -63,7 +64,7 @@ class Speed(NamedTuple):
     pytorch: float
     ratio: float
     spread: float
-    difference: float
+    difference: float | None
 
 
 class Start(NamedTuple):
@@ -294,23 +295,8 @@ def speeds(model: str, found: dict[str, dict], options: argparse.Namespace) -> I
                 theirs["rate"],
                 ours["rate"] / theirs["rate"],
                 ours["spread"],
-                float(error) if comparable else float("nan"),
+                float(error) if comparable else None,
             )
-
-
-def markdown(rows: Sequence[NamedTuple]) -> str:
-    """Named tuples of one kind as a Markdown table."""
-    fields = rows[0]._fields
-    lines = ["| " + " | ".join(fields) + " |", "|" + "---|" * len(fields)]
-    return "\n".join(lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in rows])
-
-
-def _cell(value: Any) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    if value != value:
-        return ""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -380,9 +366,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     versions = f"jax {where['versions']['jax']}, torch {importlib.metadata.version('torch')}"
     say(f"On {where['processor']}, {threads} threads, {options.dtype}, {versions}.\n")
     say("## Items per second\n")
-    say(markdown(rows), "\n")
+    say(report.markdown(rows, digits=3), "\n")
     say("## From the start of the process to the first embedding (seconds), memory (MiB)\n")
-    say(markdown(starts))
+    say(report.markdown(starts, digits=3))
     if options.out is not None:
         content = {
             "environment": where,

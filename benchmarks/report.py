@@ -110,6 +110,21 @@ def prepare_directory(path: Path) -> None:
         raise ValueError(f"--out {path}: this directory cannot be written to")
 
 
+def markdown(rows: Sequence[Any], digits: int = 2) -> str:
+    """Named tuples of one kind as a Markdown table; None is left empty."""
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return ""
+        if isinstance(value, float):
+            return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.{digits}g}"
+        return str(value)
+
+    fields = rows[0]._fields
+    lines = ["| " + " | ".join(fields) + " |", "|" + "---|" * len(fields)]
+    return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows])
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON in one step."""
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -172,19 +172,6 @@ def accuracy(case: dict[str, Any]) -> Accuracy:
     )
 
 
-def markdown(rows: Sequence[NamedTuple]) -> str:
-    """Named tuples of one kind as a Markdown table."""
-    fields = rows[0]._fields
-    lines = ["| " + " | ".join(fields) + " |", "|" + "---|" * len(fields)]
-    return "\n".join(lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in rows])
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.2g}"
-    return "" if value is None else str(value)
-
-
 # --- speed -------------------------------------------------------------------------------------
 
 
@@ -457,7 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _accuracy(options: argparse.Namespace, say: Callable[..., None]) -> int:
     rows = [accuracy(case) for d in options.dims or (64, 256) for case in accuracy_cases(d)]
-    say(markdown(rows))
+    say(report.markdown(rows))
     _write(options.out, "accuracy.json", {"accuracy": rows})
     failed = [(row, row.failures) for row in rows if row.failures]
     for row, missed in failed:
@@ -467,7 +454,7 @@ def _accuracy(options: argparse.Namespace, say: Callable[..., None]) -> int:
 
 def _batch(options: argparse.Namespace, say: Callable[..., None]) -> int:
     rows = list(batch_timings(options.batch, options.dims or (768,), options.seconds))
-    say(markdown(rows))
+    say(report.markdown(rows))
     _write(options.out, "batch.json", {"batch": rows})
     return 0
 
@@ -485,7 +472,7 @@ def _speed(options: argparse.Namespace, say: Callable[..., None]) -> int:
             rows.append(row)
             print(f"{row.method} n={row.n} d={row.d} {row.solver}", file=sys.stderr)
         say("## Single fits\n")
-        say(markdown(rows), "\n")
+        say(report.markdown(rows), "\n")
     if "sweeps" not in options.skip:
         rows = []
         tables["sweeps"] = rows
@@ -499,7 +486,7 @@ def _speed(options: argparse.Namespace, say: Callable[..., None]) -> int:
                 rows.append(row)
                 print(f"sweep {row.method} {row.solver} {threads}", file=sys.stderr)
         say(f"## Scored sweeps, {options.encoders} encoders, all ordered pairs, d = {d}\n")
-        say(markdown(rows), "\n")
+        say(report.markdown(rows), "\n")
         for method in options.methods:
             floor = solver_sweeps.floor_milliseconds(method, d, rate)
             own = next(row.milliseconds for row in rows if row.method == method)
@@ -508,7 +495,7 @@ def _speed(options: argparse.Namespace, say: Callable[..., None]) -> int:
     if "cold" not in options.skip:
         tables["cold_starts"] = list(cold_starts())
         say("## From a cold start to the first map\n")
-        say(markdown(tables["cold_starts"]))
+        say(report.markdown(tables["cold_starts"]))
     _write(options.out, "solvers.json", tables, matmul_rate=rate)
     return 0
 

@@ -772,14 +772,17 @@ def _report(
     cells: list[tuple[BootstrapInterval, Array]] = []
     for i, (line, how) in enumerate(lines):
         for c, count in enumerate(counts):
-            own = jnp.asarray(scores[i, c])
-            not_nan(f"scores of {' '.join(filter(None, (line, how)))} at {count} anchors", own)
-            validation, test = own[:, :split], own[:, split:]
-            found = _evaluate(
-                truth[0], validation, truth[1], test, prompts.task, key, rule, clusters,
-                resamples, level,
-            )  # fmt: skip
-            cells.append(jax.device_get(found))
+            if c and np.array_equal(scores[i, c], scores[i, c - 1]):
+                cells.append(cells[-1])  # a line without anchors, e.g. a multimodal model
+            else:
+                own = jnp.asarray(scores[i, c])
+                not_nan(f"scores of {' '.join(filter(None, (line, how)))} at {count} anchors", own)
+                validation, test = own[:, :split], own[:, split:]
+                found = _evaluate(
+                    truth[0], validation, truth[1], test, prompts.task, key, rule, clusters,
+                    resamples, level,
+                )  # fmt: skip
+                cells.append(jax.device_get(found))
             if progress is not None:
                 progress(len(cells), len(lines) * len(counts))
 

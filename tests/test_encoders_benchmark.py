@@ -69,6 +69,7 @@ def test_table_is_written(tmp_path, capsys):
     assert "| bert-base | 40 mixed texts, PyTorch sorted |" in printed
     results = json.loads((tmp_path / "encoders.json").read_text())
     differences = [row["difference"] for row in results["speeds"]]
-    assert np.nanmax(differences) < 1e-5
-    assert np.isfinite(differences).sum() >= 5
+    known = [value for value in differences if value is not None]
+    assert len(known) == len(differences) - 1
+    assert max(known) < 1e-5
     assert {row["library"] for row in results["starts"]} == {"semalign_jax", "pytorch"}

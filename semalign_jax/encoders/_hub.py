@@ -5,10 +5,10 @@ import hashlib
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ._sentence import MODULES_FILE, PROMPT_FILE, TRANSFORMER_FILES
-from ._weights import SINGLE_FILE, CheckpointError
+from ._weights import SINGLE_FILE, CheckpointError, no_safetensors
 
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 TOKENIZER_FILES = (
@@ -139,27 +139,8 @@ def _weights(source: str, names: Collection[str]) -> list[str]:
             stem = re.escape(choice.removesuffix(".safetensors"))
             shard = re.compile(rf"{stem}-\d+-of-\d+\.safetensors")
             return [f"{choice}.index.json", *filter(shard.fullmatch, names)]
-    pickled = sorted(name for name in names if re.fullmatch(r"[^/]*\.(bin|pt|pth)", name))
-    if pickled:
-        _refuse_pickle(source, pickled[0], choices[0])
-    raise FileNotFoundError(f"{source} has no {choices[0]} and no {choices[0]}.index.json")
-
-
-def _refuse_pickle(source: str, pickled: str, wanted: str) -> NoReturn:
-    convert = (
-        f"`from transformers import AutoModel; AutoModel.from_pretrained({source!r})"
-        ".save_pretrained(FOLDER)`"
-        if wanted == SINGLE_FILE
-        else f"`from huggingface_hub import snapshot_download; import torch; "
-        "from safetensors.torch import save_file; "
-        f"folder = snapshot_download({source!r}, local_dir=FOLDER); "
-        f"save_file(torch.load(folder + '/{pickled}', weights_only=True), folder + '/{wanted}')`"
-    )
-    raise FileNotFoundError(
-        f"{source} has {pickled} but no {wanted}. Pickled checkpoints can run code when read, so "
-        "they are neither downloaded nor opened here. Convert it once, where you trust the file, "
-        f"with PyTorch: {convert}, and load that folder"
-    )
+    place = f"snapshot_download({source!r}, local_dir=FOLDER)"
+    raise no_safetensors(source, choices[0], names, place)
 
 
 def _cached(source: str, revision: str | None, reason: Exception) -> Path:

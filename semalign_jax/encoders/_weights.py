@@ -174,25 +174,35 @@ def checkpoint_files(folder: Path, name: str = SINGLE_FILE) -> tuple[Path, ...]:
         if outside or missing:
             raise CheckpointError(f"{index} names files that are not there: {outside or missing}")
         return tuple(folder / name for name in names)
-    pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(
-        p.name for p in folder.glob("*.pt*")
+    names = [path.name for path in folder.iterdir()]
+    raise no_safetensors(str(folder), name, names, repr(str(folder)))
+
+
+def no_safetensors(source: str, wanted: str, names: Iterable[str], place: str) -> FileNotFoundError:
+    """Return the error of a checkpoint without safetensors; it says how to convert a pickled one.
+
+    Args:
+        source: folder or hub id.
+        wanted: file that is missing.
+        names: of the files that are there.
+        place: Python expression of a local folder with them.
+    """
+    pickled = sorted(name for name in names if re.fullmatch(r"[^/]*\.(bin|pt|pth)", name))
+    if not pickled:
+        return FileNotFoundError(f"{source} has no {wanted} and no {wanted}.index.json")
+    convert = (
+        f"from transformers import AutoModel; AutoModel.from_pretrained({source!r})"
+        ".save_pretrained(OTHER_FOLDER)"
+        if wanted == SINGLE_FILE
+        else "import torch; from huggingface_hub import snapshot_download; "
+        f"from safetensors.torch import save_file; folder = {place}; "
+        f"save_file(torch.load(folder + '/{pickled[0]}', weights_only=True), folder + '/{wanted}')"
     )
-    if pickled:
-        convert = (
-            "`from transformers import AutoModel; "
-            f"AutoModel.from_pretrained({str(folder)!r}).save_pretrained(OTHER_FOLDER)`"
-        )
-        if name != SINGLE_FILE:
-            convert = (
-                "`import torch; from safetensors.torch import save_file; save_file(torch.load("
-                f"{str(folder / pickled[0])!r}, weights_only=True), {str(folder / name)!r})`"
-            )
-        raise FileNotFoundError(
-            f"{folder} has {pickled[0]} but no {name}. Pickled checkpoints can run code when read, "
-            "so they are never opened here. Convert it once, where you trust the file, with "
-            f"PyTorch: {convert}"
-        )
-    raise FileNotFoundError(f"{folder} has no {name} and no {name}.index.json")
+    return FileNotFoundError(
+        f"{source} has {pickled[0]} but no {wanted}. Pickled checkpoints can run code when read, "
+        "so they are never opened here. Convert it once, where you trust the file, with PyTorch: "
+        f"`{convert}`, and load that folder"
+    )
 
 
 def list_tensors(files: Iterable[Path]) -> dict[str, SourceTensor]:

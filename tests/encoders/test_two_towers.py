@@ -302,11 +302,8 @@ def test_zero_shot_logits_are_those_of_pytorch(name, tmp_path):
     ("name", "fixed"), [("siglip", True), ("clip", False), ("open-clip", False)]
 )
 def test_only_models_that_read_padding_get_texts_of_one_length(name, fixed, tmp_path):
-    case = next(case for key, case in CASES.items() if key == name)
-    config, shapes, _, _ = read_golden(case.name)
-    write_checkpoint(tmp_path, config, shapes, case)
-    encoder = load_encoder(tmp_path)
-    assert encoder.config.family.fixed_length is None or (
-        encoder.config.family.fixed_length(encoder.config.model) is fixed
-    )
-    assert fixed <= (encoder.config.family.fixed_length is not None)
+    config, shapes, _, _ = read_golden(name)
+    write_checkpoint(tmp_path, config, shapes, CASES[name])
+    config = load_encoder(tmp_path).config
+    length = config.family.fixed_length
+    assert (length is not None and length(config.model)) is fixed
