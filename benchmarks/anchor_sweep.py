@@ -1,7 +1,7 @@
 """How well does each map align two encoders, as the number of anchors grows?
 
-Runs, on the embeddings shipped in `benchmarks/data`, four protocols after Di Folco et al. 2025
-(arXiv 2503.04478) and Maiorca et al. 2023 (arXiv 2311.00664):
+Runs, on the embeddings shipped in `semalign_jax/studies/demo_data`, four protocols after Di Folco
+et al. 2025 (arXiv 2503.04478) and Maiorca et al. 2023 (arXiv 2311.00664):
 
 - text-stitching: WordNet glosses, 26 supersenses, MiniLM-L3 to MiniLM-L6;
 - vision-stitching: emoji, 9 categories, EfficientNet-Lite0 to DINOv2-small and back;
@@ -30,16 +30,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import backend_settings
-
-backend_settings.apply(quick_compile=True)  # before JAX is imported
-
-import embedding_files
-import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
-import report
 
 from semalign_jax import (
     AffineMap,
@@ -51,6 +44,9 @@ from semalign_jax import (
     head_accuracy,
     identity_map,
 )
+from semalign_jax.studies import backend_settings, demo, figures, files, report
+
+backend_settings.apply(quick_compile=True)  # before JAX computes
 
 COUNTS = (10, 20, 50, 100, 200, 500, 1000)
 SEEDS = 5
@@ -347,7 +343,7 @@ def demo_pairs(
 
     Pairs in one inner list have equal dimensions and share compiled fits.
     """
-    load = embedding_files.load_demo
+    load = demo.load_demo
     l3, l6 = load("glosses_minilm_l3"), load("glosses_minilm_l6")
     senses, sense_names = l6.labels("supersense")
     dino, captions = load("emoji_dinov2_small"), load("emoji_captions_minilm_l6")
@@ -408,12 +404,12 @@ def user_pairs(arguments: argparse.Namespace, seeds: int) -> list[list[Callable[
         raise ValueError("--prompts and --prompt-labels go together; one of them is missing")
     if (arguments.source_ids is None) != (arguments.target_ids is None):
         raise ValueError("--source-ids and --target-ids go together; one of them is missing")
-    x = embedding_files.load_matrix("--source", arguments.source)
-    y = embedding_files.load_matrix("--target", arguments.target)
-    vector = embedding_files.load_vector
+    x = files.load_matrix("--source", arguments.source)
+    y = files.load_matrix("--target", arguments.target)
+    vector = files.load_vector
     labels = vector("--labels", arguments.labels, len(x), "--source")
     if arguments.source_ids is not None:
-        rows, columns = embedding_files.match_rows(
+        rows, columns = files.match_rows(
             vector("--source-ids", arguments.source_ids, len(x), "--source"),
             vector("--target-ids", arguments.target_ids, len(y), "--target"),
         )
@@ -436,7 +432,7 @@ def user_pairs(arguments: argparse.Namespace, seeds: int) -> list[list[Callable[
     if arguments.prompts is None:
         build = partial(stitching_pair, "stitching", names, x, y, labels, len(classes), seeds)
         return [[build]]
-    prompts = embedding_files.load_matrix("--prompts", arguments.prompts).astype(dtype)
+    prompts = files.load_matrix("--prompts", arguments.prompts).astype(dtype)
     if prompts.shape[1] != y.shape[1]:
         raise ValueError(
             f"--prompts: needs {y.shape[1]} dimensions, as --target; got {prompts.shape[1]}"

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import anchor_sweep
 import numpy as np
-import report
 
 from semalign_jax import SweepMethod
+from semalign_jax.studies import report
 
 COUNTS = (10, 50, 200, 800)
 NORMALIZE = ("none", "center", "standard")

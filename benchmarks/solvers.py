@@ -26,18 +26,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import backend_settings
-
-backend_settings.apply(quick_compile=False)  # before JAX is imported
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import report
 import scipy.linalg
 import solver_sweeps
 
 from semalign_jax import fit, fit_linear, fit_ortho
+from semalign_jax.studies import backend_settings, report
+
+backend_settings.apply(quick_compile=False)  # before JAX computes
 
 # --- data --------------------------------------------------------------------------------------
 

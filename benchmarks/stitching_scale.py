@@ -22,18 +22,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import backend_settings
-
-backend_settings.apply(quick_compile=False)  # before JAX is imported
-
 import jax
 import numpy as np
-import report
 from solver_sweeps import COUNTS, memory_megabytes, reset_peak
 
 from semalign_jax import StitchingMatrix, evaluate_stitching_pairs
 from semalign_jax.heads import LOSSES
 from semalign_jax.stitching_pairs import HEAD_METRICS
+from semalign_jax.studies import backend_settings, report
+
+backend_settings.apply(quick_compile=False)  # before JAX computes
 
 #: What JAX calls the time of XLA.
 COMPILATION = "/jax/core/compile/backend_compile_duration"

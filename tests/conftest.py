@@ -1,14 +1,13 @@
 import gc
 
-import backend_settings
-
-# The suite compiles far more than it runs. Set XLA_FLAGS to test with others.
-backend_settings.apply(quick_compile=True)  # before JAX is imported
-
 import jax
 import pytest
 from hypothesis import settings
 
+from semalign_jax.studies import backend_settings
+
+# The suite compiles far more than it runs. Set XLA_FLAGS to test with others.
+backend_settings.apply(quick_compile=True)  # before JAX computes
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)  # virtual ones, for the sharding tests
 # Users may run us under these: nothing may rely on implicit broadcasting or dtype promotion.

@@ -4,7 +4,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import embedding_files
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 import semalign_jax as sa
 from semalign_jax import baselines
+from semalign_jax.studies import demo
 from semalign_jax.zeroshot import Task
 
 SCORERS = {
@@ -275,7 +275,7 @@ def test_multimodal_scores_need_no_anchors():
 
 def test_real_images_and_captions():
     """Emoji under DINOv2 and their captions under MiniLM: above chance, unlike shuffled anchors."""
-    load = embedding_files.load_demo
+    load = demo.load_demo
     images, captions = load("emoji_dinov2_small"), load("emoji_captions_minilm_l6")
     embedded = load("emoji_prompts_minilm_l6")
     labels, names = captions.labels("category")

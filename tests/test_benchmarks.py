@@ -6,7 +6,8 @@ from pathlib import Path
 import anchor_sweep
 import numpy as np
 import pytest
-import report
+
+from semalign_jax.studies import report
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "anchor_sweep.py"
 

@@ -8,12 +8,11 @@ import subprocess
 import sys
 from typing import Any
 
-import cells
-import figures
 import numpy as np
 import pytest
-import report
 from matplotlib.image import imread
+
+from semalign_jax.studies import cells, figures, report
 
 
 def row(method, anchors, mean, *, pair=("zero-shot", "vit", "bert"), **others):
@@ -483,7 +482,7 @@ def test_results_are_on_disk_before_the_next_cell(tmp_path):
 def test_a_killed_process_leaves_a_file_to_go_on_with(tmp_path):
     path = tmp_path / "cells.jsonl"
     program = (
-        "import os, cells\n"
+        "import os\nfrom semalign_jax.studies import cells\n"
         "def compute(cell):\n"
         "    if cell == 2: os._exit(9)\n"
         "    return cell\n"

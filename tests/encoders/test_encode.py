@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from semalign_jax.encoders import encode, load_encoder
+from semalign_jax.encoders import _encoder, encode, load_encoder
 from semalign_jax.encoders._encoder import forward
 from semalign_jax.encoders._layers import masked_mean
 
@@ -135,6 +135,22 @@ def test_a_pure_function_of_plain_arrays(text):
     first = dataclasses.replace(encoder.config, layer=0, pooling="cls")
     text_of = jax.jit(encode, static_argnums=0).lower(first, encoder.params, batch).compile()
     assert "dot" not in (text_of.as_text() or "dot")
+
+
+def test_large_batches_are_embedded_in_parts_in_their_order(text):
+    folder, batch, _ = text
+    encoder = load_encoder(folder, pooling="mean")
+    tokens = np.random.default_rng(0).integers(5, 20, (303, 10), np.int32)
+    mask = (np.arange(10) < np.random.default_rng(1).integers(1, 11, (303, 1))).astype(np.int32)
+    large = {"input_ids": tokens, "attention_mask": mask}
+    assert 303 * 10 > _encoder.PART_TOKENS
+    whole = _encoder.pool(encoder.config, forward(encoder.config, encoder.params, large), mask)
+    found = encode(encoder.config, encoder.params, large)
+    assert np.abs(np.asarray(found - whole)).max() < 1e-6
+    rows = jax.sharding.NamedSharding(jax.make_mesh((8,), ("rows",)), jax.P("rows"))
+    even = {name: values[:296] for name, values in large.items()}
+    sharded = encode(encoder.config, encoder.params, jax.device_put(even, rows))
+    assert np.abs(np.asarray(sharded) - np.asarray(whole)[:296]).max() < 1e-6
 
 
 def test_batches_of_another_kind_are_refused(text):

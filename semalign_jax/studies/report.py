@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
-from semalign_jax.io import write_atomically
+from ..io import write_atomically
 
 
 class Record(TypedDict):

@@ -1,48 +1,10 @@
-"""Embeddings, labels and ids from files: the shipped demo data and a user's own arrays."""
+"""Embeddings, labels and ids from a user's own array files."""
 
-import json
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-
-DATA = Path(__file__).parent / "data"
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """Embeddings of one encoder with their card.
-
-    Attributes:
-        values: float32 [rows, dimension].
-        card: the JSON card: source, encoder, row ids, labels (see make_demo_embeddings.py).
-    """
-
-    values: np.ndarray
-    card: dict
-
-    def labels(self, name: str) -> tuple[np.ndarray, list[str]]:
-        """Class of every row (int32) and the class names."""
-        entry = self.card["labels"][name]
-        return np.asarray(entry["values"], np.int32), entry["names"]
-
-
-def load_demo(name: str, directory: Path = DATA) -> Embeddings:
-    """Load one of the shipped sets of embeddings by the name of its card.
-
-    Raises:
-        ValueError: if the file or its card is missing or they do not fit.
-    """
-    card_path = directory / f"{name}.json"
-    if not card_path.is_file():
-        raise ValueError(f"demo data: {card_path} is missing; run make_demo_embeddings.py")
-    card = json.loads(card_path.read_text(encoding="utf-8"))
-    values = load_array(directory / f"{name}.safetensors").astype(np.float32)
-    if values.shape != (len(card["row_ids"]), card["dimension"]):
-        raise ValueError(f"demo data: {name} has shape {values.shape}, unlike its card")
-    return Embeddings(values, card)
 
 
 def load_array(spec: str | Path) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import filelock
 
-from semalign_jax.io import write_atomically
+from ..io import write_atomically
 
 FORMAT = "semalign_jax.cells"
 VERSION = 1

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-from report import Row, metric_of, pairs_of, rows_of
 
-from semalign_jax.io import write_atomically
+from ..io import write_atomically
+from .report import Row, metric_of, pairs_of, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""Settings that make many short JAX programs quick on a CPU; import it before NumPy and JAX.
+"""Settings that make many short JAX programs quick on a CPU; apply them before JAX computes.
 
 LAPACK is fastest with one BLAS thread a call and the calls side by side; several BLAS threads
 beside other work are many times slower. And a sweep compiles many shapes that run briefly, with
@@ -9,14 +9,20 @@ it saves.
 import importlib.metadata
 import os
 
+import threadpoolctl
+
 
 def apply(*, quick_compile: bool) -> None:
-    """Set the environment variables, unless the user has.
+    """Set them, unless the user's environment does.
+
+    XLA reads its flags when JAX first computes or lists devices; later calls have no effect on it.
 
     Args:
         quick_compile: whether compilation time matters more than the speed of the result.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if "OPENBLAS_NUM_THREADS" not in os.environ:
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of libraries that are loaded later
+        threadpoolctl.threadpool_limits(1, user_api="blas")
     flags = ["--xla_cpu_multi_thread_eigen=false"]
     if quick_compile:
         flags.append("--xla_backend_optimization_level=0")
