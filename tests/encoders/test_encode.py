@@ -147,8 +147,9 @@ def test_large_batches_are_embedded_in_parts_in_their_order(text):
     whole = _encoder.pool(encoder.config, forward(encoder.config, encoder.params, large), mask)
     found = encode(encoder.config, encoder.params, large)
     assert np.abs(np.asarray(found - whole)).max() < 1e-6
-    rows = jax.sharding.NamedSharding(jax.make_mesh((8,), ("rows",)), jax.P("rows"))
     even = {name: values[:296] for name, values in large.items()}
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.P("rows"))
     sharded = encode(encoder.config, encoder.params, jax.device_put(even, rows))
     assert np.abs(np.asarray(sharded) - np.asarray(whole)[:296]).max() < 1e-6
 
