@@ -10,7 +10,7 @@ choice embeds them:
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks
+from ._documents import SUFFIXES, read_document
 from ._typing import ArrayLike
 from .zeroshot import TASKS, EmbeddedPrompts, Task
 
@@ -196,7 +197,7 @@ def load_prompts(source: str | os.PathLike) -> PromptSet:
             the key.
     """
     path = Path(source)
-    if path.suffix not in (".json", ".yaml", ".yml"):
+    if path.suffix not in SUFFIXES:
         if str(source) not in shipped_prompt_sets():
             raise FileNotFoundError(
                 f"there is no prompt set {str(source)!r}; give a .json, .yaml or .yml file or one "
@@ -204,50 +205,7 @@ def load_prompts(source: str | os.PathLike) -> PromptSet:
             )
         text = (SHIPPED / f"{source}.json").read_text("utf-8")
         return _parsed(f"prompt set {source}", json.loads(text))
-    if not path.is_file():
-        raise FileNotFoundError(f"no prompt set at {path}: there is no such file")
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = _json(text) if path.suffix == ".json" else _yaml(path, text)
-    except ValueError as error:  # also of JSON and of the encoding
-        raise ValueError(f"{path}: {error}") from None
-    return _parsed(str(path), data)
-
-
-def _json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_without_repeats)
-
-
-def _without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict:
-    """A dict, or an error where a plain reader would keep the last of equal keys."""
-    result = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"the key {key!r} occurs twice in one object")
-        result[key] = value
-    return result
-
-
-def _yaml(path: Path, text: str) -> Any:
-    try:
-        import yaml
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f"{path}: reading YAML needs PyYAML (pip install pyyaml); JSON needs nothing"
-        ) from None
-
-    class Loader(yaml.SafeLoader):
-        """The loader of `yaml.safe_load` that refuses repeated keys."""
-
-        def construct_mapping(self, node, deep=False):
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            _without_repeats((str(key), None) for key in keys)
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {error}") from None
+    return _parsed(str(path), read_document(path, "prompt set"))
 
 
 def _parsed(source: str, data: Any) -> PromptSet:

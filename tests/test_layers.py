@@ -12,7 +12,7 @@ import semalign_jax as sa
 
 PACKAGE = Path(sa.__file__).parent
 LEVELS = [
-    {"_typing", "_checks"},
+    {"_typing", "_checks", "_documents"},
     {"_linalg", "_polar"},
     {"_maps", "_stats", "_samples"},
     {"_fit", "_fit_stats", "_nested", "_classification", "_ranking", "_retrieval", "_similarity"},
@@ -54,7 +54,7 @@ EXTERNAL = {"jax", "numpy", "optax", "safetensors", "semalign_jax"}
 #: Imported when they are used.
 IN_FUNCTIONS = {
     "_chunks": {"filelock"},
-    "prompts": {"yaml"},
+    "_documents": {"yaml"},
     "store": {"h5py", "pyarrow"},
 }
 #: The package of data sets, above the modules; pydicom and others are imported when they are used.
@@ -120,6 +120,34 @@ def test_encoders_import_only_what_they_may(path):
             top = name.split(".")[0]
             known = top in ENCODER_EXTERNAL or top in sys.stdlib_module_names
             assert known, f"{path.name}: {name}"
+
+
+#: The studies stand on everything else; the rest of the package does not know them.
+STUDIES = [
+    {"backend_settings", "files", "inputs", "report", "cells"},
+    {"demo", "figures"},
+    {"outputs"},
+    {"stitching", "zero_shot"},
+]
+STUDIES_EXTERNAL = EXTERNAL | {"filelock", "matplotlib", "pydantic", "rich", "threadpoolctl"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "studies").glob("*.py")), ids=lambda p: p.stem)
+def test_studies_import_only_from_below(path):
+    def study_level(module):
+        return next(i for i, names in enumerate(STUDIES) if module in names)
+
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                assert study_level(name) < study_level(path.stem), f"{path.name}: {name}"
+        elif isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):
+            names = [alias.name for alias in node.names]
+            for name in names if isinstance(node, ast.Import) else [node.module or ""]:
+                top = name.split(".")[0]
+                known = top in STUDIES_EXTERNAL or top in sys.stdlib_module_names
+                assert known, f"{path.name}: {name}"
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "data").glob("*.py")), ids=lambda p: p.stem)

@@ -190,7 +190,7 @@ def _finding_list(text: str, where: str) -> list[str] | None:
 def read_table(
     path: str | os.PathLike,
     *,
-    image: str,
+    image: str | None = None,
     label: str | Sequence[str] = (),
     text: str | None = None,
     patient: str | None = None,
@@ -207,7 +207,8 @@ def read_table(
 
     Args:
         path: the table. Parquet needs the extra "parquet".
-        image: column of the image paths, relative to `root` or absolute.
+        image: column of the image paths, relative to `root` or absolute; None if there are only
+            texts or embeddings, which then need `id`.
         label: a column of class names, which become one label each (positive for its rows,
             negative for the others, blank where the cell is empty); or several columns of 1
             (positive), 0 (negative), -1 (uncertain) and blank.
@@ -226,35 +227,39 @@ def read_table(
     Raises:
         FileNotFoundError: if the table or the folder is missing.
         ModuleNotFoundError: for a Parquet file without the extra "parquet".
+        ValueError: if neither `image` nor `id` is given.
         DatasetError: if columns are missing, the encoding is another, or for the problems above.
     """
     path = Path(path)
+    key_column = id or image
+    if key_column is None:
+        raise ValueError("image and id: at least one must name a column")
     if not path.is_file():
         raise FileNotFoundError(f"no table at {path}: there is no such file")
     base = folder(path.parent if root is None else root, "images")
     title = path.name if name is None else name
     problems = Problems(title, on_error)
     columns = [label] if isinstance(label, str) else list(label)
-    wanted = [image, *columns, *(c for c in (text, patient, split, view, id, study) if c)]
+    wanted = [*columns, *(c for c in (image, text, patient, split, view, id, study) if c)]
     read = _read_parquet if path.suffix == ".parquet" else read_csv
     options = {} if path.suffix == ".parquet" else {"encoding": encoding}
     kept: list[dict[str, Any]] = []
     seen: set[str] = set()
     for where, row in read(path, wanted, **options):
         try:
-            file = base / cell(row, image, where)
-            key = cell(row, id, where) if id else row[image]
+            file = base / cell(row, image, where) if image else None
+            key = cell(row, key_column, where)
             if key in seen:
-                raise DatasetError(f"{where}: {id or image} {key} occurs twice")
+                raise DatasetError(f"{where}: {key_column} {key} occurs twice")
             seen.add(key)
-            if not file.is_file():
+            if file is not None and not file.is_file():
                 raise DatasetError(f"{where}: no image {file}")
             kept.append(
                 {
                     "id": key,
                     "patient": cell(row, patient, where) if patient else key,
                     "study": row[study] if study else "",
-                    "image": str(file),
+                    "image": "" if file is None else str(file),
                     "text": cell(row, text, where) if text else "",
                     "split": row[split] if split else "",
                     "view": row[view] if view else "",
