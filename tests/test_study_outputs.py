@@ -61,11 +61,16 @@ def study(**changes: Any) -> outputs.StudyResults:
     return outputs.StudyResults(**{**values, **changes})
 
 
-def test_all_files_are_there_and_read_back(tmp_path):
-    results = study()
-    written = outputs.write_outputs(tmp_path / "a" / "b", results, command=["semalign", "x"])
-    out = tmp_path / "a" / "b"
-    names = [str(path.relative_to(out)) for path in written]
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder of outputs and what was returned for it."""
+    out = tmp_path_factory.mktemp("study") / "a" / "b"
+    return out, outputs.write_outputs(out, study(), command=["semalign", "stitch"])
+
+
+def test_all_files_are_there(written):
+    out, paths = written
+    names = [str(path.relative_to(out)) for path in paths]
     drawn = ["curves-findings-auroc", "curves-findings-accuracy", "matrix-findings-auroc-affine"]
     drawn += ["matrix-findings-auroc-ortho", "classes-findings-auroc-vit-bert"]
     assert names == [
@@ -73,9 +78,14 @@ def test_all_files_are_there_and_read_back(tmp_path):
         *(f"figures/{name}.{suffix}" for name in drawn for suffix in ("png", "pdf")),
         "report.html",
     ]  # fmt: skip
-    assert sorted(path for path in out.rglob("*") if path.is_file()) == sorted(written)
+    assert sorted(path for path in out.rglob("*") if path.is_file()) == sorted(paths)
     for path in (out / "figures").iterdir():
         assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF")
+
+
+def test_results_are_read_back(written):
+    out, _ = written
+    results = study()
     assert "NaN" not in (out / "results.json").read_text()
     for place in (out, out / "results.json"):
         again: Any = outputs.load_results(place)
@@ -84,25 +94,22 @@ def test_all_files_are_there_and_read_back(tmp_path):
             again["classes"][2][name] = results["classes"][2][name]  # no NaN is equal to another
         assert again == results
     assert json.loads((out / "settings.json").read_text()) == results["settings"]
-    first = {path: path.read_bytes() for path in written}
-    outputs.write_outputs(out, results, command=["semalign", "x"])
-    assert {path: path.read_bytes() for path in written} == first
 
 
-def test_tables_hold_the_scores(tmp_path):
-    outputs.write_outputs(tmp_path, study())
-    with (tmp_path / "summary.csv").open() as file:
+def test_tables_hold_the_scores(written):
+    out, _ = written
+    with (out / "summary.csv").open() as file:
         summary = list(csv.DictReader(file))
     assert len(summary) == len(rows())
     assert float(summary[1]["mean"]) == pytest.approx(rows()[1]["mean"], abs=1e-6)
-    with (tmp_path / "classes.csv").open() as file:
+    with (out / "classes.csv").open() as file:
         classes = list(csv.DictReader(file))
     assert classes[1] == {
         "protocol": "findings", "source": "vit", "target": "bert", "method": "ortho",
         "anchors": "100", "metric": "AUROC", "label": "Edema",
         "value": "0.700000", "lower": "0.600000", "upper": "0.750000",
     }  # fmt: skip
-    text = (tmp_path / "tables.tex").read_text()
+    text = (out / "tables.tex").read_text()
     # Six pairs and two metrics: a table has at most four pairs.
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 4
     assert re.findall(r"\\label\{(.*)\}", text) == [
@@ -112,15 +119,15 @@ def test_tables_hold_the_scores(tmp_path):
     assert text.count(r"\emph{") == 12
 
 
-def test_the_page_has_the_figures_settings_versions_and_hardware(tmp_path):
-    outputs.write_outputs(tmp_path, study(), command=["semalign", "stitch"])
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+def test_the_page_has_the_figures_settings_versions_and_hardware(written):
+    out, _ = written
+    page = Page((out / "report.html").read_text(encoding="utf-8"))
     text = "".join(page.text)
     shown = ["Chest findings", "semalign stitch", "/data/vit", "a processor", "versions.jax"]
     shown += ["Mass has no positive test image.", "Computed in 12 s"]
     assert all(part in text for part in shown)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == len(list((tmp_path / "figures").glob("*.png"))) == 5
+    assert len(images) == len(list((out / "figures").glob("*.png"))) == 5
     assert "one standard deviation" in images[0]["alt"]
     assert "Dotted: fitted to anchors matched to wrong ones." in images[0]["alt"]
 
@@ -141,27 +148,28 @@ def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
     assert not seen
 
 
-def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(tmp_path):
-    encoders = [f"encoder {i}" for i in range(5)]
-    many = rows(metrics=("AUROC",), encoders=encoders)
-    pairs = list(dict.fromkeys((r["source"], r["target"]) for r in many))
-    classes = [class_row("affine", "Edema", 0.8, source=a, target=b) for a, b in pairs]
-    results = study(rows=many, classes=classes)
-    names = [drawing.name for drawing in outputs._drawn(results)]
-    assert [n for n in names if n.startswith("curves")] == [
-        f"curves-findings-auroc-encoder-{i}" for i in (1, 2, 3, 4, 0)
-    ]
-    assert sum(n.startswith("classes") for n in names) == outputs.CLASS_FIGURES
+def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(monkeypatch):
+    monkeypatch.setattr(outputs, "PAIRS_PER_FIGURE", 2)
+    monkeypatch.setattr(outputs, "CLASS_FIGURES", 1)
+    few = rows(metrics=("AUROC",))
+    classes = [class_row("affine", "Edema", 0.8, source=name) for name in ("vit", "dino")]
+    results = study(rows=few, classes=classes)
+    names = ["-".join(found[2]) for found in outputs._figures(results)]
+    assert names == [
+        "AUROC-dino", "AUROC-bert", "AUROC-vit", "AUROC-affine", "AUROC-ortho", "AUROC-vit-bert",
+    ]  # fmt: skip
     notes = outputs._sections(results, [])[0].text
-    assert "all are in the CSV" in notes
+    assert "The first 1 figures of classes are shown; all are in the CSV." in notes
 
 
 def test_names_of_figures_are_distinct_and_safe():
-    twice = [*rows("a/b", ("AUROC",)), *rows("A b", ("AUROC",))]
+    few = rows("a/b", ("AUROC",), ("vit", "bert"))
+    twice = [*few, *({**r, "protocol": "A b"} for r in few)]
     names = [drawing.name for drawing in outputs._drawn(study(rows=twice, classes=[]))]
-    assert len(set(names)) == len(names) == 6
-    assert names[0] == "curves-a-b-auroc"
-    assert all(re.fullmatch(r"[\w -]+", name) for name in names)
+    assert names == [
+        "curves-a-b-auroc", "curves-a-b-auroc-2", "matrix-a-b-auroc-affine",
+        "matrix-a-b-auroc-ortho", "matrix-a-b-auroc-affine-2", "matrix-a-b-auroc-ortho-2",
+    ]  # fmt: skip
 
 
 def test_without_matplotlib_all_else_is_written_and_one_line_says_so(tmp_path, monkeypatch, capsys):
@@ -177,14 +185,15 @@ def test_without_matplotlib_all_else_is_written_and_one_line_says_so(tmp_path, m
 
 
 def test_one_report_of_several_studies(tmp_path):
-    other = study(rows=rows("others", ("AUROC",)), classes=[], settings={"seeds": 3})
+    other = rows("others", ("AUROC",), ("vit", "bert"))[:4]
+    other = study(rows=other, classes=[], settings={"seeds": 3})
     outputs.write_report(tmp_path / "all.html", [study(), other], command=["semalign", "report"])
     page = Page((tmp_path / "all.html").read_text(encoding="utf-8"))
     text = "".join(page.text)
     shown = ["Chest findings; Chest findings 2", "Chest findings: findings", "versions.jax"]
     shown += ["Chest findings 2: others", "Chest findings 2.seeds"]
     assert all(part in text for part in shown)
-    assert [tag for tag, _ in page.tags].count("img") == 5 + 3
+    assert [tag for tag, _ in page.tags].count("img") == 5 + 1
     with pytest.raises(ValueError, match="studies is empty"):
         outputs.write_report(tmp_path / "none.html", [])
 

@@ -239,14 +239,14 @@ def write_report(
     )
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def _distinct(names: Sequence[str], before: str = " ") -> list[str]:
     """The names, with a number behind those that are there already."""
     found: list[str] = []
     for name in names:
         candidate, number = name, 1
         while candidate in found:
             number += 1
-            candidate = f"{name} {number}"
+            candidate = f"{name}{before}{number}"
         found.append(candidate)
     return found
 
@@ -320,7 +320,7 @@ def _drawn(results: StudyResults) -> Iterator[_Drawing]:
         return
     names: list[str] = []
     for kind, protocol, details, caption, figure in _figures(results):
-        names = _distinct([*names, _slug(kind, protocol, *details)])
+        names = _distinct([*names, _slug(kind, protocol, *details)], "-")
 
         def pdf(figure: "Figure" = figure) -> bytes:
             return figures.to_bytes(figure, "pdf")
