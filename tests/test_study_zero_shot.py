@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,8 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 import semalign_jax as sa
 from semalign_jax import baselines
+from semalign_jax.data.rsna import RSNA_LABELS
+from semalign_jax.data.vindr import VINDR_LABELS
 from semalign_jax.studies import inputs, outputs, zero_shot
 
 CLASSES = ("mass", "edema", "fracture")
@@ -366,6 +369,10 @@ WRONG = {
         {"counts": [27]},
         "counts: 27 is more than the 26 labelled images",
     ),
+    "one split for two parts": (
+        {"labelled": ["validation"]},
+        "run.yaml: .*validation and labelled both have the split 'validation'",
+    ),
     "no labelled images": ({"labelled": None}, "baselines: the probe needs labelled images"),
     "no store": ({"text_stores": {"bert": "nothing"}}, "text_stores.bert: there is no folder"),
     "other prompts": (
@@ -485,7 +492,24 @@ def test_embeddings_with_nan_name_the_store_and_the_id(world, tmp_path):
     fails(world.folder, "text_stores.bert: .*NaN or infinity in 1 rows.*'a17'", text_stores=stores)
 
 
-# --- demo and script ---------------------------------------------------------------------------
+# --- documentation, demo and script ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_settings_in_the_documentation(tmp_path, number):
+    text = (Path(__file__).parents[1] / "docs" / "zero-shot.md").read_text()
+    path = tmp_path / "run.yaml"
+    path.write_text(text.split("```yaml\n")[number + 1].split("```")[0])
+    settings = inputs.load_settings(zero_shot.ZeroShotSettings, path)
+    reader = {"rsna": RSNA_LABELS, "vindr-cxr": VINDR_LABELS}
+    assert settings.images is not None
+    columns = zero_shot._columns(
+        SimpleNamespace(label_names=reader[settings.images.reader]),  # type: ignore[arg-type]
+        sa.load_prompts(settings.prompts or ""),
+        settings,
+        "images",
+    )
+    assert len(columns) == (1, 28)[number]
 
 
 def test_the_demo_in_small(tmp_path, capsys):
