@@ -127,7 +127,7 @@ def check_rows(found, matrix):
                 if source == target:
                     continue
                 pair = source, target
-                cells = {
+                cells: dict[tuple, Any] = {
                     (*pair, "naive", None, metric): matrix.naive[metric].value[i, j],
                     (*pair, "upper bound", None, metric): matrix.upper_bound[metric].value[j],
                 }
@@ -255,9 +255,9 @@ def test_pairs_of_equal_shapes_compile_once(study):
     folder, _ = study
     counts, number = [], 0
 
-    def compiled(name, _, **__):
+    def compiled(event: str, duration_secs: float, **_: Any) -> None:
         nonlocal number
-        number += name == "/jax/core/compile/backend_compile_duration"
+        number += event == "/jax/core/compile/backend_compile_duration"
 
     settings = settings_of(folder, seed=4, counts=[4, 15])  # not compiled yet
     task = task_of(settings)
@@ -513,7 +513,8 @@ def test_demo_test_items_are_not_in_training():
         assert set(task.test_labels.tolist()) <= set(task.labels.tolist())
 
 
-def test_the_quick_demo_runs(tmp_path):
+def test_the_quick_demo_runs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     quick = stitching.demo_settings(quick=True)
     assert quick.demo == ("glosses", "emoji")
     methods = {name: stitching.METHODS[name] for name in ("ortho", "ridge")}
