@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ._console import keys_and_values
+from ._console import here, keys_and_values
 
 READERS = "table|mimic-cxr|rsna|vindr-cxr|open-i|chexpert|padchest"
 METHODS = "affine|linear|l-ortho|ortho"
@@ -57,6 +57,6 @@ def dataset_flags(
     values = keys_and_values("option", options)
     for name in _PATHS:
         if isinstance(values.get(name), str):
-            values[name] = str(Path(values[name]).expanduser().absolute())
+            values[name] = str(here(values[name]))
     flags = {"dataset.reader": reader, "dataset.path": path}
     return flags | {f"dataset.options.{name}": value for name, value in values.items()}

@@ -12,6 +12,7 @@ from ._console import (
     ConfigOption,
     Outcome,
     command,
+    here,
     note,
     quiet,
     save_settings,
@@ -124,8 +125,8 @@ def embed(
     flags |= dataset_flags(dataset, path, reader_options)
     # What is no path by its type starts here as well, not at the settings file.
     for name in ("encoder", "prompts"):
-        if flags[name] is not None and Path(flags[name]).expanduser().exists():
-            flags[name] = str(Path(flags[name]).expanduser().absolute())
+        if flags[name] is not None and here(flags[name]).exists():
+            flags[name] = str(here(flags[name]))
 
     from ._settings import EmbedSettings
 
@@ -134,7 +135,6 @@ def embed(
 
 def run(settings: "EmbedSettings") -> Outcome:
     """Embed as the settings say."""
-    from .. import encoders
     from .._chunks import refuse_other_contents
     from ._sources import IMAGE, find_broken, pixel_reader, read_source, worker_count
 
@@ -143,6 +143,8 @@ def run(settings: "EmbedSettings") -> Outcome:
         refuse_other_contents(settings.out)  # before the encoder is loaded
     source = read_source(settings)
     note(f"{len(source.items)} {source.modality}s to embed into {settings.out}")
+    from .. import encoders  # slow to import
+
     encoder = encoders.load_encoder(
         settings.encoder,
         dtype=settings.compute_dtype,
@@ -151,6 +153,11 @@ def run(settings: "EmbedSettings") -> Outcome:
         normalize=settings.normalize,
         revision=settings.revision,
     )
+    reads = encoder.config.family.modalities
+    if source.modality not in reads:
+        raise ValueError(
+            f"{settings.encoder} embeds {' and '.join(reads)}s, but these are {source.modality}s"
+        )
     workers = worker_count(settings.workers)
     paths = [Path(item) for item in source.items] if source.modality == IMAGE else []
     items, ids = list(source.items), list(source.ids)
@@ -167,19 +174,24 @@ def run(settings: "EmbedSettings") -> Outcome:
         with warnings.catch_warnings():
             # It is part of what the command reports.
             warnings.filterwarnings("ignore", ".* texts are longer than the encoder reads")
-            found = encoders.embed(
-                encoder,
-                items,
-                batch_size=settings.batch_size,
-                modality=source.modality,
-                ids=ids,
-                out=settings.out,
-                dtype=settings.dtype,
-                chunk_size=settings.chunk_size,
-                progress=not quiet(),
-                workers=workers,
-                reader=reader,
-            )
+            try:
+                found = encoders.embed(
+                    encoder,
+                    items,
+                    batch_size=settings.batch_size,
+                    modality=source.modality,
+                    ids=ids,
+                    out=settings.out,
+                    dtype=settings.dtype,
+                    chunk_size=settings.chunk_size,
+                    progress=not quiet(),
+                    workers=workers,
+                    reader=reader,
+                )
+            except ValueError as error:
+                if source.modality != IMAGE or not str(error).startswith("items["):
+                    raise
+                raise ValueError(f"{error}; --skip-broken leaves such files out") from error
         save_settings(settings, settings.out / "settings.json")
     values = {
         "store": str(settings.out),
