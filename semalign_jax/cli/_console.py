@@ -301,13 +301,16 @@ def command(app: typer.Typer, name: str, *, examples: Sequence[str]) -> Callable
     return decorate
 
 
-def settings_of(kind: type[S], flags: Mapping[str, Any]) -> S:
+def settings_of(
+    kind: type[S], flags: Mapping[str, Any], extra: Mapping[str, Any] | None = None
+) -> S:
     """The settings of a command: from the file of ``--config``, with what was given before it.
 
     Args:
         kind: of the settings.
         flags: parameters of the command: ``config``, and values by the names of the settings; None
             and an empty list count as not given.
+        extra: further values, where None is a value.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -318,6 +321,7 @@ def settings_of(kind: type[S], flags: Mapping[str, Any]) -> S:
     flags = dict(flags)
     config = flags.pop("config")
     given = {k: _absolute(v) for k, v in flags.items() if v is not None and v != []}
+    given |= extra or {}
     try:
         return load_settings(kind, config and here(config), given)
     except ValueError as error:

@@ -130,7 +130,7 @@ def run_fit(settings: "FitSettings") -> Outcome:
         save_settings(settings, settings.out.with_suffix(".settings.json"))
     values = {
         "map": str(settings.out),
-        "sha256": _sha256(settings.out),
+        "sha256": map_hash(mapping),
         "method": settings.method,
         "d_in": mapping.d_in,
         "d_out": mapping.d_out,
@@ -211,9 +211,15 @@ def _fit_summary(values: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def map_hash(mapping: "AffineMap") -> str:
+    """SHA-256 of what a map computes; its file holds metadata in an order that differs."""
+    import numpy as np
+
+    digest = hashlib.sha256(mapping.kind.encode())
+    for array in (mapping.weight, mapping.source_offset, mapping.target_offset):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
 
 
 @command(
@@ -284,7 +290,7 @@ def _map_store(
     from .. import create_store
 
     description = {
-        "map": {"kind": mapping.kind, "sha256": _sha256(settings.map)},
+        "map": {"kind": mapping.kind, "sha256": map_hash(mapping)},
         "of": store.description,
     }
     mapped = create_store(

@@ -101,13 +101,13 @@ def stitch(
         "seeds": seeds,
         "train": train,
         "test": test,
-        **keys_and_values("set", settings),
         "config": config,
     }
     _quick_jax()
     from ..studies import stitching
 
-    resolved = settings_of(stitching.StitchingSettings, flags)
+    extra = keys_and_values("set", settings)
+    resolved = settings_of(stitching.StitchingSettings, flags, extra)
     with writing(folder), hushed():
         return _outcome(stitching.run(resolved, folder), folder)
 
