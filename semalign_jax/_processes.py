@@ -287,15 +287,15 @@ class Section:
         while True:
             left = watch.left  # before their values are read
             found = watch.values(place)
-            if len(found) == self.count:
-                return [found[process] for process in range(self.count)]
-            self.check()
             for process, other in watch.values(f"{self._key}/name/").items():
                 if other != self._name:
                     raise OtherProcessError(
                         f"process {self.index} is in {self._name}, process {process} in {other}: "
                         "all processes must make the same calls in the same order"
                     )
+            if len(found) == self.count:
+                return [found[process] for process in range(self.count)]
+            self.check()
             missing = sorted(set(range(self.count)) - set(found))
             for process in missing:
                 if process in left:
