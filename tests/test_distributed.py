@@ -293,12 +293,10 @@ def test_a_folder_that_is_not_shared_is_refused(bert, tmp_path, monkeypatch):
     embed(bert, texts(), out=tmp_path / "there", **one_device())
     chunks = sa.open_store(tmp_path / "there")._files
 
-    class Second:
-        index, count = 1, 2
-
-        def exchange(self, label, value):
-            return [json.dumps([chunks.run, [1, 2]]), value]
-
+    second = _processes.alone()
+    second.index, second.count = 1, 2
+    plan = json.dumps([chunks.run, [1, 2]])
+    monkeypatch.setattr(second, "exchange", lambda label, value: [plan, value])
     here = replace(chunks, folder=tmp_path / "here")
     with pytest.raises(FileNotFoundError, match="process 1 does not see .* that all processes"):
         _store.deal(here, [], second)
