@@ -6,6 +6,7 @@ the others, so that an error can say earlier, in Python, who is missing.
 """
 
 import atexit
+import json
 import math
 import os
 import sys
@@ -359,6 +360,21 @@ def jointly(name: str) -> Iterator[Section]:
     except BaseException as error:
         section._fail(error)
         raise
+
+
+def by_first(name: str, compute: Callable[[], Any]) -> Any:
+    """Do something in process 0 only, and return its result, JSON values, in all processes.
+
+    Args:
+        name: of what is done, for messages.
+        compute: called in process 0.
+
+    Raises:
+        RuntimeError: as `jointly`.
+    """
+    with jointly(name) as section:
+        result = json.dumps(compute()) if section.index == 0 else ""
+        return json.loads(section.exchange("result", result)[0])
 
 
 def alone() -> Section:

@@ -18,6 +18,13 @@ from ._console import (
     settings_of,
     writing,
 )
+from ._distributed import (
+    CoordinatorOption,
+    DistributedOption,
+    ProcessCountOption,
+    ProcessIdOption,
+    join,
+)
 from ._options import (
     DatasetOption,
     DatasetPathOption,
@@ -108,6 +115,10 @@ def embed(
         bool | None,
         option("Leave out what cannot be read, list it, exit with 1", "--skip-broken"),
     ] = None,
+    distributed: DistributedOption = False,
+    coordinator: CoordinatorOption = None,
+    process_count: ProcessCountOption = None,
+    process_id: ProcessIdOption = None,
     config: ConfigOption = None,
 ) -> Outcome:
     """Embed texts or images with a frozen encoder into a store.
@@ -116,6 +127,9 @@ def embed(
     to go on after an interruption.
     """
     flags = dict(locals())
+    for name in ("distributed", "coordinator", "process_count", "process_id"):
+        del flags[name]
+    join(distributed, coordinator, process_count, process_id)
     if images and texts:
         raise ValueError("--images and --texts: give one of them")
     for name in ("images", "texts", "dataset", "path", "reader_options"):
@@ -136,6 +150,7 @@ def run(settings: "EmbedSettings") -> Outcome:
     """Embed as the settings say."""
     from .. import encoders
     from .._chunks import refuse_other_contents
+    from .._processes import by_first
     from ._sources import IMAGE, find_broken, pixel_reader, read_source, worker_count
 
     started = time.monotonic()
@@ -158,7 +173,12 @@ def run(settings: "EmbedSettings") -> Outcome:
     with writing(settings.out), pixel_reader(paths, settings.processes, workers) as reader:
         if settings.skip_broken and source.modality == IMAGE:
             prepare = encoders.image_preprocessor(encoder)
-            broken = dict(find_broken(source, prepare, reader, settings.out, workers))
+            broken = dict(
+                by_first(
+                    "the check of the images",
+                    lambda: find_broken(source, prepare, reader, settings.out, workers),
+                )
+            )
             skipped += broken.values()
             items = [item for row, item in enumerate(items) if row not in broken]
             ids = [name for row, name in enumerate(ids) if row not in broken]
@@ -180,7 +200,7 @@ def run(settings: "EmbedSettings") -> Outcome:
                 workers=workers,
                 reader=reader,
             )
-        save_settings(settings, settings.out / "settings.json")
+        by_first("settings.json", lambda: save_settings(settings, settings.out / "settings.json"))
     values = {
         "store": str(settings.out),
         "modality": source.modality,
