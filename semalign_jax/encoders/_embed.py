@@ -212,8 +212,9 @@ def embed(
             }
             if reader is not None:
                 run["reader"] = reader.fingerprint
-            store = stack.enter_context(open_run(Path(out), run, named.ids, resume, section))
-            if section.index == 0:
+            first = section.index == 0
+            store = stack.enter_context(open_run(Path(out), run, named.ids, resume, first))
+            if first:
                 for number, chunk in whole_chunks(store):
                     put(number, chunk)
             spans = {number: spans[number] for number in deal(store, list(done), section)}

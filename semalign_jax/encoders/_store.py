@@ -38,7 +38,7 @@ _VISIBLE = 90.0
 
 @contextmanager
 def open_run(
-    folder: Path, run: Mapping[str, Any], ids: Sequence[str], resume: bool, section: Section
+    folder: Path, run: Mapping[str, Any], ids: Sequence[str], resume: bool, first: bool = True
 ) -> Iterator[ChunkFolder]:
     """Start a folder of embeddings or continue it; no other run can write while it is open.
 
@@ -47,7 +47,8 @@ def open_run(
         run: what decides the embeddings, as JSON values; the hash of the ids is added.
         ids: one per item.
         resume: whether a folder that is begun may be continued.
-        section: of the processes that write together.
+        first: whether this is the first of the processes that write together; the others leave
+            all to it.
 
     Raises:
         FileExistsError: if the folder holds something else, or anything without `resume`.
@@ -56,7 +57,7 @@ def open_run(
     """
     encoded = encoded_ids(ids)
     chunks = ChunkFolder(folder, {**run, "ids": hashlib.sha256(encoded).hexdigest()})
-    if section.index > 0:
+    if not first:
         yield chunks
         return
     folder.mkdir(parents=True, exist_ok=True)
