@@ -151,6 +151,45 @@ def test_studies_import_only_from_below(path):
                 assert known, f"{path.name}: {name}"
 
 
+#: The command stands on all else. What its help needs imports nothing but typer; the rest is
+#: imported when a command runs.
+CLI_QUICK = ["__init__", "__main__", "_app", "_console", "_options"]
+CLI_QUICK += ["embed", "files", "maps", "studies", "sweeps"]
+CLI_LATER = ["_settings", "_sources"]
+CLI_EXTERNAL = {"jax", "numpy", "pydantic", "rich", "typer"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda p: p.stem)
+def test_the_command_imports_little_before_it_runs(path):
+    assert path.stem in CLI_QUICK + CLI_LATER
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):
+            names = [alias.name for alias in node.names]
+            for name in names if isinstance(node, ast.Import) else [node.module or ""]:
+                top = name.split(".")[0]
+                known = top in CLI_EXTERNAL or top in sys.stdlib_module_names
+                assert known, f"{path.name}: {name}"
+    if path.stem in CLI_LATER:
+        return
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1, f"{path.name}: {node.module}"
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            assert all(name in (*CLI_QUICK, "main") for name in names), f"{path.name}: {names}"
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            for name in names if isinstance(node, ast.Import) else [node.module or ""]:
+                top = name.split(".")[0]
+                assert top == "typer" or top in sys.stdlib_module_names, f"{path.name}: {name}"
+
+
+def test_nothing_stands_on_the_command():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.parent.name != "cli":
+            assert "cli" not in {(name or "").split(".")[0] for name, ours in imports(path) if ours}
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "data").glob("*.py")), ids=lambda p: p.stem)
 def test_data_modules_import_only_from_below(path):
     def data_level(module):

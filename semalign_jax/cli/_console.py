@@ -8,16 +8,17 @@ input; 130 if it was interrupted.
 import functools
 import inspect
 import json
+import math
 import os
 import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -82,6 +83,7 @@ class _Mode:
     debug: bool = False
     silent: bool = False
     stdout: int | None = None  # a copy of the descriptor, while libraries cannot reach it
+    stderr: TextIO = sys.stderr
 
 
 _mode = _Mode()
@@ -102,6 +104,7 @@ class Commands(TyperGroup):
             f"--{name}" in options for name in ("json", "quiet", "debug")
         )
         _mode.silent = False
+        _mode.stderr = sys.stderr
         # Whatever a library prints: stdout is for the result alone.
         aside = redirect_stdout(sys.stderr) if _mode.json and "--help" not in options else None
         extra["standalone_mode"] = False
@@ -162,7 +165,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _line(text: str) -> None:
-    print(f"semalign: {text}", file=sys.stderr, flush=True)
+    print(f"semalign: {text}", file=_mode.stderr, flush=True)
 
 
 def note(text: str) -> None:
@@ -176,12 +179,21 @@ def _print(outcome: Outcome | None) -> None:
         return
     try:
         if _mode.json:
-            print(json.dumps(outcome.values))
+            print(json.dumps(_without_nan(outcome.values), allow_nan=False))
         elif outcome.text or outcome.tables:
             _print_for_people(outcome)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: None instead."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_for_people(outcome: Outcome) -> None:
@@ -247,6 +259,16 @@ def keep_libraries_off_stdout() -> None:
 
 
 @contextmanager
+def hushed() -> Iterator[None]:
+    """Hide what others show on stderr, if no progress is wanted; `note` and warnings stay."""
+    if not _mode.quiet:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
+        yield
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Name what was written in errors of the system that do not: a full disk, for example."""
     try:
@@ -299,13 +321,16 @@ def command(app: typer.Typer, name: str, *, examples: Sequence[str]) -> Callable
     return decorate
 
 
-def settings_of(kind: type[S], flags: Mapping[str, Any]) -> S:
+def settings_of(
+    kind: type[S], flags: Mapping[str, Any], extra: Mapping[str, Any] | None = None
+) -> S:
     """The settings of a command: from the file of ``--config``, with what was given before it.
 
     Args:
         kind: of the settings.
         flags: parameters of the command: ``config``, and values by the names of the settings; None
             and an empty list count as not given.
+        extra: further values, where None is a value.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -316,8 +341,9 @@ def settings_of(kind: type[S], flags: Mapping[str, Any]) -> S:
     flags = dict(flags)
     config = flags.pop("config")
     given = {k: _absolute(v) for k, v in flags.items() if v is not None and v != []}
+    given |= extra or {}
     try:
-        return load_settings(kind, config and config.expanduser().absolute(), given)
+        return load_settings(kind, config and here(config), given)
     except ValueError as error:
         message = str(error).removeprefix("settings: ").replace("Value error, ", "")
         missing = re.findall(r"(\S+): Field required", message)
@@ -329,11 +355,15 @@ def settings_of(kind: type[S], flags: Mapping[str, Any]) -> S:
         raise ValueError(message) from None
 
 
+def here(path: str | Path) -> Path:
+    """A path of the command line in full: it starts here, others at their settings file."""
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
 def _absolute(value: Any) -> Any:
-    # Paths of a command line start here, those of a settings file at that file.
     if isinstance(value, list):
         return [_absolute(one) for one in value]
-    return value.expanduser().absolute() if isinstance(value, Path) else value
+    return here(value) if isinstance(value, Path) else value
 
 
 def keys_and_values(name: str, pairs: Sequence[str] | None) -> dict[str, Any]:

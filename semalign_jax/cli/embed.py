@@ -12,6 +12,7 @@ from ._console import (
     ConfigOption,
     Outcome,
     command,
+    here,
     note,
     quiet,
     save_settings,
@@ -129,7 +130,6 @@ def embed(
     flags = dict(locals())
     for name in ("distributed", "coordinator", "process_count", "process_id"):
         del flags[name]
-    join(distributed, coordinator, process_count, process_id)
     if images and texts:
         raise ValueError("--images and --texts: give one of them")
     for name in ("images", "texts", "dataset", "path", "reader_options"):
@@ -138,17 +138,18 @@ def embed(
     flags |= dataset_flags(dataset, path, reader_options)
     # What is no path by its type starts here as well, not at the settings file.
     for name in ("encoder", "prompts"):
-        if flags[name] is not None and Path(flags[name]).expanduser().exists():
-            flags[name] = str(Path(flags[name]).expanduser().absolute())
+        if flags[name] is not None and here(flags[name]).exists():
+            flags[name] = str(here(flags[name]))
 
     from ._settings import EmbedSettings
 
-    return run(settings_of(EmbedSettings, flags))
+    settings = settings_of(EmbedSettings, flags)
+    join(distributed, coordinator, process_count, process_id)
+    return run(settings)
 
 
 def run(settings: "EmbedSettings") -> Outcome:
     """Embed as the settings say."""
-    from .. import encoders
     from .._chunks import refuse_other_contents
     from .._processes import by_first
     from ._sources import IMAGE, find_broken, pixel_reader, read_source, worker_count
@@ -158,6 +159,8 @@ def run(settings: "EmbedSettings") -> Outcome:
         refuse_other_contents(settings.out)  # before the encoder is loaded
     source = read_source(settings)
     note(f"{len(source.items)} {source.modality}s to embed into {settings.out}")
+    from .. import encoders  # slow to import
+
     encoder = encoders.load_encoder(
         settings.encoder,
         dtype=settings.compute_dtype,
@@ -166,6 +169,11 @@ def run(settings: "EmbedSettings") -> Outcome:
         normalize=settings.normalize,
         revision=settings.revision,
     )
+    reads = encoder.config.family.modalities
+    if source.modality not in reads:
+        raise ValueError(
+            f"{settings.encoder} embeds {' and '.join(reads)}s, but these are {source.modality}s"
+        )
     workers = worker_count(settings.workers)
     paths = [Path(item) for item in source.items] if source.modality == IMAGE else []
     items, ids = list(source.items), list(source.ids)
@@ -187,19 +195,24 @@ def run(settings: "EmbedSettings") -> Outcome:
         with warnings.catch_warnings():
             # It is part of what the command reports.
             warnings.filterwarnings("ignore", ".* texts are longer than the encoder reads")
-            found = encoders.embed(
-                encoder,
-                items,
-                batch_size=settings.batch_size,
-                modality=source.modality,
-                ids=ids,
-                out=settings.out,
-                dtype=settings.dtype,
-                chunk_size=settings.chunk_size,
-                progress=not quiet(),
-                workers=workers,
-                reader=reader,
-            )
+            try:
+                found = encoders.embed(
+                    encoder,
+                    items,
+                    batch_size=settings.batch_size,
+                    modality=source.modality,
+                    ids=ids,
+                    out=settings.out,
+                    dtype=settings.dtype,
+                    chunk_size=settings.chunk_size,
+                    progress=not quiet(),
+                    workers=workers,
+                    reader=reader,
+                )
+            except ValueError as error:
+                if source.modality != IMAGE or not str(error).startswith("items["):
+                    raise
+                raise ValueError(f"{error}; --skip-broken leaves such files out") from error
         by_first("settings.json", lambda: save_settings(settings, settings.out / "settings.json"))
     values = {
         "store": str(settings.out),

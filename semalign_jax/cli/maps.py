@@ -94,10 +94,11 @@ def fit(
     flags = dict(locals())
     for name in ("distributed", "coordinator", "process_count", "process_id"):
         del flags[name]
-    join(distributed, coordinator, process_count, process_id)
     from ._settings import FitSettings
 
-    return run_fit(settings_of(FitSettings, flags))
+    settings = settings_of(FitSettings, flags)
+    join(distributed, coordinator, process_count, process_id)
+    return run_fit(settings)
 
 
 def run_fit(settings: "FitSettings") -> Outcome:
@@ -141,16 +142,15 @@ def run_fit(settings: "FitSettings") -> Outcome:
         stats = accumulate_stats(batches, progress=advance)
     mapping = fit_from_stats(settings.method, stats, **settings.options)
 
-    def save() -> str:
+    def save() -> None:
         save_map(mapping, settings.out)
         save_settings(settings, settings.out.with_suffix(".settings.json"))
-        return _sha256(settings.out)
 
     with writing(settings.out):
-        sha256 = by_first("writing the map", save)
+        by_first("writing the map", save)
     values = {
         "map": str(settings.out),
-        "sha256": sha256,
+        "sha256": map_hash(mapping),
         "method": settings.method,
         "d_in": mapping.d_in,
         "d_out": mapping.d_out,
@@ -231,9 +231,15 @@ def _fit_summary(values: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def map_hash(mapping: "AffineMap") -> str:
+    """SHA-256 of what a map computes; its file holds metadata in an order that differs."""
+    import numpy as np
+
+    digest = hashlib.sha256(mapping.kind.encode())
+    for array in (mapping.weight, mapping.source_offset, mapping.target_offset):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
 
 
 @command(
@@ -304,7 +310,7 @@ def _map_store(
     from .. import create_store
 
     description = {
-        "map": {"kind": mapping.kind, "sha256": _sha256(settings.map)},
+        "map": {"kind": mapping.kind, "sha256": map_hash(mapping)},
         "of": store.description,
     }
     mapped = create_store(
