@@ -70,6 +70,11 @@ def merge_stats(first: PairStats, second: PairStats) -> PairStats:
     return _merge(first, second, jnp.outer)
 
 
+def merge_host_stats(first: PairStats, second: PairStats) -> PairStats:
+    """Merge statistics that are NumPy arrays, in their own precision."""
+    return _merge(first, second, np.outer)
+
+
 def _merge(first: PairStats, second: PairStats, outer: Callable) -> PairStats:
     """Chan's formula for arrays of NumPy or JAX."""
     total = first.weight_sum + second.weight_sum
@@ -207,6 +212,13 @@ def accumulate_stats(
         ValueError: for shapes that do not match, no batch at all, NaN or infinity in a row that
             counts, or bad weights; the message has the number of the row in the stream.
     """
+    return require_anchors(accumulate(batches, progress))
+
+
+def accumulate(
+    batches: Iterable[tuple[Any, ...]], progress: Callable[[int], None] | None
+) -> PairStats | None:
+    """Return what `accumulate_stats` returns, but maybe without weight; None without a batch."""
     stats: PairStats | None = None
     done = 0
     for batch in batches:
@@ -219,10 +231,15 @@ def accumulate_stats(
             rows = slice(start, start + _HOST_ROWS)
             part = None if weights is None else weights[rows]
             update = _host_stats(x[rows], y[rows], part, done + start)
-            stats = update if stats is None else _merge(stats, update, np.outer)
+            stats = update if stats is None else merge_host_stats(stats, update)
         done += len(x)
         if progress is not None:
             progress(done)
+    return stats
+
+
+def require_anchors(stats: PairStats | None) -> PairStats:
+    """Return statistics of some anchors; refuse those of none."""
     if stats is None:
         raise ValueError("batches is empty: at least one batch of anchors is needed")
     if not stats.weight_sum > 0:

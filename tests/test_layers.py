@@ -12,7 +12,7 @@ import semalign_jax as sa
 
 PACKAGE = Path(sa.__file__).parent
 LEVELS = [
-    {"_typing", "_checks", "_documents"},
+    {"_typing", "_checks", "_documents", "_processes"},
     {"_linalg", "_polar"},
     {"_maps", "_stats", "_samples"},
     {"_fit", "_fit_stats", "_nested", "_classification", "_ranking", "_retrieval", "_similarity"},
@@ -32,10 +32,12 @@ LEVELS = [
     {"protocol"},
     {"_chunks"},
     {"store"},
+    {"distributed"},
 ]
 #: Neighbours within one level.
 ALLOWED = {
     ("_checks", "_typing"),
+    ("_processes", "_checks"),
     ("_polar", "_linalg"),
     ("_fit_stats", "_fit"),
     ("_nested", "_fit"),
@@ -108,9 +110,8 @@ def test_encoders_import_only_what_they_may(path):
         elif isinstance(node, ast.ImportFrom):
             # Of the core: only checks and files. A family does not import what loads it.
             inside = node.level - len(path.relative_to(ENCODERS).parts)
-            assert inside < 1 or node.module in ("_checks", "_chunks", "io"), (
-                f"{path.name}: {node.module}"
-            )
+            core = ("_checks", "_chunks", "_processes", "io")
+            assert inside < 1 or node.module in core, f"{path.name}: {node.module}"
             if path.parent.name == "families":
                 assert node.module not in ("_encoder", "_embed", "_preprocess", "_hub")
             continue
