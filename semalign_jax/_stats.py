@@ -250,27 +250,40 @@ def _check_batch(
         )
 
 
-def _host_stats(x: Any, y: Any, weights: np.ndarray | None, first_row: int) -> PairStats:
-    w = np.ones(len(x)) if weights is None else weights
-    bad = np.flatnonzero(~np.isfinite(w) | (w < 0))
-    if bad.size:
-        raise ValueError(f"weights must be finite and >= 0; row {first_row + bad[0]} is not")
-    active = w > 0
-    x, y, w = x[active].astype(np.float64), y[active].astype(np.float64), w[active]
-    finite = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
-    if not finite.all():
-        row = first_row + np.flatnonzero(active)[np.argmin(finite)]
-        raise ValueError(
-            f"x or y holds NaN or infinity, first in row {row}; drop such rows or give them "
-            f"weight 0"
-        )
+def _host_stats(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, first_row: int
+) -> PairStats:
+    if weights is None:
+        w = np.ones(len(x))
+    else:
+        bad = np.flatnonzero(~np.isfinite(weights) | (weights < 0))
+        if bad.size:
+            raise ValueError(f"weights must be finite and >= 0; row {first_row + bad[0]} is not")
+        active = weights > 0
+        x, y, w = x[active], y[active], weights[active]
+    x, y = np.array(x, np.float64), np.array(y, np.float64)  # copies, changed below
     total = w.sum()
-    mean_x, mean_y = (w @ a / (total or 1) for a in (x, y))
-    x, y = x - mean_x, y - mean_y
-    weighted = (x * w[:, None]).T
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean_x, mean_y = (w @ a / (total or 1) for a in (x, y))
+    if not (np.isfinite(mean_x).all() and np.isfinite(mean_y).all()):  # else every entry is
+        finite = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            row = row if weights is None else np.flatnonzero(weights > 0)[row]
+            raise ValueError(
+                f"x or y holds NaN or infinity, first in row {first_row + row}; drop such rows "
+                f"or give them weight 0"
+            )
+    x -= mean_x
+    y -= mean_y
+    if weights is not None:
+        root = np.sqrt(w)[:, None]
+        x *= root
+        y *= root
+    # Most of the time goes into x^T x, of which BLAS computes one half, and x^T y. NumPy arrays
+    # stand in for JAX arrays.
     squares = (w * w).sum()
-    # NumPy arrays stand in for JAX arrays.
-    fields = (total, squares, mean_x, mean_y, weighted @ x, weighted @ y, w @ (y * y))
+    fields = (total, squares, mean_x, mean_y, x.T @ x, x.T @ y, np.einsum("ij,ij->j", y, y))
     return PairStats(*(cast(Any, np.asarray(field)) for field in fields))
 
 
