@@ -6,6 +6,7 @@ then the inversion of MONOCHROME1 (C.7.6.3.1.2). Needs the extra "clinical".
 
 import multiprocessing
 import os
+import re
 import threading
 import warnings
 from collections import deque
@@ -128,6 +129,8 @@ def read_pixels(
     except Exception as error:  # decoders raise many kinds on broken files
         why = " ".join(str(error).split())
         if not isinstance(error, PixelError):
+            # Values of elements are quoted: in a damaged header they can be those of others.
+            why = re.sub(r"(['\"]).*\1", "'...'", why)
             why = f"cannot be decoded: {type(error).__name__}: {why}"
         raise PixelError(f"{path}: {why}") from None
 
