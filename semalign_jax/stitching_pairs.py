@@ -415,7 +415,7 @@ def _of_classes(
 ) -> MacroMean:
     if name in ("auroc", "average_precision"):
         if loss == "multinomial":
-            scores = _log_odds(scores)
+            scores = log_odds(scores)
         score = auroc if name == "auroc" else average_precision
         return macro_mean(score(labels, scores, weights=weights))
     predicted = jnp.argmax(scores, axis=-1).astype(jnp.int32)
@@ -426,7 +426,7 @@ def _of_classes(
     return macro_mean(precision_recall_f1(labels, predicted, num_classes, weights=weights).f1)
 
 
-def _log_odds(logits: Array) -> Array:
+def log_odds(logits: Array) -> Array:
     """Log of p / (1 - p) of the softmax, in the order of p but not tied where p rounds to 1."""
     p = jax.nn.softmax(logits, axis=-1)
     return jax.nn.log_softmax(logits, axis=-1) - jnp.log(sum_of_others(p, -1))

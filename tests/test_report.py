@@ -246,6 +246,30 @@ def test_bars_of_methods_stand_side_by_side_with_their_intervals():
     assert list(segment[:, 1]) == [0.55, 0.8]
 
 
+def test_bars_of_many_classes_are_continued_below():
+    labels = [f"class {i}" for i in range(26)]
+    methods = [f"method {i}" for i in range(6)]
+    scores = [bars(method=method, label=label) for label in labels for method in methods]
+    figure = figures.class_bars(scores, metric="AUROC", chance=0.5)
+    axes: Any = figure.axes
+    assert [t.get_text() for axis in axes for t in axis.get_xticklabels()] == labels
+    assert figure.get_figwidth() <= figures.WIDEST
+    assert len({axis.get_xlim() for axis in axes}) == 1
+    assert [t.get_text() for t in figure.legends[0].get_texts()].count("method 0") == 1
+
+
+def test_a_control_is_dotted_in_the_colour_of_its_method():
+    rows = [*ROWS, row("shuffled ortho", 10, 0.5), row("shuffled ortho", 100, 0.5)]
+    axes: Any = figures.anchor_curves([*rows, row("shuffled", 10, 0.4)]).axes
+    lines = {line.get_label(): line for line in axes[0].get_lines()}
+    control = lines[figures.DOTTED]
+    assert control.get_color() == lines["ortho"].get_color()
+    assert control.get_linestyle() == ":"
+    assert len(axes[0].collections) == 3  # the bands of the others
+    # One without its method is a line like any other.
+    assert lines["shuffled"].get_linestyle() == "-"
+
+
 def test_matrix_cells_hold_the_scores_and_undefined_ones_are_empty():
     values, sources, targets = figures.matrix_of(
         [*ROWS, row("affine", 10, 0.3, pair=("zero-shot", "dino", "roberta"))],

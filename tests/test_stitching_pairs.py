@@ -234,7 +234,7 @@ def test_undefined_scores_are_counted():
 
 
 def test_odds_of_sure_predictions_are_not_tied():
-    odds = stitching_pairs._log_odds(jnp.asarray([[60.0, 0, 0], [61.0, 0, 0]]))
+    odds = stitching_pairs.log_odds(jnp.asarray([[60.0, 0, 0], [61.0, 0, 0]]))
     assert odds[1, 0] > odds[0, 0] > 50
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from .._chunks import Chunk, ChunkFolder
 from ._encoder import DTYPES, Encoder, encode, example_batch, read_config
 from ._family import TEXT
 from ._items import Items, contents_hash, ids_of, modality_of, refuse_repeated, sequence
-from ._preprocess import ImagePreprocessor, TextPreprocessor, image_preprocessor, text_preprocessor
+from ._preprocess import TextPreprocessor, image_preprocessor, text_preprocessor
 from ._progress import Progress
 from ._store import open_run
 from ._weights import flatten
@@ -47,6 +47,21 @@ class Embedded(NamedTuple):
     embeddings: np.ndarray
     ids: list[str]
     truncated: int
+
+
+class ImageReader(Protocol):
+    """Reads an image for `embed`, e.g. from a format that Pillow does not know.
+
+    Attributes:
+        fingerprint: identifies what it does; kept with the embeddings.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+
+    def __call__(self, item: Any, /) -> Any:
+        """From an item to what `ImagePreprocessor` takes; called from several threads at once."""
+        ...
 
 
 class _Batch(NamedTuple):
@@ -70,6 +85,7 @@ def embed(
     progress: bool = True,
     workers: int | None = None,
     devices: Sequence[Any] | None = None,
+    reader: ImageReader | None = None,
 ) -> Embedded:
     """Embed many texts or images.
 
@@ -109,6 +125,7 @@ def embed(
         workers: number of threads that decode images; by default the number of CPU cores, at most
             16.
         devices: JAX devices to use, each gets a part of each batch; by default all of this process.
+        reader: how images are read; by default as `ImagePreprocessor` does.
 
     Returns:
         Embeddings in host memory, ids and the number of texts that were cut, of which a warning
@@ -146,7 +163,8 @@ def embed(
     else:
         prepare = image_preprocessor(encoder)
         lengths = None
-        batches_of = partial(_image_batches, prepare, named, batch_size)
+        pixels_of = prepare if reader is None else lambda item: prepare(reader(item))
+        batches_of = partial(_image_batches, pixels_of, prepare.size, named, batch_size)
     dimension = _dimension(encoder, modality)
 
     count = len(values)
@@ -170,6 +188,8 @@ def embed(
                 "chunk_size": chunk_size,
                 "devices": {"kind": devices[0].device_kind, "count": len(devices)},
             }
+            if reader is not None:
+                run["reader"] = reader.fingerprint
             store = stack.enter_context(open_run(Path(out), run, named.ids, resume))
             for number, chunk in _whole_chunks(store):
                 span = spans.pop(number)
@@ -320,7 +340,8 @@ def _tokenize(prepare: TextPreprocessor, items: Items, span: range) -> Any:
 
 
 def _image_batches(
-    prepare: ImagePreprocessor,
+    pixels_of: Callable[[Any], np.ndarray],
+    size: tuple[int, int, int],
     items: Items,
     batch_size: int,
     spans: dict[int, range],
@@ -329,7 +350,7 @@ def _image_batches(
 ) -> Iterator[_Batch]:
     def load(index: int, into: np.ndarray) -> None:
         try:
-            into[...] = prepare(items.values[index])
+            into[...] = pixels_of(items.values[index])
         except Exception as error:
             raise items.broken(index, error) from error
 
@@ -342,7 +363,7 @@ def _image_batches(
     for number, span in spans.items():
         for start in range(0, len(span), batch_size):
             rows = list(range(start, min(start + batch_size, len(span))))
-            pixels = np.empty((batch_size, *prepare.size), np.float32)
+            pixels = np.empty((batch_size, *size), np.float32)
             jobs = [pool.submit(load, span[row], pixels[i]) for i, row in enumerate(rows)]
             yield _Batch(number, rows, 0, partial(finish, pixels, jobs))
 

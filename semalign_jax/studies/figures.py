@@ -42,6 +42,11 @@ STYLE: Any = {
     "svg.hashsalt": "semalign_jax",  # else the ids in the file are random
     "pdf.fonttype": 42,  # TrueType: journals refuse the Type 3 fonts of the default
 }
+#: Methods whose names begin like this are controls, fitted to wrong pairs.
+CONTROL = "shuffled"
+DOTTED = "shuffled (dotted)"
+#: Bars of classes that need more inches are continued below.
+WIDEST = 12.0
 SLANTED: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
 
 
@@ -93,7 +98,8 @@ def anchor_curves(rows: Sequence[Row], *, title: str = "", columns: int = 4) -> 
     """Score against anchor count on a log axis, one panel for each protocol and pair.
 
     The band is the interval of a row that has one, else one standard deviation to both sides.
-    Methods without anchors are dashed horizontal lines. A method looks alike in all panels.
+    Methods without anchors are dashed horizontal lines. A method looks alike in all panels, and
+    its control ("shuffled" and its name) is dotted in its colour.
 
     Args:
         rows: summary of one metric.
@@ -144,40 +150,56 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def is_control(method: str) -> bool:
+    """Whether a method is fitted to wrong pairs, by its name."""
+    return method == CONTROL or method.startswith(f"{CONTROL} ")
+
+
 def _looks(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Colour, marker and line of each method; grey for those without anchors."""
+    """Colour, marker and line of each method; grey for those without anchors.
+
+    Controls have the colour of their method and no marker.
+    """
     with_anchors = {row["method"]: None for row in rows if row["anchors"] is not None}
+    controls = {
+        name: name.removeprefix(f"{CONTROL} ")
+        for name in with_anchors
+        if is_control(name) and name.removeprefix(f"{CONTROL} ") in with_anchors.keys() - {name}
+    }
     without = {row["method"]: None for row in rows if row["method"] not in with_anchors}
     looks: dict[str, dict[str, Any]] = {
         method: {"color": ("0.25", "0.6")[i % 2], "linestyle": ("--", ":")[i // 2 % 2]}
         for i, method in enumerate(without)
     }
-    for i, method in enumerate(with_anchors):
+    for i, method in enumerate(name for name in with_anchors if name not in controls):
         looks[method] = {
             "color": PALETTE[i % len(PALETTE)],
             "marker": MARKERS[i % len(MARKERS)],
             "linestyle": LINES[i // len(PALETTE) % len(LINES)],
         }
+    for control, method in controls.items():
+        looks[control] = {"color": looks[method]["color"], "linestyle": ":", "label": DOTTED}
     return looks
 
 
 def _draw_curves(axis: "Axes", rows: Sequence[Row], looks: Mapping[str, dict[str, Any]]) -> None:
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        look = looks[method]
+        look = {"label": _plain(method), **looks[method]}
         if mine[0]["anchors"] is None:
-            axis.axhline(mine[0]["mean"], label=_plain(method), linewidth=1, **look)
+            axis.axhline(mine[0]["mean"], linewidth=1, **look)
             continue
         mine.sort(key=lambda row: row["anchors"] or 0)
         counts = [row["anchors"] or 0 for row in mine]
         axis.plot(
             counts,
             [row["mean"] for row in mine],
-            label=_plain(method),
             markersize=3.5,
             linewidth=1.2,
             **look,
         )
+        if look["label"] == DOTTED:
+            continue
         axis.fill_between(
             counts,
             [row.get("lower", row["mean"] - row["std"]) for row in mine],
@@ -215,6 +237,8 @@ def class_bars(
 ) -> "Figure":
     """Bars for each class, one per method side by side, with confidence intervals.
 
+    Many classes are continued on further axes below.
+
     Args:
         scores: at most one for each method and class; a missing or NaN one leaves a gap.
         metric: label of the axis.
@@ -244,38 +268,45 @@ def class_bars(
     methods = list(dict.fromkeys(method for method, _ in cells))
     labels = list(dict.fromkeys(label for _, label in cells))
     width = 0.8 / len(methods)
-    inches = max(4.2, len(labels) * (0.16 * len(methods) + 0.25) + 1)
-    figure = Figure(figsize=(inches, 3.4), layout="constrained")
-    axis = figure.subplots()
-    for number, method in enumerate(methods):
-        places = [i for i, label in enumerate(labels) if (method, label) in cells]
-        mine = [cells[method, labels[i]] for i in places]
-        middles = np.array(places) + (number - (len(methods) - 1) / 2) * width
-        axis.bar(
-            middles,
-            [score["value"] for score in mine],
-            width * 0.92,
-            label=_plain(method),
-            color=PALETTE[number % len(PALETTE)],
-            hatch=("", "///", "...")[number // len(PALETTE) % 3],
-        )
-        # Not error bars: a bootstrap interval need not contain the estimate.
-        axis.vlines(
-            middles,
-            [score["lower"] for score in mine],
-            [score["upper"] for score in mine],
-            color="0.25",
-            linewidth=1,
-        )
-    if chance is not None:
-        axis.axhline(chance, color="0.35", linestyle="--", linewidth=1, label="chance")
-    axis.set_ylim(limits)
-    slanted = SLANTED if len(labels) > 4 else {}
-    axis.set_xticks(range(len(labels)), [_plain(label) for label in labels], **slanted)
-    axis.set_ylabel(_plain(metric))
-    axis.set_title(_plain(title))
-    axis.grid(visible=True, axis="y")
-    _add_legend(figure, [axis])
+    inches = 0.16 * len(methods) + 0.25
+    rows = math.ceil(len(labels) * inches / (WIDEST - 1))
+    wide = math.ceil(len(labels) / rows)
+    rows = math.ceil(len(labels) / wide)
+    size = (max(4.2, wide * inches + 1), 3.4 if rows == 1 else 2.7 * rows + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, squeeze=False)[:, 0]
+    for axis, start in zip(axes, range(0, len(labels), wide), strict=True):
+        here = labels[start : start + wide]
+        for number, method in enumerate(methods):
+            places = [i for i, label in enumerate(here) if (method, label) in cells]
+            mine = [cells[method, here[i]] for i in places]
+            middles = np.array(places) + (number - (len(methods) - 1) / 2) * width
+            axis.bar(
+                middles,
+                [score["value"] for score in mine],
+                width * 0.92,
+                label=_plain(method),
+                color=PALETTE[number % len(PALETTE)],
+                hatch=("", "///", "...")[number // len(PALETTE) % 3],
+            )
+            # Not error bars: a bootstrap interval need not contain the estimate.
+            axis.vlines(
+                middles,
+                [score["lower"] for score in mine],
+                [score["upper"] for score in mine],
+                color="0.25",
+                linewidth=1,
+            )
+        if chance is not None:
+            axis.axhline(chance, color="0.35", linestyle="--", linewidth=1, label="chance")
+        axis.set_ylim(limits)
+        axis.set_xlim(-0.6, wide - 0.4)  # bars of one width in all rows
+        slanted = SLANTED if wide > 4 else {}
+        axis.set_xticks(range(len(here)), [_plain(label) for label in here], **slanted)
+        axis.set_ylabel(_plain(metric))
+        axis.grid(visible=True, axis="y")
+    axes[0].set_title(_plain(title))
+    _add_legend(figure, list(axes))
     _fix_layout(figure)
     return figure
 

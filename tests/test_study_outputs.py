@@ -1,0 +1,248 @@
+"""Files of a study: read back, redrawn, complete without matplotlib."""
+
+import csv
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_report import Page, row
+
+from semalign_jax.studies import figures, inputs, outputs, report
+
+METHODS = ("upper bound", "affine", "shuffled affine", "ortho")
+
+
+def rows(protocol="findings", metrics=("AUROC", "accuracy"), encoders=("vit", "dino", "bert")):
+    return [
+        row(
+            method,
+            None if method == "upper bound" else count,
+            0.9 - 0.1 * METHODS.index(method) - 1 / count,
+            pair=(protocol, source, target),
+            metric=metric,
+        )
+        for metric in metrics
+        for source in encoders
+        for target in encoders
+        if source != target
+        for method in METHODS
+        for count in ((10,) if method == "upper bound" else (10, 100))
+    ]
+
+
+def class_row(method, label, value, **changes: Any):
+    lower, upper = value - 0.1, value + 0.05
+    pair = {"source": "vit", "target": "bert", "anchors": 100, "metric": "AUROC"}
+    values = {"method": method, "label": label, "value": value, "lower": lower, "upper": upper}
+    return outputs.ClassRow(**{"protocol": "findings", **values, **pair, **changes})
+
+
+def study(**changes: Any) -> outputs.StudyResults:
+    values: dict[str, Any] = {
+        "format": outputs.FORMAT,
+        "version": outputs.VERSION,
+        "kind": "stitching",
+        "title": "Chest findings",
+        "settings": {"seeds": 5, "stores": {"vit": "/data/vit"}},
+        "environment": {"processor": "a processor", "versions": {"jax": "0.9"}},
+        "seconds": 12.5,
+        "rows": rows(),
+        "classes": [
+            class_row("affine", "Edema", 0.8),
+            class_row("ortho", "Edema", 0.7),
+            class_row("affine", "Mass", math.nan),
+        ],
+        "notes": ["Mass has no positive test image."],
+    }
+    return outputs.StudyResults(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder of outputs and what was returned for it."""
+    out = tmp_path_factory.mktemp("study") / "a" / "b"
+    return out, outputs.write_outputs(out, study(), command=["semalign", "stitch"])
+
+
+def test_all_files_are_there(written):
+    out, paths = written
+    names = [str(path.relative_to(out)) for path in paths]
+    drawn = ["curves-findings-auroc", "curves-findings-accuracy", "matrix-findings-auroc-affine"]
+    drawn += ["matrix-findings-auroc-ortho", "classes-findings-auroc-vit-bert"]
+    assert names == [
+        "results.json", "settings.json", "summary.csv", "classes.csv", "tables.tex",
+        *(f"figures/{name}.{suffix}" for name in drawn for suffix in ("png", "pdf")),
+        "report.html",
+    ]  # fmt: skip
+    assert sorted(path for path in out.rglob("*") if path.is_file()) == sorted(paths)
+    for path in (out / "figures").iterdir():
+        assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF")
+
+
+def test_results_are_read_back(written):
+    out, _ = written
+    results = study()
+    assert "NaN" not in (out / "results.json").read_text()
+    for place in (out, out / "results.json"):
+        again: Any = outputs.load_results(place)
+        for name in ("value", "lower", "upper"):
+            assert math.isnan(again["classes"][2][name])
+            again["classes"][2][name] = results["classes"][2][name]  # no NaN is equal to another
+        assert again == results
+    assert json.loads((out / "settings.json").read_text()) == results["settings"]
+
+
+def test_tables_hold_the_scores(written):
+    out, _ = written
+    with (out / "summary.csv").open() as file:
+        summary = list(csv.DictReader(file))
+    assert len(summary) == len(rows())
+    assert float(summary[1]["mean"]) == pytest.approx(rows()[1]["mean"], abs=1e-6)
+    with (out / "classes.csv").open() as file:
+        classes = list(csv.DictReader(file))
+    assert classes[1] == {
+        "protocol": "findings", "source": "vit", "target": "bert", "method": "ortho",
+        "anchors": "100", "metric": "AUROC", "label": "Edema",
+        "value": "0.700000", "lower": "0.600000", "upper": "0.750000",
+    }  # fmt: skip
+    text = (out / "tables.tex").read_text()
+    # Six pairs and two metrics: a table has at most four pairs.
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 4
+    assert re.findall(r"\\label\{(.*)\}", text) == [
+        "tab-findings-auroc", "tab-findings-auroc-2",
+        "tab-findings-accuracy", "tab-findings-accuracy-2",
+    ]  # fmt: skip
+    assert text.count(r"\emph{") == 12
+
+
+def test_the_page_has_the_figures_settings_versions_and_hardware(written):
+    out, _ = written
+    page = Page((out / "report.html").read_text(encoding="utf-8"))
+    text = "".join(page.text)
+    shown = ["Chest findings", "semalign stitch", "/data/vit", "a processor", "versions.jax"]
+    shown += ["Mass has no positive test image.", "Computed in 12 s"]
+    assert all(part in text for part in shown)
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == len(list((out / "figures").glob("*.png"))) == 5
+    assert "one standard deviation" in images[0]["alt"]
+    assert "Dotted: fitted to anchors matched to wrong ones." in images[0]["alt"]
+
+
+def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
+    seen = []
+    draw = figures.score_matrix
+    monkeypatch.setattr(figures, "score_matrix", lambda *a, **k: seen.append(a) or draw(*a, **k))
+    list(outputs._figures(study(classes=[])))
+    values, sources, targets = seen[0]
+    assert (sources, targets) == (["vit", "dino", "bert"], ["dino", "bert", "vit"])
+    for i, source in enumerate(sources):
+        for j, target in enumerate(targets):
+            assert values[i, j] == pytest.approx(0.8 if source == target else 0.8 - 0.01)
+    # A single pair is no matrix.
+    seen.clear()
+    list(outputs._figures(study(rows=rows(encoders=("vit", "bert"))[:4], classes=[])))
+    assert not seen
+
+
+def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(monkeypatch):
+    monkeypatch.setattr(outputs, "PAIRS_PER_FIGURE", 2)
+    monkeypatch.setattr(outputs, "CLASS_FIGURES", 1)
+    few = rows(metrics=("AUROC",))
+    classes = [class_row("affine", "Edema", 0.8, source=name) for name in ("vit", "dino")]
+    results = study(rows=few, classes=classes)
+    names = ["-".join(found[2]) for found in outputs._figures(results)]
+    assert names == [
+        "AUROC-dino", "AUROC-bert", "AUROC-vit", "AUROC-affine", "AUROC-ortho", "AUROC-vit-bert",
+    ]  # fmt: skip
+    notes = outputs._sections(results, [])[0].text
+    assert "The first 1 figures of classes are shown; all are in the CSV." in notes
+
+
+def test_names_of_figures_are_distinct_and_safe():
+    few = rows("a/b", ("AUROC",), ("vit", "bert"))
+    twice = [*few, *({**r, "protocol": "A b"} for r in few)]
+    names = [drawing.name for drawing in outputs._drawn(study(rows=twice, classes=[]))]
+    assert names == [
+        "curves-a-b-auroc", "curves-a-b-auroc-2", "matrix-a-b-auroc-affine",
+        "matrix-a-b-auroc-ortho", "matrix-a-b-auroc-affine-2", "matrix-a-b-auroc-ortho-2",
+    ]  # fmt: skip
+
+
+def test_without_matplotlib_all_else_is_written_and_one_line_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    written = outputs.write_outputs(tmp_path, study())
+    assert [path.name for path in written] == [
+        "results.json", "settings.json", "summary.csv", "classes.csv", "tables.tex", "report.html",
+    ]  # fmt: skip
+    assert not (tmp_path / "figures").exists()
+    assert capsys.readouterr().err.splitlines() == [
+        "no figures: install matplotlib (pip install 'semalign_jax[plot]')"
+    ]
+
+
+def test_one_report_of_several_studies(tmp_path):
+    other = rows("others", ("AUROC",), ("vit", "bert"))[:4]
+    other = study(rows=other, classes=[], settings={"seeds": 3})
+    outputs.write_report(tmp_path / "all.html", [study(), other], command=["semalign", "report"])
+    page = Page((tmp_path / "all.html").read_text(encoding="utf-8"))
+    text = "".join(page.text)
+    shown = ["Chest findings; Chest findings 2", "Chest findings: findings", "versions.jax"]
+    shown += ["Chest findings 2: others", "Chest findings 2.seeds"]
+    assert all(part in text for part in shown)
+    assert [tag for tag, _ in page.tags].count("img") == 5 + 1
+    with pytest.raises(ValueError, match="studies is empty"):
+        outputs.write_report(tmp_path / "none.html", [])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "these are no results of a study"),
+        ({"version": 9}, "has version 9; this reads 1"),
+        ({"kind": "other"}, "kind must be one of stitching, zero-shot"),
+        ({"title": 3}, "title is missing or of the wrong type"),
+        ({"rows": {}}, "rows is missing or of the wrong type"),
+        ({"rows": [{"mean": 1.0}]}, r"rows\[0\] lacks anchors, method, metric"),
+        ({"classes": [3]}, r"classes\[0\] lacks anchors, label"),
+    ],
+)
+def test_files_that_are_no_results_are_named(tmp_path, change, message):
+    report.write_json(tmp_path / "results.json", {**outputs._without_nan(study()), **change})
+    with pytest.raises(ValueError, match=rf"results\.json:? .*{message}"):
+        outputs.load_results(tmp_path)
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no results at .*results\.json"):
+        outputs.load_results(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(ValueError, match="not a readable JSON file"):
+        outputs.load_results(tmp_path)
+
+
+class Inner(inputs.Settings):
+    """Settings within settings."""
+
+    folder: inputs.DataPath
+
+
+class Outer(inputs.Settings):
+    """Settings with paths."""
+
+    stores: dict[str, inputs.DataPath]
+    inner: tuple[Inner, ...]
+
+
+def test_resolved_settings_hold_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run.json").write_text(json.dumps({"stores": {"a": "x"}, "inner": [{"folder": "y"}]}))
+    resolved = outputs.resolved_settings(inputs.load_settings(Outer, Path("run.json")))
+    assert resolved == {"stores": {"a": f"{tmp_path}/x"}, "inner": [{"folder": f"{tmp_path}/y"}]}
+    (tmp_path / "elsewhere").mkdir()
+    report.write_json(tmp_path / "elsewhere" / "settings.json", resolved)
+    settings = inputs.load_settings(Outer, tmp_path / "elsewhere" / "settings.json")
+    assert outputs.resolved_settings(settings) == resolved
