@@ -61,6 +61,14 @@ def ranked(labels: ArrayLike, scores: Array, weights: Array) -> RankedScores:
     return _sorted(scores.T, target.T, valid.T)
 
 
+def ranking_of_known(ranking: RankedScores, known: Array) -> RankedScores:
+    """The ranking in which rows that are not `known` (of its shape) weigh nothing."""
+    kept = jnp.take_along_axis(known, ranking.order, axis=-1)
+    # The row number n is out of range: `_by_position` gives it no weight.
+    order = jnp.where(kept, ranking.order, ranking.order.shape[-1])
+    return ranking._replace(order=order, valid=ranking.valid | ~kept)
+
+
 @jax.jit
 def _sorted(scores: Array, target: Array, valid: Array) -> RankedScores:
     """The ranking of [n] or [labels, n]."""

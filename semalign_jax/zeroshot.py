@@ -368,7 +368,11 @@ def zero_shot_scores(
 
 
 def choose_threshold(
-    labels: ArrayLike, scores: ArrayLike, *, rule: ThresholdRule = "youden"
+    labels: ArrayLike,
+    scores: ArrayLike,
+    *,
+    rule: ThresholdRule = "youden",
+    known: ArrayLike | None = None,
 ) -> Array:
     """The score from which on a finding counts as present, chosen on validation images.
 
@@ -377,6 +381,8 @@ def choose_threshold(
         scores: of the same shape, floating point; higher is more likely.
         rule: "youden", the largest sensitivity + specificity - 1 (Youden 1950), or "f1". Of equal
             maxima, the highest threshold is taken.
+        known: booleans of the shape of `labels`, which labels are known; the others count
+            nowhere. None means all.
 
     Returns:
         Scalar or [num_labels]: one of the scores; `scores >= threshold` decides. NaN where the
@@ -392,7 +398,14 @@ def choose_threshold(
     labels = integers("labels", labels, scores.shape)
     valid = in_range("labels", labels, 2)
     not_nan("scores", scores)
-    columns = (scores, labels, valid)
+    if known is None:
+        known = jnp.ones(labels.shape, bool)
+    known = jnp.asarray(known)
+    if known.shape != labels.shape or known.dtype != jnp.bool_:
+        raise ValueError(
+            f"known must be booleans of shape {labels.shape}; got {known.dtype} {known.shape}"
+        )
+    columns = (scores, labels, valid, known)
     if scores.ndim == 1:
         columns = tuple(a[:, None] for a in columns)
     thresholds = jax.vmap(partial(_threshold, rule), in_axes=1)(*columns)
@@ -400,12 +413,17 @@ def choose_threshold(
 
 
 @partial(jax.jit, static_argnums=0)
-def _threshold(rule: ThresholdRule, scores: Array, labels: Array, valid: Array) -> Array:
-    n = scores.shape[0]
+def _threshold(
+    rule: ThresholdRule, scores: Array, labels: Array, valid: Array, known: Array
+) -> Array:
+    # Below all others, rows that are not known can only repeat the last threshold.
+    lowest = jnp.min(jnp.where(known, scores, jnp.inf))
+    scores = jnp.where(known, scores, lowest)
     order = jnp.argsort(-scores)
-    scores, positive = scores[order], labels[order] == 1
-    true = jnp.cumsum(positive, dtype=jnp.int32)
-    false = jnp.arange(1, n + 1, dtype=jnp.int32) - true
+    scores, known = scores[order], known[order]
+    positive = labels[order] == 1
+    true = jnp.cumsum(positive & known, dtype=jnp.int32)
+    false = jnp.cumsum(~positive & known, dtype=jnp.int32)
     positives, negatives = true[-1], false[-1]
     # Only the last of equal scores is a threshold: those before it cannot be told apart from it.
     last = jnp.append(scores[1:] != scores[:-1], True)
