@@ -269,9 +269,7 @@ def _known(name: str, known: Any, labels: Array, task: Task) -> Array | None:
         raise ValueError(f"{name}: leave out images whose class is not known; it must be None")
     array = np.asarray(known)
     if array.dtype != np.bool_ or array.shape != labels.shape:
-        raise ValueError(
-            f"{name} must be booleans {labels.shape}; got {array.dtype} {array.shape}"
-        )
+        raise ValueError(f"{name} must be booleans {labels.shape}; got {array.dtype} {array.shape}")
     return jnp.asarray(array)
 
 
