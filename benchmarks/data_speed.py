@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from clinical_trees import chest_film, dicom
 from solver_sweeps import memory_megabytes, reset_peak
 
 from semalign_jax import (
@@ -103,46 +104,16 @@ class Streaming(NamedTuple):
 # --- decoding ----------------------------------------------------------------------------------
 
 
-def chest_film(shape: tuple[int, int], seed: int) -> np.ndarray:
-    """An image with the large shapes and the noise of a chest film: uint16 of 12 bits."""
-    rng = np.random.default_rng(seed)
-    row, column = np.ogrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
-    body = 1 / (1 + np.exp(12 * (np.abs(column) - 0.9 + 0.1 * row)))
-    lungs = sum(
-        1 / (1 + np.exp(18 * (np.hypot((column - side) / 0.32, row / 0.65) - 1)))
-        for side in (-0.42 - 0.02 * rng.random(), 0.42)
-    )
-    ribs = 0.06 * lungs * np.sin(38 * (row + 0.35 * np.abs(column)) + rng.random())
-    exposure = 3600 - 2400 * body + 1500 * lungs * body + 1500 * ribs
-    noise = rng.standard_normal(shape, np.float32) * np.sqrt(exposure / 4)
-    return np.clip(exposure + noise, 0, 4095).astype(np.uint16)
+def _film(shape: tuple[int, int], seed: int) -> np.ndarray:
+    """Stored values of 12 bits with the noise of a digital film."""
+    shown = chest_film(shape, seed)
+    noise = np.random.default_rng(seed).standard_normal(shape, np.float32)
+    return np.clip(np.rint(3500 - 3000 * shown + 12 * noise), 0, 4095).astype(np.uint16)
 
 
 def _dicom(values: np.ndarray) -> Any:
-    from pydicom import Dataset
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import (
-        DigitalXRayImageStorageForPresentation,
-        ExplicitVRLittleEndian,
-        generate_uid,
-    )
-
-    header = Dataset()
-    header.file_meta = FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    header.SOPClassUID = DigitalXRayImageStorageForPresentation
-    header.SOPInstanceUID = generate_uid(entropy_srcs=[sha256(values.tobytes()).hexdigest()])
-    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
-    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
-    header.Rows, header.Columns = values.shape
-    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME1"
-    header.BitsAllocated, header.BitsStored, header.HighBit = 16, 12, 11
-    header.PixelRepresentation = 0
-    header.RescaleSlope, header.RescaleIntercept = 1, 0
-    header.WindowCenter, header.WindowWidth = 2048, 3000
-    header.PixelData = values.tobytes()
-    header["PixelData"].VR = "OW"
-    return header
+    window = {"WindowCenter": 2048, "WindowWidth": 3000, "RescaleSlope": 1, "RescaleIntercept": 0}
+    return dicom(values, 12, PhotometricInterpretation="MONOCHROME1", **window)
 
 
 def _recoded(plain: Path, path: Path, name: str) -> None:
@@ -173,7 +144,7 @@ def write_images(folder: Path, shape: tuple[int, int], files: int) -> dict[str, 
 
     found: dict[str, list[Path]] = {}
     for number in range(files):
-        values = chest_film(shape, number)
+        values = _film(shape, number)
         names = ("uncompressed", "RLE", "JPEG lossless", "JPEG-LS", "JPEG 2000")
         paths = {name: folder / f"{name}-{number}.dcm" for name in names}
         _dicom(values).save_as(paths["uncompressed"], enforce_file_format=True)
