@@ -283,8 +283,8 @@ class _Statistic:
     def _one(self, weights: Array, data: dict[str, Any]) -> dict[str, Array]:
         labels, predicted = data["labels"], data["predicted"]
         values = {
-            "AUROC": jax.vmap(lambda r: auroc_from_ranking(r, weights))(data["ranking"]),
-            "AP": jax.vmap(lambda r: average_precision_from_ranking(r, weights))(data["ranking"]),
+            "AUROC": auroc_from_ranking(data["ranking"], weights),
+            "AP": average_precision_from_ranking(data["ranking"], weights),
         }
         if self.task == "multi-label":
             found = precision_recall_f1(labels, predicted, weights=weights)
@@ -417,7 +417,6 @@ def _evaluate(
         "ranking": _ranked(test_labels, test_scores),
         "thresholds": thresholds,
     }
-    numbers = seeds * rows * classes
     intervals = bootstrap(
         _Statistic(task, classes),
         data,
@@ -426,7 +425,7 @@ def _evaluate(
         resamples=resamples,
         level=level,
         clusters=clusters,
-        batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // numbers)),
+        batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // (seeds * rows))),
     )
     return intervals, thresholds
 
