@@ -403,12 +403,18 @@ def _large(spec: _Spec, nested: NestedRows, center: bool) -> _Large | None:
         start = m
         factor = transpose(cholesky(gram))
         whiten.append(upper_inverse(factor))
-        condition.append(jnp.linalg.norm(factor) * jnp.linalg.norm(whiten[-1]))
-    of_root = jnp.linalg.norm(triangle) * jnp.linalg.norm(root)
-    of_rest = jnp.stack(condition)
+        usable = _norm_product(factor, whiten[-1]) < LARGEST_WHITENED
+        # Of the prefix's own factor: the product of both bounds would be far above it.
+        bound = _norm_product(matmul(factor, triangle), matmul(root, whiten[-1]))
+        condition.append(jnp.where(usable, bound, jnp.inf))
+    of_root = _norm_product(triangle, root)
     usable = of_root * jnp.finfo(of_root.dtype).eps < INVERSE_LOSS
-    usable &= of_rest < LARGEST_WHITENED
-    return _Large(z, root, jnp.stack(whiten), jnp.where(usable, of_root * of_rest, jnp.inf))
+    return _Large(z, root, jnp.stack(whiten), jnp.where(usable, jnp.stack(condition), jnp.inf))
+
+
+def _norm_product(factor: Array, inverse: Array) -> Array:
+    """A bound of the condition number."""
+    return jnp.linalg.norm(factor) * jnp.linalg.norm(inverse)
 
 
 # --- one pair ----------------------------------------------------------------------------------
