@@ -24,9 +24,12 @@ from ._linalg import (
     common_dtype,
     compute_dtype,
     matmul,
+    times_upper,
     transpose,
     triangular_factor,
     upper_inverse,
+    upper_times,
+    upper_transposed_times,
 )
 from ._nested import NestedRows, nested_rows
 from ._polar import DenseForm, LowRankForm, ThinFactors, orthogonal_factor, thin_polar_form
@@ -318,7 +321,9 @@ class _Large(NamedTuple):
     def solve(self, position: int, cross: Array) -> Array:
         """Least-squares solution from `cross = z^T b` of that prefix."""
         whiten = self.whiten[position]
-        return matmul(self.root, matmul(whiten, matmul(transpose(whiten), cross)))
+        return upper_times(
+            self.root, upper_times(whiten, upper_transposed_times(whiten, cross))
+        )
 
 
 class _Prepared(NamedTuple):
@@ -396,7 +401,7 @@ def _large(spec: _Spec, nested: NestedRows, center: bool) -> _Large | None:
     sample = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 2 * d)).astype(int))
     triangle = triangular_factor(rows[sample])
     root = upper_inverse(triangle)
-    z = matmul(rows, root)
+    z = times_upper(rows, root)
     gram, start, whiten, condition = jnp.zeros((d, d), rows.dtype), 0, [], []
     for m in lengths:
         gram = gram + matmul(transpose(z[start:m]), z[start:m])
