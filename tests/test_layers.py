@@ -153,7 +153,7 @@ def test_studies_import_only_from_below(path):
 
 #: The command stands on all else. What its help needs imports nothing but typer; the rest is
 #: imported when a command runs.
-CLI_QUICK = ["__init__", "__main__", "_app", "_console", "_options"]
+CLI_QUICK = ["__init__", "__main__", "_app", "_console", "_distributed", "_options"]
 CLI_QUICK += ["embed", "files", "maps", "studies", "sweeps"]
 CLI_LATER = ["_settings", "_sources"]
 CLI_EXTERNAL = {"jax", "numpy", "pydantic", "rich", "typer"}
