@@ -325,10 +325,10 @@ def linear_probe_scores(
     if known is None:
         known = jnp.ones(labels.shape, bool)
 
-    def head(column: Array, weights: Array) -> AffineMap:
+    def of_class(column: Array, weights: Array) -> AffineMap:
         return fit_head(embeddings, column, 2, l2=l2, weights=weights)
 
-    heads = jax.vmap(head, in_axes=1)(labels, jnp.asarray(known))
+    heads = jax.vmap(of_class, in_axes=1)(labels, jnp.asarray(known))
     logits = heads(images)
     return transpose(jax.nn.sigmoid(logits[..., 1] - logits[..., 0]))
 

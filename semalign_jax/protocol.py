@@ -479,7 +479,6 @@ def _evaluate(
         "ranking": _ranked(test, test_scores),
         "thresholds": thresholds,
     }
-    numbers = seeds * rows * classes
     intervals = bootstrap(
         _Statistic(task, classes),
         data,
@@ -488,7 +487,7 @@ def _evaluate(
         resamples=resamples,
         level=level,
         clusters=clusters,
-        batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // numbers)),
+        batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // (seeds * rows))),
     )
     return intervals, thresholds
 
@@ -655,20 +654,18 @@ def zero_shot_protocol(
     images = jnp.concatenate([a.embeddings.astype(dtype) for a in (validation, test)])
     lines = [(name, how) for name in methods for how in normalizations]
     lines += [(name, "") for name in baselines]
-    temperature = jnp.asarray(temperature)
+    warmth = jnp.asarray(temperature)
     parts = []
     if methods and normalizations:
         parts.append(
             _map_scores(
                 anchors, orders, checked, images, prompts, tuple(normalizations), methods,
-                temperature, shrinkage,
+                warmth, shrinkage,
             )
         )  # fmt: skip
     if baselines:
         score = partial(_baseline_scores, tuple(baselines.values()), anchors.source, anchors.target)
-        found = [
-            np.asarray(score(orders[:, :count], images, prompts, temperature)) for count in checked
-        ]
+        found = [np.asarray(score(orders[:, :count], images, prompts, warmth)) for count in checked]
         parts.append(np.stack(found, axis=1))
     if not parts:
         raise ValueError("methods and baselines are empty: give at least one line")
@@ -831,7 +828,8 @@ def _probe_scores(task, num_classes, embeddings, truth, orders, images, l2) -> A
     """Scores [seeds, n, classes] of linear probes."""
 
     def one_seed(order):
-        labels, known = (None if a is None else a[order] for a in truth)
+        known = None if truth.known is None else truth.known[order]
+        labels = truth.labels[order]
         return linear_probe_scores(
             embeddings[order], labels, images, num_classes, task=task, l2=l2, known=known
         )

@@ -413,7 +413,12 @@ def _refuse_repeated(side: str, store: EmbeddingStore) -> None:
 
 
 def paired_batches(
-    a: EmbeddingStore, b: EmbeddingStore, matched: JoinedRows, batch_rows: int
+    a: EmbeddingStore,
+    b: EmbeddingStore,
+    matched: JoinedRows,
+    batch_rows: int,
+    *,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Stream the matched rows of two stores, e.g. into `accumulate_stats`.
 
@@ -422,13 +427,15 @@ def paired_batches(
         b: target side.
         matched: of `join_stores(a, b)`.
         batch_rows: rows in a block; two blocks are in memory.
+        shard: ``(k, n)``: only the k-th of n parts of the matched rows, consecutive and of about
+            one size, e.g. `distributed.this_process()`. There may be none.
 
     Returns:
         Iterator of ``(x [k, d_in], y [k, d_out])`` with k = `batch_rows`, or less in the last.
 
     Raises:
-        TypeError: if `batch_rows` is not an int.
-        ValueError: if it is below 1, or nothing matched.
+        TypeError: if `batch_rows` or a number of `shard` is not an int.
+        ValueError: if one is out of range, or nothing matched.
         IndexError: if `matched` is of other stores and has rows that are not there.
     """
     batch_rows = _checks.positive_int("batch_rows", batch_rows)
@@ -438,7 +445,9 @@ def paired_batches(
             f"matched is empty: no id is in both stores; {a.folder} begins with "
             f"{list(a.ids[:_SHOWN])}, {b.folder} with {list(b.ids[:_SHOWN])}"
         )
-    blocks = (slice(start, start + batch_rows) for start in range(0, count, batch_rows))
+    part = _checks.shard_rows(count, *shard)
+    starts = range(part.start, part.stop, batch_rows)
+    blocks = (slice(start, min(start + batch_rows, part.stop)) for start in starts)
     return ((a.rows(matched.rows_a[k]), b.rows(matched.rows_b[k])) for k in blocks)
 
 

@@ -81,6 +81,8 @@ class _Mode:
     json: bool = False
     quiet: bool = False
     debug: bool = False
+    silent: bool = False
+    stdout: int | None = None  # a copy of the descriptor, while libraries cannot reach it
     stderr: TextIO = sys.stderr
 
 
@@ -101,6 +103,7 @@ class Commands(TyperGroup):
         _mode.json, _mode.quiet, _mode.debug = (
             f"--{name}" in options for name in ("json", "quiet", "debug")
         )
+        _mode.silent = False
         _mode.stderr = sys.stderr
         # Whatever a library prints: stdout is for the result alone.
         aside = redirect_stdout(sys.stderr) if _mode.json and "--help" not in options else None
@@ -116,6 +119,10 @@ class Commands(TyperGroup):
                     _line("interrupted")
             except (Exception, KeyboardInterrupt) as error:
                 outcome, status = _failed(error)
+        if _mode.stdout is not None:
+            os.dup2(_mode.stdout, 1)
+            os.close(_mode.stdout)
+            _mode.stdout = None
         _print(outcome)
         sys.exit(status)
 
@@ -168,7 +175,7 @@ def note(text: str) -> None:
 
 
 def _print(outcome: Outcome | None) -> None:
-    if outcome is None:
+    if outcome is None or _mode.silent:
         return
     try:
         if _mode.json:
@@ -238,6 +245,19 @@ def quiet() -> bool:
     return _mode.quiet
 
 
+def print_errors_only() -> None:
+    """Leave the result to another process."""
+    _mode.silent = True
+
+
+def keep_libraries_off_stdout() -> None:
+    """Send to stderr what libraries that are not written in Python print, until the result."""
+    sys.stdout.flush()
+    if _mode.stdout is None:
+        _mode.stdout = os.dup(1)
+        os.dup2(2, 1)
+
+
 @contextmanager
 def hushed() -> Iterator[None]:
     """Hide what others show on stderr, if no progress is wanted; `note` and warnings stay."""
@@ -301,13 +321,16 @@ def command(app: typer.Typer, name: str, *, examples: Sequence[str]) -> Callable
     return decorate
 
 
-def settings_of(kind: type[S], flags: Mapping[str, Any]) -> S:
+def settings_of(
+    kind: type[S], flags: Mapping[str, Any], extra: Mapping[str, Any] | None = None
+) -> S:
     """The settings of a command: from the file of ``--config``, with what was given before it.
 
     Args:
         kind: of the settings.
         flags: parameters of the command: ``config``, and values by the names of the settings; None
             and an empty list count as not given.
+        extra: further values, where None is a value.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -318,6 +341,7 @@ def settings_of(kind: type[S], flags: Mapping[str, Any]) -> S:
     flags = dict(flags)
     config = flags.pop("config")
     given = {k: _absolute(v) for k, v in flags.items() if v is not None and v != []}
+    given |= extra or {}
     try:
         return load_settings(kind, config and here(config), given)
     except ValueError as error:

@@ -51,12 +51,12 @@ NormalizeOption = Annotated[
 
 
 def dataset_flags(
-    reader: str | None, path: Path | None, options: list[str] | None
+    reader: str | None, path: Path | None, options: list[str] | None, name: str = "dataset"
 ) -> dict[str, Any]:
-    """The flags of a data set by the names of the settings."""
+    """The flags of a data set by the names of the settings, which have it as `name`."""
     values = keys_and_values("option", options)
-    for name in _PATHS:
-        if isinstance(values.get(name), str):
-            values[name] = str(here(values[name]))
-    flags = {"dataset.reader": reader, "dataset.path": path}
-    return flags | {f"dataset.options.{name}": value for name, value in values.items()}
+    for key in _PATHS:
+        if isinstance(values.get(key), str):
+            values[key] = str(here(values[key]))
+    flags = {f"{name}.reader": reader, f"{name}.path": path}
+    return flags | {f"{name}.options.{key}": value for key, value in values.items()}

@@ -19,6 +19,13 @@ from ._console import (
     settings_of,
     writing,
 )
+from ._distributed import (
+    CoordinatorOption,
+    DistributedOption,
+    ProcessCountOption,
+    ProcessIdOption,
+    join,
+)
 from ._options import (
     DatasetOption,
     DatasetPathOption,
@@ -109,6 +116,10 @@ def embed(
         bool | None,
         option("Leave out what cannot be read, list it, exit with 1", "--skip-broken"),
     ] = None,
+    distributed: DistributedOption = False,
+    coordinator: CoordinatorOption = None,
+    process_count: ProcessCountOption = None,
+    process_id: ProcessIdOption = None,
     config: ConfigOption = None,
 ) -> Outcome:
     """Embed texts or images with a frozen encoder into a store.
@@ -117,6 +128,8 @@ def embed(
     to go on after an interruption.
     """
     flags = dict(locals())
+    for name in ("distributed", "coordinator", "process_count", "process_id"):
+        del flags[name]
     if images and texts:
         raise ValueError("--images and --texts: give one of them")
     for name in ("images", "texts", "dataset", "path", "reader_options"):
@@ -130,12 +143,15 @@ def embed(
 
     from ._settings import EmbedSettings
 
-    return run(settings_of(EmbedSettings, flags))
+    settings = settings_of(EmbedSettings, flags)
+    join(distributed, coordinator, process_count, process_id)
+    return run(settings)
 
 
 def run(settings: "EmbedSettings") -> Outcome:
     """Embed as the settings say."""
     from .._chunks import refuse_other_contents
+    from .._processes import by_first
     from ._sources import IMAGE, find_broken, pixel_reader, read_source, worker_count
 
     started = time.monotonic()
@@ -165,7 +181,12 @@ def run(settings: "EmbedSettings") -> Outcome:
     with writing(settings.out), pixel_reader(paths, settings.processes, workers) as reader:
         if settings.skip_broken and source.modality == IMAGE:
             prepare = encoders.image_preprocessor(encoder)
-            broken = dict(find_broken(source, prepare, reader, settings.out, workers))
+            broken = dict(
+                by_first(
+                    "the check of the images",
+                    lambda: find_broken(source, prepare, reader, settings.out, workers),
+                )
+            )
             skipped += broken.values()
             items = [item for row, item in enumerate(items) if row not in broken]
             ids = [name for row, name in enumerate(ids) if row not in broken]
@@ -192,7 +213,7 @@ def run(settings: "EmbedSettings") -> Outcome:
                 if source.modality != IMAGE or not str(error).startswith("items["):
                     raise
                 raise ValueError(f"{error}; --skip-broken leaves such files out") from error
-        save_settings(settings, settings.out / "settings.json")
+        by_first("settings.json", lambda: save_settings(settings, settings.out / "settings.json"))
     values = {
         "store": str(settings.out),
         "modality": source.modality,

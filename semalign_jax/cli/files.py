@@ -1,6 +1,5 @@
 """`semalign info`, `semalign verify` and `semalign convert`."""
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -98,17 +97,16 @@ def _store(path: Path) -> dict[str, Any]:
 
 def _map(path: Path) -> dict[str, Any]:
     from ..io import load_map
+    from .maps import map_hash
 
     mapping = load_map(path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "method": mapping.kind,
         "d_in": mapping.d_in,
         "d_out": mapping.d_out,
         "maps": list(mapping.batch_shape) or 1,
         "dtype": mapping.weight.dtype.name,
-        "sha256": digest,
+        "sha256": map_hash(mapping),
     }
 
 
@@ -157,8 +155,9 @@ def _results(path: Path) -> dict[str, Any]:
         kind = results["format"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} holds no results of semalign_jax") from None
-    known = ("kind", "title", "version", "seconds", "environment", "notes")
-    values = {"format": kind} | {key: results[key] for key in known if key in results}
+    values = {"format": kind, **({"study": results["kind"]} if "kind" in results else {})}
+    known = ("title", "version", "seconds", "environment", "notes")
+    values |= {key: results[key] for key in known if key in results}
     values["rows"] = len(results.get("rows", ()))
     return values
 
@@ -166,11 +165,14 @@ def _results(path: Path) -> dict[str, Any]:
 def _lines(values: Mapping[str, Any], depth: int = 0) -> list[str]:
     lines = []
     for key, value in values.items():
+        indent = "  " * depth
         if isinstance(value, Mapping):
-            lines += ["  " * depth + f"{key}:", *_lines(value, depth + 1)]
+            lines += [f"{indent}{key}:", *_lines(value, depth + 1)]
+        elif isinstance(value, list) and any(". " in str(one) for one in value):
+            lines += [f"{indent}{key}:", *(f"{indent}  {one}" for one in value)]
         else:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            lines.append("  " * depth + f"{key}: {shown}")
+            lines.append(f"{indent}{key}: {shown}")
     return lines
 
 

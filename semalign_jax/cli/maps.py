@@ -18,6 +18,13 @@ from ._console import (
     settings_of,
     writing,
 )
+from ._distributed import (
+    CoordinatorOption,
+    DistributedOption,
+    ProcessCountOption,
+    ProcessIdOption,
+    join,
+)
 from ._options import METHODS, NormalizeOption, option
 
 if TYPE_CHECKING:
@@ -74,6 +81,10 @@ def fit(
         option("Of an orthogonal map", values="auto|svd|iterative", default="auto"),
     ] = None,
     batch_rows: Annotated[int | None, option("Rows read at once", default="4096", min=1)] = None,
+    distributed: DistributedOption = False,
+    coordinator: CoordinatorOption = None,
+    process_count: ProcessCountOption = None,
+    process_id: ProcessIdOption = None,
     config: ConfigOption = None,
 ) -> Outcome:
     """Fit a map from one store's space to another's.
@@ -81,9 +92,13 @@ def fit(
     Rows are matched by id and streamed, so stores may be larger than memory.
     """
     flags = dict(locals())
+    for name in ("distributed", "coordinator", "process_count", "process_id"):
+        del flags[name]
     from ._settings import FitSettings
 
-    return run_fit(settings_of(FitSettings, flags))
+    settings = settings_of(FitSettings, flags)
+    join(distributed, coordinator, process_count, process_id)
+    return run_fit(settings)
 
 
 def run_fit(settings: "FitSettings") -> Outcome:
@@ -91,7 +106,6 @@ def run_fit(settings: "FitSettings") -> Outcome:
     import numpy as np
 
     from .. import (
-        accumulate_stats,
         fit_from_stats,
         join_stores,
         open_store,
@@ -99,6 +113,8 @@ def run_fit(settings: "FitSettings") -> Outcome:
         save_map,
     )
     from .._fit import check_method, check_options
+    from .._processes import by_first
+    from ..distributed import accumulate_stats, shard_rows, this_process
 
     source, target = open_store(settings.source), open_store(settings.target)
     # Before hours of reading.
@@ -121,16 +137,20 @@ def run_fit(settings: "FitSettings") -> Outcome:
         matched = _select(matched, _draw(len(matched.rows_a), settings.anchors, settings.seed))
     count = len(matched.rows_a)
     note(f"{count} pairs of {settings.source} and {settings.target}")
-    batches = paired_batches(source, target, matched, settings.batch_rows)
-    with progress("fit", count) as advance:
+    batches = paired_batches(source, target, matched, settings.batch_rows, shard=this_process())
+    with progress("fit", len(shard_rows(count))) as advance:
         stats = accumulate_stats(batches, progress=advance)
     mapping = fit_from_stats(settings.method, stats, **settings.options)
-    with writing(settings.out):
+
+    def save() -> None:
         save_map(mapping, settings.out)
         save_settings(settings, settings.out.with_suffix(".settings.json"))
+
+    with writing(settings.out):
+        by_first("writing the map", save)
     values = {
         "map": str(settings.out),
-        "sha256": _sha256(settings.out),
+        "sha256": map_hash(mapping),
         "method": settings.method,
         "d_in": mapping.d_in,
         "d_out": mapping.d_out,
@@ -211,9 +231,15 @@ def _fit_summary(values: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def map_hash(mapping: "AffineMap") -> str:
+    """SHA-256 of what a map computes; its file holds metadata in an order that differs."""
+    import numpy as np
+
+    digest = hashlib.sha256(mapping.kind.encode())
+    for array in (mapping.weight, mapping.source_offset, mapping.target_offset):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
 
 
 @command(
@@ -284,7 +310,7 @@ def _map_store(
     from .. import create_store
 
     description = {
-        "map": {"kind": mapping.kind, "sha256": _sha256(settings.map)},
+        "map": {"kind": mapping.kind, "sha256": map_hash(mapping)},
         "of": store.description,
     }
     mapped = create_store(
