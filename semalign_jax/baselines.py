@@ -284,6 +284,7 @@ def linear_probe_scores(
     *,
     task: Task,
     l2: float | Array = 1.0,
+    known: ArrayLike | None = None,
 ) -> Array:
     """Logistic regression on labelled images: what the same number of labels would be worth.
 
@@ -295,6 +296,8 @@ def linear_probe_scores(
         num_classes: number of classes (static).
         task: see `zeroshot.Task` (static); a multi-label one takes a regression a finding.
         l2: see `fit_head`, for unit-norm or other embeddings as they are.
+        known: of a multi-label task, bool [k, num_classes], which labels are known. None means
+            all.
 
     Returns:
         Probabilities [n, num_classes].
@@ -319,7 +322,13 @@ def linear_probe_scores(
         return jax.nn.softmax(head(images), axis=-1)
     labels = integers("labels", labels, (rows, num_classes))
     in_range("labels", labels, 2)
-    heads = jax.vmap(lambda column: fit_head(embeddings, column, 2, l2=l2), in_axes=1)(labels)
+    if known is None:
+        known = jnp.ones(labels.shape, bool)
+
+    def of_class(column: Array, weights: Array) -> AffineMap:
+        return fit_head(embeddings, column, 2, l2=l2, weights=weights)
+
+    heads = jax.vmap(of_class, in_axes=1)(labels, jnp.asarray(known))
     logits = heads(images)
     return transpose(jax.nn.sigmoid(logits[..., 1] - logits[..., 0]))
 

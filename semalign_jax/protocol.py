@@ -29,6 +29,7 @@ import numpy as np
 from . import _checks
 from ._linalg import common_dtype
 from ._maps import AffineMap, identity_map
+from ._ranking import ranking_of_known
 from ._samples import integers
 from ._typing import METHODS, Array, ArrayLike, Method
 from .anchors import anchor_order, check_counts
@@ -62,6 +63,8 @@ from .zeroshot import (
 
 #: How many offending ids a message names.
 NAMED = 5
+#: Numbers that the maps of a batch of seeds may hold.
+MAP_NUMBERS = 2**27
 #: Numbers that a batch of resamples may hold for one score; bounds the memory of the bootstrap.
 BOOTSTRAP_NUMBERS = 2**24
 
@@ -112,10 +115,12 @@ class Images:
         embeddings: of the image encoder [n, d].
         labels: for a single-label task classes [n], as integers or names; for a multi-label one
             booleans or 0/1 [n, num_classes] in the order of the prompt set.
+        known: of a multi-label task, bool [n, num_classes], which labels are known; the others
+            may be 0 or 1 and count nowhere. None means all.
 
     Raises:
         TypeError: for embeddings that are not floating point, ids that are neither text nor
-            integers.
+            integers, or `known` that is not boolean.
         ValueError: for lengths that do not match, repeated ids, NaN or infinity.
     """
 
@@ -123,6 +128,7 @@ class Images:
     patients: Any
     embeddings: Any
     labels: Any
+    known: Any = None
 
     def __post_init__(self) -> None:
         embeddings = _embeddings("embeddings", self.embeddings)
@@ -132,6 +138,13 @@ class Images:
             raise ValueError(
                 f"labels must have one entry for each of the {len(embeddings)} images; got "
                 f"{np.shape(self.labels)}"
+            )
+        if self.known is not None and np.asarray(self.known).dtype != np.bool_:
+            raise TypeError(f"known must be booleans; got {np.asarray(self.known).dtype}")
+        if self.known is not None and np.shape(self.known) != np.shape(self.labels):
+            raise ValueError(
+                f"known must have the shape of labels, {np.shape(self.labels)}; got "
+                f"{np.shape(self.known)}"
             )
 
 
@@ -242,6 +255,24 @@ def _labels(name: str, labels: Any, names: tuple[str, ...], task: Task) -> Array
     return labels
 
 
+class _Truth(NamedTuple):
+    """Labels as of `_labels`, and which are known, bool [n, num_classes]; None means all."""
+
+    labels: Array
+    known: Array | None
+
+
+def _known(name: str, known: Any, labels: Array, task: Task) -> Array | None:
+    if known is None:
+        return None
+    if task == "single-label":
+        raise ValueError(f"{name}: leave out images whose class is not known; it must be None")
+    array = np.asarray(known)
+    if array.dtype != np.bool_ or array.shape != labels.shape:
+        raise ValueError(f"{name} must be booleans {labels.shape}; got {array.dtype} {array.shape}")
+    return jnp.asarray(array)
+
+
 # --- evaluation of scores ----------------------------------------------------------------------
 
 
@@ -275,33 +306,50 @@ class _Statistic:
     num_classes: int
 
     def __call__(self, data: dict[str, Any], weights: Array) -> dict[str, Any]:
-        axes = {name: 0 for name in data} | {"labels": None}
-        each = jax.vmap(partial(self._one, weights), in_axes=(axes,))(data)
+        # One ranking after the other: only then do the resamples of a bootstrap share its layout.
+        seeds = data["predicted"].shape[0]
+        rankings = jax.tree_util.tree_map(
+            lambda leaf: leaf.reshape(-1, leaf.shape[-1]), data["ranking"]
+        )
+        values = {
+            "AUROC": auroc_from_ranking(rankings, weights),
+            "AP": average_precision_from_ranking(rankings, weights),
+        }
+        if self.task == "multi-label":
+            labels, predicted = (_columns(data[name], seeds) for name in ("labels", "predicted"))
+            if data["known"] is not None:
+                weights = weights[:, None] * _columns(data["known"], seeds).astype(weights.dtype)
+            found = precision_recall_f1(labels, predicted, weights=weights)
+            absent = precision_recall_f1(~labels, ~predicted, weights=weights)
+            chosen = ~jnp.isnan(data["thresholds"].reshape(-1))
+            for name, value in (
+                ("F1", found.f1),
+                ("sensitivity", found.recall),
+                ("specificity", absent.recall),
+            ):
+                values[name] = jnp.where(chosen, value, jnp.nan)
+        values = {name: value.reshape(seeds, self.num_classes) for name, value in values.items()}
+        each = {f"macro {n}": macro_mean(values[n]).value for n in values if n in _MACRO}
+        if self.task == "single-label":
+            score = partial(self._of_predictions, data["labels"], weights)
+            each |= jax.vmap(score)(data["predicted"])
+        each |= values
         means = jax.tree_util.tree_map(lambda values: jnp.mean(values, axis=0), each)
         return {"each": each, "mean": means}
 
-    def _one(self, weights: Array, data: dict[str, Any]) -> dict[str, Array]:
-        labels, predicted = data["labels"], data["predicted"]
-        values = {
-            "AUROC": jax.vmap(lambda r: auroc_from_ranking(r, weights))(data["ranking"]),
-            "AP": jax.vmap(lambda r: average_precision_from_ranking(r, weights))(data["ranking"]),
+    def _of_predictions(self, labels: Array, weights: Array, predicted: Array) -> dict[str, Array]:
+        balanced = balanced_accuracy(labels, predicted, self.num_classes, weights=weights)
+        return {
+            "accuracy": accuracy(labels, predicted, weights=weights),
+            "balanced accuracy": balanced.value,
         }
-        if self.task == "multi-label":
-            found = precision_recall_f1(labels, predicted, weights=weights)
-            absent = precision_recall_f1(~labels, ~predicted, weights=weights)
-            at_threshold = {
-                "F1": found.f1,
-                "sensitivity": found.recall,
-                "specificity": absent.recall,
-            }
-            chosen = ~jnp.isnan(data["thresholds"])
-            values |= {name: jnp.where(chosen, v, jnp.nan) for name, v in at_threshold.items()}
-        macro = {f"macro {n}": macro_mean(values[n]).value for n in values if n in _MACRO}
-        if self.task == "single-label":
-            balanced = balanced_accuracy(labels, predicted, self.num_classes, weights=weights)
-            macro["accuracy"] = accuracy(labels, predicted, weights=weights)
-            macro["balanced accuracy"] = balanced.value
-        return macro | values
+
+
+def _columns(values: Array, seeds: int) -> Array:
+    """[n, classes] or [seeds, n, classes] as [n, seeds * classes]."""
+    if values.ndim == 2:
+        values = jnp.broadcast_to(values, (seeds, *values.shape))
+    return jnp.moveaxis(values, 0, 1).reshape(values.shape[1], -1)
 
 
 _MACRO = ("AUROC", "AP", "F1")
@@ -317,6 +365,8 @@ def evaluate_scores(
     key: Array,
     rule: ThresholdRule = "youden",
     patients: Any = None,
+    validation_known: ArrayLike | None = None,
+    test_known: ArrayLike | None = None,
     resamples: int = 1000,
     level: float = 0.95,
 ) -> ScoreReport:
@@ -332,6 +382,9 @@ def evaluate_scores(
         rule: see `choose_threshold`.
         patients: of the test rows [n], text or integers; the bootstrap draws patients. None means
             that every row is a unit.
+        validation_known: of a multi-label task, bool [v, num_classes], which labels are known;
+            the others count nowhere. None means all.
+        test_known: likewise [n, num_classes].
         resamples: of the bootstrap.
         level: of the intervals.
 
@@ -365,13 +418,18 @@ def evaluate_scores(
                 f"{name}_labels must have one row for each of the {scores.shape[1]} rows of "
                 f"{name}_scores; got {len(labels)}"
             )
+    parts = [
+        _Truth(labels, _known(f"{name}_known", mask, labels, task))
+        for name, labels, mask in zip(
+            ("validation", "test"), truth, (validation_known, test_known), strict=True
+        )
+    ]
     clusters = None if patients is None else _cluster_numbers(patients, len(truth[1]))
     intervals, thresholds = _evaluate(
-        truth[0], arrays[0], truth[1], arrays[1], task, key, rule, clusters, resamples, level
+        parts[0], arrays[0], parts[1], arrays[1], task, key, rule, clusters, resamples, level
     )
     mean = BootstrapInterval(*(part["mean"] for part in intervals))
-    undefined = (_undefined(labels, classes) for labels in truth)
-    validation_undefined, test_undefined = undefined
+    validation_undefined, test_undefined = (_undefined(part, classes) for part in parts)
     return ScoreReport(mean, thresholds[0], test_undefined, validation_undefined)
 
 
@@ -382,17 +440,20 @@ def _cluster_numbers(patients: Any, rows: int) -> np.ndarray:
     return np.unique(array, return_inverse=True)[1].astype(np.int32)
 
 
-def _undefined(labels: Array, num_classes: int) -> Array:
+def _undefined(truth: _Truth, num_classes: int) -> Array:
     """Classes that all rows, or none, belong to."""
+    labels, known = truth
     if labels.ndim == 1:
         labels = labels[:, None] == jnp.arange(num_classes, dtype=labels.dtype)[None, :]
-    return labels.all(axis=0) | ~labels.any(axis=0)
+    if known is None:
+        return labels.all(axis=0) | ~labels.any(axis=0)
+    return (labels | ~known).all(axis=0) | ~(labels & known).any(axis=0)
 
 
 def _evaluate(
-    validation_labels: Array,
+    validation: _Truth,
     validation_scores: Array,
-    test_labels: Array,
+    test: _Truth,
     test_scores: Array,
     task: Task,
     key: Array,
@@ -404,20 +465,20 @@ def _evaluate(
     """Intervals with the parts "each" [seeds, ...] and "mean", and thresholds [seeds, classes]."""
     seeds, rows, classes = test_scores.shape
     if task == "multi-label":
-        thresholds = jax.vmap(lambda s: choose_threshold(validation_labels, s, rule=rule))(
-            validation_scores
-        )
+        thresholds = jax.vmap(
+            lambda s: choose_threshold(validation.labels, s, rule=rule, known=validation.known)
+        )(validation_scores)
         predicted = test_scores >= thresholds[:, None, :]
     else:
         thresholds = jnp.full((seeds, classes), jnp.nan, test_scores.dtype)
         predicted = jnp.argmax(test_scores, axis=-1).astype(jnp.int32)
     data = {
-        "labels": test_labels,
+        "labels": test.labels,
+        "known": test.known,
         "predicted": predicted,
-        "ranking": _ranked(test_labels, test_scores),
+        "ranking": _ranked(test, test_scores),
         "thresholds": thresholds,
     }
-    numbers = seeds * rows * classes
     intervals = bootstrap(
         _Statistic(task, classes),
         data,
@@ -426,15 +487,19 @@ def _evaluate(
         resamples=resamples,
         level=level,
         clusters=clusters,
-        batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // numbers)),
+        batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // (seeds * rows))),
     )
     return intervals, thresholds
 
 
 @jax.jit
-def _ranked(labels: Array, scores: Array) -> Any:
+def _ranked(truth: _Truth, scores: Array) -> Any:
     """Rankings [seeds, classes, n] of scores [seeds, n, classes]."""
-    return jax.vmap(lambda s: rank_scores(labels, s))(scores)
+    rankings = jax.vmap(lambda s: rank_scores(truth.labels, s))(scores)
+    if truth.known is None:
+        return rankings
+    known = jnp.broadcast_to(truth.known.T, rankings.order.shape)
+    return ranking_of_known(rankings, known)
 
 
 # --- protocol ----------------------------------------------------------------------------------
@@ -514,28 +579,6 @@ def naive_map(x: Array, y: Array) -> AffineMap:
 PROTOCOL_METHODS: Mapping[str, Method | Fitter] = {"naive": naive_map, **{m: m for m in METHODS}}
 
 
-@dataclass(frozen=True)
-class _Scorer:
-    """Scores [normalizations, n, classes] of a map, as a metric of `anchor_sweep`."""
-
-    normalizations: tuple[SpaceNormalization, ...]
-
-    def __call__(self, mapping: AffineMap, data: dict[str, Any]) -> Array:
-        return jnp.stack(
-            [
-                zero_shot_scores(
-                    mapping,
-                    data["images"],
-                    data["prompts"],
-                    normalization=normalization,
-                    space=data["space"],
-                    temperature=data["temperature"],
-                )
-                for normalization in self.normalizations
-            ]
-        )
-
-
 def zero_shot_protocol(
     anchors: AnchorPairs,
     validation: Images,
@@ -561,7 +604,8 @@ def zero_shot_protocol(
     """Evaluate maps and baselines as unimodal zero-shot classifiers, in one table.
 
     Anchors are drawn at random, nested over the counts; all lines see the same ones, and all
-    intervals the same resamples of test patients. Compiles once per count.
+    intervals the same resamples of test patients. Compiles once for all counts, but for every
+    count what depends on its anchors alone.
 
     Args:
         anchors: pairs that anchors are drawn from.
@@ -596,11 +640,7 @@ def zero_shot_protocol(
             the class set, counts beyond the data, unknown methods or scores that are NaN.
     """
     _check_parts(anchors, validation, test, labelled, prompts)
-    names, task = prompts.names, prompts.task
-    truth = [
-        _labels(name, part.labels, names, task)
-        for name, part in (("validation", validation), ("test", test))
-    ]
+    truth = [_truth(name, p, prompts) for name, p in (("validation", validation), ("test", test))]
     checked = check_counts(counts, len(anchors.ids))
     for normalization in normalizations:
         _checks.option("normalizations", normalization, SPACE_NORMALIZATIONS)
@@ -614,18 +654,29 @@ def zero_shot_protocol(
     images = jnp.concatenate([a.embeddings.astype(dtype) for a in (validation, test)])
     lines = [(name, how) for name in methods for how in normalizations]
     lines += [(name, "") for name in baselines]
-    maps = tuple(normalizations), dict(methods)
-    others = tuple(baselines.values())
-    options = images, prompts, temperature, shrinkage, maps, others
-    cells = [_scores_at(anchors, orders[:, :count], *options) for count in checked]
-    scores = np.stack([np.asarray(cell) for cell in cells], axis=1)
+    warmth = jnp.asarray(temperature)
+    parts = []
+    if methods and normalizations:
+        parts.append(
+            _map_scores(
+                anchors, orders, checked, images, prompts, tuple(normalizations), methods,
+                warmth, shrinkage,
+            )
+        )  # fmt: skip
+    if baselines:
+        score = partial(_baseline_scores, tuple(baselines.values()), anchors.source, anchors.target)
+        found = [np.asarray(score(orders[:, :count], images, prompts, warmth)) for count in checked]
+        parts.append(np.stack(found, axis=1))
+    if not parts:
+        raise ValueError("methods and baselines are empty: give at least one line")
+    scores = np.concatenate([part.astype(parts[0].dtype) for part in parts])
     if labelled is not None:
         check_counts(checked, len(labelled.ids))
-        known = _labels("labelled", labelled.labels, names, task)
+        given = _truth("labelled", labelled, prompts)
         label_orders = _orders(label_key, len(labelled.ids), seeds, max(checked))
-        probe = partial(_probe_scores, task, len(names))
+        probe = partial(_probe_scores, prompts.task, prompts.num_classes)
         found = [
-            probe(labelled.embeddings, known, label_orders[:, :count], images, jnp.asarray(l2))
+            probe(labelled.embeddings, given, label_orders[:, :count], images, jnp.asarray(l2))
             for count in checked
         ]
         scores = np.concatenate([scores, np.stack([np.asarray(f) for f in found])[None]])
@@ -640,6 +691,11 @@ def zero_shot_protocol(
         scores, split, truth, lines, checked, prompts, bootstrap_key, rule, test.patients,
         resamples, level, progress,
     )  # fmt: skip
+
+
+def _truth(name: str, part: Images, prompts: EmbeddedPrompts) -> _Truth:
+    labels = _labels(name, part.labels, prompts.names, prompts.task)
+    return _Truth(labels, _known(f"known of {name}", part.known, labels, prompts.task))
 
 
 def _check_parts(
@@ -673,36 +729,82 @@ def _orders(key: Array, rows: int, seeds: int, size: int) -> Array:
     return jax.vmap(partial(anchor_order, n=rows, size=size))(jax.random.split(key, seeds))
 
 
-def _scores_at(anchors, orders, images, prompts, temperature, shrinkage, maps, baselines) -> Array:
-    """Scores [lines, seeds, n, classes] of the maps and baselines at one anchor count."""
-    normalizations, methods = maps
-    temperature = jnp.asarray(temperature)
-    parts = []
-    if methods and normalizations:
-        spaces = _spaces(anchors.source, anchors.target, orders, shrinkage)
+def _map_scores(
+    anchors: AnchorPairs,
+    orders: Array,
+    counts: tuple[int, ...],
+    images: Array,
+    prompts: EmbeddedPrompts,
+    normalizations: tuple[SpaceNormalization, ...],
+    methods: Mapping[str, Method | SweepMethod | Fitter],
+    temperature: Array,
+    shrinkage: float | None,
+) -> np.ndarray:
+    """Scores of the maps [methods * normalizations, counts, seeds, n, classes].
+
+    The maps of all counts are fitted by one program, since they share factorisations, and scored
+    by another that knows no counts.
+    """
+    source, target = anchors.source, anchors.target
+    numbers = len(methods) * len(counts) * source.shape[1] * target.shape[1]
+    batch = max(1, MAP_NUMBERS // numbers)
+    batches = []
+    for start in range(0, len(orders), batch):
+        here = orders[start : start + batch]
         swept = anchor_sweep(
-            anchors.source,
-            anchors.target,
-            [orders.shape[1]],
-            orders=orders,
-            methods=methods,
-            metrics={"scores": _Scorer(normalizations)},
-            eval_data={
-                "images": images,
-                "prompts": prompts,
-                "space": spaces,
-                "temperature": temperature,
-            },
-            eval_in_axes={"images": None, "prompts": None, "space": 0, "temperature": None},
+            source, target, counts, orders=here, methods=methods, metrics={"map": fitted_map}
         )
-        found = jnp.moveaxis(swept.values["scores"][:, 0], 2, 1)
-        parts.append(found.reshape(-1, *found.shape[2:]))
-    if baselines:
-        arguments = anchors.source, anchors.target, orders, images, prompts, temperature
-        parts.append(_baseline_scores(baselines, *arguments))
-    if not parts:
-        raise ValueError("methods and baselines are empty: give at least one line")
-    return jnp.concatenate([part.astype(parts[0].dtype) for part in parts])
+        maps = swept.values["map"]
+        cells = []
+        for c, count in enumerate(counts):
+            space = None
+            if any(how != "none" for how in normalizations):
+                space = _spaces(source, target, here[:, :count], shrinkage)
+            own = jax.tree_util.tree_map(lambda leaf, c=c: leaf[:, c], maps)
+            scores = _scores_of_maps(normalizations, own, space, images, prompts, temperature)
+            cells.append(np.asarray(scores))
+        batches.append(np.stack(cells, axis=1))
+    return np.concatenate(batches, axis=2)
+
+
+def fitted_map(mapping: AffineMap, _: Any) -> AffineMap:
+    """The metric of a sweep that gives the maps themselves."""
+    return mapping
+
+
+@partial(jax.jit, static_argnums=0)
+def _scores_of_maps(
+    normalizations: tuple[SpaceNormalization, ...],
+    maps: AffineMap,
+    spaces: AnchorSpace | None,
+    images: Array,
+    prompts: EmbeddedPrompts,
+    temperature: Array,
+) -> Array:
+    """Scores [methods * normalizations, seeds, n, classes] of maps [methods, seeds, ...]."""
+
+    def one(mapping: AffineMap, space: AnchorSpace | None) -> Array:
+        return jnp.stack(
+            [
+                zero_shot_scores(
+                    mapping,
+                    images,
+                    prompts,
+                    normalization=normalization,
+                    space=space,
+                    temperature=temperature,
+                )
+                for normalization in normalizations
+            ]
+        )
+
+    # Nested loops, so that the methods of a seed share its space without copies.
+    scores = jax.lax.map(
+        lambda seed: jax.lax.map(lambda mapping: one(mapping, seed[1]), seed[0]),
+        (jax.tree_util.tree_map(lambda leaf: jnp.moveaxis(leaf, 1, 0), maps), spaces),
+    )
+    scores = jnp.moveaxis(scores, 0, 2)  # [methods, normalizations, seeds, n, classes]
+    return scores.reshape(-1, *scores.shape[2:])
 
 
 @jax.jit
@@ -722,14 +824,17 @@ def _baseline_scores(baselines, source, target, orders, images, prompts, tempera
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _probe_scores(task, num_classes, embeddings, labels, orders, images, l2) -> Array:
+def _probe_scores(task, num_classes, embeddings, truth, orders, images, l2) -> Array:
     """Scores [seeds, n, classes] of linear probes."""
-    return jax.lax.map(
-        lambda order: linear_probe_scores(
-            embeddings[order], labels[order], images, num_classes, task=task, l2=l2
-        ),
-        orders,
-    )
+
+    def one_seed(order):
+        known = None if truth.known is None else truth.known[order]
+        labels = truth.labels[order]
+        return linear_probe_scores(
+            embeddings[order], labels, images, num_classes, task=task, l2=l2, known=known
+        )
+
+    return jax.lax.map(one_seed, orders)
 
 
 def _multimodal_scores(
@@ -756,7 +861,7 @@ def _multimodal_scores(
 def _report(
     scores: np.ndarray,
     split: int,
-    truth: Sequence[Array],
+    truth: Sequence[_Truth],
     lines: Sequence[tuple[str, str]],
     counts: tuple[int, ...],
     prompts: EmbeddedPrompts,
@@ -791,8 +896,8 @@ def _report(
 
     intervals, thresholds = jax.tree_util.tree_map(stacked, *cells)
 
-    def undefined(labels):
-        flags = np.asarray(_undefined(labels, prompts.num_classes))
+    def undefined(part):
+        flags = np.asarray(_undefined(part, prompts.num_classes))
         return tuple(name for name, flag in zip(prompts.names, flags, strict=True) if flag)
 
     return ZeroShotResult(

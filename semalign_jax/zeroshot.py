@@ -99,7 +99,7 @@ def class_embeddings(
         center: [d] subtracted from the prompts first, e.g. the mean of the target anchors.
 
     Returns:
-        [num_classes, d]; zero for a class without prompts.
+        [num_classes, d]; zero for a class without prompts, NaN if a prompt holds NaN or infinity.
 
     Raises:
         TypeError: for prompts that are not floating point or labels that are not integers.
@@ -112,7 +112,14 @@ def class_embeddings(
     if center is not None:
         prompts = prompts - jnp.asarray(center)[None, :]
     member = jax.nn.one_hot(labels, num_classes, axis=0, dtype=prompts.dtype)
-    return normalize_rows(matmul(member, normalize_rows(prompts)))
+    means = matmul(member, _units(prompts))
+    return _units(means)
+
+
+def _units(rows: Array) -> Array:
+    """Rows of length 1; NaN where they hold NaN or infinity, which would pass for zero."""
+    finite = jnp.isfinite(rows).all(axis=1, keepdims=True)
+    return jnp.where(finite, normalize_rows(rows), jnp.nan)
 
 
 def zero_shot_logits(
@@ -126,7 +133,7 @@ def zero_shot_logits(
         center: [d] subtracted from the images; give the one that `classes` were made with.
 
     Returns:
-        [n, num_classes] in [-1, 1].
+        [n, num_classes] in [-1, 1]; NaN for images that hold NaN or infinity.
 
     Raises:
         TypeError: for embeddings that are not floating point.
@@ -140,14 +147,18 @@ def zero_shot_logits(
         )
     if center is not None:
         embeddings = embeddings - jnp.asarray(center)[None, :]
-    return matmul(normalize_rows(embeddings), transpose(classes))
+    return matmul(_units(embeddings), transpose(classes))
 
 
 def zero_shot_predict(
     embeddings: ArrayLike, classes: Array, *, center: ArrayLike | None = None
 ) -> Array:
-    """The class of the largest cosine similarity, int [n]; see `zero_shot_logits`."""
-    return jnp.argmax(zero_shot_logits(embeddings, classes, center=center), axis=-1)
+    """The class of the largest cosine similarity, int [n]; see `zero_shot_logits`.
+
+    It is -1 where no similarity is defined, of images that hold NaN or infinity.
+    """
+    logits = zero_shot_logits(embeddings, classes, center=center)
+    return jnp.where(jnp.isnan(logits).any(axis=-1), -1, jnp.argmax(logits, axis=-1))
 
 
 def evaluate_zero_shot(
@@ -177,7 +188,8 @@ def evaluate_zero_shot(
         allowed: boolean [num_classes], which classes may be predicted; None means all.
 
     Returns:
-        Scalar accuracy in [0, 1]; NaN if all weights are zero.
+        Scalar accuracy in [0, 1]; NaN if all weights are zero, or an image of positive weight holds
+        NaN or infinity.
     """
     classes = class_embeddings(prompts, prompt_labels, num_classes, center=center)
     # The norm of an image does not change which class is nearest to it; without it, the prompts
@@ -186,9 +198,13 @@ def evaluate_zero_shot(
     if center is not None:
         head = replace(head, source_offset=jnp.asarray(center))
     logits = stitch(head, mapping).apply(images)
+    undefined = ~jnp.isfinite(logits).all(axis=-1)
     if allowed is not None:
         logits = jnp.where(allowed[None, :], logits, -jnp.inf)
-    return accuracy(labels, jnp.argmax(logits, axis=-1), weights=weights)
+    if weights is not None:
+        undefined &= jnp.asarray(weights) > 0
+    share = accuracy(labels, jnp.argmax(logits, axis=-1), weights=weights)
+    return jnp.where(undefined.any(), jnp.nan, share)
 
 
 # --- prompt sets -------------------------------------------------------------------------------
@@ -233,10 +249,8 @@ def prompt_scores(
         )
     dtype = common_dtype(images.dtype, prompts.embeddings.dtype)
     prompts = replace(prompts, embeddings=prompts.embeddings.astype(dtype))
-    units = normalize_rows(images.astype(dtype))
-    scores = prototype_scores(units, prompt_prototypes(prompts), prompts.task, temperature)
-    # Normalised, a row with NaN is zero, which would pass for an undecided image.
-    return jnp.where(jnp.isfinite(images).all(axis=1)[:, None], scores, jnp.nan)
+    units = _units(images.astype(dtype))
+    return prototype_scores(units, prompt_prototypes(prompts), prompts.task, temperature)
 
 
 def prototype_scores(
@@ -368,7 +382,11 @@ def zero_shot_scores(
 
 
 def choose_threshold(
-    labels: ArrayLike, scores: ArrayLike, *, rule: ThresholdRule = "youden"
+    labels: ArrayLike,
+    scores: ArrayLike,
+    *,
+    rule: ThresholdRule = "youden",
+    known: ArrayLike | None = None,
 ) -> Array:
     """The score from which on a finding counts as present, chosen on validation images.
 
@@ -377,6 +395,8 @@ def choose_threshold(
         scores: of the same shape, floating point; higher is more likely.
         rule: "youden", the largest sensitivity + specificity - 1 (Youden 1950), or "f1". Of equal
             maxima, the highest threshold is taken.
+        known: booleans of the shape of `labels`, which labels are known; the others count
+            nowhere. None means all.
 
     Returns:
         Scalar or [num_labels]: one of the scores; `scores >= threshold` decides. NaN where the
@@ -392,7 +412,14 @@ def choose_threshold(
     labels = integers("labels", labels, scores.shape)
     valid = in_range("labels", labels, 2)
     not_nan("scores", scores)
-    columns = (scores, labels, valid)
+    if known is None:
+        known = jnp.ones(labels.shape, bool)
+    known = jnp.asarray(known)
+    if known.shape != labels.shape or known.dtype != jnp.bool_:
+        raise ValueError(
+            f"known must be booleans of shape {labels.shape}; got {known.dtype} {known.shape}"
+        )
+    columns = (scores, labels, valid, known)
     if scores.ndim == 1:
         columns = tuple(a[:, None] for a in columns)
     thresholds = jax.vmap(partial(_threshold, rule), in_axes=1)(*columns)
@@ -400,12 +427,17 @@ def choose_threshold(
 
 
 @partial(jax.jit, static_argnums=0)
-def _threshold(rule: ThresholdRule, scores: Array, labels: Array, valid: Array) -> Array:
-    n = scores.shape[0]
+def _threshold(
+    rule: ThresholdRule, scores: Array, labels: Array, valid: Array, known: Array
+) -> Array:
+    # Below all others, rows that are not known can only repeat the last threshold.
+    lowest = jnp.min(jnp.where(known, scores, jnp.inf))
+    scores = jnp.where(known, scores, lowest)
     order = jnp.argsort(-scores)
-    scores, positive = scores[order], labels[order] == 1
-    true = jnp.cumsum(positive, dtype=jnp.int32)
-    false = jnp.arange(1, n + 1, dtype=jnp.int32) - true
+    scores, known = scores[order], known[order]
+    positive = labels[order] == 1
+    true = jnp.cumsum(positive & known, dtype=jnp.int32)
+    false = jnp.cumsum(~positive & known, dtype=jnp.int32)
     positives, negatives = true[-1], false[-1]
     # Only the last of equal scores is a threshold: those before it cannot be told apart from it.
     last = jnp.append(scores[1:] != scores[:-1], True)
