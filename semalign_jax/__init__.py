@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from . import baselines as baselines
+from . import distributed as distributed
 from . import intervals as intervals
 from . import metrics as metrics
 from ._fit import FitInfo as FitInfo
@@ -123,6 +124,7 @@ __all__ = [
     "class_embeddings",
     "create_store",
     "data",
+    "distributed",
     "embedded_prompts",
     "encoders",
     "evaluate_scores",

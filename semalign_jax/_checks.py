@@ -44,6 +44,16 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def shard_rows(rows: int, index: int, count: int) -> range:
+    """Return the `index`-th of `count` consecutive parts of `rows` rows; sizes differ by 1."""
+    count = positive_int("number of shards", count)
+    if not isinstance(index, int | np.integer) or isinstance(index, bool):
+        raise TypeError(f"index of the shard must be an int; got {index!r}")
+    if not 0 <= index < count:
+        raise ValueError(f"index of the shard must be from 0 to {count - 1}; got {index}")
+    return range(rows * int(index) // count, rows * (int(index) + 1) // count)
+
+
 def float_array(name: str, value: Any, ndim: int | tuple[int, ...]) -> Array:
     """Convert `value` to a non-empty floating-point array of a given rank.
 

@@ -298,16 +298,23 @@ def refuse_other_contents(folder: Path) -> bool:
 
 def refuse_other_run(folder: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ValueError if two runs differ; lists what differs."""
-    differing = [
-        f"{name}: {stored.get(name)!r} there, {now.get(name)!r} now"
-        for name in sorted(stored.keys() | now.keys())
-        if stored.get(name) != now.get(name)
-    ]
-    if differing:
+    lines = differing(stored, now, "there", "now")
+    if lines:
         raise ValueError(
             f"{folder} holds embeddings of another run, so it cannot be continued; choose "
-            "another folder. Different are\n  " + "\n  ".join(differing)
+            "another folder. Different are\n  " + "\n  ".join(lines)
         )
+
+
+def differing(
+    one: Mapping[str, Any], two: Mapping[str, Any], where_one: str, where_two: str
+) -> list[str]:
+    """Return a line for each key whose values differ."""
+    return [
+        f"{name}: {one.get(name)!r} {where_one}, {two.get(name)!r} {where_two}"
+        for name in sorted(one.keys() | two.keys())
+        if one.get(name) != two.get(name)
+    ]
 
 
 def write_manifest(chunks: ChunkFolder, versions: Mapping[str, str] | None = None) -> None:

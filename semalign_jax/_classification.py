@@ -13,6 +13,7 @@ from ._samples import (
     in_range,
     integers,
     macro_mean,
+    masked_sums,
     poisoned,
     row_sum,
     sample_weights,
@@ -133,10 +134,15 @@ def precision_recall_f1(
         raise ValueError(f"labels must have shape [n] or [n, num_labels]; got {shape}")
     labels = integers("labels", labels, shape)
     predicted = integers("predicted", predicted, shape)
-    weights = sample_weights(weights, shape, jnp.float32)
+    if len(shape) == 1 or np.ndim(weights) == 2:
+        weights = sample_weights(weights, shape, jnp.float32)
+    else:
+        weights = sample_weights(weights, shape[:1], jnp.float32)[:, None]
     valid = in_range("labels", labels, 2, weights)
     valid &= in_range("predicted", predicted, 2, weights)
-    return _scores_of_rows(labels == 1, predicted == 1, poisoned(weights, valid))
+    if weights.shape == shape:
+        return _scores_of_rows(labels == 1, predicted == 1, poisoned(weights, valid))
+    return _scores_of_common_weights(labels == 1, predicted == 1, weights[:, 0], valid)
 
 
 @jax.jit
@@ -151,6 +157,20 @@ def _scores_of_rows(labels: Array, predicted: Array, weights: Array) -> Precisio
     true, actual, retrieved = (
         row_sum(jnp.where(mask, weights, 0)) + poison
         for mask in (labels & predicted, labels, predicted)
+    )
+    return _class_scores(true, actual, retrieved)
+
+
+@jax.jit
+def _scores_of_common_weights(
+    labels: Array, predicted: Array, weights: Array, valid: Array
+) -> PrecisionRecallF1:
+    """As `_scores_of_rows` of labels that share their weights [n]."""
+    true, actual, retrieved, invalid = (
+        masked_sums(weights, mask) for mask in (labels & predicted, labels, predicted, ~valid)
+    )
+    true, actual, retrieved = (
+        jnp.where(invalid > 0, jnp.nan, total) for total in (true, actual, retrieved)
     )
     return _class_scores(true, actual, retrieved)
 

@@ -8,6 +8,7 @@ singular values are harmless. Singular values at or below the cut-off count as e
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,12 @@ POLAR_RCOND_EPS = 1.0
 #: With no cut-off (rcond=0), the inverse of a triangular factor is used up to this product of the
 #: machine epsilon and a bound of the condition number; beyond it, it is useless.
 INVERSE_LOSS = 30.0
+
+#: Triangular matrices up to this size are inverted by substitution.
+INVERSE_BLOCK = 64
+
+#: Blocks that products with triangular matrices are made of have at least this many rows.
+TRIANGLE_BLOCK = 256
 
 #: Ridge problems are solved by Cholesky where that loses at most this much relative accuracy.
 RIDGE_CHOLESKY_LOSS = 2e-4
@@ -171,7 +178,51 @@ def cholesky(a: Array) -> Array:
 @one_by_one_on_cpu
 def upper_inverse(r: Array) -> Array:
     """Inverse of an upper triangular matrix; no derivative."""
+    return lax.platform_dependent(r, cpu=_inverse_by_halves, default=_inverse_by_substitution)
+
+
+def _inverse_by_substitution(r: Array) -> Array:
     return lax.linalg.triangular_solve(r, jnp.eye(r.shape[0], dtype=r.dtype), left_side=True)
+
+
+def _inverse_by_halves(r: Array) -> Array:
+    """As by substitution, whose zeros take two thirds of the time on a CPU.
+
+    The corner is solved for, not multiplied with the inverse beside it: so r times the result
+    differs from the identity by no more than after substitution.
+    """
+    d = r.shape[0]
+    if d <= INVERSE_BLOCK:
+        return _inverse_by_substitution(r)
+    first, corner, last = r[: d // 2, : d // 2], r[: d // 2, d // 2 :], r[d // 2 :, d // 2 :]
+    inverse = _inverse_by_halves(last)
+    corner = lax.linalg.triangular_solve(first, -matmul(corner, inverse), left_side=True)
+    below = jnp.zeros((d - d // 2, d // 2), r.dtype)
+    return jnp.block([[_inverse_by_halves(first), corner], [below, inverse]])
+
+
+def _spans(d: int) -> list[tuple[int, int]]:
+    """Cut d rows of a triangle into blocks of at least TRIANGLE_BLOCK."""
+    number = max(1, d // TRIANGLE_BLOCK)
+    cuts = [d * i // number for i in range(number + 1)]
+    return list(pairwise(cuts))
+
+
+def upper_times(r: Array, b: Array) -> Array:
+    """`r @ b` for an upper triangular `r`, without most of the products with zeros."""
+    return jnp.concatenate([matmul(r[i:j, i:], b[i:]) for i, j in _spans(r.shape[0])])
+
+
+def upper_transposed_times(r: Array, b: Array) -> Array:
+    """`r^T @ b` for an upper triangular `r`, likewise."""
+    return jnp.concatenate(
+        [matmul(transpose(r[:j, i:j]), b[:j]) for i, j in _spans(r.shape[0])]
+    )
+
+
+def times_upper(a: Array, r: Array) -> Array:
+    """`a @ r` for an upper triangular `r`, likewise."""
+    return jnp.concatenate([matmul(a[:, :j], r[:j, i:j]) for i, j in _spans(r.shape[0])], axis=1)
 
 
 def thin_qr(a: Array) -> tuple[Array, Array]:
@@ -342,11 +393,19 @@ def least_squares(
     """
     n, d = a.shape
     zero = jnp.zeros((d, b.shape[1]), a.dtype)
+    fixed_a, fixed_b = lax.stop_gradient((a, b))
     if n >= d:
-        return _saddle_solve(factors, a, ridge, b, zero, refine=ridge is None)[1]
-    # Fewer rows than columns: w = a^T z is regular in the dual unknown z.
-    value = matmul(factors.u, matmul(transpose(factors.inverse), lax.stop_gradient(b)))
-    return value_of(value, -_saddle_solve(factors, transpose(a), ridge, zero, -b)[0])
+        exact = _saddle_solve(factors, a, ridge, b, zero, refine=ridge is None)[1]
+        value = matmul(factors.inverse, matmul(transpose(factors.u), fixed_b))
+        if ridge is None:
+            # As `_saddle_solve` does, where c is zero.
+            residual = fixed_b - matmul(fixed_a, value)
+            value += matmul(factors.inverse, matmul(transpose(factors.u), residual))
+    else:
+        # Fewer rows than columns: w = a^T z is regular in the dual unknown z.
+        exact = -_saddle_solve(factors, transpose(a), ridge, zero, -b)[0]
+        value = matmul(factors.u, matmul(transpose(factors.inverse), fixed_b))
+    return value_of(value, exact)
 
 
 @jax.custom_jvp

@@ -14,6 +14,11 @@ from ._linalg import compute_dtype
 from ._samples import BLOCK, poisoned, row_sum, sample_weights, targets, tree_sums
 from ._typing import Array, ArrayLike
 
+#: Rows that are sorted by digits: more would take more than three of them.
+LARGEST_BY_DIGITS = 2**21
+#: Numbers of scores that are evaluated at once; bounds the memory.
+SCORES_AT_ONCE = 2**22
+
 
 class RankedScores(NamedTuple):
     """Scores sorted once, for AUROC and average precision under many weights.
@@ -72,7 +77,7 @@ def ranking_of_known(ranking: RankedScores, known: Array) -> RankedScores:
 @jax.jit
 def _sorted(scores: Array, target: Array, valid: Array) -> RankedScores:
     """The ranking of [n] or [labels, n]."""
-    order = jnp.argsort(-scores, axis=-1).astype(jnp.int32)
+    order = _falling_order(scores)
     sorted_scores = jnp.take_along_axis(scores, order, axis=-1)
     n = scores.shape[-1]
     position = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), order.shape)
@@ -80,14 +85,70 @@ def _sorted(scores: Array, target: Array, valid: Array) -> RankedScores:
     pad = [(0, 0)] * (order.ndim - 1)
     starts = jnp.pad(differs, [*pad, (1, 0)], constant_values=True)
     ends = jnp.pad(differs, [*pad, (0, 1)], constant_values=True)
-    axis = order.ndim - 1
+    to_end = jnp.flip(jnp.where(ends, n - 1 - position, 0), axis=-1)
     return RankedScores(
         order,
-        lax.cummax(jnp.where(starts, position, 0), axis),
-        lax.cummin(jnp.where(ends, position + 1, n), axis, reverse=True),
+        _running_max(jnp.where(starts, position, 0)),
+        n - jnp.flip(_running_max(to_end), axis=-1),
         jnp.take_along_axis(target, order, axis=-1),
         jnp.take_along_axis(valid, order, axis=-1) & ~jnp.isnan(sorted_scores),
     )
+
+
+def _falling_order(scores: Array) -> Array:
+    """The rows [..., n] from the highest score to the lowest, then NaN; equal ones in order."""
+
+    def by_comparison(scores):
+        return jnp.argsort(-scores, axis=-1).astype(jnp.int32)
+
+    scores = scores.astype(compute_dtype(scores.dtype))
+    if scores.dtype != jnp.float32 or scores.shape[-1] > LARGEST_BY_DIGITS:
+        return by_comparison(scores)
+    return lax.platform_dependent(scores, cpu=_order_by_digits, default=by_comparison)
+
+
+def _order_by_digits(scores: Array) -> Array:
+    """`_falling_order` of float32 scores by a radix sort.
+
+    XLA's CPU sort of one array of integers is many times faster than of floats or of several
+    arrays. So each of a few sorts is of some bits of the score, followed by the position.
+    """
+    n = scores.shape[-1]
+    position_bits = max(1, (n - 1).bit_length())
+    digits = -(-32 // (32 - position_bits))
+    digit_bits = -(-32 // digits)
+    # One zero, and one NaN, whose bits come after those of infinity.
+    falling = jnp.where(scores == 0, 0, jnp.where(jnp.isnan(scores), jnp.nan, -scores))
+    bits = lax.bitcast_convert_type(falling, jnp.uint32)
+    # Integers in the order of the floats: the larger the bits of a negative one, the smaller it.
+    key = jnp.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
+    position = jnp.broadcast_to(jnp.arange(n, dtype=jnp.uint32), key.shape)
+    order = position.astype(jnp.int32)
+    for number in range(digits):
+        digit = (key >> (number * digit_bits)) & ((1 << digit_bits) - 1)
+        digit = jnp.take_along_axis(digit, order, axis=-1)
+        found = lax.sort(digit << position_bits | position, is_stable=False)
+        found = (found & ((1 << position_bits) - 1)).astype(jnp.int32)
+        order = jnp.take_along_axis(order, found, axis=-1)
+    return order
+
+
+def _running_max(values: Array) -> Array:
+    """Cumulative maximum of non-negative values along the last axis, blocks side by side."""
+    n = values.shape[-1]
+    blocks = -(-n // BLOCK)
+    rest = [(0, 0)] * (values.ndim - 1)
+    values = jnp.pad(values, [*rest, (0, blocks * BLOCK - n)])
+    values = jnp.moveaxis(values.reshape(*values.shape[:-1], blocks, BLOCK), -1, 0)
+
+    def step(largest, row):
+        largest = jnp.maximum(largest, row)
+        return largest, largest
+
+    largest, within = lax.scan(step, jnp.zeros_like(values[0]), values)
+    before = jnp.pad(lax.cummax(largest, largest.ndim - 1)[..., :-1], [*rest, (1, 0)])
+    values = jnp.moveaxis(jnp.maximum(within, before[None]), 0, -1)
+    return values.reshape(*values.shape[:-2], blocks * BLOCK)[..., :n]
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -205,26 +266,47 @@ def placements(ranking: RankedScores, weights: Array) -> tuple[Array, Array]:
 
 # --- kernels: weights [n, b] to [b] ---------------------------------------------------------------
 
+# The ranking is one for all columns of weights, [n], or each has its own, [n, b].
+
 
 def _wide(kernel: Callable[[RankedScores, Array], Array]):
     """Give `kernel` a batching rule: more weights for one ranking are more columns.
 
     With the rows first, sorting and summing copies and adds whole vectors of weights, several
-    times faster than what `vmap` makes of it.
+    times faster than what `vmap` makes of it. Rankings that have many columns of weights, or may
+    get them from an outer `vmap`, are taken one after the other.
     """
     wrapped = jax.custom_batching.custom_vmap(kernel)
 
     @wrapped.def_vmap
     def rule(axis_size, in_batched, ranking, weights):
         ranking_batched, weights_batched = in_batched
-        if any(jax.tree_util.tree_leaves(ranking_batched)) or not weights_batched:
-            axes = jax.tree_util.tree_map(lambda b: 0 if b else None, tuple(in_batched))
-            return jax.vmap(kernel, axes)(ranking, weights), True
-        n, columns = weights.shape[1:]
-        side_by_side = jnp.moveaxis(weights, 0, 1).reshape(n, axis_size * columns)
-        return wrapped(ranking, side_by_side).reshape(axis_size, columns), True
+        each_ranking = any(jax.tree_util.tree_leaves(ranking_batched))
+
+        def batched(value, is_batched):
+            return value if is_batched else jnp.broadcast_to(value, (axis_size, *value.shape))
+
+        def side_by_side(values):
+            return jnp.moveaxis(values, 0, 1).reshape(values.shape[1], -1)
+
+        if each_ranking:
+            ranking = jax.tree_util.tree_map(batched, ranking, ranking_batched)
+            if ranking.order.ndim == 2:
+                if not weights_batched:
+                    return lax.map(lambda one: wrapped(one, weights), ranking), True
+                return lax.map(lambda pair: wrapped(*pair), (ranking, weights)), True
+            ranking = jax.tree_util.tree_map(side_by_side, ranking)
+        elif ranking.order.ndim == 2:
+            ranking = jax.tree_util.tree_map(lambda a: jnp.tile(a, (1, axis_size)), ranking)
+        weights = batched(weights, weights_batched)
+        return wrapped(ranking, side_by_side(weights)).reshape(axis_size, -1), True
 
     return wrapped
+
+
+def _rows_at(values: Array, index: Array) -> Array:
+    """Rows of `values` [n, b], the same or others of each column."""
+    return values[index] if index.ndim == 1 else jnp.take_along_axis(values, index, axis=0)
 
 
 def _by_position(ranking: RankedScores, weights: Array) -> tuple[RankedScores, Array, Array]:
@@ -235,14 +317,16 @@ def _by_position(ranking: RankedScores, weights: Array) -> tuple[RankedScores, A
 
     Returns:
         The ranking in this layout (`first` and `last` index into it), its weights, and which
-        of them are positive [.., 1].
+        of them are positive, [.., 1] or [.., b].
     """
     n = ranking.order.shape[0]
     blocks = n // BLOCK + 1
 
     def spread(values, fill):
-        values = jnp.pad(values, (0, blocks * BLOCK - n), constant_values=fill)
-        return values.reshape(blocks, BLOCK).T.reshape(-1)
+        rest = values.shape[1:]
+        pad = [(0, blocks * BLOCK - n), *[(0, 0)] * len(rest)]
+        values = jnp.pad(values, pad, constant_values=fill).reshape(blocks, BLOCK, *rest)
+        return jnp.swapaxes(values, 0, 1).reshape(-1, *rest)
 
     def slot(position):
         return position % BLOCK * blocks + position // BLOCK
@@ -254,9 +338,10 @@ def _by_position(ranking: RankedScores, weights: Array) -> tuple[RankedScores, A
         spread(ranking.positive, False),
         spread(ranking.valid, True),
     )
-    weights = jnp.pad(weights, ((0, 1), (0, 0)))[ranking.order]
-    weights = poisoned(weights, ranking.valid[:, None])
-    return ranking, weights, ranking.positive[:, None]
+    slots = blocks * BLOCK
+    weights = _rows_at(jnp.pad(weights, ((0, 1), (0, 0))), ranking.order)
+    weights = poisoned(weights, ranking.valid.reshape(slots, -1))
+    return ranking, weights, ranking.positive.reshape(slots, -1)
 
 
 def _exclusive_cumsum(values: Array) -> tuple[Array, Array]:
@@ -285,7 +370,8 @@ def _weighted_auroc(ranking: RankedScores, weights: Array) -> Array:
     defined = (total > 0) & (against > 0)
     # Shares before the products: float32 would round the product of two large counts.
     shares = sums * (0.5 / jnp.where(defined, total, 1))[None, :]
-    area = row_sum((shares[ranking.first] + shares[ranking.last]) * negatives)
+    both = _rows_at(shares, ranking.first) + _rows_at(shares, ranking.last)
+    area = row_sum(both * negatives)
     return jnp.where(defined, area / jnp.where(defined, against, 1), jnp.nan)
 
 
@@ -294,8 +380,8 @@ def _weighted_average_precision(ranking: RankedScores, weights: Array) -> Array:
     ranking, weights, positive = _by_position(ranking, weights)
     positives = jnp.where(positive, weights, 0)
     sums, total = _exclusive_cumsum(positives)
-    retrieved = _exclusive_cumsum(weights)[0][ranking.last]
-    precision = sums[ranking.last] / jnp.where(retrieved == 0, 1, retrieved)
+    retrieved = _rows_at(_exclusive_cumsum(weights)[0], ranking.last)
+    precision = _rows_at(sums, ranking.last) / jnp.where(retrieved == 0, 1, retrieved)
     defined = total > 0
     share = positives / jnp.where(defined, total, 1)[None, :]
     return jnp.where(defined, row_sum(share * precision), jnp.nan)
@@ -304,7 +390,7 @@ def _weighted_average_precision(ranking: RankedScores, weights: Array) -> Array:
 def _of_scores(kernel, labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None) -> Array:
     scores = _checks.float_array("scores", scores, (1, 2))
     weights = sample_weights(weights, scores.shape, scores.dtype)
-    return _each_label(kernel, ranked(labels, scores, weights), weights)
+    return _side_by_side(kernel, ranked(labels, scores, weights), weights.T)
 
 
 def _of_ranking(kernel, ranking: RankedScores, weights: ArrayLike | None) -> Array:
@@ -314,14 +400,30 @@ def _of_ranking(kernel, ranking: RankedScores, weights: ArrayLike | None) -> Arr
         weights = sample_weights(weights, (n,), jnp.float32)
     else:
         weights = sample_weights(weights, ranking.order.T.shape, jnp.float32)
-    return _each_label(kernel, ranking, weights)
+    return _one_by_one(kernel, ranking, weights.T)
 
 
 @partial(jax.jit, static_argnums=0)
-def _each_label(kernel, ranking: RankedScores, weights: Array) -> Array:
-    """Apply `kernel` to one label after the other, which bounds the memory."""
+def _side_by_side(kernel, ranking: RankedScores, weights: Array) -> Array:
+    """Apply `kernel` to [n] or [labels, n], each label with its own weights."""
+
+    def one(pair):
+        ranking, weights = jax.tree_util.tree_map(lambda a: a[:, None], pair)
+        return kernel(ranking, weights)[0]
+
+    if weights.ndim == 1:
+        return one((ranking, weights))
+    at_once = max(1, SCORES_AT_ONCE // weights.shape[1])
+    if len(weights) <= at_once:
+        return jax.vmap(one)((ranking, weights))
+    return lax.map(one, (ranking, weights), batch_size=at_once)
+
+
+@partial(jax.jit, static_argnums=0)
+def _one_by_one(kernel, ranking: RankedScores, weights: Array) -> Array:
+    """Apply `kernel` to [n] or [labels, n]; each label's weights may become many columns."""
     if ranking.order.ndim == 1:
         return kernel(ranking, weights[:, None])[0]
     if weights.ndim == 1:
         return lax.map(lambda one: kernel(one, weights[:, None])[0], ranking)
-    return lax.map(lambda pair: kernel(pair[0], pair[1][:, None])[0], (ranking, weights.T))
+    return lax.map(lambda pair: kernel(pair[0], pair[1][:, None])[0], (ranking, weights))

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from . import _checks
-from ._linalg import common_dtype, compute_dtype, power_of_two_scale
+from ._linalg import common_dtype, compute_dtype, matmul, power_of_two_scale
 from ._typing import Array, ArrayLike
 
 
@@ -207,24 +207,40 @@ def weighted_mean(values: Array, weights: Array) -> Array:
 def segment_sum(values: Array, segments: Array, num_segments: int) -> Array:
     """Sums of the `values` [n] of each segment, accurate for any n below 2^22.
 
-    A scatter adds one value after the other, by which float32 would lose several digits. So the
-    values are split into multiples of a quantum, whose sums are exact in any order, and small
-    remainders. Sums of whole numbers below 2^23 are exact.
+    A scatter adds one value after the other, by which float32 would lose several digits.
 
     Args:
         values: [n].
         segments: int32 [n]; values of segments outside of [0, num_segments) are dropped.
         num_segments: static.
     """
-    eps = jnp.finfo(values.dtype).eps
-    quantum = power_of_two_scale(jnp.sum(jnp.abs(values))) * jnp.asarray(2 * eps, values.dtype)
-    high = jnp.round(values / quantum) * quantum
     segments = jnp.where(segments < 0, num_segments, segments)
 
     def total(part):
         return jnp.zeros(num_segments, part.dtype).at[segments].add(part, mode="drop")
 
-    return total(high) + total(values - high)
+    high, low = _high_and_low(values)
+    return total(high) + total(low)
+
+
+@jax.jit
+def masked_sums(values: Array, mask: Array) -> Array:
+    """Sums [c] of the `values` [n] in each column of the boolean `mask` [n, c], as accurate.
+
+    A matrix product, so that many vectors of values with one mask are cheap.
+    """
+    return jnp.sum(matmul(jnp.stack(_high_and_low(values)), mask.astype(values.dtype)), axis=0)
+
+
+def _high_and_low(values: Array) -> tuple[Array, Array]:
+    """Multiples of a quantum, whose sums are exact in any order, and small remainders.
+
+    Whole numbers whose sum is below 2^23 have no remainders.
+    """
+    eps = jnp.finfo(values.dtype).eps
+    quantum = power_of_two_scale(jnp.sum(jnp.abs(values))) * jnp.asarray(2 * eps, values.dtype)
+    high = jnp.round(values / quantum) * quantum
+    return high, values - high
 
 
 def sum_of_others(values: Array, axis: int) -> Array:

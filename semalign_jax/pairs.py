@@ -24,9 +24,12 @@ from ._linalg import (
     common_dtype,
     compute_dtype,
     matmul,
+    times_upper,
     transpose,
     triangular_factor,
     upper_inverse,
+    upper_times,
+    upper_transposed_times,
 )
 from ._nested import NestedRows, nested_rows
 from ._polar import DenseForm, LowRankForm, ThinFactors, orthogonal_factor, thin_polar_form
@@ -318,7 +321,9 @@ class _Large(NamedTuple):
     def solve(self, position: int, cross: Array) -> Array:
         """Least-squares solution from `cross = z^T b` of that prefix."""
         whiten = self.whiten[position]
-        return matmul(self.root, matmul(whiten, matmul(transpose(whiten), cross)))
+        return upper_times(
+            self.root, upper_times(whiten, upper_transposed_times(whiten, cross))
+        )
 
 
 class _Prepared(NamedTuple):
@@ -396,19 +401,25 @@ def _large(spec: _Spec, nested: NestedRows, center: bool) -> _Large | None:
     sample = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 2 * d)).astype(int))
     triangle = triangular_factor(rows[sample])
     root = upper_inverse(triangle)
-    z = matmul(rows, root)
+    z = times_upper(rows, root)
     gram, start, whiten, condition = jnp.zeros((d, d), rows.dtype), 0, [], []
     for m in lengths:
         gram = gram + matmul(transpose(z[start:m]), z[start:m])
         start = m
         factor = transpose(cholesky(gram))
         whiten.append(upper_inverse(factor))
-        condition.append(jnp.linalg.norm(factor) * jnp.linalg.norm(whiten[-1]))
-    of_root = jnp.linalg.norm(triangle) * jnp.linalg.norm(root)
-    of_rest = jnp.stack(condition)
+        usable = _norm_product(factor, whiten[-1]) < LARGEST_WHITENED
+        # Of the prefix's own factor: the product of both bounds would be far above it.
+        bound = _norm_product(matmul(factor, triangle), matmul(root, whiten[-1]))
+        condition.append(jnp.where(usable, bound, jnp.inf))
+    of_root = _norm_product(triangle, root)
     usable = of_root * jnp.finfo(of_root.dtype).eps < INVERSE_LOSS
-    usable &= of_rest < LARGEST_WHITENED
-    return _Large(z, root, jnp.stack(whiten), jnp.where(usable, of_root * of_rest, jnp.inf))
+    return _Large(z, root, jnp.stack(whiten), jnp.where(usable, jnp.stack(condition), jnp.inf))
+
+
+def _norm_product(factor: Array, inverse: Array) -> Array:
+    """A bound of the condition number."""
+    return jnp.linalg.norm(factor) * jnp.linalg.norm(inverse)
 
 
 # --- one pair ----------------------------------------------------------------------------------

@@ -479,7 +479,6 @@ def _evaluate(
         "ranking": _ranked(test, test_scores),
         "thresholds": thresholds,
     }
-    numbers = seeds * rows * classes
     intervals = bootstrap(
         _Statistic(task, classes),
         data,
@@ -488,7 +487,7 @@ def _evaluate(
         resamples=resamples,
         level=level,
         clusters=clusters,
-        batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // numbers)),
+        batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // (seeds * rows))),
     )
     return intervals, thresholds
 

@@ -102,8 +102,8 @@ class EmbeddingStore:
         for where in np.split(order, starts[1:]):
             if where.size:
                 chunk = int(number[where[0]])
-                first = self._files.span(chunk).start
-                out[where] = self._files.view(chunk)[positions[where] - first]
+                rows = positions[where] - self._files.span(chunk).start
+                out[_as_slice(where)] = self._files.view(chunk)[_as_slice(rows)]
         return out
 
     def batches(self, batch_rows: int) -> Iterator[np.ndarray]:
@@ -205,6 +205,13 @@ def _positions(index: Any, count: int) -> np.ndarray:
         raise IndexError(f"index: row {bad[0]} is out of range, the store has {count} rows")
     positions = positions.astype(np.int64)
     return np.where(positions < 0, positions + count, positions)
+
+
+def _as_slice(index: np.ndarray) -> np.ndarray | slice:
+    """Consecutive numbers as a slice, with which rows are copied once and not twice."""
+    if index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all():
+        return slice(int(index[0]), int(index[-1]) + 1)
+    return index
 
 
 def _check_ids(ids: Any) -> None:
@@ -376,16 +383,26 @@ def join_stores(a: EmbeddingStore, b: EmbeddingStore) -> JoinedRows:
     Raises:
         ValueError: if an id is twice in a store; names it.
     """
-    places_a, places_b = _places("a", a), _places("b", b)
-    matched = [(row, places_b[name]) for name, row in places_a.items() if name in places_b]
-    rows = np.array(matched, np.int64).reshape(-1, 2)
-    only_a = [name for name in a.ids if name not in places_b]
-    only_b = [name for name in b.ids if name not in places_a]
-    firsts = (tuple(only_a[:_SHOWN]), tuple(only_b[:_SHOWN]))
-    return JoinedRows(rows[:, 0], rows[:, 1], len(only_a), len(only_b), *firsts)
+    _refuse_repeated("a", a)
+    _refuse_repeated("b", b)
+    # Arrays of numbers and one dictionary: with millions of ids little else would fit.
+    places = {name: row for row, name in enumerate(b.ids)}
+    rows = np.fromiter((places.get(name, -1) for name in a.ids), np.int64, len(a))
+    del places
+    rows_a = np.flatnonzero(rows >= 0)
+    rows_b = rows[rows_a]
+    alone = np.ones(len(b), bool)
+    alone[rows_b] = False
+    only_a, only_b = np.flatnonzero(rows < 0), np.flatnonzero(alone)
+    first_a, first_b = (
+        tuple(store.ids[row] for row in only[:_SHOWN]) for store, only in ((a, only_a), (b, only_b))
+    )
+    return JoinedRows(rows_a, rows_b, len(only_a), len(only_b), first_a, first_b)
 
 
-def _places(side: str, store: EmbeddingStore) -> dict[str, int]:
+def _refuse_repeated(side: str, store: EmbeddingStore) -> None:
+    if len(set(store.ids)) == len(store.ids):
+        return
     places: dict[str, int] = {}
     for row, name in enumerate(store.ids):
         first = places.setdefault(name, row)
@@ -393,11 +410,15 @@ def _places(side: str, store: EmbeddingStore) -> dict[str, int]:
             raise ValueError(
                 f"{side}: {store.folder} has the id {name!r} twice, in rows {first} and {row}"
             )
-    return places
 
 
 def paired_batches(
-    a: EmbeddingStore, b: EmbeddingStore, matched: JoinedRows, batch_rows: int
+    a: EmbeddingStore,
+    b: EmbeddingStore,
+    matched: JoinedRows,
+    batch_rows: int,
+    *,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Stream the matched rows of two stores, e.g. into `accumulate_stats`.
 
@@ -406,13 +427,15 @@ def paired_batches(
         b: target side.
         matched: of `join_stores(a, b)`.
         batch_rows: rows in a block; two blocks are in memory.
+        shard: ``(k, n)``: only the k-th of n parts of the matched rows, consecutive and of about
+            one size, e.g. `distributed.this_process()`. There may be none.
 
     Returns:
         Iterator of ``(x [k, d_in], y [k, d_out])`` with k = `batch_rows`, or less in the last.
 
     Raises:
-        TypeError: if `batch_rows` is not an int.
-        ValueError: if it is below 1, or nothing matched.
+        TypeError: if `batch_rows` or a number of `shard` is not an int.
+        ValueError: if one is out of range, or nothing matched.
         IndexError: if `matched` is of other stores and has rows that are not there.
     """
     batch_rows = _checks.positive_int("batch_rows", batch_rows)
@@ -422,7 +445,9 @@ def paired_batches(
             f"matched is empty: no id is in both stores; {a.folder} begins with "
             f"{list(a.ids[:_SHOWN])}, {b.folder} with {list(b.ids[:_SHOWN])}"
         )
-    blocks = (slice(start, start + batch_rows) for start in range(0, count, batch_rows))
+    part = _checks.shard_rows(count, *shard)
+    starts = range(part.start, part.stop, batch_rows)
+    blocks = (slice(start, min(start + batch_rows, part.stop)) for start in starts)
     return ((a.rows(matched.rows_a[k]), b.rows(matched.rows_b[k])) for k in blocks)
 
 

@@ -12,7 +12,7 @@ import semalign_jax as sa
 
 PACKAGE = Path(sa.__file__).parent
 LEVELS = [
-    {"_typing", "_checks", "_documents"},
+    {"_typing", "_checks", "_documents", "_processes"},
     {"_linalg", "_polar"},
     {"_maps", "_stats", "_samples"},
     {"_fit", "_fit_stats", "_nested", "_classification", "_ranking", "_retrieval", "_similarity"},
@@ -32,10 +32,12 @@ LEVELS = [
     {"protocol"},
     {"_chunks"},
     {"store"},
+    {"distributed"},
 ]
 #: Neighbours within one level.
 ALLOWED = {
     ("_checks", "_typing"),
+    ("_processes", "_checks"),
     ("_polar", "_linalg"),
     ("_fit_stats", "_fit"),
     ("_nested", "_fit"),
@@ -108,9 +110,8 @@ def test_encoders_import_only_what_they_may(path):
         elif isinstance(node, ast.ImportFrom):
             # Of the core: only checks and files. A family does not import what loads it.
             inside = node.level - len(path.relative_to(ENCODERS).parts)
-            assert inside < 1 or node.module in ("_checks", "_chunks", "io"), (
-                f"{path.name}: {node.module}"
-            )
+            core = ("_checks", "_chunks", "_processes", "io")
+            assert inside < 1 or node.module in core, f"{path.name}: {node.module}"
             if path.parent.name == "families":
                 assert node.module not in ("_encoder", "_embed", "_preprocess", "_hub")
             continue
@@ -148,6 +149,45 @@ def test_studies_import_only_from_below(path):
                 top = name.split(".")[0]
                 known = top in STUDIES_EXTERNAL or top in sys.stdlib_module_names
                 assert known, f"{path.name}: {name}"
+
+
+#: The command stands on all else. What its help needs imports nothing but typer; the rest is
+#: imported when a command runs.
+CLI_QUICK = ["__init__", "__main__", "_app", "_console", "_distributed", "_options"]
+CLI_QUICK += ["embed", "files", "maps", "studies", "sweeps"]
+CLI_LATER = ["_settings", "_sources"]
+CLI_EXTERNAL = {"jax", "numpy", "pydantic", "rich", "typer"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda p: p.stem)
+def test_the_command_imports_little_before_it_runs(path):
+    assert path.stem in CLI_QUICK + CLI_LATER
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):
+            names = [alias.name for alias in node.names]
+            for name in names if isinstance(node, ast.Import) else [node.module or ""]:
+                top = name.split(".")[0]
+                known = top in CLI_EXTERNAL or top in sys.stdlib_module_names
+                assert known, f"{path.name}: {name}"
+    if path.stem in CLI_LATER:
+        return
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1, f"{path.name}: {node.module}"
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            assert all(name in (*CLI_QUICK, "main") for name in names), f"{path.name}: {names}"
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            for name in names if isinstance(node, ast.Import) else [node.module or ""]:
+                top = name.split(".")[0]
+                assert top == "typer" or top in sys.stdlib_module_names, f"{path.name}: {name}"
+
+
+def test_nothing_stands_on_the_command():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.parent.name != "cli":
+            assert "cli" not in {(name or "").split(".")[0] for name, ours in imports(path) if ours}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "data").glob("*.py")), ids=lambda p: p.stem)

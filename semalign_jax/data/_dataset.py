@@ -11,6 +11,7 @@ import numpy as np
 from .. import _checks
 
 _SHOWN = 10  # problems or ids in one message
+_GROUPS = 20  # names of splits or views in a summary
 
 
 class DatasetError(ValueError):
@@ -89,7 +90,9 @@ class DatasetSummary(NamedTuple):
         ]
         for title, counts in (("splits", self.splits), ("views", self.views)):
             parts = ", ".join(f"{name or 'unknown'} {count}" for name, count in counts.items())
-            lines.append(f"{title}: {parts}")
+            # Of a column that was mistaken for this one, the values are not shown.
+            many = len(counts) > _GROUPS
+            lines.append(f"{title}: {f'{len(counts)} different ones' if many else parts}")
         if self.labels:
             width = max(len(name) for name in self.labels)
             lines.append(

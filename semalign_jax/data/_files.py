@@ -1,8 +1,10 @@
 """Tables and file trees on disk: strict, and with file and line in every message."""
 
 import csv
+import difflib
 import gzip
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -82,15 +84,40 @@ def read_csv(
 
 
 def _check_header(path: Path, header: list[str], required: Iterable[str]) -> None:
+    refuse_missing(path, header, required)
     doubled = sorted({name for name in header if header.count(name) > 1})
     if doubled:
         raise DatasetError(f"{path}: the header names these columns twice: {', '.join(doubled)}")
+
+
+def refuse_missing(path: Path, header: Sequence[str], required: Iterable[str]) -> None:
+    """Raise `DatasetError` if a table lacks columns.
+
+    What is no known column may be a patient: the first line of a file without header is data.
+    """
+    required = list(dict.fromkeys(required))
     missing = [name for name in required if name not in header]
-    if missing:
-        raise DatasetError(
-            f"{path}: missing columns {', '.join(missing)}; the header has "
-            f"{', '.join(header) or 'nothing'}"
-        )
+    if not missing:
+        return
+    if len(missing) < len(required):
+        there = f"the header has {', '.join(header)}"
+    elif not header:
+        there = "the header has nothing"
+    else:
+        close = {name for wanted in missing for name in difflib.get_close_matches(wanted, header)}
+        there = f"its first line has {len(header)} other cells"
+        there += f", similar: {', '.join(sorted(close))}" if close else "; does it have a header?"
+    raise DatasetError(f"{path}: missing columns {', '.join(missing)}; {there}")
+
+
+def quoted(value: str) -> str:
+    """A cell for messages: small numbers as they are, of everything else only the length.
+
+    In a column that is shifted or not what it was taken for there can be a patient's name.
+    """
+    if re.fullmatch(r"-?\d{1,2}(\.\d{1,2})?", value):
+        return repr(value)
+    return f"({len(value)} characters)"
 
 
 def cell(row: dict[str, str], column: str, where: str) -> str:
@@ -107,7 +134,7 @@ def label_codes(row: dict[str, str], columns: Iterable[str], where: str) -> list
         code = _CODES.get(row[column])
         if code is None:
             raise DatasetError(
-                f"{where}: unknown label value {row[column]!r} in column {column}; "
+                f"{where}: unknown label value {quoted(row[column])} in column {column}; "
                 f"expected 1, 0, -1 or blank"
             )
         codes.append(code)

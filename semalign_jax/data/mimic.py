@@ -13,6 +13,7 @@ from ._files import (
     find_files,
     folder,
     label_codes,
+    quoted,
     read_csv,
     table_path,
 )
@@ -138,7 +139,9 @@ def _read_splits(path: Path, problems: Problems) -> dict[str, tuple[str, tuple[s
         if row["dicom_id"] in splits:
             problems.add(f"{where}: dicom_id {row['dicom_id']} occurs twice")
         elif row["split"] not in _SPLITS:
-            problems.add(f"{where}: unknown split {row['split']!r}; expected {', '.join(_SPLITS)}")
+            problems.add(
+                f"{where}: unknown split {quoted(row['split'])}; expected {', '.join(_SPLITS)}"
+            )
         else:
             splits[row["dicom_id"]] = row["split"], (row["subject_id"], row["study_id"])
     return splits

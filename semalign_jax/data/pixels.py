@@ -6,6 +6,7 @@ then the inversion of MONOCHROME1 (C.7.6.3.1.2). Needs the extra "clinical".
 
 import multiprocessing
 import os
+import re
 import threading
 import warnings
 from collections import deque
@@ -128,11 +129,15 @@ def read_pixels(
     except Exception as error:  # decoders raise many kinds on broken files
         why = " ".join(str(error).split())
         if not isinstance(error, PixelError):
+            # Values of elements are quoted: in a damaged header they can be those of others.
+            why = re.sub(r"(['\"]).*\1", "'...'", why)
             why = f"cannot be decoded: {type(error).__name__}: {why}"
         raise PixelError(f"{path}: {why}") from None
 
 
 _Function = Callable[[np.ndarray], np.ndarray]
+#: Pixels that are looked up at a time.
+_BLOCK = 1 << 16
 
 
 def _to_uint8(unit: np.ndarray) -> np.ndarray:
@@ -161,7 +166,13 @@ def _pointwise(values: np.ndarray, function: _Function) -> np.ndarray:
     # Indices of the narrow unsigned types need no copy.
     index = values if values.dtype in (np.uint8, np.uint16) else values.astype(np.int64) - low
     start = 0 if index is values else low
-    return function(np.arange(start, high + 1))[index]
+    table = function(np.arange(start, high + 1))
+    index = index.reshape(-1)
+    found = np.empty(values.size, table.dtype)
+    for first in range(0, found.size, _BLOCK):  # NumPy makes 64-bit indices: few at a time
+        block = slice(first, first + _BLOCK)
+        np.take(table, index[block], out=found[block], mode="clip")
+    return found.reshape(values.shape)
 
 
 def _unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -185,7 +196,9 @@ def _read_image(path: Path, scale: str, shade: _Function) -> np.ndarray:
             image = image.convert("RGB")
         # Pillow opens 16-bit grey as "I;16", formerly as "I".
         white = 65535 if image.mode.startswith("I") else 255
-        values = np.asarray(image)
+        values = np.array(image)
+    if scale == "bits" and white == 255 and shade is _to_uint8:
+        return values
     low, high = (0, white) if scale == "bits" else (int(values.min()), int(values.max()))
     return _pointwise(values, lambda v: shade(_unit(v, low, high)))
 

@@ -11,6 +11,7 @@ from ._files import (
     files_without_rows,
     find_files,
     folder,
+    quoted,
     read_csv,
     stem_index,
     table_path,
@@ -65,7 +66,9 @@ def read_rsna(
             target = row["Target"]
             if target not in ("0", "1"):
                 bad.add(name)
-                raise DatasetError(f"{where}: unknown label value {target!r} in column Target")
+                raise DatasetError(
+                    f"{where}: unknown label value {quoted(target)} in column Target"
+                )
             if targets.setdefault(name, (where, target))[1] != target:
                 bad.add(name)
                 raise DatasetError(f"{where}: patientId {name} has Target 0 and 1")
@@ -114,7 +117,9 @@ def _read_classes(path: Path, problems: Problems) -> dict[str, str]:
     for where, row in read_csv(path, ("patientId", "class")):
         name, kind = row["patientId"], row["class"]
         if kind not in RSNA_LABELS:
-            problems.add(f"{where}: unknown class {kind!r}; expected {', '.join(RSNA_LABELS)}")
+            problems.add(
+                f"{where}: unknown class {quoted(kind)}; expected {', '.join(RSNA_LABELS)}"
+            )
         elif classes.setdefault(name, kind) != kind:
             problems.add(f"{where}: patientId {name} has the classes {classes[name]!r}, {kind!r}")
     return classes

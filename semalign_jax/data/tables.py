@@ -15,7 +15,9 @@ from ._files import (
     find_files,
     folder,
     label_codes,
+    quoted,
     read_csv,
+    refuse_missing,
     stem_index,
     table_path,
 )
@@ -76,9 +78,7 @@ def read_chexpert(
             try:
                 match = _CHEXPERT_PATH.match(cell(row, "Path", where))
                 if match is None:
-                    raise DatasetError(
-                        f"{where}: Path {row['Path']} has no patient and study folder"
-                    )
+                    raise DatasetError(f"{where}: Path has no folders of patient and study")
                 image_id = match["rest"]
                 image = str(root / image_id)
                 named.add(image)
@@ -183,7 +183,7 @@ def _finding_list(text: str, where: str) -> list[str] | None:
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise ValueError
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise DatasetError(f"{where}: Labels is not a list of names: {text[:80]!r}") from None
+        raise DatasetError(f"{where}: Labels is not a list of names {quoted(text)}") from None
     return [name.strip() for name in value if name.strip()] or None
 
 
@@ -296,12 +296,7 @@ def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[tuple[str, di
         ) from None
     try:
         file = parquet.ParquetFile(path)
-        missing = [column for column in required if column not in file.schema_arrow.names]
-        if missing:
-            raise DatasetError(
-                f"{path}: missing columns {', '.join(missing)}; it has "
-                f"{', '.join(file.schema_arrow.names)}"
-            )
+        refuse_missing(path, file.schema_arrow.names, required)
         number = 0
         for batch in file.iter_batches(columns=list(dict.fromkeys(required))):
             for row in batch.to_pylist():

@@ -14,6 +14,7 @@ from ._files import (
     find_files,
     folder,
     label_codes,
+    quoted,
     read_csv,
     stem_index,
     table_path,
@@ -174,7 +175,7 @@ def _read_boxes(path: Path, split: str, votes: dict, problems: Problems) -> dict
             image_id = cell(row, "image_id", where)
             name = _KNOWN.get(row["class_name"].lower())
             if name is None:
-                raise DatasetError(f"{where}: unknown class_name {row['class_name']!r}")
+                raise DatasetError(f"{where}: unknown class_name {quoted(row['class_name'])}")
             if image_id not in votes:
                 raise DatasetError(f"{where}: image_id {image_id} has no image labels")
             if all(not row[edge] for edge in _EDGES):  # "No finding" and other global labels

@@ -3,6 +3,7 @@
 from ._config import ConfigError as ConfigError
 from ._config import ConfigReader as ConfigReader
 from ._embed import Embedded as Embedded
+from ._embed import ImageReader as ImageReader
 from ._embed import embed as embed
 from ._encoder import Encoder as Encoder
 from ._encoder import EncoderConfig as EncoderConfig
@@ -29,6 +30,7 @@ __all__ = [
     "EncoderConfig",
     "Family",
     "ImagePreprocessor",
+    "ImageReader",
     "Outputs",
     "Rule",
     "TextPreprocessor",

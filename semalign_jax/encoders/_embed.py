@@ -8,6 +8,7 @@ and it depends on seven further packages.
 
 import hashlib
 import os
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._checks import flag, option, positive_int
-from .._chunks import Chunk, ChunkFolder
+from .._chunks import Chunk
+from .._processes import Section, alone, jointly
 from ._encoder import DTYPES, Encoder, encode, example_batch, read_config
 from ._family import TEXT
 from ._items import Items, contents_hash, ids_of, modality_of, refuse_repeated, sequence
-from ._preprocess import ImagePreprocessor, TextPreprocessor, image_preprocessor, text_preprocessor
+from ._preprocess import TextPreprocessor, image_preprocessor, text_preprocessor
 from ._progress import Progress
-from ._store import open_run
+from ._store import chunks_of_others, deal, open_run, whole_chunks
 from ._weights import flatten
 
 _T = TypeVar("_T")
@@ -47,6 +49,21 @@ class Embedded(NamedTuple):
     embeddings: np.ndarray
     ids: list[str]
     truncated: int
+
+
+class ImageReader(Protocol):
+    """Reads an image for `embed`, e.g. from a format that Pillow does not know.
+
+    Attributes:
+        fingerprint: identifies what it does; kept with the embeddings.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+
+    def __call__(self, item: Any, /) -> Any:
+        """From an item to what `ImagePreprocessor` takes; called from several threads at once."""
+        ...
 
 
 class _Batch(NamedTuple):
@@ -70,6 +87,7 @@ def embed(
     progress: bool = True,
     workers: int | None = None,
     devices: Sequence[Any] | None = None,
+    reader: ImageReader | None = None,
 ) -> Embedded:
     """Embed many texts or images.
 
@@ -87,6 +105,12 @@ def embed(
 
     All embeddings are held in memory, also with `out`.
 
+    When several processes have joined with `distributed.initialize`, all call this with the same
+    arguments. With `out`, a folder that all of them share, each makes a part of the chunks on its
+    own devices and reads the others, and the folder is that of one process with as many devices as
+    each has; the run can be continued with another number of processes. Without `out` each process
+    embeds all its items.
+
     Args:
         encoder: see `load_encoder`.
         items: texts (str), or images: paths (`pathlib.Path`; str if the encoder has no text),
@@ -97,7 +121,7 @@ def embed(
             encoder has texts.
         ids: one per item, unique if `out` is given; by default the path as given, or for items
             without one their position.
-        out: folder to write into. Only one process can write into it at a time. Its manifest
+        out: folder to write into. Only one run can write into it at a time. Its manifest
             holds a hash of the contents of items in memory (so they are decoded once more), but
             files are known by their ids only: whether a file changed between an interrupted run
             and its continuation is not noticed.
@@ -109,6 +133,7 @@ def embed(
         workers: number of threads that decode images; by default the number of CPU cores, at most
             16.
         devices: JAX devices to use, each gets a part of each batch; by default all of this process.
+        reader: how images are read; by default as `ImagePreprocessor` does.
 
     Returns:
         Embeddings in host memory, ids and the number of texts that were cut, of which a warning
@@ -120,7 +145,8 @@ def embed(
             item), texts and images are mixed, ids do not fit, or the folder holds another run
             (lists what differs).
         FileExistsError: if the folder holds something else, or anything without `resume`.
-        RuntimeError: if another process writes into the folder.
+        RuntimeError: if another run writes into the folder, or another process of this run is gone
+            or has failed (says which, and why).
     """
     if not isinstance(encoder, Encoder):
         raise TypeError(f"encoder must come from load_encoder; got {type(encoder).__name__}")
@@ -131,6 +157,9 @@ def embed(
     devices = tuple(jax.local_devices() if devices is None else devices)
     if not devices:
         raise ValueError("devices is empty: give None or at least one device")
+    foreign = [device for device in devices if device.process_index != jax.process_index()]
+    if foreign:
+        raise ValueError(f"devices must be of this process; {foreign[0]} is not: give None")
     batch_size = -(-positive_int("batch_size", batch_size) // len(devices)) * len(devices)
     flag("resume", resume)
     flag("progress", progress)
@@ -146,7 +175,8 @@ def embed(
     else:
         prepare = image_preprocessor(encoder)
         lengths = None
-        batches_of = partial(_image_batches, prepare, named, batch_size)
+        pixels_of = prepare if reader is None else lambda item: prepare(reader(item))
+        batches_of = partial(_image_batches, pixels_of, prepare.size, named, batch_size)
     dimension = _dimension(encoder, modality)
 
     count = len(values)
@@ -154,7 +184,17 @@ def embed(
     spans = {k: range(s, min(s + chunk_size, count)) for k, s in enumerate(starts)}
     embeddings = np.empty((count, dimension), jnp.dtype(dtype))
     truncated = 0
+    done: set[int] = set()
+
+    def put(number: int, chunk: Chunk) -> None:
+        nonlocal truncated
+        start = number * chunk_size
+        embeddings[start : start + len(chunk.embeddings)] = chunk.embeddings
+        truncated += chunk.truncated
+        done.add(number)
+
     with ExitStack() as stack:
+        section = alone() if out is None else stack.enter_context(jointly("embed"))
         store = None
         if out is not None:
             refuse_repeated(named.ids)
@@ -170,25 +210,33 @@ def embed(
                 "chunk_size": chunk_size,
                 "devices": {"kind": devices[0].device_kind, "count": len(devices)},
             }
-            store = stack.enter_context(open_run(Path(out), run, named.ids, resume))
-            for number, chunk in _whole_chunks(store):
-                span = spans.pop(number)
-                embeddings[span.start : span.stop] = chunk.embeddings
-                truncated += chunk.truncated
-        left = sum(map(len, spans.values()))
-        shown = stack.enter_context(Progress(count, count - left, progress))
+            if reader is not None:
+                run["reader"] = reader.fingerprint
+            first = section.index == 0
+            store = stack.enter_context(open_run(Path(out), run, named.ids, resume, first))
+            if first:
+                for number, chunk in whole_chunks(store):
+                    put(number, chunk)
+            spans = {number: spans[number] for number in deal(store, list(done), section)}
+        own = sum(map(len, spans.values()))
+        total = count if section.count == 1 else own
+        name = _name(section, len(spans), progress)
+        shown = stack.enter_context(Progress(total, total - own, progress, name))
         pool = stack.enter_context(_threads(workers))
         # Some tokenizers must not be called from two threads at once.
         tokenizing = stack.enter_context(_threads(1))
         # All workers busy, and two batches beyond, so that one slow image stops nothing.
         depth = 2 + -(-workers // batch_size)
         encoded = _encoded(encoder, batches_of(spans, pool, tokenizing), depth, devices)
+        encoded = _checked(encoded, section)
         for number, chunk in _chunks(encoded, named, spans, (dimension, dtype), shown):
-            span = spans[number]
-            embeddings[span.start : span.stop] = chunk.embeddings
-            truncated += chunk.truncated
+            put(number, chunk)
             if store is not None:
                 store.write(number, chunk)
+        section.exchange("written")
+        if store is not None:
+            for number, chunk in chunks_of_others(store, done):
+                put(number, chunk)
     if truncated:
         warnings.warn(
             f"{truncated} of {count} texts are longer than the encoder reads and were cut",
@@ -197,14 +245,19 @@ def embed(
     return Embedded(embeddings, named.ids, truncated)
 
 
-def _whole_chunks(store: ChunkFolder) -> Iterator[tuple[int, Chunk]]:
-    for number in range(store.count):
-        try:
-            yield number, store.read(number)
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            warnings.warn(f"{error}. The chunk is made again", stacklevel=3)
+def _name(section: Section, chunks: int, progress: bool) -> str:
+    """Return how this process is called in its progress, and say what it does."""
+    if section.count == 1:
+        return "embed"
+    name = f"embed, process {section.index} of {section.count}"
+    if progress:
+        line = (
+            f"{name}: {chunks} chunks to make. If a process dies, the others end after "
+            f"{section.timeout:g} s or little more; then run the same command again, in any number "
+            "of processes, to continue"
+        )
+        print(line, file=sys.stderr, flush=True)
+    return name
 
 
 def _dimension(encoder: Encoder, modality: str) -> int:
@@ -320,7 +373,8 @@ def _tokenize(prepare: TextPreprocessor, items: Items, span: range) -> Any:
 
 
 def _image_batches(
-    prepare: ImagePreprocessor,
+    pixels_of: Callable[[Any], np.ndarray],
+    size: tuple[int, int, int],
     items: Items,
     batch_size: int,
     spans: dict[int, range],
@@ -329,7 +383,7 @@ def _image_batches(
 ) -> Iterator[_Batch]:
     def load(index: int, into: np.ndarray) -> None:
         try:
-            into[...] = prepare(items.values[index])
+            into[...] = pixels_of(items.values[index])
         except Exception as error:
             raise items.broken(index, error) from error
 
@@ -342,7 +396,7 @@ def _image_batches(
     for number, span in spans.items():
         for start in range(0, len(span), batch_size):
             rows = list(range(start, min(start + batch_size, len(span))))
-            pixels = np.empty((batch_size, *prepare.size), np.float32)
+            pixels = np.empty((batch_size, *size), np.float32)
             jobs = [pool.submit(load, span[row], pixels[i]) for i, row in enumerate(rows)]
             yield _Batch(number, rows, 0, partial(finish, pixels, jobs))
 
@@ -364,6 +418,12 @@ def _encoded(
             yield batch, encode(encoder.config, params, inputs)
 
     return _ahead(dispatched(), 1)
+
+
+def _checked(batches: Iterator[_T], section: Section) -> Iterator[_T]:
+    for batch in batches:
+        section.check()
+        yield batch
 
 
 def _chunks(

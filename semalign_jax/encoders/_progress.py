@@ -15,14 +15,16 @@ class Progress:
         total: number of items.
         done: of these, done before the start (by an earlier run).
         show: False shows nothing.
+        name: of what is done.
     """
 
-    def __init__(self, total: int, done: int, show: bool):
+    def __init__(self, total: int, done: int, show: bool, name: str = "embed"):
+        self._name = name
         self._total = total
         self._before = self._done = done
         self._show = show
         self._start = self._last_line = time.monotonic()
-        self._bar = _rich_bar(total, done) if show and sys.stderr.isatty() else None
+        self._bar = _rich_bar(total, done, name) if show and sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -45,11 +47,12 @@ class Progress:
         elif self._show and now - self._last_line >= _LINE_EVERY:
             self._last_line = now
             left = (self._total - self._done) / rate
-            line = f"embed: {self._done} of {self._total} items, {rate:.1f}/s, {left:.0f} s left"
+            amount = f"{self._done} of {self._total} items"
+            line = f"{self._name}: {amount}, {rate:.1f}/s, {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)
 
 
-def _rich_bar(total: int, done: int):
+def _rich_bar(total: int, done: int, name: str):
     """Return a bar that is not started, or None without rich."""
     try:
         from rich.console import Console
@@ -58,12 +61,12 @@ def _rich_bar(total: int, done: int):
     except ImportError:
         return None
     bar = RichProgress(
-        TextColumn("embed"),
+        TextColumn(name),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    bar.add_task("embed", total=total, completed=done, rate="")
+    bar.add_task(name, total=total, completed=done, rate="")
     return bar

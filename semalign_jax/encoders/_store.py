@@ -1,6 +1,12 @@
-"""The folder that `embed` writes into; see `semalign_jax._chunks` for its format."""
+"""The folder that `embed` writes into; see `semalign_jax._chunks` for its format.
+
+Several processes write into one folder: process 0 holds its lock, writes the manifest and the ids,
+and says which chunks are missing; these are dealt out in turn.
+"""
 
 import hashlib
+import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +18,9 @@ import numpy as np
 from .._chunks import (
     IDS,
     MANIFEST,
+    Chunk,
     ChunkFolder,
+    differing,
     encoded_ids,
     locked,
     read_manifest,
@@ -20,28 +28,38 @@ from .._chunks import (
     refuse_other_run,
     write_manifest,
 )
+from .._processes import Section, wait_until
 from ..io import write_atomically
+
+#: Seconds until a file that another machine has written must be visible here: networked file
+#: systems remember for a while that it was not there.
+_VISIBLE = 90.0
 
 
 @contextmanager
 def open_run(
-    folder: Path, run: Mapping[str, Any], ids: Sequence[str], resume: bool
+    folder: Path, run: Mapping[str, Any], ids: Sequence[str], resume: bool, first: bool = True
 ) -> Iterator[ChunkFolder]:
-    """Start a folder of embeddings or continue it; no other process can write while it is open.
+    """Start a folder of embeddings or continue it; no other run can write while it is open.
 
     Args:
         folder: made if missing.
         run: what decides the embeddings, as JSON values; the hash of the ids is added.
         ids: one per item.
         resume: whether a folder that is begun may be continued.
+        first: whether this is the first of the processes that write together; the others leave
+            all to it.
 
     Raises:
         FileExistsError: if the folder holds something else, or anything without `resume`.
         ValueError: if it holds another run; lists what differs.
-        RuntimeError: if another process has it open.
+        RuntimeError: if another run has it open.
     """
     encoded = encoded_ids(ids)
     chunks = ChunkFolder(folder, {**run, "ids": hashlib.sha256(encoded).hexdigest()})
+    if not first:
+        yield chunks
+        return
     folder.mkdir(parents=True, exist_ok=True)
     if not resume and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise FileExistsError(
@@ -56,6 +74,58 @@ def open_run(
         if not (folder / IDS).is_file() or (folder / IDS).read_bytes() != encoded:
             write_atomically(folder / IDS, encoded)
         yield chunks
+
+
+def deal(chunks: ChunkFolder, whole: Sequence[int], section: Section) -> list[int]:
+    """Return the numbers of the chunks that this process is to make.
+
+    Args:
+        chunks: of `open_run`.
+        whole: the chunks that are there, as process 0 has found them.
+        section: of the processes that write together.
+
+    Raises:
+        ValueError: if this process was started with other arguments than process 0.
+        FileNotFoundError: if it does not see the folder of process 0.
+    """
+    missing = sorted(set(range(chunks.count)) - set(whole))
+    plan = json.dumps([chunks.run, missing]) if section.index == 0 else ""
+    run, missing = json.loads(section.exchange("plan", plan)[0])
+    lines = differing(run, chunks.run, "there", "here")
+    if lines:
+        raise ValueError(
+            f"process {section.index} has other arguments than process 0, but both write into one "
+            f"folder, {chunks.folder}. Different are\n  " + "\n  ".join(lines)
+        )
+    if not _appears(chunks.folder / MANIFEST):
+        raise FileNotFoundError(
+            f"process {section.index} does not see {chunks.folder / MANIFEST}, which process 0 has "
+            "written: out must be a folder that all processes share"
+        )
+    return missing[section.index :: section.count]
+
+
+def whole_chunks(chunks: ChunkFolder) -> Iterator[tuple[int, Chunk]]:
+    """Yield the chunks that an earlier run has written; warn of those that are damaged."""
+    for number in range(chunks.count):
+        try:
+            yield number, chunks.read(number)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            warnings.warn(f"{error}. The chunk is made again", stacklevel=3)
+
+
+def chunks_of_others(chunks: ChunkFolder, own: set[int]) -> Iterator[tuple[int, Chunk]]:
+    """Yield the chunks that other processes have written."""
+    for number in range(chunks.count):
+        if number not in own:
+            _appears(chunks.path(number))
+            yield number, chunks.read(number)
+
+
+def _appears(path: Path) -> bool:
+    return wait_until(path.is_file, _VISIBLE)
 
 
 def read_embeddings(folder: str | Path) -> tuple[list[str], np.ndarray]:

@@ -1,12 +1,20 @@
 """What a study is made of: its settings, a data set, and embeddings matched to it by id."""
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from .. import data
 from .._documents import read_document
@@ -49,12 +57,29 @@ class DatasetSettings(Settings):
     Attributes:
         reader: which of `READERS`.
         path: its folder, or for "table" the CSV or Parquet file.
-        options: keyword options of the reader, e.g. ``{"image": "path", "label": "finding"}``.
+        options: keyword options of the reader, e.g. ``{"image": "path", "label": "finding"}``;
+            paths among them start where `path` does.
     """
 
     reader: Literal["table", "mimic-cxr", "rsna", "vindr-cxr", "open-i", "chexpert", "padchest"]
     path: DataPath
     options: dict[str, Any] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _paths(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        reader = info.data.get("reader")
+        if reader is None:  # a problem of its own
+            return options
+        parameters = inspect.signature(READERS[reader]).parameters
+        return {
+            name: str(_beside_the_settings(Path(value), info))
+            if isinstance(value, str)
+            and name in parameters
+            and os.PathLike in get_args(parameters[name].annotation)
+            else value
+            for name, value in options.items()
+        }
 
 
 def load_settings(

@@ -177,7 +177,12 @@ def test_mimic_damaged_tables(tmp_path):
     fails(read, r"line 4: dicom_id bbbb-1 is not in the split table", left=3)
     restore()
     edit(split, "validate", "val")
-    fails(read, r"split\.csv, line 4: unknown split 'val'; expected train", skipped=2, left=3)
+    fails(
+        read,
+        r"split\.csv, line 4: unknown split \(3 characters\); expected train",
+        skipped=2,
+        left=3,
+    )
     restore()
     edit(split, "bbbb-1,57375967,10000764", "bbbb-1,57375967,10000765")
     fails(read, r"line 4: subject_id or study_id of bbbb-1 differs in the split table", left=3)
@@ -272,7 +277,13 @@ def test_rsna_patients_of_nih(tmp_path):
         ("train_labels", "50.0,20.0,30.0", "50.0,20.0,", "line 3: Target is 1, but .* no box", 3),
         ("train_labels", "50.0,20.0,30.0", "50.0,20.0,-3", "line 3: a box of width -3.0", 3),
         ("train_labels", "p2,,", "p2,3,", "line 4: a box, but Target is 0", 3),
-        ("detailed_class_info", "p3,Normal", "p3,Fine", "line 5: unknown class 'Fine'", 2),
+        (
+            "detailed_class_info",
+            "p3,Normal",
+            "p3,Fine",
+            "line 5: unknown class \\(4 characters\\)",
+            2,
+        ),
         ("detailed_class_info", "p3,Normal", "p3,Lung Opacity", "Target is 0, but the class", 2),
         ("detailed_class_info", "p3,Normal", "p3,Normal\np4,Normal", "p4 of the class table", 3),
         ("detailed_class_info", "p1,Lung Opacity", "p1,Normal", "p1 has the classes 'Normal'", 2),
@@ -381,7 +392,7 @@ def test_vindr_damaged_tables(tmp_path):
         read()
     restore()
     for line, message in [
-        ("a,R1,Oedema,1,2,3,4", "line 5: unknown class_name 'Oedema'"),
+        ("a,R1,Oedema,1,2,3,4", "line 5: unknown class_name \\(6 characters\\)"),
         ("z,R1,Edema,1,2,3,4", "line 5: image_id z has no image labels"),
         ("a,R1,Edema,,,,", "line 5: Edema without a box"),
         ("a,R1,Edema,1,2,,4", "line 5: x_min, y_min, x_max, y_max are not all numbers"),
@@ -489,7 +500,7 @@ def test_chexpert_damaged(tmp_path):
         return read_chexpert(root, **options)
 
     edit(table, line, "view1.jpg")
-    fails(read, r"line 2: Path view1\.jpg has no patient and study folder", skipped=2, left=2)
+    fails(read, r"line 2: Path has no folders of patient and study", skipped=2, left=2)
     table.write_bytes(whole)
     edit(table, line, line.replace("view1", "view7"))
     fails(read, r"line 2: no image .*view7_frontal\.jpg", skipped=2, left=2)
@@ -498,7 +509,7 @@ def test_chexpert_damaged(tmp_path):
     fails(read, r"valid\.csv, line 3: Path .*view1_frontal\.jpg occurs twice", left=3)
     table.write_bytes(whole)
     edit(table, "0.0", "maybe")
-    fails(read, r"line 2: unknown label value 'maybe' in column No Finding", left=2)
+    fails(read, r"line 2: unknown label value \(5 characters\) in column No Finding", left=2)
 
 
 def test_padchest(tmp_path):

@@ -1,0 +1,281 @@
+"""What `semalign embed` embeds: texts and images from files, data sets and prompt sets."""
+
+import glob
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..data import read_pixels
+from ..data._files import find_files
+from ..prompts import load_prompts, prompt_texts
+from ..studies.cells import run_cells
+from ..studies.inputs import read_dataset
+from ._settings import EmbedSettings
+
+TEXT, IMAGE = "text", "image"
+_TEXT_SUFFIXES = (".txt",)
+_TABLE_SUFFIXES = (".csv", ".gz", ".parquet")
+#: Of files that the encoders' preprocessing reads itself.
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm")
+_DICOM = (".dcm", ".dicom")
+#: From so many DICOM files on, processes that decode are worth their start of some seconds.
+_MANY = 1000
+#: Images that are checked at a time.
+_CHECKED = 64
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is to be embedded.
+
+    Attributes:
+        modality: "text" or "image".
+        items: n texts or paths.
+        ids: n ids.
+        skipped: what could not be read so far, a message each.
+        left_out: number of items without a text.
+    """
+
+    modality: str
+    items: Sequence[str | Path]
+    ids: Sequence[str]
+    skipped: Sequence[str] = ()
+    left_out: int = 0
+
+
+def read_source(settings: EmbedSettings) -> Source:
+    """Find the items that the settings name.
+
+    Raises:
+        FileNotFoundError: if a file or folder is missing.
+        ValueError: if there is nothing to embed, or as the readers of data sets and prompt sets.
+    """
+    if settings.prompts is not None:
+        return _prompts(settings.prompts)
+    if settings.dataset is not None:
+        return _dataset(settings)
+    return _files(settings.inputs, settings.id_from)
+
+
+def _prompts(name: str) -> Source:
+    prompt_set = load_prompts(name)
+    texts = prompt_texts(prompt_set)
+    ids, counts = [], {}
+    for number, positive in zip(texts.classes.tolist(), texts.positive.tolist(), strict=True):
+        key = f"{prompt_set.names[number]}/{'positive' if positive else 'negative'}"
+        counts[key] = counts.get(key, -1) + 1
+        ids.append(f"{key}/{counts[key]}")
+    return Source(TEXT, texts.texts, ids)
+
+
+def _dataset(settings: EmbedSettings) -> Source:
+    assert settings.dataset is not None
+    options = dict(settings.dataset.options)
+    if settings.skip_broken:
+        options.setdefault("on_error", "skip")
+    data = read_dataset(settings.dataset.model_copy(update={"options": options}))
+    kept = np.ones(len(data), bool)
+    for name, values, wanted in (
+        ("split", data.splits, settings.split),
+        ("view", data.views, settings.view),
+    ):
+        missing = [value for value in wanted if value not in values]
+        if missing:
+            there = ", ".join(sorted(map(repr, set(values))))
+            raise ValueError(f"{name} {missing[0]!r}: {data.name} has only {there}")
+        if wanted:
+            kept &= np.isin(values, wanted)
+    texts = settings.content == "texts"
+    has = data.has_text if texts else np.array([bool(image) for image in data.images])
+    left_out = int((kept & ~has).sum())
+    kept &= has
+    if settings.one_per_study:
+        first: dict[str, int] = {}
+        for row in np.flatnonzero(kept).tolist():
+            first.setdefault(data.studies[row], row)
+        kept = np.isin(np.arange(len(data)), list(first.values()))
+    if not kept.any():
+        raise ValueError(f"{data.name}: no {settings.content} to embed are left")
+    data = data.select(kept)
+    items = data.texts if texts else [Path(image) for image in data.images]
+    return Source(TEXT if texts else IMAGE, items, data.ids, data.skipped, left_out)
+
+
+def _files(inputs: Sequence[Path], id_from: str) -> Source:
+    if any(path.suffix.lower() in _TABLE_SUFFIXES for path in inputs):
+        raise ValueError(
+            f"{inputs[0]} is a table: give it as --dataset table --path {inputs[0]} with "
+            "--option id=COLUMN and --option text=COLUMN or image=COLUMN"
+        )
+    if any(path.suffix.lower() in _TEXT_SUFFIXES for path in inputs):
+        if len(inputs) > 1:
+            raise ValueError("give one text file alone: its lines are called by their numbers")
+        return _lines(inputs[0])
+    found = dict(pair for path in inputs for pair in _images(path, id_from))
+    return Source(IMAGE, list(found), list(found.values()))
+
+
+def _lines(path: Path) -> Source:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text: byte {error.start}") from None
+    numbered = [(str(n), line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise ValueError(f"{path} holds no text")
+    ids, texts = zip(*numbered, strict=True)
+    return Source(TEXT, texts, ids, left_out=len(lines) - len(texts))
+
+
+def _images(path: Path, id_from: str) -> Iterator[tuple[Path, str]]:
+    """Files and what they are called."""
+    if path.is_dir():
+        files = [Path(name) for name in find_files(path, (*_PICTURES, *_DICOM))]
+        if not files:
+            raise ValueError(f"{path}: no images in this folder ({', '.join(_PICTURES + _DICOM)})")
+        base = path
+    elif path.is_file():
+        files, base = [path], path.parent
+    else:
+        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        files = [file for file in files if file.is_file()]
+        if not files:
+            raise FileNotFoundError(f"{path}: there is no such file or folder, and nothing matches")
+        base = _fixed_part(path)
+    for file in files:
+        names = {"path": file.relative_to(base).as_posix(), "name": file.name, "stem": file.stem}
+        yield file, names[id_from]
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder of a pattern above its first wildcard."""
+    parts = pattern.parts
+    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:first])
+
+
+# Images.
+
+
+@dataclass(frozen=True)
+class PixelReader:
+    """Reads DICOM files as a viewer shows them; leaves others to the encoder's preprocessing.
+
+    Attributes:
+        decode: from a path to pixels.
+        fingerprint: says that a store was made so.
+    """
+
+    decode: Callable[[Path], np.ndarray] = field(repr=False)
+    fingerprint: str = "DICOM by semalign_jax.data.read_pixels, 8 bits"
+
+    def __call__(self, path: Path) -> Any:
+        """Pixels, or the path itself."""
+        return self.decode(path) if _is_dicom(path) else path
+
+
+def _is_dicom(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+@contextmanager
+def pixel_reader(
+    images: Sequence[Path], processes: bool | None, workers: int
+) -> Iterator[PixelReader | None]:
+    """What reads images before they are preprocessed; None if the preprocessing reads them all.
+
+    Args:
+        images: paths.
+        processes: whether other processes decode DICOM files, which hold Python's lock meanwhile;
+            None: if there are many.
+        workers: number of these.
+    """
+    others = [path for path in images if path.suffix.lower() not in _PICTURES]
+    if not others:
+        yield None
+        return
+    if processes is None:
+        processes = workers > 1 and len(others) >= _MANY
+    if not processes:
+        yield PixelReader(read_pixels)
+        return
+    # Spawned: JAX has threads, which a fork would break.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield PixelReader(lambda path: pool.submit(read_pixels, path).result())
+
+
+def worker_count(workers: int | None) -> int:
+    """The number that was asked for, else that of the cores, at most 16."""
+    if workers is not None:
+        return workers
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+    return min(16, cores or 1)
+
+
+class Broken(NamedTuple):
+    """An image that cannot be embedded."""
+
+    row: int
+    why: str
+
+
+def find_broken(
+    source: Source,
+    prepare: Any,
+    reader: PixelReader | None,
+    out: Path,
+    workers: int,
+) -> list[Broken]:
+    """Read all images once and find those that cannot be embedded.
+
+    A store knows its items before the first is written, so this goes before. What was checked is
+    kept in a hidden file of the store's folder: an interrupted run does not check it again.
+
+    Args:
+        source: the images.
+        prepare: the encoder's preprocessing.
+        reader: of `pixel_reader`.
+        out: folder of the store.
+        workers: number of threads.
+    """
+
+    def why(row: int) -> str | None:
+        item = source.items[row]
+        try:
+            prepare(item if reader is None else reader(Path(item)))
+        except ModuleNotFoundError:  # the file is not to blame
+            raise
+        except Exception as error:  # decoders raise many kinds
+            message = str(error) or type(error).__name__
+            return message if str(item) in message else f"{item}: {message}"
+        return None
+
+    names = "\n".join(f"{key}\0{item}" for key, item in zip(source.ids, source.items, strict=True))
+    digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+    settings = {"images": digest, "preprocessing": prepare.fingerprint}
+    out.mkdir(parents=True, exist_ok=True)
+    count = len(source.items)
+    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
+
+        def check(start: int) -> list[list[Any]]:
+            rows = range(start, min(start + _CHECKED, count))
+            return [[r, w] for r, w in zip(rows, pool.map(why, rows), strict=True) if w is not None]
+
+        blocks = run_cells(
+            list(range(0, count, _CHECKED)),
+            check,
+            out / ".checked.jsonl",
+            settings=settings,
+            description="check images",
+        )
+    return [Broken(*found) for block in blocks for found in block]

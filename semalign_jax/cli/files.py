@@ -1,0 +1,253 @@
+"""`semalign info`, `semalign verify` and `semalign convert`."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ._app import app
+from ._console import Outcome, command, keys_and_values, writing
+from ._options import option
+
+_MAP_SUFFIX = ".safetensors"
+
+
+@command(
+    app,
+    "info",
+    examples=("semalign info stores/images", "semalign info rsna_pneumonia --json"),
+)
+def info(
+    path: Annotated[
+        str, typer.Argument(help="A file or folder; or the name of a shipped prompt set.")
+    ],
+) -> Outcome:
+    """Say what a store, map, encoder, prompt set or folder of results is.
+
+    Nothing large is read: no rows of a store, no weights of an encoder.
+    """
+    kind, values = describe(path)
+    lines = [f"{path}: {kind}", *(f"  {line}" for line in _lines(values))]
+    return Outcome({"path": path, "kind": kind, **values}, "\n".join(lines))
+
+
+def describe(name: str) -> tuple[str, dict[str, Any]]:
+    """What is at a path, in one or two words, and its properties.
+
+    Raises:
+        FileNotFoundError: if there is nothing, and no prompt set of this name either.
+        ValueError: if it is nothing that is known here, or damaged.
+    """
+    from .._chunks import MANIFEST
+    from .._documents import SUFFIXES
+    from ..prompts import shipped_prompt_sets
+
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if (path / MANIFEST).is_file():
+            return "store", _store(path)
+        if (path / "results.json").is_file():
+            return "results", _results(path / "results.json")
+        if any((path / file).is_file() for file in ("config.json", "open_clip_config.json")):
+            return "encoder", _encoder(path)
+        raise ValueError(
+            f"{path}: neither a store ({MANIFEST}) nor an encoder (config.json) nor results "
+            "(results.json) is in this folder"
+        )
+    if not path.exists():
+        if name in shipped_prompt_sets():
+            return "prompt set", _prompts(name)
+        raise FileNotFoundError(
+            f"{path}: there is no such file or folder, and no prompt set of this name either "
+            f"({', '.join(shipped_prompt_sets())})"
+        )
+    if path.suffix == _MAP_SUFFIX:
+        return "map", _map(path)
+    if path.name == "results.json":
+        return "results", _results(path)
+    if path.suffix in SUFFIXES:
+        return "prompt set", _prompts(name)
+    raise ValueError(
+        f"{path}: files of {path.suffix or 'no suffix'} are not known here; expected a map "
+        f"({_MAP_SUFFIX}), a prompt set ({', '.join(SUFFIXES)}) or results.json"
+    )
+
+
+def _store(path: Path) -> dict[str, Any]:
+    from .._chunks import read_manifest
+    from ..store import open_store
+
+    store = open_store(path)
+    chunks, versions = read_manifest(path)
+    missing = [n for n in range(chunks.count) if not chunks.path(n).is_file()]
+    return {
+        "rows": len(store),
+        "dimension": store.dimension,
+        "dtype": store.dtype.name,
+        "chunks": chunks.count,
+        "chunks_missing": len(missing),
+        "made_by": "embed" if chunks.parts is None else "create_store",
+        "description": store.description,
+        "versions": dict(versions),
+    }
+
+
+def _map(path: Path) -> dict[str, Any]:
+    from ..io import load_map
+    from .maps import map_hash
+
+    mapping = load_map(path)
+    return {
+        "method": mapping.kind,
+        "d_in": mapping.d_in,
+        "d_out": mapping.d_out,
+        "maps": list(mapping.batch_shape) or 1,
+        "dtype": mapping.weight.dtype.name,
+        "sha256": map_hash(mapping),
+    }
+
+
+def _encoder(path: Path) -> dict[str, Any]:
+    from ..encoders._encoder import read_config
+    from ..encoders._family import family_of, model_types
+    from ..encoders._weights import checkpoint_files, list_tensors
+
+    config, _, weights = read_config(path)
+    model_type = config["model_type"]
+    values: dict[str, Any] = {"model_type": model_type, "supported": model_type in model_types()}
+    if values["supported"]:
+        family = family_of(model_type)
+        values |= {"family": family.name, "modalities": list(family.modalities)}
+    files = checkpoint_files(path, weights)
+    tensors = list_tensors(files)
+    values["parameters"] = sum(_size(tensor.shape) for tensor in tensors.values())
+    values["weights"] = [file.name for file in files]
+    return values
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total
+
+
+def _prompts(name: str) -> dict[str, Any]:
+    from ..prompts import load_prompts, prompt_texts
+
+    prompt_set = load_prompts(name)
+    return {
+        "name": prompt_set.name,
+        "task": prompt_set.task,
+        "classes": list(prompt_set.names),
+        "templates": len(prompt_set.templates),
+        "texts": len(prompt_texts(prompt_set).texts),
+        "description": prompt_set.description,
+    }
+
+
+def _results(path: Path) -> dict[str, Any]:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        kind = results["format"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} holds no results of semalign_jax") from None
+    values = {"format": kind, **({"study": results["kind"]} if "kind" in results else {})}
+    known = ("title", "version", "seconds", "environment", "notes")
+    values |= {key: results[key] for key in known if key in results}
+    values["rows"] = len(results.get("rows", ()))
+    return values
+
+
+def _lines(values: Mapping[str, Any], depth: int = 0) -> list[str]:
+    lines = []
+    for key, value in values.items():
+        indent = "  " * depth
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}:", *_lines(value, depth + 1)]
+        elif isinstance(value, list) and any(". " in str(one) for one in value):
+            lines += [f"{indent}{key}:", *(f"{indent}  {one}" for one in value)]
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{indent}{key}: {shown}")
+    return lines
+
+
+@command(app, "verify", examples=("semalign verify stores/images",))
+def verify(
+    store: Annotated[Path, typer.Argument(help="Folder of a store.")],
+) -> Outcome:
+    """Read all of a store and list what is wrong with it; exit with 1 if anything is."""
+    from ..store import open_store, verify_store
+
+    if not store.is_dir():
+        raise FileNotFoundError(f"{store}: there is no such folder")
+    problems = verify_store(store)
+    values: dict[str, Any] = {"store": str(store), "problems": [p._asdict() for p in problems]}
+    if problems:
+        lines = [f"{store}: {len(problems)} problems", *(f"  {p.message}" for p in problems)]
+        return Outcome(values, "\n".join(lines), status=1)
+    values["rows"] = len(open_store(store))
+    return Outcome(values, f"{store}: {values['rows']} rows, all whole")
+
+
+@command(
+    app,
+    "convert",
+    examples=(
+        "semalign convert stores/images images.parquet",
+        "semalign convert vectors.npz stores/vectors --describe encoder=resnet50",
+    ),
+)
+def convert(
+    source: Annotated[Path, typer.Argument(help="A store, or a file of embeddings.")],
+    out: Annotated[Path, typer.Argument(help="A file of embeddings, or the folder of a store.")],
+    embeddings: Annotated[
+        str, option("Name of the embeddings in the file", default="embeddings", show_default=False)
+    ] = "embeddings",
+    ids: Annotated[
+        str, option("Name of the ids in the file", default="ids", show_default=False)
+    ] = "ids",
+    describe_as: Annotated[
+        list[str] | None,
+        option("What made the embeddings; repeatable", "--describe", metavar="KEY=VALUE"),
+    ] = None,
+) -> Outcome:
+    """Convert between stores and files, by suffix: .npy, .npz, .parquet, .h5 and .hdf5.
+
+    A .npy file has its ids as a JSON list beside it, in NAME.ids.json. An import that was
+    interrupted goes on when it is run again; an existing file is replaced.
+    """
+    from ..store import _SUFFIXES, export_store, import_store, open_store
+
+    to_file, from_store = out.suffix in _SUFFIXES, source.is_dir()
+    description = {"file": source.name, **keys_and_values("describe", describe_as)}
+    named: dict[str, Any] = {"description": description, "embeddings": embeddings, "ids": ids}
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: there is no such file or folder")
+    if from_store and not to_file:
+        raise ValueError(
+            f"{out}: a store becomes a file of {', '.join(_SUFFIXES)}; to copy it, copy its folder"
+        )
+    if to_file and not out.parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: there is no such folder for the file")
+    with writing(out):
+        if from_store:
+            store = open_store(source)
+            export_store(store, out)
+        elif not to_file:
+            store = import_store(source, out, **named)
+        else:
+            with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+                store = import_store(source, folder, **named)
+                export_store(store, out)
+    values = {
+        "out": str(out),
+        "rows": len(store),
+        "dimension": store.dimension,
+        "dtype": store.dtype.name,
+    }
+    return Outcome(values, f"{out}: {len(store)} rows of {store.dimension} dimensions")

@@ -1,0 +1,332 @@
+"""`semalign fit` and `semalign apply`."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ._app import app
+from ._console import (
+    ConfigOption,
+    Outcome,
+    command,
+    note,
+    progress,
+    save_settings,
+    settings_of,
+    writing,
+)
+from ._distributed import (
+    CoordinatorOption,
+    DistributedOption,
+    ProcessCountOption,
+    ProcessIdOption,
+    join,
+)
+from ._options import METHODS, NormalizeOption, option
+
+if TYPE_CHECKING:
+    from .._maps import AffineMap
+    from .._stats import PairStats
+    from ..store import EmbeddingStore, JoinedRows
+    from ._settings import ApplySettings, FitSettings
+
+
+@command(
+    app,
+    "fit",
+    examples=(
+        "semalign fit stores/images stores/reports --out image-to-text.safetensors",
+        "semalign fit stores/images stores/reports --method affine --ridge 0.1 --anchors 1000 "
+        "--seed 0 --out affine.safetensors",
+    ),
+)
+def fit(
+    source: Annotated[Path | None, typer.Argument(help="Store of the source space.")] = None,
+    target: Annotated[Path | None, typer.Argument(help="Store of the target space.")] = None,
+    out: Annotated[Path | None, option("File of the map, replaced if it exists")] = None,
+    method: Annotated[str | None, option("Kind of map", values=METHODS, default="ortho")] = None,
+    anchors: Annotated[
+        int | None,
+        option("Fit to so many random pairs", default="all", min=1),
+    ] = None,
+    seed: Annotated[int | None, option("Of that draw", default="0")] = None,
+    ids: Annotated[
+        Path | None,
+        option("File of the ids to fit to: one a line, or a JSON list"),
+    ] = None,
+    normalize: NormalizeOption = None,
+    ridge: Annotated[float | None, option("Penalty of squared weights", default="0")] = None,
+    ridge_unit: Annotated[
+        str | None,
+        option("Unit of the ridge", values="absolute|gram", default="absolute"),
+    ] = None,
+    rcond: Annotated[float | None, option("Relative cut-off of singular values")] = None,
+    scale: Annotated[bool | None, option("Give an orthogonal map a scale", "--scale")] = None,
+    rotation_only: Annotated[
+        bool | None, option("No reflections (orthogonal maps)", "--rotation-only")
+    ] = None,
+    completion: Annotated[
+        str | None,
+        option(
+            "Of an orthogonal map where anchors decide nothing",
+            values="orthogonal|partial",
+            default="orthogonal",
+        ),
+    ] = None,
+    solver: Annotated[
+        str | None,
+        option("Of an orthogonal map", values="auto|svd|iterative", default="auto"),
+    ] = None,
+    batch_rows: Annotated[int | None, option("Rows read at once", default="4096", min=1)] = None,
+    distributed: DistributedOption = False,
+    coordinator: CoordinatorOption = None,
+    process_count: ProcessCountOption = None,
+    process_id: ProcessIdOption = None,
+    config: ConfigOption = None,
+) -> Outcome:
+    """Fit a map from one store's space to another's.
+
+    Rows are matched by id and streamed, so stores may be larger than memory.
+    """
+    flags = dict(locals())
+    for name in ("distributed", "coordinator", "process_count", "process_id"):
+        del flags[name]
+    from ._settings import FitSettings
+
+    settings = settings_of(FitSettings, flags)
+    join(distributed, coordinator, process_count, process_id)
+    return run_fit(settings)
+
+
+def run_fit(settings: "FitSettings") -> Outcome:
+    """Fit as the settings say."""
+    import numpy as np
+
+    from .. import (
+        fit_from_stats,
+        join_stores,
+        open_store,
+        paired_batches,
+        save_map,
+    )
+    from .._fit import check_method, check_options
+    from .._processes import by_first
+    from ..distributed import accumulate_stats, shard_rows, this_process
+
+    source, target = open_store(settings.source), open_store(settings.target)
+    # Before hours of reading.
+    check_method(settings.method, settings.options)
+    shapes = (len(source), source.dimension), (len(target), target.dimension)
+    check_options(settings.method, shapes, **settings.options)
+    if not settings.out.parent.is_dir():
+        raise FileNotFoundError(f"{settings.out.parent}: there is no such folder for the map")
+    matched = join_stores(source, target)
+    joined = len(matched.rows_a)
+    not_found = 0
+    if settings.ids is not None:
+        wanted = read_ids(settings.ids)
+        kept = np.array([source.ids[row] in wanted for row in matched.rows_a], bool)
+        matched = _select(matched, np.flatnonzero(kept))
+        not_found = len(wanted) - len(matched.rows_a)
+        if not len(matched.rows_a):
+            raise ValueError(f"{settings.ids}: none of its ids is in both stores")
+    if settings.anchors is not None:
+        matched = _select(matched, _draw(len(matched.rows_a), settings.anchors, settings.seed))
+    count = len(matched.rows_a)
+    note(f"{count} pairs of {settings.source} and {settings.target}")
+    batches = paired_batches(source, target, matched, settings.batch_rows, shard=this_process())
+    with progress("fit", len(shard_rows(count))) as advance:
+        stats = accumulate_stats(batches, progress=advance)
+    mapping = fit_from_stats(settings.method, stats, **settings.options)
+
+    def save() -> None:
+        save_map(mapping, settings.out)
+        save_settings(settings, settings.out.with_suffix(".settings.json"))
+
+    with writing(settings.out):
+        by_first("writing the map", save)
+    values = {
+        "map": str(settings.out),
+        "sha256": map_hash(mapping),
+        "method": settings.method,
+        "d_in": mapping.d_in,
+        "d_out": mapping.d_out,
+        "anchors": count,
+        "matched": joined,
+        "only_source": matched.only_a,
+        "only_target": matched.only_b,
+        "ids_not_found": not_found,
+        "correlation": correlation(mapping, stats),
+    }
+    return Outcome(values, _fit_summary(values))
+
+
+def read_ids(path: Path) -> set[str]:
+    """Ids of a file: one a line, or a JSON list.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no ids.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file of ids")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        ids = json.loads(text) if path.suffix == ".json" else text.split("\n")
+    except ValueError as error:
+        raise ValueError(f"{path} holds no ids: {error}") from None
+    if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+        raise ValueError(f"{path} must hold a JSON list of texts")
+    found = {name.strip() for name in ids if name.strip()}
+    if not found:
+        raise ValueError(f"{path} holds no ids")
+    return found
+
+
+def _draw(rows: int, anchors: int, seed: int) -> Any:
+    import jax
+    import numpy as np
+
+    from ..anchors import anchor_order
+
+    if anchors > rows:
+        raise ValueError(f"--anchors {anchors}: there are only {rows} pairs to draw from")
+    # Ascending, so that files are read from front to back.
+    return np.sort(np.asarray(anchor_order(jax.random.key(seed), rows, size=anchors)))
+
+
+def _select(matched: "JoinedRows", rows: Any) -> "JoinedRows":
+    return matched._replace(rows_a=matched.rows_a[rows], rows_b=matched.rows_b[rows])
+
+
+def correlation(mapping: "AffineMap", stats: "PairStats") -> float | None:
+    """Correlation of mapped and target anchors, over all dimensions together, both centred.
+
+    sum_i <(x_i - mean) W, y_i - mean> over the roots of the two sums of squares, from the
+    statistics: in [-1, 1], and blind to scale, which an orthogonal map leaves as it is. None if one
+    side does not vary.
+    """
+    import numpy as np
+
+    weight = np.asarray(mapping.weight, np.float64)
+    squares = np.sum((np.asarray(stats.cxx) @ weight) * weight)
+    scale = float(np.sqrt(squares * np.asarray(stats.cyy_diagonal).sum()))
+    return float(np.sum(np.asarray(stats.cxy) * weight)) / scale if scale > 0 else None
+
+
+def _fit_summary(values: dict[str, Any]) -> str:
+    lines = [
+        f"{values['map']}: {values['method']}, {values['d_in']} to {values['d_out']} dimensions, "
+        f"fitted to {values['anchors']} of {values['matched']} matched pairs",
+        f"not matched: {values['only_source']} ids of the source, {values['only_target']} of the "
+        "target",
+    ]
+    if values["ids_not_found"]:
+        lines.append(f"{values['ids_not_found']} of the ids that were asked for are not in both")
+    if values["correlation"] is not None:
+        lines.append(f"correlation of mapped and target anchors: {values['correlation']:.4f}")
+    return "\n".join(lines)
+
+
+def map_hash(mapping: "AffineMap") -> str:
+    """SHA-256 of what a map computes; its file holds metadata in an order that differs."""
+    import numpy as np
+
+    digest = hashlib.sha256(mapping.kind.encode())
+    for array in (mapping.weight, mapping.source_offset, mapping.target_offset):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
+
+
+@command(
+    app,
+    "apply",
+    examples=(
+        "semalign apply image-to-text.safetensors stores/images --out stores/images-as-text",
+    ),
+)
+def apply(
+    map: Annotated[Path | None, typer.Argument(help="File of a map.")] = None,
+    store: Annotated[Path | None, typer.Argument(help="Store in the source space.")] = None,
+    out: Annotated[Path | None, option("Folder of the new store")] = None,
+    dtype: Annotated[
+        str | None,
+        option(
+            "Of the new store; by default as the old one, at most float32",
+            values="float32|bfloat16|float16",
+        ),
+    ] = None,
+    chunk_size: Annotated[int | None, option("Rows a file of it", default="16384", min=1)] = None,
+    config: ConfigOption = None,
+) -> Outcome:
+    """Map all rows of a store into a new store, chunk by chunk.
+
+    Run the same command again to go on after an interruption.
+    """
+    flags = dict(locals())
+    from ._settings import ApplySettings
+
+    return run_apply(settings_of(ApplySettings, flags))
+
+
+def run_apply(settings: "ApplySettings") -> Outcome:
+    """Apply as the settings say."""
+    from .. import load_map, open_store
+
+    mapping, store = load_map(settings.map), open_store(settings.store)
+    if mapping.batch_shape:
+        raise ValueError(f"{settings.map} holds {mapping.batch_shape} maps; expected one")
+    if mapping.d_in != store.dimension:
+        raise ValueError(
+            f"{settings.map} maps {mapping.d_in} dimensions; {settings.store} has {store.dimension}"
+        )
+    narrow = store.dtype.name if store.dtype.name in ("bfloat16", "float16") else "float32"
+    dtype = settings.dtype or narrow
+    with writing(settings.out):
+        mapped, before = _map_store(settings, mapping, store, dtype)
+        save_settings(settings, settings.out / "settings.json")
+    values = {
+        "store": str(settings.out),
+        "rows": len(mapped),
+        "rows_before": before,
+        "dimension": mapped.dimension,
+        "dtype": dtype,
+    }
+    text = f"{settings.out}: {len(mapped)} rows of {mapped.dimension} dimensions, {dtype}"
+    return Outcome(values, text)
+
+
+def _map_store(
+    settings: "ApplySettings", mapping: "AffineMap", store: "EmbeddingStore", dtype: str
+) -> tuple["EmbeddingStore", int]:
+    """The new store, and how many of its rows were there before."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from .. import create_store
+
+    description = {
+        "map": {"kind": mapping.kind, "sha256": map_hash(mapping)},
+        "of": store.description,
+    }
+    mapped = create_store(
+        settings.out, description=description, dimension=mapping.d_out, dtype=dtype
+    )
+    before = len(mapped)
+    if mapped.ids != store.ids[:before]:
+        raise ValueError(
+            f"{settings.out} holds rows of other ids than {settings.store}: choose another folder"
+        )
+    with progress("apply", len(store), before) as advance:
+        for start in range(before, len(store), settings.chunk_size):
+            rows = slice(start, start + settings.chunk_size)
+            found = np.asarray(mapping(jnp.asarray(store.rows(rows).astype(np.float32))))
+            with np.errstate(over="ignore"):  # the store refuses infinity and names the row
+                found = found.astype(mapped.dtype)
+            mapped = mapped.append(store.ids[rows], found)
+            advance(len(mapped))
+    return mapped, before

@@ -1,0 +1,253 @@
+"""`semalign sweep`."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from ._app import app
+from ._console import ConfigOption, Outcome, command, note, settings_of, writing
+from ._options import (
+    METHODS,
+    DatasetOption,
+    DatasetPathOption,
+    NormalizeOption,
+    ReaderOption,
+    dataset_flags,
+    option,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..store import EmbeddingStore, JoinedRows
+    from ..studies.report import Record
+    from ._settings import SweepSettings
+
+FORMAT = "semalign_jax.sweep"
+VERSION = 1
+
+
+@command(
+    app,
+    "sweep",
+    examples=(
+        "semalign sweep stores/images stores/reports --anchors 100,400,1600 --seeds 5 "
+        "--out results/sweep",
+        "semalign sweep stores/images stores/reports --dataset mimic-cxr --path mimic-cxr-jpg "
+        "--test-split test --out results/sweep",
+    ),
+)
+def sweep(
+    source: Annotated[Path | None, typer.Argument(help="Store of the source space.")] = None,
+    target: Annotated[Path | None, typer.Argument(help="Store of the target space.")] = None,
+    out: Annotated[Path | None, option("Folder of the results", default="none")] = None,
+    methods: Annotated[
+        str | None, option("Kinds of maps, with commas", values=METHODS, default="all")
+    ] = None,
+    anchors: Annotated[
+        str | None, option("Anchor counts, with commas", default="50,100,200,400")
+    ] = None,
+    seeds: Annotated[int | None, option("Number of draws of anchors", default="5", min=1)] = None,
+    normalize: NormalizeOption = None,
+    dataset: DatasetOption = None,
+    path: DatasetPathOption = None,
+    reader_options: ReaderOption = None,
+    test_split: Annotated[
+        str | None, option("Hold out this split of the data set; by default random patients")
+    ] = None,
+    test_ids: Annotated[
+        Path | None, option("File of the ids to hold out: one a line, or a JSON list")
+    ] = None,
+    test_fraction: Annotated[
+        float | None, option("Share that is held out, if drawn", default="0.2")
+    ] = None,
+    test_rows: Annotated[
+        int | None, option("At most so many held-out pairs count", default="2000", min=2)
+    ] = None,
+    seed: Annotated[int | None, option("Of all draws", default="0")] = None,
+    config: ConfigOption = None,
+) -> Outcome:
+    """Fit maps to more and more anchors and score them on held-out pairs.
+
+    Scores are the retrieval of the matching row among the held-out ones (recall@1, both ways) and
+    the mean cosine. Without a data set pairs are held out at random: rows of one patient may then
+    be on both sides.
+    """
+    flags = dict(locals())
+    for name in ("dataset", "path", "reader_options"):
+        del flags[name]
+    flags |= dataset_flags(dataset, path, reader_options)
+    from ._settings import SweepSettings
+
+    return run(settings_of(SweepSettings, flags))
+
+
+def run(settings: "SweepSettings") -> Outcome:
+    """Sweep as the settings say."""
+    from ..studies import backend_settings
+
+    backend_settings.apply(quick_compile=True)
+    from .. import join_stores, open_store
+    from ..studies import report
+
+    started = time.monotonic()
+    if settings.out is not None:
+        report.prepare_directory(settings.out)
+    source, target = open_store(settings.source), open_store(settings.target)
+    matched = join_stores(source, target)
+    if not len(matched.rows_a):
+        raise ValueError(f"no id is in both {settings.source} and {settings.target}")
+    parts = _hold_out(settings, [source.ids[row] for row in matched.rows_a])
+    largest = max(settings.anchors)
+    if largest > len(parts.train):
+        raise ValueError(
+            f"--anchors {largest}: only {len(parts.train)} of {len(matched.rows_a)} matched pairs "
+            "are left to draw from"
+        )
+    note(f"{len(parts.train)} pairs to draw anchors from, {len(parts.test)} held out")
+    records = _records(settings, source, target, matched, parts)
+    rows = report.summarize(records)
+    values: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": settings.model_dump(mode="json"),
+        "environment": report.environment(),
+        "seconds": round(time.monotonic() - started, 3),
+        "matched": len(matched.rows_a),
+        "only_source": matched.only_a,
+        "only_target": matched.only_b,
+        "train": len(parts.train),
+        "test": len(parts.test),
+        "held_out_by": parts.by,
+        "rows": rows,
+        "records": records,
+    }
+    lines = [
+        f"{values['train']} pairs to draw anchors from, {values['test']} held out by {parts.by}; "
+        f"not matched: {matched.only_a} ids of the source, {matched.only_b} of the target"
+    ]
+    if settings.out is not None:
+        with writing(settings.out):
+            report.write_json(settings.out / "results.json", values)
+            report.write_json(settings.out / "settings.json", values["settings"])
+            report.write_csv(settings.out / "summary.csv", rows)
+        lines.append(f"written to {settings.out}: results.json, settings.json, summary.csv")
+    shown = {key: value for key, value in values.items() if key != "records"}
+    return Outcome(shown, "\n".join(lines), report.summary_tables(rows))
+
+
+class _Parts(NamedTuple):
+    """Positions among the matched pairs, and how they were parted."""
+
+    train: "np.ndarray"
+    test: "np.ndarray"
+    by: str
+
+
+def _hold_out(settings: "SweepSettings", ids: list[str]) -> _Parts:
+    import numpy as np
+
+    from ..data import patient_split
+    from .maps import read_ids
+
+    names = np.array(ids, object)
+    usable = np.ones(len(ids), bool)
+    if settings.dataset is not None:
+        from ..studies.inputs import read_dataset
+
+        data = read_dataset(settings.dataset)
+        place = {key: row for row, key in enumerate(data.ids)}
+        usable = np.array([key in place for key in ids], bool)
+        rows = [place[key] for key in names[usable]]
+        if settings.test_split is not None:
+            test = np.zeros(len(ids), bool)
+            test[usable] = [data.splits[row] == settings.test_split for row in rows]
+            # Nobody of the held-out part may be among the anchors.
+            held = {data.patients[place[key]] for key in names[test]}
+            usable &= np.array([k in place and data.patients[place[k]] not in held for k in ids])
+            usable |= test
+            by = f"the split {settings.test_split!r}"
+        else:
+            fractions = {"train": 1 - settings.test_fraction, "test": settings.test_fraction}
+            patients = [data.patients[row] for row in rows]
+            split = patient_split(patients, fractions, settings.seed)
+            test = np.zeros(len(ids), bool)
+            test[np.flatnonzero(usable)[split.parts["test"]]] = True
+            by = "patient"
+    elif settings.test_ids is not None:
+        wanted = read_ids(settings.test_ids)
+        test, by = np.array([key in wanted for key in ids], bool), settings.test_ids.name
+    else:
+        order = np.random.default_rng(settings.seed).permutation(len(ids))
+        test = np.zeros(len(ids), bool)
+        test[order[: round(settings.test_fraction * len(ids))]] = True
+        by = "pair, at random"
+    train, held_out = np.flatnonzero(usable & ~test), np.flatnonzero(usable & test)
+    if len(held_out) > settings.test_rows:
+        draw = np.random.default_rng([settings.seed, 1])
+        held_out = np.sort(draw.choice(held_out, settings.test_rows, replace=False))
+    if len(held_out) < 2 or not len(train):
+        raise ValueError(
+            f"held out by {by}: {len(held_out)} pairs are held out and {len(train)} left; at least "
+            "2 and 1 are needed"
+        )
+    return _Parts(train, held_out, by)
+
+
+def _scores(mapping: Any, held_out: Any) -> dict[str, Any]:
+    from .. import metrics
+
+    x, y = held_out
+    mapped = mapping(x)
+    ranks = metrics.retrieval_ranks(mapped, y)
+    return {
+        "recall@1": metrics.recall_at_k(ranks.x_to_y, 1),
+        "recall@1 back": metrics.recall_at_k(ranks.y_to_x, 1),
+        "mean cosine": metrics.mean_cosine(mapped, y),
+    }
+
+
+def _records(
+    settings: "SweepSettings",
+    source: "EmbeddingStore",
+    target: "EmbeddingStore",
+    matched: "JoinedRows",
+    parts: _Parts,
+) -> list["Record"]:
+    import jax
+    import numpy as np
+
+    from .. import SweepMethod, anchor_sweep
+
+    def rows(positions: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
+        found = source.rows(matched.rows_a[positions]), target.rows(matched.rows_b[positions])
+        return found[0].astype(np.float32), found[1].astype(np.float32)
+
+    line = partial(SweepMethod, normalize=settings.normalize)
+    result = anchor_sweep(
+        *rows(parts.train),
+        settings.anchors,
+        jax.random.split(jax.random.key(settings.seed), settings.seeds),
+        metrics={"scores": _scores},
+        eval_data=rows(parts.test),
+        methods={name: line(name) for name in settings.methods},
+    )
+    found: list[Record] = []
+    for metric, scores in result.values["scores"].items():
+        for (m, c, s), value in np.ndenumerate(np.asarray(scores)):
+            found.append(
+                {
+                    "protocol": "held-out pairs",
+                    "source": source.folder.name,
+                    "target": target.folder.name,
+                    "method": result.methods[m],
+                    "anchors": result.counts[c],
+                    "seed": s,
+                    "metric": metric,
+                    "value": float(value),
+                }
+            )
+    return found

@@ -1,0 +1,73 @@
+"""Tiny encoders, images and data sets for the tests of the command line."""
+
+import json
+
+import numpy as np
+from encoders.harness import all_cases, read_golden, write_checkpoint
+from encoders.test_texts import write_tokenizer
+from typer.testing import CliRunner
+
+import semalign_jax as sa
+from semalign_jax.cli import app
+
+#: Words that the tokenizer of `text_encoder` knows.
+WORDS = ("no", "acute", "finding", "Left", "left")
+
+
+def run(*words, status=0):
+    """Run a command line in this process; returns the result with `values` of ``--json``."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == status, result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def values_of(*words, status=0):
+    """The JSON object that a command prints."""
+    return json.loads(run(*words, "--json", status=status).stdout)
+
+
+def error_of(*words, status=2):
+    """The one line on stderr of a command that fails."""
+    result = run(*words, status=status)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("semalign: error: ")]
+    assert len(lines) == 1, result.stderr
+    assert result.stdout == ""
+    return lines[0].removeprefix("semalign: error: ")
+
+
+def text_encoder(folder):
+    """A BERT of 24 dimensions that reads 16 tokens, special tokens included."""
+    config, shapes, *_ = read_golden("bert")
+    write_checkpoint(folder, config, shapes, all_cases()["bert"])
+    write_tokenizer(folder)
+    return folder
+
+
+def image_encoder(folder):
+    """A ViT of 24 dimensions for images of 32 x 32."""
+    config, shapes, *_ = read_golden("vit")
+    write_checkpoint(folder, config, shapes, all_cases()["vit"])
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def pair_of_stores(folder, rows=60, dimensions=(6, 5), noise=0.05):
+    """Two stores of related rows; 5 ids are only in the first, 3 only in the second."""
+    rng = np.random.default_rng(0)
+    latent = rng.standard_normal((rows + 8, 4))
+    stores = []
+    for name, dimension, kept in (
+        ("a", dimensions[0], range(rows + 5)),
+        ("b", dimensions[1], [*range(rows), *range(rows + 5, rows + 8)]),
+    ):
+        values = latent @ rng.standard_normal((4, dimension)) + noise * rng.standard_normal(
+            (rows + 8, dimension)
+        )
+        ids = [f"i{row}" for row in kept]
+        order = rng.permutation(len(ids))
+        store = sa.create_store(folder / name, description={"made": name}, dimension=dimension)
+        store.append([ids[k] for k in order], values[kept][order].astype(np.float32))
+        stores.append(folder / name)
+    return stores
