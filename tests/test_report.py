@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
 from semalign_jax.studies import cells, figures, report
@@ -244,6 +245,17 @@ def test_bars_of_methods_stand_side_by_side_with_their_intervals():
     assert affine[0].get_x() + affine[0].get_width() < ortho[0].get_x() < 0.5
     segment = axis.collections[1].get_segments()[0]
     assert list(segment[:, 1]) == [0.55, 0.8]
+
+
+def test_references_are_grey_and_the_others_coloured_as_in_curves():
+    scores = [bars(method="naive"), bars(), bars(method="ortho")]
+    axes: Any = figures.class_bars(scores, metric="AUROC", references=["naive"]).axes
+    naive, affine, ortho = (bars[0].get_facecolor() for bars in axes[0].containers)
+    assert naive[0] == naive[1] == naive[2]
+    curves: Any = figures.anchor_curves(ROWS).axes
+    colours = {line.get_label(): line.get_color() for line in curves[0].get_lines()}
+    assert to_hex(affine).upper() == colours["affine"]
+    assert to_hex(ortho).upper() == colours["ortho"]
 
 
 def test_bars_of_many_classes_are_continued_below():

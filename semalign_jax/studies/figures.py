@@ -234,6 +234,7 @@ def class_bars(
     title: str = "",
     chance: float | None = None,
     limits: tuple[float, float] = (0.0, 1.0),
+    references: Sequence[str] = (),
 ) -> "Figure":
     """Bars for each class, one per method side by side, with confidence intervals.
 
@@ -245,6 +246,8 @@ def class_bars(
         title: over the axes.
         chance: score of guessing, drawn as a dashed line.
         limits: ends of the axis.
+        references: methods in grey; the others have the colours that they have in
+            `anchor_curves`, if their order is the same.
 
     Raises:
         ImportError: if matplotlib is missing.
@@ -267,6 +270,16 @@ def class_bars(
         cells[cell] = score
     methods = list(dict.fromkeys(method for method, _ in cells))
     labels = list(dict.fromkeys(label for _, label in cells))
+    others = [method for method in methods if method not in references]
+    looks = {
+        method: {
+            "color": PALETTE[i % len(PALETTE)],
+            "hatch": ("", "///", "...")[i // len(PALETTE) % 3],
+        }
+        for i, method in enumerate(others)
+    }
+    for i, method in enumerate(method for method in methods if method in references):
+        looks[method] = {"color": ("0.45", "0.75")[i % 2], "hatch": ("", "///")[i // 2 % 2]}
     width = 0.8 / len(methods)
     inches = 0.16 * len(methods) + 0.25
     rows = math.ceil(len(labels) * inches / (WIDEST - 1))
@@ -286,8 +299,7 @@ def class_bars(
                 [score["value"] for score in mine],
                 width * 0.92,
                 label=_plain(method),
-                color=PALETTE[number % len(PALETTE)],
-                hatch=("", "///", "...")[number // len(PALETTE) % 3],
+                **looks[method],
             )
             # Not error bars: a bootstrap interval need not contain the estimate.
             axis.vlines(

@@ -378,6 +378,9 @@ def _matrices(protocol: str, rows: Sequence[Row]) -> Iterator[_Found]:
         values, sources, targets = figures.matrix_of(
             rows, protocol=protocol, method=method, anchors=largest
         )
+        # Targets in the order of the sources, so that an encoder's own decoder is on the diagonal.
+        order = sorted(range(len(targets)), key=lambda i: [*sources, targets[i]].index(targets[i]))
+        values, targets = values[:, order], [targets[i] for i in order]
         for name in set(sources) & set(targets) & set(own):
             values[sources.index(name), targets.index(name)] = own[name]
         about = f"{method}, {largest} anchors"
@@ -399,7 +402,14 @@ def _bars(classes: Sequence[ClassRow]) -> Iterator[_Found]:
         counts = sorted({row["anchors"] for row in rows if row["anchors"] is not None})
         about = f"{source} → {target}"
         about += f", {counts[-1]} anchors" if counts else ""
-        figure = figures.class_bars(defined, metric=metric, title=about, chance=CHANCE.get(metric))
+        references = [row["method"] for row in defined if row["anchors"] is None]
+        figure = figures.class_bars(
+            defined,
+            metric=metric,
+            title=about,
+            chance=CHANCE.get(metric),
+            references=references,
+        )
         caption = f"{about}: {metric} of each class with its confidence interval."
         yield "classes", protocol, (metric, source, target), caption, figure
 
