@@ -251,6 +251,18 @@ def test_linear_probe_equals_sklearn():
         np.testing.assert_allclose(got[:, c], binary.predict_proba(images)[:, 1], atol=2e-3)
 
 
+def test_linear_probe_leaves_unknown_labels_out():
+    rng = np.random.default_rng(4)
+    x, images = rng.standard_normal((30, 4)), rng.standard_normal((6, 4))
+    labels, known = rng.random((2, 30, 2)) > 0.4
+    found = baselines.linear_probe_scores(x, labels, images, 2, task="multi-label", known=known)
+    for c, kept in enumerate(known.T):
+        one = baselines.linear_probe_scores(
+            x[kept], labels[kept][:, [c]], images, 1, task="multi-label"
+        )
+        np.testing.assert_allclose(found[:, c], one[:, 0], atol=2e-4)
+
+
 def test_linear_probe_of_a_finding_that_never_occurs_and_bad_labels():
     x = np.random.default_rng(0).standard_normal((12, 3))
     labels = np.zeros((12, 2), bool)

@@ -69,6 +69,35 @@ def test_single_label_scores_equal_the_older_functions():
     np.testing.assert_allclose(sa.prompt_scores(images, prompts), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_images_and_prompts_with_nan_have_no_scores(transform):
+    rng = np.random.default_rng(3)
+    texts, images = rng.standard_normal((6, 5)), rng.standard_normal((4, 5))
+    labels = np.arange(6, dtype=np.int32) % 3
+    classes = sa.class_embeddings(texts, labels, 3)
+    truth = jnp.asarray(sa.zero_shot_predict(images, classes), jnp.int32)
+    images[1, 2], images[2, 0] = np.nan, np.inf
+    logits = transform(sa.zero_shot_logits)(images, classes)
+    np.testing.assert_array_equal(np.isnan(logits).all(axis=1), [False, True, True, False])
+    assert np.isfinite(np.asarray(logits)[[0, 3]]).all()
+    predicted = transform(sa.zero_shot_predict)(images, classes)
+    np.testing.assert_array_equal(predicted, [truth[0], -1, -1, truth[3]])
+
+    def score(images, weights):
+        mapping = sa.identity_map(5, 5, dtype=jnp.float64)
+        return sa.evaluate_zero_shot(mapping, images, truth, texts, labels, 3, weights=weights)
+
+    assert np.isnan(transform(score)(images, jnp.ones(4)))
+    assert transform(score)(images, jnp.array([1.0, 0, 0, 1])) == 1.0
+    texts[5, 0] = np.nan
+    assert np.isnan(sa.class_embeddings(texts, labels, 3)[2]).all()
+    with pytest.raises(ValueError, match="embeddings holds NaN or infinity in 1 of 6 rows"):
+        sa.embedded_prompts(
+            sa.PromptSet("s", "single-label", tuple(sa.ClassPrompts(n, (n, n)) for n in NAMES)),
+            texts,
+        )
+
+
 def test_temperature_keeps_rankings_and_the_default_ties_nothing_in_float32():
     rng = np.random.default_rng(2)
     prompts = make_prompts(rng.standard_normal((12, 3)).astype(np.float32))
@@ -376,6 +405,50 @@ def study(task: Task = "multi-label", seed=0, rows=(40, 30, 35)):
             parts[part] = sa.Images(ids, patients, images, kept)
     prompts = make_prompts(np.concatenate([texts, texts, -texts, -texts]), task)
     return Study(**parts, prompts=prompts)
+
+
+@pytest.mark.parametrize("rule", ["youden", "f1"])
+def test_unknown_labels_count_nowhere(rule):
+    rng = np.random.default_rng(8)
+    labels, known = rng.random((2, 40, 3)) > 0.4
+    scores = rng.integers(0, 9, (40, 3)) / 8  # with ties
+    thresholds = sa.choose_threshold(labels, scores, rule=rule, known=known)
+    one = [
+        sa.choose_threshold(labels[k, c], scores[k, c], rule=rule) for c, k in enumerate(known.T)
+    ]
+    np.testing.assert_array_equal(thresholds, one)
+    none = sa.choose_threshold(labels, scores, rule=rule, known=np.zeros_like(known))
+    assert np.isnan(none).all()
+    with pytest.raises(ValueError, match=r"known must be booleans of shape \(40, 3\)"):
+        sa.choose_threshold(labels, scores, known=known[0])
+    options: dict[str, Any] = {"task": "multi-label", "key": jax.random.key(0), "resamples": 5}
+    report = sa.evaluate_scores(
+        labels, scores, labels, scores, rule=rule, validation_known=known, test_known=known,
+        **options,
+    )  # fmt: skip
+    found = report.intervals.estimate
+    for c, kept in enumerate(known.T):
+        truth, mine = labels[kept, c], scores[kept, c]
+        decided = mine >= thresholds[c]
+        np.testing.assert_allclose(found["AUROC"][c], roc_auc_score(truth, mine), atol=1e-12)
+        np.testing.assert_allclose(found["AP"][c], average_precision_score(truth, mine), atol=1e-9)
+        np.testing.assert_allclose(found["F1"][c], f1_score(truth, decided), atol=1e-12)
+        np.testing.assert_allclose(
+            found["specificity"][c], recall_score(~truth, ~decided), atol=1e-12
+        )
+    report = sa.evaluate_scores(labels, scores, labels, scores, test_known=labels, **options)
+    assert report.undefined_test.all()
+    assert not report.undefined_validation.any()
+    with pytest.raises(ValueError, match="test_known must be booleans"):
+        sa.evaluate_scores(labels, scores, labels, scores, test_known=known[:3], **options)
+
+
+def test_known_labels_of_images_are_checked():
+    part = study().test
+    with pytest.raises(TypeError, match="known must be booleans"):
+        replace(part, known=np.ones((35, 3), int))
+    with pytest.raises(ValueError, match="known must have the shape of labels"):
+        replace(part, known=np.ones((35, 2), bool))
 
 
 def run(parts, counts=(8, 20), **options):

@@ -335,9 +335,13 @@ class ZeroShotSettings(Settings):
             raise ValueError(
                 "validation and test are missing: name splits of images, or give patient_split"
             )
-        elif set(self.validation) & set(self.test):
-            both = min(set(self.validation) & set(self.test))
-            raise ValueError(f"validation and test both have the split {both!r}")
+        else:
+            parts = ("validation", "test", "labelled")
+            for i, first in enumerate(parts):
+                for second in parts[i + 1 :]:
+                    both = set(getattr(self, first) or ()) & set(getattr(self, second) or ())
+                    if both:
+                        raise ValueError(f"{first} and {second} both have the split {min(both)!r}")
         if self.anchors is not None or self.anchor_stores:
             _same_names("anchor_stores", self.anchor_stores, "image_stores", self.image_stores)
         _same_names("prompt_embeddings", self.prompt_embeddings, "text_stores", self.text_stores)
