@@ -15,6 +15,7 @@ from ._console import (
     hushed,
     keys_and_values,
     note,
+    progress,
     settings_of,
     writing,
 )
@@ -229,21 +230,50 @@ def demo(
         bool, option("With all anchor counts, draws and resamples, which takes longer", "--full")
     ] = False,
 ) -> Outcome:
-    """Run both studies on embeddings that come with the package, without a network."""
-    _quick_jax()
-    from ..studies import stitching, zero_shot
+    """Run both studies on embeddings that come with the package, without a network.
+
+    They run side by side, in processes of their own.
+    """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+
+    out = here(out)
+    note(f"two studies, into {out}")
+    # Spawned, since JAX must not have started before a fork. Most of the time goes into tracing and
+    # compilation, which use one core each.
+    with (
+        writing(out),
+        progress("studies", len(_STUDIES)) as advance,
+        ProcessPoolExecutor(len(_STUDIES), multiprocessing.get_context("spawn")) as pool,
+    ):
+        runs = [pool.submit(_run_demo, name, full, out / name) for name in _STUDIES]
+        for done, finished in enumerate(as_completed(runs), 1):
+            finished.result()
+            advance(done)
+    from ..studies.outputs import load_results
     from ..studies.report import summary_tables
 
-    found = {}
-    for name, study in (("stitching", stitching), ("zeroshot", zero_shot)):
-        settings = study.demo_settings(quick=not full)
-        note(f"{settings.title}, into {out / name}")
-        with writing(out), hushed():
-            found[name] = study.run(settings, out / name)
+    found = {name: load_results(out / name) for name in _STUDIES}
     written = _report(out / "report.html", list(found.values()))
     tables = [table for one in found.values() for table in summary_tables(one["rows"])]
     values = {**written.values, "rows": {name: one["rows"] for name, one in found.items()}}
     return Outcome(values, written.text, tables)
+
+
+#: Folder of the results, and module of the study.
+_STUDIES = {"stitching": "stitching", "zeroshot": "zero_shot"}
+
+
+def _run_demo(name: str, full: bool, out: Path) -> None:
+    """Run a study of the demo, in a process of its own, which shows nothing."""
+    import importlib
+    import os
+    import sys
+
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
+    _quick_jax()
+    study = importlib.import_module(f"semalign_jax.studies.{_STUDIES[name]}")
+    study.run(study.demo_settings(quick=not full), out)
 
 
 @command(
