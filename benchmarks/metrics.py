@@ -8,11 +8,13 @@ a part of the resamples, and its time is scaled up.
 
 Examples:
     python benchmarks/metrics.py
+    python benchmarks/metrics.py --docs docs/metrics-speed.md
     python benchmarks/metrics.py --quick
     python benchmarks/metrics.py --rows 500 --labels 5 --resamples 200 --out results
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import sklearn
 from sklearn.metrics import roc_auc_score
 
 from semalign_jax import intervals, metrics
@@ -133,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--quick", action="store_true", help=f"scikit-learn on {QUICK_RESAMPLES} resamples only"
     )
     parser.add_argument("--out", type=Path, help="directory for metrics.json")
+    parser.add_argument("--docs", type=Path, help="file for what is printed")
     options = parser.parse_args(arguments)
     try:
         if options.out is not None:
@@ -142,22 +146,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     sample = min(QUICK_RESAMPLES, options.resamples) if options.quick else options.resamples
     row = compare(options.rows, options.labels, options.resamples, sample, options.repeats)
-    print(f"{report.environment()['processor']}, jax {jax.__version__}")
-    print(f"AUROC of {row.labels} labels, {row.rows} rows, {row.resamples} resamples\n")
-    if row.timed < row.resamples:
-        print(f"scikit-learn timed on {row.timed} resamples, scaled to {row.resamples}.")
-    print(f"semalign_jax                {row.milliseconds / 1e3:8.2f} s")
-    print(f"  with compilation          {row.first_call / 1e3:8.2f} s")
-    for name, time_, ratio in (
-        ("scikit-learn, label by label", row.loop, row.loop_ratio),
-        ("scikit-learn, all labels", row.multi_label, row.multi_label_ratio),
-    ):
-        print(f"{name:<28}{time_ / 1e3:8.2f} s   {ratio:6.1f} x ours")
-    print(f"largest difference          {row.difference:8.1e}")
+    text = described(row, " ".join(sys.argv[1:] if arguments is None else arguments))
+    print(text, end="")
+    if options.docs is not None:
+        report.write_text(options.docs, text)
     if options.out is not None:
         path = options.out / "metrics.json"
         report.write_json(path, {"bootstrap": row._asdict()} | report.environment())
     return 0
+
+
+def described(row: Comparison, arguments: str) -> str:
+    """The comparison in Markdown."""
+    part = ""
+    if row.timed < row.resamples:
+        part = f" scikit-learn was timed on {row.timed} resamples, scaled to {row.resamples}."
+    lines = [
+        ["semalign_jax, compiled", row.milliseconds / 1e3, 1.0],
+        ["semalign_jax, first call with compilation", row.first_call / 1e3, ""],
+        ["scikit-learn, label by label", row.loop / 1e3, row.loop_ratio],
+        ["scikit-learn, all labels a call", row.multi_label / 1e3, row.multi_label_ratio],
+    ]
+    cells = [[f"{c:.3g}" if isinstance(c, float) else c for c in line] for line in lines]
+    head = [["bootstrap by", "seconds", "times ours"], ["---"] * 3]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in head + cells)
+    command = f"python benchmarks/metrics.py {arguments}".strip()
+    where = f"{report.environment()['processor']}, {os.cpu_count()} threads, float32"
+    versions = f"jax {jax.__version__}, scikit-learn {sklearn.__version__}"
+    return (
+        f"Printed by `{command}`.\n\n"
+        f"On {where}, {versions}.\n\n"
+        f"## AUROC of {row.labels} labels, {row.rows} rows, {row.resamples} resamples\n\n"
+        f"{table}\n\n"
+        f"Ours with the drawing of resamples and the intervals.{part} The largest difference of "
+        f"any AUROC of these resamples is {row.difference:.1e}.\n"
+    )
 
 
 if __name__ == "__main__":

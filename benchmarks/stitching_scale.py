@@ -6,7 +6,7 @@ seeds, between the naive and the own embeddings and with a shuffled control, by
 
 The stages add up to the whole time. "compilation" is XLA's, taken out of the others. "preparation"
 is what an encoder's pairs share, estimated as the wait for the first pair of a seed beyond the
-time of the others. Each method is also timed alone, compiled, on two encoders and one seed.
+time of the others. Each method is also timed alone, compiled, on three encoders and one seed.
 
 Examples:
     python benchmarks/stitching_scale.py --out results
@@ -152,10 +152,11 @@ def stages(
     of_pairs = np.reshape([at for name, at in stamps if name == "pairs"], (seeds, -1))
     seconds["preparation"] = 0.0
     for times in of_pairs:
-        # Both directions of a pair are reported together.
-        groups = max(len(times) // 2 - 1, 1)
-        each = (times[-1] - times[0]) / groups
-        seconds["preparation"] += max(times[0] - before - each, 0.0)
+        # One call for both directions of a pair.
+        others = len(times) - 1
+        if others:  # else nothing tells the two apart
+            each = (times[-1] - times[0]) / others
+            seconds["preparation"] += max(times[0] - before - each, 0.0)
         before = times[-1]
     first = stamps[-1 - of_pairs.size][1]  # of the references
     seconds["pairs"] = before - first - seconds["preparation"]
@@ -179,8 +180,8 @@ class Progress:
 
 def time_methods(task: Task, options: argparse.Namespace, heads: Any) -> dict[str, float]:
     """Milliseconds of an ordered pair with all its counts, by method, compiled."""
-    names = list(task.train)[:2]
-    two = task._replace(
+    names = list(task.train)[:3]
+    few = task._replace(
         train={name: task.train[name] for name in names},
         test={name: task.test[name] for name in names},
     )
@@ -188,8 +189,9 @@ def time_methods(task: Task, options: argparse.Namespace, heads: Any) -> dict[st
     found = {}
     for method in options.methods:
         for _ in range(2):  # the first one compiles
-            seconds = run(two, options, [method], 1, heads=heads).seconds
-        found[method] = 1e3 * seconds["pairs"] / (4 if options.control else 2)
+            seconds = run(few, options, [method], 1, heads=heads).seconds
+        pairs = len(names) * (len(names) - 1) * (1 + options.control)
+        found[method] = 1e3 * seconds["pairs"] / pairs
     return found
 
 

@@ -291,15 +291,17 @@ def _wide(kernel: Callable[[RankedScores, Array], Array]):
 
         if each_ranking:
             ranking = jax.tree_util.tree_map(batched, ranking, ranking_batched)
-            if ranking.order.ndim == 2:
+            if ranking.order.ndim == 2:  # one for all of its columns
                 if not weights_batched:
                     return lax.map(lambda one: wrapped(one, weights), ranking), True
                 return lax.map(lambda pair: wrapped(*pair), (ranking, weights)), True
             ranking = jax.tree_util.tree_map(side_by_side, ranking)
-        elif ranking.order.ndim == 2:
-            ranking = jax.tree_util.tree_map(lambda a: jnp.tile(a, (1, axis_size)), ranking)
-        weights = batched(weights, weights_batched)
-        return wrapped(ranking, side_by_side(weights)).reshape(axis_size, -1), True
+        elif ranking.order.ndim == 2:  # one for each column
+            columns = jax.tree_util.tree_map(jnp.transpose, ranking)
+            pairs = (columns, jnp.transpose(weights, (2, 1, 0)))
+            return lax.map(lambda pair: wrapped(*pair), pairs).T, True
+        weights = side_by_side(batched(weights, weights_batched))
+        return wrapped(ranking, weights).reshape(axis_size, -1), True
 
     return wrapped
 

@@ -76,6 +76,8 @@ class _Spec(NamedTuple):
         )
 
 
+#: Numbers of scores of a line that are kept until its last count; bounds the memory.
+SCORES_TOGETHER = 2**26
 _LEAST_SQUARES: tuple[Method, ...] = ("affine", "linear")
 
 
@@ -531,24 +533,38 @@ class _Direction:
         self.test, self.head = source.test, target.readout
         self.readout = first_layer(self.head)
 
-    def metrics(self, center: bool, index: Any, mapped: Array, mean: Array) -> dict[str, Any]:
-        """Score a map that is already multiplied with the (first layer of the) readout.
+    def metrics(self, scores: Array) -> dict[str, Any]:
+        """The metrics of scores [t, c]."""
+        return {name: metric(scores, self.eval_data) for name, metric in self.spec.metrics}
+
+    @property
+    def together(self) -> bool:
+        """Whether the scores of all counts are kept, and the metrics compiled once for them."""
+        size = self.test.shape[0] * self.head.d_out
+        return len(self.spec.counts) * size <= SCORES_TOGETHER
+
+    def finished(self, cells: Any) -> dict[str, Any]:
+        """The metrics at every count from what `cell` gave at each."""
+        return jax.lax.map(self.metrics, cells) if self.together else cells
+
+    def cell(self, center: bool, index: Any, mapped: Array, mean: Array) -> Any:
+        """Scores [t, c], or their metrics, of a map already multiplied with the readout.
 
         Args:
             center: whether the anchors were centred.
             index: of the count.
-            mapped: test embeddings times map times readout weight [t, c].
+            mapped: test embeddings times map times weight of the readout's first layer [t, c].
             mean: the mean of the source's anchors times the same [c].
         """
         offset = self.target.variants[center].means[index] - self.readout.source_offset
         shift = matmul(offset, self.readout.weight) + self.readout.target_offset - mean
         scores = after_first_layer(self.head, mapped + shift[None, :])
-        return {name: metric(scores, self.eval_data) for name, metric in self.spec.metrics}
+        return scores if self.together else self.metrics(scores)
 
-    def of_weight(self, center: bool, index: Any, weight: Array) -> dict[str, Any]:
-        """Score the map `weight` [d_in, c], readout included."""
+    def of_weight(self, center: bool, index: Any, weight: Array) -> Any:
+        """`cell` of the map `weight` [d_in, c], readout included."""
         mean = matmul(self.source.variants[center].means[index], weight)
-        return self.metrics(center, index, matmul(self.test, weight), mean)
+        return self.cell(center, index, matmul(self.test, weight), mean)
 
     def _trusted(self, line: SweepMethod, bounds: Sequence[Array]) -> Array:
         """Where no singular value is cut off, and the factors are accurate [counts]."""
@@ -587,7 +603,7 @@ class _Direction:
             mapped = mapped + matmul(source.test_q[:, done:m], solved[done:m])
             done = m
             mean = matmul(source.mean_q[index, :m], solved[:m])
-            cells.append(self.metrics(center, index, mapped, mean))
+            cells.append(self.cell(center, index, mapped, mean))
         if source.large is not None:
             z, first = source.large.z, len(cells)
             for position, (m, cross) in enumerate(self._large_products(center, b)):
@@ -597,7 +613,7 @@ class _Direction:
                 step = matmul(transpose(z[:m]), residual)
                 weight = weight + source.large.solve(position, step)
                 cells.append(self.of_weight(center, first + position, weight))
-        return _stacked(cells, 0), self._trusted(line, self._bounds(center))
+        return self.finished(_stacked(cells, 0)), self._trusted(line, self._bounds(center))
 
     def _large_products(self, center: bool, b: Array) -> Iterator[tuple[int, Array]]:
         """Length and `z^T b` of each prefix of at least d rows."""
@@ -653,7 +669,7 @@ class _Direction:
             values = jax.tree.map(lambda *parts: jnp.concatenate(parts), *small, large)
         else:
             values = _stacked(cells, 0)
-        return values, self._trusted(line, self._bounds(center))
+        return self.finished(values), self._trusted(line, self._bounds(center))
 
 
 def _ortho(
@@ -667,7 +683,7 @@ def _ortho(
     x, y = (side.variants[center].nested for side in (forward.source, forward.target))
     d_in, d_out = x.rows.shape[1], y.rows.shape[1]
 
-    def score(index: Any, weight: LowRankForm | Array) -> list[dict[str, Any]]:
+    def score(index: Any, weight: LowRankForm | Array) -> list[Any]:
         form = weight if isinstance(weight, LowRankForm) else DenseForm(weight)
         both = (form, form.mT)
         return [
@@ -704,4 +720,7 @@ def _ortho(
             )
         )
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *values)
-    return [(value, jnp.ones(len(spec.counts), bool)) for value in joined]
+    return [
+        (direction.finished(cells), jnp.ones(len(spec.counts), bool))
+        for direction, cells in zip(directions, joined, strict=True)
+    ]

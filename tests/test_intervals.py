@@ -517,8 +517,11 @@ def test_bad_input_gets_a_clear_error(name):
 
 def test_benchmark_compares_the_same_values(tmp_path, capsys):
     arguments = ["--rows", "200", "--labels", "2", "--resamples", "30", "--repeats", "1"]
-    assert benchmark.main([*arguments, "--quick", "--out", str(tmp_path)]) == 0
-    assert "timed on 20 resamples" in capsys.readouterr().out
+    docs = tmp_path / "speed.md"
+    assert benchmark.main([*arguments, "--quick", "--out", str(tmp_path), "--docs", str(docs)]) == 0
+    printed = capsys.readouterr().out
+    assert "timed on 20 resamples" in printed
+    assert docs.read_text() == printed
     row = json.loads((tmp_path / "metrics.json").read_text())["bootstrap"]
     assert row["difference"] < 1e-6
     assert row["loop_ratio"] > 0

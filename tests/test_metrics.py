@@ -106,6 +106,26 @@ def test_zero_and_minus_zero_are_tied():
     assert metrics.auroc(np.array([0, 1, 0, 1]), np.array([0.0, -0.0, -0.0, 0.0])) == 0.5
 
 
+@pytest.mark.parametrize("n", [1, 2, 300, 70_000])
+def test_float32_scores_are_ranked_in_order(n):
+    """The sort by digits against one by comparison, also with one digit and with three."""
+    rng = np.random.default_rng(n)
+    scores = rng.standard_normal((2, n)).astype(np.float32) * 10.0 ** rng.integers(-30, 38, (2, n))
+    scores = scores.astype(np.float32)
+    odd = np.array([np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, 1.0], np.float32)
+    scores[0, : n // 2] = rng.choice(odd, n // 2)
+    ranking = metrics.rank_scores(np.zeros((n, 2), bool), scores.T)
+    for k in range(2):
+        order = np.argsort(-scores[k], kind="stable")
+        np.testing.assert_array_equal(ranking.order[k], order)
+        ordered = scores[k][order]
+        same = ordered[1:] == ordered[:-1]
+        starts = np.flatnonzero(np.append(True, ~same))
+        group = np.cumsum(np.append(True, ~same)) - 1
+        np.testing.assert_array_equal(ranking.first[k], starts[group])
+        np.testing.assert_array_equal(ranking.last[k], np.append(starts[1:], n)[group])
+
+
 # --- vectorised over weights -------------------------------------------------------------------
 
 
@@ -131,6 +151,23 @@ def test_ranking_under_many_weights(name, shape):
     np.testing.assert_allclose(other, expected.swapaxes(0, 1), atol=1e-6)
     nested = jax.vmap(over_weights, (None, 0))(first, weights[None])
     np.testing.assert_allclose(nested[0], expected[0], atol=1e-6)
+    of_scores = jax.vmap(lambda w: plain(labels[0], scores[0], weights=w))
+    np.testing.assert_allclose(of_scores(weights), expected[0], atol=1e-6)
+    both = jax.vmap(lambda y, s, w: plain(y, s, weights=w))(labels, scores, weights[:2])
+    np.testing.assert_allclose(both, [expected[0, 0], expected[1, 1]], atol=1e-6)
+
+
+def test_labels_that_are_too_many_for_the_memory_are_taken_in_parts(monkeypatch):
+    from semalign_jax import _ranking
+
+    rng = np.random.default_rng(3)
+    labels = rng.random((37, 5)) < 0.4
+    scores = rng.standard_normal((37, 5)).astype(np.float32)
+    whole = metrics.auroc(labels, scores)
+    monkeypatch.setattr(_ranking, "SCORES_AT_ONCE", 2 * 38)
+    _ranking._side_by_side.clear_cache()
+    np.testing.assert_array_equal(metrics.auroc(labels, scores), whole)
+    _ranking._side_by_side.clear_cache()
 
 
 def test_large_float32_inputs_stay_accurate():
@@ -165,6 +202,12 @@ def test_large_float32_inputs_stay_accurate():
              sk.brier_score_loss(labels, np.float64(probability), sample_weight=wide)),
             (metrics.expected_calibration_error(labels, probability, weights=weights),
              calibration_reference(labels, probability, wide, 15)),
+        ]  # fmt: skip
+        several = np.stack([labels, ~labels], axis=1)
+        guesses = np.stack([predicted, ~predicted], axis=1)
+        pairs += [
+            (metrics.precision_recall_f1(several, guesses, weights=weights).recall,
+             [sk.recall_score(*plain, sample_weight=wide, pos_label=p) for p in (1, 0)]),
         ]  # fmt: skip
         for got, expected in pairs:
             assert got.dtype == jnp.float32
@@ -603,6 +646,13 @@ def test_invalid_traced_rows_make_the_score_undefined():
     assert np.isnan(matrix(bad, labels, 2)).all()
     assert np.isnan(matrix(labels, bad, 2)).all()
     assert np.isnan(jax.jit(metrics.precision_recall_f1)(labels, bad)).all()
+    two = jax.jit(
+        lambda p, w: metrics.precision_recall_f1(labels[:, None].repeat(2, 1), p, weights=w)
+    )
+    columns = jnp.stack([labels, bad], axis=1)
+    for found in two(columns, every):
+        assert np.isnan(found).tolist() == [False, True]
+    assert np.isfinite(two(columns, jnp.array([1.0, 1, 0, 0]))).all()
     ranks = jnp.array([1.0, jnp.nan])
     for function in (metrics.mean_reciprocal_rank, metrics.median_rank):
         assert np.isnan(function(ranks))

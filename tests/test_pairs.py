@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import METHODS
+from helpers import METHODS, rotation
 
 import semalign_jax as sa
 
@@ -86,6 +86,52 @@ def test_memory_and_threads_change_nothing():
     for got, pair in zip(one_way.values["scores"], one_way.pairs, strict=True):
         expected = plain.values["scores"][plain.pairs.index(pair)]
         np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_scores_that_are_too_many_to_keep_are_scored_at_once(monkeypatch):
+    from semalign_jax import pairs
+
+    data, rest = encoders({"a": 6, "b": 5})
+
+    def run():
+        # A metric of its own: compiled code is found by it.
+        metrics = {"best": lambda scores, _: jnp.max(scores, axis=0)}
+        order = np.arange(N)[None]
+        return sa.sweep_pairs(data, (3, 4, 20), orders=order, metrics=metrics, **rest)
+
+    together = run().values["best"]
+    monkeypatch.setattr(pairs, "SCORES_TOGETHER", 3 * 11 * 4 - 1)
+    np.testing.assert_allclose(run().values["best"], together, rtol=1e-9)
+
+
+def test_many_anchors_of_usual_condition_share_their_factors(monkeypatch):
+    """In float32 a loose bound of the condition would send every count of d and more away."""
+    from semalign_jax import pairs
+
+    d = 48
+    rng = np.random.default_rng(0)
+    spectrum = np.geomspace(1, 1e-4, d)
+    names = ("a", "b")
+    data = {
+        name: ((rng.standard_normal((400, d)) * spectrum) @ rotation(d, rng)).astype(np.float32)
+        for name in names
+    }
+    readout = sa.AffineMap.from_weight(jnp.eye(d, 2, dtype=jnp.float32))
+
+    def refused(*args):
+        raise AssertionError("fitted on its own")
+
+    monkeypatch.setattr(pairs, "_own_cell", refused)
+    result = sa.sweep_pairs(
+        data,
+        (20, 100, 400),
+        orders=np.arange(400)[None],
+        readouts=dict.fromkeys(names, readout),
+        test={name: data[name][:9] for name in names},
+        metrics={"scores": scores_of},
+        methods=["affine", "linear", "l-ortho"],
+    )
+    assert np.isfinite(result.values["scores"]).all()
 
 
 def test_encoders_held_at_once_are_bounded(monkeypatch):
