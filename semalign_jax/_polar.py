@@ -136,16 +136,10 @@ def _whole_is_faster(thin: ThinFactors, d_in: int, d_out: int) -> bool:
 
 
 def _factors(static: _Static, constants: _Constants, m: Array) -> SpectralFactors:
-    """Singular value factors of `m`, or of the core of its thin form."""
     thin, rcond, row_bound = constants
-    m = m if thin is None or static.whole else thin.inner
-    return spectral_factors(m, rcond, POLAR_RCOND_EPS, row_bound)
-
-
-def _whole_factors(f: SpectralFactors, thin: ThinFactors | None) -> SpectralFactors:
-    """Factors of the matrix from those of its core."""
-    if thin is None:
-        return f
+    if thin is None or static.whole:
+        return spectral_factors(m, rcond, POLAR_RCOND_EPS, row_bound)
+    f = spectral_factors(thin.inner, rcond, POLAR_RCOND_EPS, row_bound)
     return f._replace(u=matmul(thin.left, f.u), vt=matmul(f.vt, transpose(thin.right)))
 
 
@@ -175,15 +169,11 @@ def _value_and_factors(
     """The polar factor, and the factors that its derivative is made of if they are wanted."""
 
     def by_svd(constants, m):
-        core = _factors(static, constants, m)
-        thin = None if static.whole else constants.thin
-        f = _whole_factors(core, thin)
+        f = _factors(static, constants, m)
         if static.completion == "partial":
             value = matmul(f.kept_u, f.vt)
         elif static.rotation_only:
             value = _complete(f, m, rotation_only=True)
-        elif thin is not None:
-            value = dense(thin_completion(thin.left, thin.right, core))
         else:
             value = _completed_value(f, *m.shape)
         return value, f if with_factors else None
@@ -197,11 +187,8 @@ def _value_and_factors(
             if static.completion == "partial":
                 value = matmul(left, transpose(right))
             else:
-                value = dense(thin_completion(left, right, None))
-        if not with_factors:
-            return value, None
-        core = _factors(static, constants, m)
-        return value, _whole_factors(core, None if static.whole else thin)
+                value = dense(thin_completion(left, right, None, products_only=True))
+        return value, _factors(static, constants, m) if with_factors else None
 
     if static.solver == "auto" and not static.rotation_only:
         return lax.platform_dependent(constants, m, cpu=by_svd, default=by_products)
@@ -260,7 +247,9 @@ class DenseForm(NamedTuple):
         return DenseForm(transpose(self.matrix))
 
 
-def low_rank_completion(left: Array, right: Array, core: SpectralFactors | None) -> LowRankForm:
+def low_rank_completion(
+    u: Array, v: Array, keep: Array | None, *, products_only: bool = False
+) -> LowRankForm:
     """The orthogonal matrix that maps span(u) as `u v^T` does and else is nearest to the identity.
 
     With the polar decomposition `u^T v = h p` it is
@@ -272,49 +261,47 @@ def low_rank_completion(left: Array, right: Array, core: SpectralFactors | None)
     eigenvectors by a perturbation III", 1970). 1 + p has a condition number of at most 2.
 
     Args:
-        left: orthonormal columns [d, k], of which u = left @ core.kept_u is made.
-        right: orthonormal columns [d, k], v = right @ core.kept_vt^T.
-        core: singular value factors [k, k]. None: u and v are `left` and `right`, and the
-            completion is made of matrix products alone.
+        u: orthonormal columns [d, k].
+        v: orthonormal columns [d, k].
+        keep: which columns count [k]; None means all. The others are zero in both.
+        products_only: whether to avoid an SVD of the k x k core.
     """
-    cosines = matmul(transpose(left), right)
-    eye = jnp.eye(cosines.shape[0], dtype=cosines.dtype)
-    # Columns of size k where that is possible: products with d rows are what takes time. The
-    # inverse of 1 + p is half @ half^T.
-    if core is None:
-        h = nearest_orthogonal(cosines)
-        p = matmul(transpose(h), cosines)
-        half = upper_inverse(transpose(cholesky(eye + (p + transpose(p)) / 2)))
-        sum_left, sum_right, between = matmul(h, half), half, eye + h
+    core = matmul(transpose(u), v)
+    eye = jnp.eye(core.shape[0], dtype=core.dtype)
+    if keep is not None:
+        # Twos stay apart from the cosines of the others, which are at most 1.
+        core = core + jnp.where(keep, 0, 2).astype(core.dtype)[:, None] * eye
+    if products_only:
+        h = nearest_orthogonal(core)
+        p = matmul(transpose(h), core)
+        root = upper_inverse(transpose(cholesky(eye + (p + transpose(p)) / 2)))
+        inverse = matmul(root, transpose(root))
     else:
-        u, v = core.kept_u, transpose(core.kept_vt)
-        cosines = matmul(transpose(u), matmul(cosines, v))
-        # Of directions that do not count, u and v have zeros. Twos keep them apart from the
-        # cosines of the others, which are at most 1.
-        twos = jnp.where(core.keep, 0, 2).astype(cosines.dtype)
-        a, cosines, bt = svd(cosines + twos[:, None] * eye)
-        scale = 1 / jnp.sqrt(1 + cosines)[None, :]
-        sum_left, sum_right = matmul(u, a * scale), matmul(v, transpose(bt) * scale)
-        between = matmul(u + matmul(u, matmul(a, bt)), transpose(v))
-    both = matmul(left, sum_left) + matmul(right, sum_right)
-    to_right = [matmul(between, transpose(right)), -transpose(both)]
-    return LowRankForm(jnp.concatenate([left, both], 1), jnp.concatenate(to_right, 0), True)
+        a, cosines, bt = svd(core)
+        h = matmul(a, bt)
+        inverse = matmul(transpose(bt) / (1 + cosines)[None, :], bt)
+    both = matmul(u, h) + v
+    right = [matmul(eye + h, transpose(v)), -matmul(inverse, transpose(both))]
+    return LowRankForm(jnp.concatenate([u, both], 1), jnp.concatenate(right, 0), True)
 
 
-def span_completion(u: Array, v: Array, *, products_only: bool = False) -> LowRankForm:
+def span_completion(
+    u: Array, v: Array, keep: Array | None, *, products_only: bool = False
+) -> LowRankForm:
     """As `low_rank_completion`, for spaces of unequal dimensions.
 
     Only the span of the columns on either side departs from the naive map; so the polar factor
     is taken there, at most 3 k wide, and not in the whole space.
 
     Args:
-        u: orthonormal columns, or zero ones [d_in, k].
-        v: orthonormal columns, or zero ones [d_out, k], 3 k <= min(d_in, d_out).
+        u: orthonormal columns [d_in, k].
+        v: orthonormal columns [d_out, k], 3 k <= min(d_in, d_out).
+        keep: which columns count [k]; None means all. The others are zero in both.
         products_only: whether to avoid an SVD.
     """
     d_in, d_out = u.shape[0], v.shape[0]
     if d_in > d_out:
-        return span_completion(v, u, products_only=products_only).mT
+        return span_completion(v, u, keep, products_only=products_only).mT
     left, _ = thin_qr(jnp.concatenate([u, v[:d_in]], axis=1))
     padded = jnp.pad(left, ((0, d_out - d_in), (0, 0)))
     right, _ = thin_qr(jnp.concatenate([padded, v], axis=1))
@@ -333,29 +320,26 @@ def _full_rank_polar(m: Array, products_only: bool) -> Array:
 
 
 def thin_completion(
-    left: Array, right: Array, core: SpectralFactors | None
+    u: Array, v: Array, keep: Array | None, *, products_only: bool = False
 ) -> LowRankForm | Array:
     """The completed polar factor from few singular vectors, as a constant.
 
     Args:
-        left: orthonormal columns [d_in, k], k < min(d_in, d_out).
-        right: orthonormal columns [d_out, k].
-        core: singular value factors [k, k] of the map between them. None: its polar factor is
-            the identity, and no SVD is to be used.
+        u: orthonormal columns [d_in, k], k < min(d_in, d_out).
+        v: orthonormal columns [d_out, k].
+        keep: which columns count [k]; None means all. The others are zero in both.
+        products_only: whether to avoid an SVD.
 
     Returns:
         A low-rank form where that is cheaper, else the matrix [d_in, d_out].
     """
-    d_in, d_out = left.shape[0], right.shape[0]
+    d_in, d_out = u.shape[0], v.shape[0]
     if d_in == d_out:
-        return low_rank_completion(left, right, core)
-    u, v = left, right
-    if core is not None:
-        u, v = matmul(left, core.kept_u), matmul(right, transpose(core.kept_vt))
+        return low_rank_completion(u, v, keep, products_only=products_only)
     if 3 * u.shape[1] <= min(d_in, d_out):
-        return span_completion(u, v, products_only=core is None)
+        return span_completion(u, v, keep, products_only=products_only)
     target = _with_rest(matmul(u, transpose(v)), jnp.eye(d_in, d_out, dtype=u.dtype))
-    return _full_rank_polar(target, core is None)
+    return _full_rank_polar(target, products_only)
 
 
 def thin_polar_form(thin: ThinFactors, completion: Completion) -> LowRankForm | None:
@@ -369,20 +353,21 @@ def thin_polar_form(thin: ThinFactors, completion: Completion) -> LowRankForm | 
     if _whole_is_faster(thin, d_in, d_out) or (not square and 3 * n > min(d_in, d_out)):
         return None
 
-    def form(left: Array, right: Array, core: SpectralFactors | None) -> tuple[Array, Array]:
+    def form(u: Array, v: Array, keep: Array | None, products_only: bool) -> tuple[Array, Array]:
         if completion == "partial":
-            if core is not None:
-                left, right = matmul(left, matmul(core.kept_u, core.vt)), right
-            return left, transpose(right)
-        found = thin_completion(left, right, core)
+            return u, transpose(v)
+        found = thin_completion(u, v, keep, products_only=products_only)
         assert isinstance(found, LowRankForm)
         return found.left, found.right
 
     def by_svd(thin):
-        return form(thin.left, thin.right, spectral_factors(thin.inner, None, POLAR_RCOND_EPS, n))
+        f = _factors(
+            _Static(completion, False, "auto", False), _Constants(thin, None, n), thin.left
+        )
+        return form(f.kept_u, transpose(f.kept_vt), f.keep, False)
 
     def by_products(thin):
-        return form(matmul(thin.left, nearest_orthogonal(thin.inner)), thin.right, None)
+        return form(matmul(thin.left, nearest_orthogonal(thin.inner)), thin.right, None, True)
 
     thin = lax.stop_gradient(thin)
     left, right = lax.platform_dependent(thin, cpu=by_svd, default=by_products)
@@ -395,27 +380,58 @@ def dense(form: LowRankForm | Array) -> Array:
 
 
 def _completed_value(f: SpectralFactors, d_in: int, d_out: int) -> Array:
-    """The completed polar factor as a constant, from all singular vectors."""
+    """The completed polar factor as a constant."""
+    if f.s.shape[0] < min(d_in, d_out):
+        return dense(thin_completion(f.kept_u, transpose(f.kept_vt), f.keep))
+    return matmul(*_completed_factors(f))
+
+
+def polar_form(m: Array, completion: Completion) -> LowRankForm:
+    """The polar factor of a matrix with singular values down to any size, as a constant.
+
+    A product of two matrices, for those who multiply it with few columns.
+
+    Args:
+        m: matrix [d_in, d_out].
+        completion: as of `orthogonal_factor`.
+    """
+
+    def by_svd(m: Array) -> tuple[Array, Array]:
+        f = spectral_factors(m, None, POLAR_RCOND_EPS)
+        return (f.kept_u, f.vt) if completion == "partial" else _completed_factors(f)
+
+    def by_products(m: Array) -> tuple[Array, Array]:
+        q, eye = nearest_orthogonal(m), jnp.eye(min(m.shape), dtype=m.dtype)
+        return (q, eye) if m.shape[0] >= m.shape[1] else (eye, q)
+
+    left, right = lax.platform_dependent(lax.stop_gradient(m), cpu=by_svd, default=by_products)
+    return LowRankForm(left, right, False)
+
+
+def _completed_factors(f: SpectralFactors) -> tuple[Array, Array]:
+    """Two matrices whose product is the completed polar factor, from all singular vectors."""
+    d_in, d_out = f.u.shape[0], f.vt.shape[1]
     if d_in == d_out:
-        return _completed_trailing((f.u, f.vt, f.keep))
+        return _completed_trailing((f.u, f.vt, f.keep)), f.vt
 
-    def deficient(f: SpectralFactors) -> Array:
+    def deficient(f: SpectralFactors) -> tuple[Array, Array]:
         target = _with_rest(matmul(f.kept_u, f.vt), jnp.eye(d_in, d_out, dtype=f.s.dtype))
-        return _full_rank_polar(target, products_only=False)
+        u, _, vt = svd(target)
+        return u, vt
 
-    return lax.cond(jnp.all(f.keep), lambda f: matmul(f.u, f.vt), deficient, f)
+    return lax.cond(jnp.all(f.keep), lambda f: (f.u, f.vt), deficient, f)
 
 
 @one_by_one_on_cpu
 def _completed_trailing(factors: tuple[Array, Array, Array]) -> Array:
-    """The completed polar factor of a square matrix from all of its singular vectors.
+    """What to put for u in `u @ vt` so that it becomes the completed polar factor (square).
 
     Undetermined directions come last. The map between them that is nearest to the identity is
     the polar factor of their inner products: a second, smaller SVD.
     """
     u, vt, keep = factors
     d = u.shape[0]
-    widths = sorted({-(-d // 2), d})
+    widths = sorted({-(-d * part // 4) for part in (1, 2, 3, 4)})
 
     def complete(width: int, u: Array, vt: Array, keep: Array) -> Array:
         last, last_t, kept = u[:, d - width :], vt[d - width :], keep[d - width :]
@@ -423,10 +439,9 @@ def _completed_trailing(factors: tuple[Array, Array, Array]) -> Array:
         free = (~kept[:, None] & ~kept[None, :]).astype(u.dtype)
         twos = jnp.where(kept, 2, 0).astype(u.dtype)
         a, _, bt = svd(free * inner + jnp.diag(twos))
-        last = matmul(last, matmul(a, bt))
-        return matmul(jnp.concatenate([u[:, : d - width], last], 1), vt)
+        return jnp.concatenate([u[:, : d - width], matmul(last, matmul(a, bt))], 1)
 
-    branches: list[Callable] = [lambda u, vt, keep: matmul(u, vt)]
+    branches: list[Callable] = [lambda u, vt, keep: u]
     for width in widths:
         branches.append(lambda *args, width=width: complete(width, *args))
     missing = d - jnp.sum(keep)

@@ -32,7 +32,14 @@ from ._linalg import (
     upper_transposed_times,
 )
 from ._nested import NestedRows, nested_rows
-from ._polar import DenseForm, LowRankForm, ThinFactors, orthogonal_factor, thin_polar_form
+from ._polar import (
+    DenseForm,
+    LowRankForm,
+    ThinFactors,
+    orthogonal_factor,
+    polar_form,
+    thin_polar_form,
+)
 from ._typing import METHODS, Array, ArrayLike, Method
 from .heads import Head, after_first_layer, first_layer
 from .sweep import SweepMethod, checked_lines, checked_orders
@@ -323,9 +330,7 @@ class _Large(NamedTuple):
     def solve(self, position: int, cross: Array) -> Array:
         """Least-squares solution from `cross = z^T b` of that prefix."""
         whiten = self.whiten[position]
-        return upper_times(
-            self.root, upper_times(whiten, upper_transposed_times(whiten, cross))
-        )
+        return upper_times(self.root, upper_times(whiten, upper_transposed_times(whiten, cross)))
 
 
 class _Prepared(NamedTuple):
@@ -661,8 +666,8 @@ class _Direction:
 
             def score(args):
                 index, linear = args
-                weight = orthogonal_factor(linear, completion=completion)
-                return self.of_weight(center, index, matmul(weight, self.readout.weight))
+                weight = polar_form(linear, completion).times(self.readout.weight)
+                return self.of_weight(center, index, weight)
 
             large = jax.lax.map(score, (indices, jnp.stack(maps)))
             small = [_stacked(cells, 0)] if cells else []
@@ -715,7 +720,7 @@ def _ortho(
         # One compiled body for all of them.
         values.append(
             jax.lax.map(
-                lambda args: score(args[0], orthogonal_factor(args[1], completion=completion)),
+                lambda args: score(args[0], polar_form(args[1], completion)),
                 (indices, jnp.stack(rest)),
             )
         )
