@@ -148,6 +148,21 @@ def prompt_texts(prompt_set: PromptSet) -> PromptTexts:
     return PromptTexts(tuple(texts), np.asarray(classes, np.int32), np.asarray(positive))
 
 
+def prompt_ids(prompt_set: PromptSet) -> list[str]:
+    """An id for each of `prompt_texts`, in their order: "<class>/<positive or negative>/<number>".
+
+    Numbers count from 0 within a class and side.
+    """
+    texts = prompt_texts(prompt_set)
+    counts: dict[str, int] = {}
+    ids = []
+    for number, positive in zip(texts.classes.tolist(), texts.positive.tolist(), strict=True):
+        key = f"{prompt_set.names[number]}/{'positive' if positive else 'negative'}"
+        counts[key] = counts.get(key, -1) + 1
+        ids.append(f"{key}/{counts[key]}")
+    return ids
+
+
 def embedded_prompts(prompt_set: PromptSet, embeddings: ArrayLike) -> EmbeddedPrompts:
     """Join a prompt set and the embeddings of its texts.
 

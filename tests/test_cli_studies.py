@@ -1,12 +1,16 @@
 """`semalign stitch`, `zeroshot`, `report` and `demo`: that settings arrive and results come out."""
 
+import json
+from concurrent.futures import Future
+
 import numpy as np
 import pytest
 from cli_cases import error_of, run, values_of
 from data.trees import write_csv
+from test_study_zero_shot import D_IMAGE, LABELS, make_world
 
 import semalign_jax as sa
-from semalign_jax.studies import outputs, stitching
+from semalign_jax.studies import outputs, stitching, zero_shot
 
 ENCODERS = {"one": 6, "two": 5}
 
@@ -101,9 +105,106 @@ def test_info_of_a_study(stitched):
     assert found["study"] == "stitching"
 
 
+def zeroshot_words(world, out):
+    """The same as `config` of the study's own tests, in words."""
+    table = ("id=id", "patient=person", "split=part")
+    options = [word for column in table for word in ("--option", column)]
+    anchors = [word for column in table for word in ("--anchor-option", column)]
+    stores = [
+        word
+        for name in D_IMAGE
+        for kind in ("image", "anchor")
+        for word in (f"--{kind}-store", f"{name}={world / name}")
+    ]
+    return (
+        *("zeroshot", "--dataset", "table", "--path", world / "images.csv", *options),
+        *("--option", f"label={json.dumps(LABELS)}", "--validation", "validation"),
+        *("--test", "test", "--anchor-dataset", "table", "--anchor-path", world / "anchors.csv"),
+        *(*anchors, "--anchor-split", "train", *stores),
+        *("--text-store", f"bert={world / 'reports'}", "--prompts", world / "prompts.json"),
+        *("--prompt-store", f"bert={world / 'texts'}", "--anchors", "16", "--seeds", 1),
+        *("--set", 'label_names={"mass":"Mass"}', "--set", 'ignored_labels=["device"]'),
+        *("--set", 'methods=["ortho"]', "--set", "baselines={}", "--set", "resamples=5"),
+        *("--set", 'metrics=["macro AUROC"]', "--set", "class_metrics=[]"),
+        *("--out", out),
+    )
+
+
+def test_a_zero_shot_study(tmp_path):
+    make_world(tmp_path)
+    found = values_of(*zeroshot_words(tmp_path, tmp_path / "out"))
+    assert found["kind"] == "zero-shot"
+    settings = found["settings"]
+    assert settings["image_stores"] == {name: str(tmp_path / name) for name in D_IMAGE}
+    assert settings["prompt_embeddings"]["bert"]["store"] == str(tmp_path / "texts")
+    assert settings["images"]["options"]["label"] == list(LABELS)
+    assert (settings["counts"], settings["resamples"]) == ([16], 5)
+    assert {row["source"] for row in found["rows"]} == set(D_IMAGE)
+    assert {row["anchors"] for row in found["rows"]} == {16}
+    assert outputs.load_results(tmp_path / "out")["rows"] == found["rows"]
+
+
+class Inline:
+    """A pool of processes that are not there."""
+
+    def __init__(self, workers, context, *, initializer):
+        assert (workers, context.get_start_method()) == (2, "spawn")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def submit(self, function, *words):
+        future = Future()
+        try:
+            future.set_result(function(*words))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def test_the_demo_runs_both_studies(stitched, tmp_path, monkeypatch):
+    """Which takes a minute, so each writes what is there already."""
+    seen = []
+    results = outputs.load_results(stitched[1])
+
+    def study(kind):
+        def run_study(settings, out):
+            seen.append((settings, out))
+            out.mkdir(parents=True)
+            written = {**results, "kind": kind, "title": settings.title}
+            (out / "results.json").write_text(json.dumps(written))
+
+        return run_study
+
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(stitching, "run", study("stitching"))
+    monkeypatch.setattr(zero_shot, "run", study("zero-shot"))
+    found = values_of("demo", "--out", tmp_path / "demo")
+    assert [settings for settings, _ in seen] == [
+        stitching.demo_settings(quick=True),
+        zero_shot.demo_settings(quick=True),
+    ]
+    assert [one["kind"] for one in found["studies"]] == ["stitching", "zero-shot"]
+    report = (tmp_path / "demo" / "report.html").read_text()
+    assert all(one["title"] in report for one in found["studies"])
+    run("demo", "--full", "--out", tmp_path / "full")
+    assert seen[2][0] == stitching.demo_settings()
+
+    def fail(settings, out):
+        raise ValueError("demo data: a card is missing")
+
+    monkeypatch.setattr(zero_shot, "run", fail)
+    assert error_of("demo", "--out", tmp_path / "none") == "demo data: a card is missing"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("zeroshot",), "missing: --out, the folder of the results"),
+        (("zeroshot", "--out", "o"), "images is missing; a run on the shipped data has demo: true"),
         (("stitch",), "missing: --out, the folder of the results"),
         (("stitch", "--out", "o"), "dataset is missing: give dataset and stores, or demo"),
         (("stitch", "--out", "o", "--anchors", "few"), "--anchors 'few': expected numbers with"),

@@ -39,6 +39,26 @@ def test_settings_from_a_file_and_a_command_line(tmp_path, suffix):
     assert inputs.load_settings(Outer, None, {"name": "b"}) == Outer(name="b")
 
 
+def test_paths_of_a_data_set_start_at_the_settings(tmp_path):
+    class Study(inputs.Settings):
+        dataset: inputs.DatasetSettings
+        encoder: inputs.EncoderName = "owner/model"
+        prompts: inputs.PromptSetName = "rsna_pneumonia"
+
+    (tmp_path / "bert").mkdir()
+    options = {"reports": "reports", "section": "impression"}
+    dataset = {"reader": "mimic-cxr", "path": "jpg", "options": options}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"dataset": dataset, "encoder": "bert", "prompts": "own.json"}))
+    found = inputs.load_settings(Study, path)
+    assert found.dataset.path == tmp_path / "jpg"
+    assert found.dataset.options == {"reports": str(tmp_path / "reports"), "section": "impression"}
+    assert (found.encoder, found.prompts) == (str(tmp_path / "bert"), str(tmp_path / "own.json"))
+    names = inputs.load_settings(Study, None, {"dataset": dataset})
+    assert (names.encoder, names.prompts) == ("owner/model", "rsna_pneumonia")
+    assert names.dataset.options == options
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -20,6 +20,7 @@ import semalign_jax as sa
 from semalign_jax import baselines
 from semalign_jax.data.rsna import RSNA_LABELS
 from semalign_jax.data.vindr import VINDR_LABELS
+from semalign_jax.prompts import prompt_ids
 from semalign_jax.studies import inputs, outputs, zero_shot
 
 CLASSES = ("mass", "edema", "fracture")
@@ -87,7 +88,7 @@ def make_world(folder):
     axes = np.concatenate([np.stack([a, a, -a]) for a in np.eye(4)[:3]])
     texts = axes @ decode + 0.1 * rng.standard_normal((9, D_TEXT))
     prompt_set = sa.load_prompts(prompt_file(folder))
-    arrays["texts"] = write_store(folder / "texts", zero_shot._prompt_ids(prompt_set), texts)
+    arrays["texts"] = write_store(folder / "texts", prompt_ids(prompt_set), texts)
     return SimpleNamespace(
         folder=folder, arrays=arrays, labels=labels, codes=codes, splits=splits, ids=ids,
         prompt_set=prompt_set, count=count,

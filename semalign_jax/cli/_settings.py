@@ -1,13 +1,11 @@
 """The settings of the commands: what a settings file may hold, with the defaults."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from .._documents import SUFFIXES
 from .._typing import METHODS, Completion, Method, Normalize, RidgeUnit, Solver
-from ..studies.inputs import DataPath, DatasetSettings, Settings
+from ..studies.inputs import DataPath, DatasetSettings, EncoderName, PromptSetName, Settings
 
 
 def _listed(value: Any) -> Any:
@@ -15,21 +13,6 @@ def _listed(value: Any) -> Any:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value if isinstance(value, list | tuple) else [value]
-
-
-def _folder_or_id(value: str, info: ValidationInfo) -> str:
-    """A folder beside the settings or here; what is no folder is the id of a repository."""
-    base = (info.context or {}).get("base") or Path()
-    folder = base / Path(value).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else value
-
-
-def _file_or_name(value: str, info: ValidationInfo) -> str:
-    """A prompt set: a file beside the settings or here, or the name of a shipped one."""
-    if Path(value).suffix not in SUFFIXES:
-        return value
-    base = (info.context or {}).get("base") or Path()
-    return str((base / Path(value).expanduser()).absolute())
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
@@ -68,12 +51,12 @@ class EmbedSettings(Settings):
         skip_broken: whether what cannot be read is left out.
     """
 
-    encoder: Annotated[str, AfterValidator(_folder_or_id)]
+    encoder: EncoderName
     out: DataPath
     inputs: tuple[DataPath, ...] = ()
     dataset: DatasetSettings | None = None
     content: Literal["texts", "images"] | None = None
-    prompts: Annotated[str, AfterValidator(_file_or_name)] | None = None
+    prompts: PromptSetName | None = None
     split: Names = ()
     view: Names = ()
     one_per_study: bool = False

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..data import read_pixels
 from ..data._files import find_files
-from ..prompts import load_prompts, prompt_texts
+from ..prompts import load_prompts, prompt_ids, prompt_texts
 from ..studies.cells import run_cells
 from ..studies.inputs import read_dataset
 from ._settings import EmbedSettings
@@ -67,13 +67,7 @@ def read_source(settings: EmbedSettings) -> Source:
 
 def _prompts(name: str) -> Source:
     prompt_set = load_prompts(name)
-    texts = prompt_texts(prompt_set)
-    ids, counts = [], {}
-    for number, positive in zip(texts.classes.tolist(), texts.positive.tolist(), strict=True):
-        key = f"{prompt_set.names[number]}/{'positive' if positive else 'negative'}"
-        counts[key] = counts.get(key, -1) + 1
-        ids.append(f"{key}/{counts[key]}")
-    return Source(TEXT, texts.texts, ids)
+    return Source(TEXT, prompt_texts(prompt_set).texts, prompt_ids(prompt_set))
 
 
 def _dataset(settings: EmbedSettings) -> Source:

@@ -1,5 +1,8 @@
 """`semalign stitch`, `semalign zeroshot`, `semalign report` and `semalign demo`."""
 
+import importlib
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -138,11 +141,8 @@ def _outcome(results: "StudyResults", out: Path) -> Outcome:
     "zeroshot",
     examples=(
         "semalign zeroshot --config zeroshot.yaml --out results/zeroshot",
-        "semalign zeroshot --dataset rsna --path rsna --image-store rad-dino=stores/rsna-images "
-        "--set patient_split={} --anchor-dataset mimic-cxr --anchor-path mimic-cxr-jpg "
-        "--anchor-store rad-dino=stores/mimic-images --text-store cxr-bert=stores/mimic-reports "
-        "--prompts rsna_pneumonia --prompt-store cxr-bert=stores/rsna-prompts "
-        "--out results/zeroshot",
+        "semalign zeroshot --config zeroshot.yaml --anchors 100,1000 --seeds 3 "
+        "--prompt-store cxr-bert=stores/prompts --set resamples=200 --out results/quick",
     ),
 )
 def zeroshot(
@@ -244,7 +244,9 @@ def demo(
     with (
         writing(out),
         progress("studies", len(_STUDIES)) as advance,
-        ProcessPoolExecutor(len(_STUDIES), multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(
+            len(_STUDIES), multiprocessing.get_context("spawn"), initializer=_show_nothing
+        ) as pool,
     ):
         runs = [pool.submit(_run_demo, name, full, out / name) for name in _STUDIES]
         for done, finished in enumerate(as_completed(runs), 1):
@@ -264,15 +266,15 @@ def demo(
 _STUDIES = {"stitching": "stitching", "zeroshot": "zero_shot"}
 
 
-def _run_demo(name: str, full: bool, out: Path) -> None:
-    """Run a study of the demo, in a process of its own, which shows nothing."""
-    import importlib
-    import os
-    import sys
-
+def _show_nothing() -> None:
+    """Keep two studies from writing over each other's progress."""
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
+
+
+def _run_demo(name: str, full: bool, out: Path) -> None:
+    """Run a study of the demo."""
     _quick_jax()
-    study = importlib.import_module(f"semalign_jax.studies.{_STUDIES[name]}")
+    study = importlib.import_module(f"..studies.{_STUDIES[name]}", __package__)
     study.run(study.demo_settings(quick=not full), out)
 
 

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from .. import data
-from .._documents import read_document
+from .._documents import SUFFIXES, read_document
 from ..data import ImageTextDataset
 from ..store import EmbeddingStore, open_store
 
@@ -40,6 +40,23 @@ def _beside_the_settings(path: Path, info: ValidationInfo) -> Path:
 
 #: A path of the settings; a relative one starts at the folder of the settings file.
 DataPath = Annotated[Path, AfterValidator(_beside_the_settings)]
+
+
+def _folder_or_id(value: str, info: ValidationInfo) -> str:
+    folder = _beside_the_settings(Path(value), info)
+    return str(folder.absolute()) if folder.is_dir() else value
+
+
+def _file_or_name(value: str, info: ValidationInfo) -> str:
+    if Path(value).suffix not in SUFFIXES:
+        return value
+    return str(_beside_the_settings(Path(value), info).absolute())
+
+
+#: An encoder: a folder, found as a `DataPath` is; what is none is an id on the Hugging Face hub.
+EncoderName = Annotated[str, AfterValidator(_folder_or_id)]
+#: A prompt set: a file, found as a `DataPath` is, or the name of one of `shipped_prompt_sets`.
+PromptSetName = Annotated[str, AfterValidator(_file_or_name)]
 
 
 class Settings(BaseModel):

@@ -255,7 +255,7 @@ def demo_settings(quick: bool = False) -> StitchingSettings:
         demo=("glosses", "emoji"),
         task="multinomial",
         metrics=("accuracy", "auroc"),
-        intervals=IntervalSettings(resamples=200 if quick else 1000),
+        intervals=IntervalSettings(resamples=50 if quick else 1000),
         **(small if quick else {}),
     )
 

@@ -21,7 +21,6 @@ from urllib.parse import quote
 import jax
 import numpy as np
 from pydantic import (
-    AfterValidator,
     Field,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -30,18 +29,25 @@ from pydantic import (
 )
 
 from .. import data
-from .._documents import SUFFIXES
 from .._fit import check_options
 from ..baselines import BASELINES, Baseline, naive_scores
 from ..data import ImageTextDataset
-from ..prompts import PromptSet, embedded_prompts, load_prompts, prompt_texts
+from ..prompts import PromptSet, embedded_prompts, load_prompts, prompt_ids, prompt_texts
 from ..protocol import AnchorPairs, Images, Multimodal, ZeroShotResult, zero_shot_protocol
 from ..store import EmbeddingStore, open_store
 from ..sweep import SweepMethod
 from ..zeroshot import TEMPERATURE, EmbeddedPrompts, SpaceNormalization, ThresholdRule
 from .cells import run_cells
 from .demo import load_demo
-from .inputs import DataPath, DatasetSettings, Settings, match_stores, read_dataset
+from .inputs import (
+    DataPath,
+    DatasetSettings,
+    EncoderName,
+    PromptSetName,
+    Settings,
+    match_stores,
+    read_dataset,
+)
 from .outputs import FORMAT, VERSION, ClassRow, StudyResults, resolved_settings, write_outputs
 from .report import Row, environment
 
@@ -89,25 +95,6 @@ _SHOWN = 5  # names in one message
 # --- settings ----------------------------------------------------------------------------------
 
 
-def _base(info: ValidationInfo) -> Path:
-    return (info.context or {}).get("base") or Path()
-
-
-def _file_or_name(value: str, info: ValidationInfo) -> str:
-    """A file beside the settings, or the name of a shipped prompt set."""
-    if Path(value).suffix not in SUFFIXES:
-        return value
-    return str((_base(info) / Path(value).expanduser()).absolute())
-
-
-def _folder_or_id(value: str | None, info: ValidationInfo) -> str | None:
-    """A folder beside the settings; what is no folder is the id of a repository."""
-    if value is None:
-        return None
-    folder = _base(info) / Path(value).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else value
-
-
 class PromptSource(Settings):
     """Where embeddings of prompts come from: a store, or an encoder that is run.
 
@@ -124,7 +111,7 @@ class PromptSource(Settings):
     """
 
     store: DataPath | None = None
-    encoder: Annotated[str | None, AfterValidator(_folder_or_id)] = None
+    encoder: EncoderName | None = None
     pooling: str | None = None
     layer: int | None = None
     normalize: bool | None = None
@@ -241,7 +228,7 @@ class ZeroShotSettings(Settings):
     anchor_splits: Names | None = None
     anchor_stores: dict[str, DataPath] = {}
     text_stores: dict[str, DataPath] = {}
-    prompts: Annotated[str, AfterValidator(_file_or_name)] | None = None
+    prompts: PromptSetName | None = None
     prompt_embeddings: dict[str, PromptSource] = {}
     label_names: dict[str, str] = {}
     ignored_labels: tuple[str, ...] = ()
@@ -892,18 +879,6 @@ def _size_notes(
 # --- prompts -----------------------------------------------------------------------------------
 
 
-def _prompt_ids(prompt_set: PromptSet) -> list[str]:
-    """Readable ids of the prompts: class, side and number."""
-    texts = prompt_texts(prompt_set)
-    counts: dict[str, int] = {}
-    ids = []
-    for number, positive in zip(texts.classes.tolist(), texts.positive.tolist(), strict=True):
-        key = f"{prompt_set.names[number]}/{'positive' if positive else 'negative'}"
-        counts[key] = counts.get(key, -1) + 1
-        ids.append(f"{key}/{counts[key]}")
-    return ids
-
-
 def _prompt_store(
     place: str,
     source: PromptSource,
@@ -932,7 +907,7 @@ def _prompt_store(
             encoder,
             texts,
             modality="text",
-            ids=_prompt_ids(prompt_set),
+            ids=prompt_ids(prompt_set),
             out=folder,
             progress=False,
         )
@@ -957,7 +932,7 @@ def _prompt_store(
 
 def _prompts(place: str, store: EmbeddingStore, prompt_set: PromptSet) -> EmbeddedPrompts:
     texts = prompt_texts(prompt_set).texts
-    readable = _prompt_ids(prompt_set)
+    readable = prompt_ids(prompt_set)
     found = {key: row for row, key in enumerate(store.ids)}
     for ids in (readable, [str(i) for i in range(len(texts))], list(texts)):
         if all(key in found for key in ids):
