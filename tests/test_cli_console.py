@@ -3,7 +3,9 @@
 import inspect
 import json
 import os
+import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,8 +19,9 @@ from typer.testing import CliRunner
 import semalign_jax as sa
 from semalign_jax.cli import _console, _settings, app, embed, maps, sweeps
 from semalign_jax.cli._options import READERS
-from semalign_jax.studies import inputs
+from semalign_jax.studies import inputs, zero_shot
 
+DOCS = Path(__file__).parent.parent / "docs" / "command.md"
 COMMANDS = typer.main.get_command(app).list_commands(None)  # pyright: ignore
 
 
@@ -49,6 +52,47 @@ def test_help_of_a_command_has_an_example(name):
     assert "Example" in text
     assert f"semalign {name} " in text.split("Example")[1]
     assert all(flag in text for flag in ("--json", "--quiet", "--debug"))
+
+
+def flags_of(name):
+    command = typer.main.get_command(app).get_command(None, name)  # pyright: ignore
+    return {
+        flag
+        for parameter in command.params
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+    }
+
+
+def command_lines():
+    """Those of the documentation and of the help, as words."""
+    text = DOCS.read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith("semalign ")]
+    for name in COMMANDS:
+        command = typer.main.get_command(app).get_command(None, name)  # pyright: ignore
+        lines += command.epilog.split("\n\n")[1:]
+    return [shlex.split(line) for line in lines]
+
+
+def test_examples_have_only_options_that_there_are():
+    lines = command_lines()
+    assert {words[1] for words in lines} == set(COMMANDS)
+    for words in lines:
+        unknown = {word for word in words[2:] if word.startswith("-")} - flags_of(words[1])
+        assert not unknown, words
+
+
+def test_settings_of_the_documentation_can_be_used(tmp_path):
+    kinds = {
+        "fit.yaml": _settings.FitSettings,
+        "embed.yaml": _settings.EmbedSettings,
+        "zeroshot.yaml": zero_shot.ZeroShotSettings,
+    }
+    blocks = [part.split("```")[0] for part in DOCS.read_text().split("```yaml\n")[1:]]
+    names = [re.match(r"# (\S+\.yaml)", block)[1] for block in blocks]  # pyright: ignore
+    assert sorted(names) == sorted(kinds)
+    for name, block in zip(names, blocks, strict=True):
+        (tmp_path / name).write_text(block)
+        inputs.load_settings(kinds[name], tmp_path / name)
 
 
 def test_version_and_completion(monkeypatch):
@@ -84,11 +128,7 @@ def test_help_and_settings_agree(function, kind):
     assert flags == fields - {"dataset", "content"}
     for name in flags:
         option = parameters[name].annotation.__metadata__[0]
-        shown = (
-            option.help.rpartition("(default ")[2].rstrip(").")
-            if "(default " in option.help
-            else ""
-        )
+        shown = option.help.partition("(default ")[2].rstrip(").")
         default = kind.model_fields[name].default
         if isinstance(default, str):
             assert shown == default, name
