@@ -215,9 +215,7 @@ def upper_times(r: Array, b: Array) -> Array:
 
 def upper_transposed_times(r: Array, b: Array) -> Array:
     """`r^T @ b` for an upper triangular `r`, likewise."""
-    return jnp.concatenate(
-        [matmul(transpose(r[:j, i:j]), b[:j]) for i, j in _spans(r.shape[0])]
-    )
+    return jnp.concatenate([matmul(transpose(r[:j, i:j]), b[:j]) for i, j in _spans(r.shape[0])])
 
 
 def times_upper(a: Array, r: Array) -> Array:

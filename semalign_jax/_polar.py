@@ -332,9 +332,7 @@ def _full_rank_polar(m: Array, products_only: bool) -> Array:
     return matmul(u, vt)
 
 
-def thin_completion(
-    left: Array, right: Array, core: SpectralFactors | None
-) -> LowRankForm | Array:
+def thin_completion(left: Array, right: Array, core: SpectralFactors | None) -> LowRankForm | Array:
     """The completed polar factor from few singular vectors, as a constant.
 
     Args:

@@ -321,9 +321,7 @@ class _Large(NamedTuple):
     def solve(self, position: int, cross: Array) -> Array:
         """Least-squares solution from `cross = z^T b` of that prefix."""
         whiten = self.whiten[position]
-        return upper_times(
-            self.root, upper_times(whiten, upper_transposed_times(whiten, cross))
-        )
+        return upper_times(self.root, upper_times(whiten, upper_transposed_times(whiten, cross)))
 
 
 class _Prepared(NamedTuple):
