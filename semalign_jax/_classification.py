@@ -134,7 +134,7 @@ def precision_recall_f1(
         raise ValueError(f"labels must have shape [n] or [n, num_labels]; got {shape}")
     labels = integers("labels", labels, shape)
     predicted = integers("predicted", predicted, shape)
-    if len(shape) == 1 or np.ndim(weights) == 2:
+    if len(shape) == 1 or (weights is not None and np.ndim(weights) == 2):
         weights = sample_weights(weights, shape, jnp.float32)
     else:
         weights = sample_weights(weights, shape[:1], jnp.float32)[:, None]
