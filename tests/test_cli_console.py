@@ -4,9 +4,7 @@ import inspect
 import json
 import os
 import re
-import resource
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,17 +23,27 @@ DOCS = Path(__file__).parent.parent / "docs" / "command.md"
 COMMANDS = typer.main.get_command(app).list_commands(None)  # pyright: ignore
 
 
-def command_line(*words, **options):
+def command_line(*words, program=("-m", "semalign_jax.cli")):
     """Run the command in a process of its own."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(sa.__file__).parent.parent),
         "JAX_PLATFORMS": "cpu",
     }
-    words = [sys.executable, "-m", "semalign_jax.cli", *map(str, words)]
+    words = [sys.executable, *program, *map(str, words)]
     return subprocess.run(
-        words, capture_output=True, text=True, env=environment, check=False, timeout=120, **options
+        words, capture_output=True, text=True, env=environment, check=False, timeout=120
     )
+
+
+#: The command where files may have 20,000 bytes.
+SMALL_DISK = """
+import resource, signal
+from semalign_jax.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+main()
+"""
 
 
 def test_help_names_every_command_in_order():
@@ -124,7 +132,8 @@ def test_help_and_settings_agree(function, kind):
     fields = set(kind.model_fields)
     parameters = inspect.signature(function).parameters
     of_data_sets = {"dataset", "path", "reader_options", "images", "texts"}
-    flags = set(parameters) - {"config"} - of_data_sets
+    of_the_launch = {"distributed", "coordinator", "process_count", "process_id"}
+    flags = set(parameters) - {"config"} - of_data_sets - of_the_launch
     assert flags == fields - {"dataset", "content"}
     for name in flags:
         option = parameters[name].annotation.__metadata__[0]
@@ -168,12 +177,7 @@ def test_a_process_tells_bad_input_from_failure(tmp_path):
 
 def test_a_full_disk_names_the_file(tmp_path):
     a, _ = pair_of_stores(tmp_path, rows=4000)
-
-    def small_disk():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    done = command_line("convert", a, tmp_path / "a.npy", preexec_fn=small_disk)
+    done = command_line("convert", a, tmp_path / "a.npy", program=("-c", SMALL_DISK))
     assert done.returncode == 1
     assert done.stderr == f"semalign: error: {tmp_path}/a.npy: File too large\n"
     assert not list(tmp_path.glob("*a.npy*"))

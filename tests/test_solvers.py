@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import semalign_jax as sa
-from semalign_jax._polar import LowRankForm, ThinFactors, thin_polar_form
+from semalign_jax import _linalg
+from semalign_jax._polar import (
+    LowRankForm,
+    ThinFactors,
+    orthogonal_factor,
+    polar_form,
+    thin_polar_form,
+)
 
 SHAPES = [(4, 12, 12), (8, 12, 12), (11, 12, 12), (30, 12, 12), (3, 12, 10), (8, 10, 12)]
 
@@ -144,6 +151,109 @@ def test_low_rank_forms_multiply_as_their_matrix():
             for way, matrix in ((form, whole), (form.mT, whole.T)):
                 b = rng.standard_normal((matrix.shape[1], 2))
                 np.testing.assert_allclose(way.times(jnp.asarray(b)), matrix @ b, atol=1e-12)
+
+
+polar_by_svd = jax.jit(partial(sa.polar_factor, rcond=1e-10, solver="svd"))
+polars_by_svd = jax.jit(jax.vmap(polar_by_svd))
+
+
+@pytest.mark.parametrize("missing", [0, 1, 3, 4, 6, 7, 9, 10, 12])
+def test_completion_of_any_number_of_directions(missing):
+    # 12 directions: the second SVD has 3, 6, 9 or 12.
+    rng = np.random.default_rng(missing)
+    u, v = rotation(12, rng), rotation(12, rng)
+    u, v = u[:, : 12 - missing], v[:, : 12 - missing]
+    m = jnp.asarray((u * np.geomspace(1, 1e-3, 12 - missing)) @ v.T)
+    determined = u @ v.T
+    rest = (np.eye(12) - u @ u.T) @ (np.eye(12) - v @ v.T)
+    # The polar factor keeps apart what has no direction in common.
+    expected = polar(2 * determined + rest)
+    np.testing.assert_allclose(polar_by_svd(m), expected, atol=1e-9)
+    batch = polars_by_svd(jnp.stack([m, 2 * m]))
+    np.testing.assert_allclose(batch, np.stack([expected] * 2), atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (12, 7), (7, 12)], ids=str)
+@pytest.mark.parametrize("completion", ["orthogonal", "partial"])
+def test_polar_forms_multiply_as_their_matrix(shape, completion):
+    rng = np.random.default_rng(0)
+    for rank in (min(shape), 4):
+        m = rng.standard_normal((shape[0], rank)) @ rng.standard_normal((rank, shape[1]))
+        m = jnp.asarray(m, jnp.float32)
+        form = polar_form(m, completion)
+        expected = orthogonal_factor(m, completion=completion)
+        b = jnp.asarray(rng.standard_normal((shape[1], 2)), jnp.float32)
+        np.testing.assert_allclose(form.times(b), np.asarray(expected) @ b, atol=2e-5)
+        np.testing.assert_allclose(form.mT.dense(), expected.T, atol=2e-5)
+
+
+@pytest.mark.parametrize("d", [1, 64, 65, 130])
+def test_triangular_inverses_in_blocks(d):
+    rng = np.random.default_rng(d)
+    r = np.linalg.qr(rng.standard_normal((2 * d, d)), mode="r")
+    lower_is_ignored = jnp.asarray(r + np.tril(np.ones((d, d)), -1))
+    inverse = np.asarray(_linalg.upper_inverse(lower_is_ignored))
+    np.testing.assert_allclose(inverse, np.linalg.inv(r), atol=1e-11)
+    assert not np.tril(inverse, -1).any()
+    both = jax.vmap(_linalg.upper_inverse)(jnp.stack([jnp.asarray(r), 2 * jnp.asarray(r)]))
+    np.testing.assert_allclose(both, np.stack([inverse, inverse / 2]), atol=1e-11)
+    r[d // 2, d // 2] = 0  # a singular one has no finite inverse: callers test for that
+    assert not np.isfinite(_linalg.upper_inverse(jnp.asarray(r))).all()
+
+
+@pytest.mark.parametrize("d", [1, 11, 12, 17])
+def test_products_with_triangles_in_blocks(d, monkeypatch):
+    monkeypatch.setattr(_linalg, "TRIANGLE_BLOCK", 4)
+    rng = np.random.default_rng(d)
+    r = jnp.asarray(np.triu(rng.standard_normal((d, d))))
+    b = jnp.asarray(rng.standard_normal((d, 3)))
+    np.testing.assert_allclose(_linalg.upper_times(r, b), r @ b, atol=1e-12)
+    np.testing.assert_allclose(_linalg.upper_transposed_times(r, b), r.T @ b, atol=1e-12)
+    np.testing.assert_allclose(_linalg.times_upper(b.T, r), b.T @ r, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [6, 12, 60])
+def test_ill_conditioned_least_squares_takes_the_safe_branch(n):
+    """In float32, by the QR where that holds and by singular values where it does not."""
+    rng = np.random.default_rng(n)
+    y = jnp.asarray(rng.standard_normal((n, 12)), jnp.float32)
+    rank = min(n, 12)
+    for condition in (1e2, 1e9):
+        spectrum = np.geomspace(1, 1 / condition, rank)
+        x = jnp.asarray(
+            (rotation(n, rng)[:, :rank] * spectrum) @ rotation(12, rng)[:, :rank].T, jnp.float32
+        )
+        auto, by_svd, by_qr = (
+            np.asarray(sa.fit_linear(x, y, solver=solver, rcond=1e-6).weight)
+            for solver in ("auto", "svd", "qr")
+        )
+        size = np.abs(by_svd).max()
+        np.testing.assert_allclose(auto, by_svd, atol=(1e-3 if condition < 1e3 else 0) * size)
+        if condition > 1e3:  # the QR cuts nothing off
+            assert np.abs(by_qr - by_svd).max() > size
+
+
+@pytest.mark.parametrize("n", [5, 30])
+def test_the_value_is_that_of_the_differentiated_fit(n):
+    x, y = anchors(n, 12, 12, cond=1e3)
+    fit = partial(sa.fit_linear, validate=False)
+    value = fit(x, y).weight
+    primal, _ = jax.jvp(lambda x: fit(x, y).weight, (x,), (x,))
+    np.testing.assert_allclose(primal, value, atol=1e-10 * np.abs(value).max())
+    best = np.linalg.lstsq(x, y, rcond=None)[0]
+    np.testing.assert_allclose(value, best, atol=1e-9 * np.abs(best).max())
+
+
+def test_a_step_of_refinement_halves_the_error_in_float32():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2000, 40))
+    x, y = np.float32(x), np.float32(x @ rotation(40, rng))
+    expected = x @ np.linalg.lstsq(np.float64(x), np.float64(y), rcond=1e-14)[0]
+    q, r = np.linalg.qr(x)
+    plain = np.linalg.inv(r) @ (q.T @ y)
+    fitted = np.asarray(sa.fit_linear(jnp.asarray(x), jnp.asarray(y), rcond=0.0).weight)
+    error, without = (np.linalg.norm(np.float64(x) @ w - expected) for w in (fitted, plain))
+    assert error < 0.7 * without
 
 
 def test_solvers_that_do_not_apply_are_refused():
