@@ -187,7 +187,7 @@ def run_command(words: Sequence[str], work: Path) -> str:
             status = end.code
     if status:
         raise FailedError(f"semalign {shlex.join(words)} ended with {status}; see above")
-    return printed.getvalue()
+    return printed.getvalue().replace(f"{work}/", "")  # the same text in any folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
