@@ -134,7 +134,7 @@ def sweep_pairs(
         labels: integer classes [n] to stratify the random anchors by.
         max_encoders: how many encoders are held prepared at once, at least 2; bounds the
             memory, at the price of preparing them several times. One takes about
-            4 (n d + t d) + 4 d (d (large counts + 2) + t) bytes in float32 for each of
+            4 (n d + t d) + 4 d (d (2 large counts + 1) + t) bytes in float32 for each of
             centred and plain lines, n the largest count. None means all.
         workers: how many pairs run at once, in threads. On a CPU give each a single BLAS
             thread (`OPENBLAS_NUM_THREADS=1`).
@@ -316,21 +316,21 @@ class _Large(NamedTuple):
 
     Attributes:
         z: rows in a basis where they are about orthonormal, `rows @ root` [m, d].
-        root: inverse triangular factor of a sample of the rows [d, d].
         whiten: for each such prefix, the inverse triangular factor of its `z` [large, d, d].
+        inverse: that of its rows [large, d, d].
         condition: bound of the condition number of each such prefix [large]; infinite where
             the factors cannot be trusted.
     """
 
     z: Array
-    root: Array
     whiten: Array
+    inverse: Array
     condition: Array
 
     def solve(self, position: int, cross: Array) -> Array:
         """Least-squares solution from `cross = z^T b` of that prefix."""
-        whiten = self.whiten[position]
-        return upper_times(self.root, upper_times(whiten, upper_transposed_times(whiten, cross)))
+        projected = upper_transposed_times(self.whiten[position], cross)
+        return upper_times(self.inverse[position], projected)
 
 
 class _Prepared(NamedTuple):
@@ -409,19 +409,24 @@ def _large(spec: _Spec, nested: NestedRows, center: bool) -> _Large | None:
     triangle = triangular_factor(rows[sample])
     root = upper_inverse(triangle)
     z = times_upper(rows, root)
-    gram, start, whiten, condition = jnp.zeros((d, d), rows.dtype), 0, [], []
+    # As large as the triangular factors of the prefixes, which are never formed.
+    sizes = jnp.sqrt(jnp.cumsum(jnp.sum(rows * rows, axis=1)))
+    gram, start = jnp.zeros((d, d), rows.dtype), 0
+    whiten, inverse, condition = [], [], []
     for m in lengths:
         gram = gram + matmul(transpose(z[start:m]), z[start:m])
         start = m
         factor = transpose(cholesky(gram))
         whiten.append(upper_inverse(factor))
+        inverse.append(upper_times(root, whiten[-1]))
         usable = _norm_product(factor, whiten[-1]) < LARGEST_WHITENED
         # Of the prefix's own factor: the product of both bounds would be far above it.
-        bound = _norm_product(matmul(factor, triangle), matmul(root, whiten[-1]))
+        bound = sizes[m - 1] * jnp.linalg.norm(inverse[-1])
         condition.append(jnp.where(usable, bound, jnp.inf))
     of_root = _norm_product(triangle, root)
     usable = of_root * jnp.finfo(of_root.dtype).eps < INVERSE_LOSS
-    return _Large(z, root, jnp.stack(whiten), jnp.where(usable, jnp.stack(condition), jnp.inf))
+    bounds = jnp.where(usable, jnp.stack(condition), jnp.inf)
+    return _Large(z, jnp.stack(whiten), jnp.stack(inverse), bounds)
 
 
 def _norm_product(factor: Array, inverse: Array) -> Array:
