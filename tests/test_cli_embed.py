@@ -110,7 +110,16 @@ def test_texts_and_images_of_a_data_set(bert, vit, tmp_path):
     values_of(*words, "--split", "validate", "--one-per-study", "--out", tmp_path / "studies")
     assert list(rows_of(tmp_path / "studies")) == ["aaaa-1", "bbbb-1"]
     message = error_of(*words, "--view", "LL", "--out", tmp_path / "none")
-    assert message == "view 'LL': MIMIC-CXR has only '', 'AP', 'LATERAL', 'PA'"
+    assert message == "view 'LL': MIMIC-CXR has only 'AP', 'LATERAL', 'PA'"
+
+
+def test_values_of_a_column_that_was_mistaken_for_splits_are_not_printed(bert, tmp_path):
+    rows = [[f"k{i}", "left", f"Doe {i}"] for i in range(21)]
+    write_csv(tmp_path / "t.csv", ["key", "report", "patient"], rows)
+    words = ("embed", bert, "--dataset", "table", "--path", tmp_path / "t.csv", "--texts")
+    words = (*words, "--option", "id=key", "--option", "text=report", "--option", "split=patient")
+    message = error_of(*words, "--split", "train", "--out", tmp_path / "store")
+    assert message == "split 'train': t.csv has only 21 different ones"
 
 
 def test_a_table_with_texts_and_rows_without(bert, tmp_path):

@@ -128,6 +128,7 @@ STUDIES = [
     {"backend_settings", "files", "inputs", "report", "cells"},
     {"demo", "figures"},
     {"outputs"},
+    {"common"},
     {"stitching", "zero_shot"},
 ]
 STUDIES_EXTERNAL = EXTERNAL | {"filelock", "matplotlib", "pydantic", "rich", "threadpoolctl"}

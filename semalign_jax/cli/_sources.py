@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..data import read_pixels
+from ..data._dataset import known_groups
 from ..data._files import find_files
 from ..prompts import load_prompts, prompt_ids, prompt_texts
 from ..studies.cells import run_cells
@@ -83,8 +84,7 @@ def _dataset(settings: EmbedSettings) -> Source:
     ):
         missing = [value for value in wanted if value not in values]
         if missing:
-            there = ", ".join(sorted(map(repr, set(values))))
-            raise ValueError(f"{name} {missing[0]!r}: {data.name} has only {there}")
+            raise ValueError(f"{name} {missing[0]!r}: {data.name} has only {known_groups(values)}")
         if wanted:
             kept &= np.isin(values, wanted)
     texts = settings.content == "texts"

@@ -112,20 +112,15 @@ def stitch(
         "test": test,
         "config": config,
     }
-    _quick_jax()
-    from ..studies import stitching
+    from ..studies import backend_settings, stitching
+
+    # The intervals take longest and need optimised code.
+    backend_settings.apply(quick_compile=False)
 
     extra = keys_and_values("set", settings)
     resolved = settings_of(stitching.StitchingSettings, flags, extra)
     with writing(folder), hushed():
         return _outcome(stitching.run(resolved, folder), folder)
-
-
-def _quick_jax() -> None:
-    """Of many small programs, compilation takes longest."""
-    from ..studies import backend_settings
-
-    backend_settings.apply(quick_compile=True)
 
 
 def _outcome(results: "StudyResults", out: Path) -> Outcome:
@@ -212,8 +207,9 @@ def zeroshot(
         "seeds": seeds,
         "config": config,
     }
-    _quick_jax()
-    from ..studies import zero_shot
+    from ..studies import backend_settings, zero_shot
+
+    backend_settings.apply(quick_compile=False)  # as for `stitch`
 
     extra = keys_and_values("set", settings)
     resolved = settings_of(zero_shot.ZeroShotSettings, flags, extra)
@@ -273,7 +269,10 @@ def _show_nothing() -> None:
 
 def _run_demo(name: str, full: bool, out: Path) -> None:
     """Run a study of the demo."""
-    _quick_jax()
+    from ..studies import backend_settings
+
+    # Without all resamples compilation takes longest.
+    backend_settings.apply(quick_compile=not full)
     study = importlib.import_module(f"..studies.{_STUDIES[name]}", __package__)
     study.run(study.demo_settings(quick=not full), out)
 

@@ -2,7 +2,7 @@
 
 import enum
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -280,6 +280,14 @@ def shown(items: Sequence[str]) -> str:
     """The first few of many items, for messages."""
     more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
     return ", ".join(items[:_SHOWN]) + more
+
+
+def known_groups(values: Iterable[str]) -> str:
+    """The different splits or views, for messages; of a column mistaken for them, a count."""
+    found = sorted(set(values) - {""})
+    if len(found) > _GROUPS:
+        return f"{len(found)} different ones"
+    return ", ".join(map(repr, found)) or "none"
 
 
 class Problems:

@@ -53,13 +53,11 @@ class Progress:
 
 
 def _rich_bar(total: int, done: int, name: str):
-    """Return a bar that is not started, or None without rich."""
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
-    except ImportError:
-        return None
+    """Return a bar that is not started."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
     bar = RichProgress(
         TextColumn(name),
         BarColumn(),

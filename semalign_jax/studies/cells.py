@@ -33,7 +33,7 @@ def run_cells(
     """Compute each cell once, over as many runs as that takes.
 
     A result is on disk before the next cell starts. If a run dies while it writes, the broken last
-    line is dropped at the next start. A progress bar is shown on stderr if rich is installed.
+    line is dropped at the next start. A progress bar is shown on stderr.
 
     Args:
         cells: what is to be computed: JSON values, for example `["vit", "bert", 100]`; no two
@@ -161,19 +161,16 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def progress_bar(description: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, if rich is installed; gives what to call after each step."""
-    try:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-        )
-    except ImportError:
-        yield lambda: None
-        return
+    """A progress bar on stderr; gives what to call after each step."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

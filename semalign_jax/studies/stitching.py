@@ -6,17 +6,15 @@ through maps that few anchors determine, between no map ("naive"), its own encod
 et al. 2023 (arXiv 2311.00664) in `evaluate_stitching_pairs`, one pair of encoders after the other.
 """
 
-import hashlib
 import math
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +22,10 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from .. import data
-from .._fit import check_options
 from .._maps import identity_map
 from .._typing import Array
 from ..data import ImageTextDataset, Label
+from ..data._dataset import shown
 from ..heads import Head, HeadInfo, fit_head_with_info
 from ..intervals import bootstrap
 from ..metrics import (
@@ -40,8 +38,18 @@ from ..metrics import (
 from ..pairs import sweep_pairs
 from ..stitching import stitch
 from ..stitching_pairs import HeadMetric, StitchingMatrix, evaluate_stitching_pairs, log_odds
-from ..sweep import SweepMethod
 from .cells import run_cells
+from .common import (
+    DEMO_TEST_SHARE,
+    METHODS,
+    Count,
+    all_different,
+    check_splits,
+    digest,
+    run_in,
+    sweep_method,
+    with_options,
+)
 from .demo import load_demo
 from .inputs import DataPath, DatasetSettings, Settings, match_stores, read_dataset
 from .outputs import (
@@ -51,23 +59,12 @@ from .outputs import (
     ClassRow,
     StudyResults,
     resolved_settings,
-    write_outputs,
 )
 from .report import Row, environment
 
 DemoGroup: TypeAlias = Literal["glosses", "emoji"]
 ClassMetric: TypeAlias = Literal["auroc", "average_precision", "f1"]
-Count: TypeAlias = Annotated[int, Field(ge=1)]
 
-#: All maps between centred spaces but the linear one, which has no offset by definition; and the
-#: affine map with a penalty, for fewer anchors than dimensions.
-METHODS: dict[str, dict[str, Any]] = {
-    "affine": {"method": "affine"},
-    "linear": {"method": "linear"},
-    "l-ortho": {"method": "l-ortho", "normalize": "center"},
-    "ortho": {"method": "ortho", "normalize": "center"},
-    "ridge": {"method": "affine", "ridge": 1.0, "ridge_unit": "gram"},
-}
 NAIVE = "naive"
 #: Label of the demo groups, and their encoders.
 DEMO: dict[DemoGroup, tuple[str, dict[str, str]]] = {
@@ -80,10 +77,8 @@ DEMO: dict[DemoGroup, tuple[str, dict[str, str]]] = {
         {"EfficientNet-Lite0": "emoji_efficientnet_lite0", "DINOv2-small": "emoji_dinov2_small"},
     ),
 }
-DEMO_TEST_SHARE = 0.3
 #: Numbers that a batch of resamples may hold for one score; bounds the memory of the bootstrap.
 BOOTSTRAP_NUMBERS = 2**24
-_SHOWN = 5  # names in one message
 
 
 # --- settings ----------------------------------------------------------------------------------
@@ -172,21 +167,12 @@ class StitchingSettings(Settings):
     @field_validator("demo", "train", "test", "anchors", "labels", "counts", "metrics")
     @classmethod
     def _all_different(cls, values: tuple | None) -> tuple | None:
-        twice = [value for value in values or () if (values or ()).count(value) > 1]
-        if twice:
-            raise ValueError(f"{twice[0]!r} is there more than once")
-        return values
+        return all_different(values)
 
     @field_validator("methods", mode="before")
     @classmethod
     def _with_options(cls, values: Any) -> Any:
-        if isinstance(values, list | tuple):
-            if len(set(map(str, values))) < len(values):
-                raise ValueError("a name is there more than once")
-            values = {name: name for name in values}
-        if not isinstance(values, Mapping):
-            return values
-        return {k: {"method": v} if isinstance(v, str) else v for k, v in values.items()}
+        return with_options(values, "method")
 
     @field_validator("methods")
     @classmethod
@@ -194,8 +180,12 @@ class StitchingSettings(Settings):
         for name, options in values.items():
             if name in (NAIVE, UPPER_BOUND) or name.startswith("shuffled"):
                 raise ValueError(f"{name!r} is the name of a reference; choose another")
+            if "shuffled" in options:
+                raise ValueError(
+                    f"{name}: shuffled is no option here; control says whether it is computed"
+                )
             try:
-                _sweep_method(options)
+                sweep_method(options)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{name}: {error}") from None
         return values
@@ -228,19 +218,6 @@ class StitchingSettings(Settings):
                 if both:
                     raise ValueError(f"{name} and test both have the split {min(both)!r}")
         return self
-
-
-def _sweep_method(options: Mapping[str, Any]) -> SweepMethod:
-    """The line of a sweep, with its options checked as far as is possible without data."""
-    options = dict(options)
-    if "method" not in options:
-        raise ValueError("the name of the map is missing, e.g. method: affine")
-    if "shuffled" in options:
-        raise ValueError("shuffled is no option here; control says whether it is computed")
-    line = SweepMethod(**options)
-    check_options(line.method, ((3, 2), (3, 2)), **dict(line.options))
-    hash(line)  # as compiled code is found by it
-    return line
 
 
 def demo_settings(quick: bool = False) -> StitchingSettings:
@@ -299,22 +276,10 @@ class _Task:
         rest = (self.labels, self.mask, self.test_labels, self.test_mask, self.patients)
         return {
             "encoders": {
-                name: _digest(*(part[name] for part in parts if name in part))
-                for name in self.train
+                name: digest(*(part[name] for part in parts if name in part)) for name in self.train
             },
-            "labels": _digest(*rest, np.array(self.names)),
+            "labels": digest(*rest, np.array(self.names)),
         }
-
-
-def _digest(*arrays: np.ndarray | None) -> str:
-    found = hashlib.sha256()
-    for array in arrays:
-        if array is None:
-            found.update(b"none")
-            continue
-        found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:16]
 
 
 def _distinct_rows(embeddings: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -395,11 +360,6 @@ def _own_task(settings: StitchingSettings, source: DatasetSettings) -> _Task:
     )
 
 
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
 def _label_names(
     dataset: ImageTextDataset, labels: Sequence[str] | None, where: str
 ) -> tuple[str, ...]:
@@ -407,7 +367,7 @@ def _label_names(
     for name in names:
         if name not in dataset.label_names:
             raise ValueError(
-                f"labels: {name!r} is no label of {where}; it has {_named(dataset.label_names)}"
+                f"labels: {name!r} is no label of {where}; it has {shown(dataset.label_names)}"
             )
     if len(names) < 2:
         raise ValueError(
@@ -433,13 +393,7 @@ def _split(
     rows = {}
     for name in ("train", "anchors", "test"):
         wanted = getattr(settings, name) or settings.train or ()
-        for split in wanted:
-            if split not in found:
-                known = ", ".join(sorted(set(dataset.splits) - {""})) or "none"
-                raise ValueError(
-                    f"{name}: {where} has no image of the split {split!r} that is in all stores; "
-                    f"its splits are {known}"
-                )
+        check_splits(name, wanted, dataset, found, where, "is in all stores")
         rows[name] = np.flatnonzero(np.isin(found, wanted))
     return rows
 
@@ -462,10 +416,10 @@ def _labels(
     if bad.size:
         # Also those outside of the chosen labels.
         has = np.flatnonzero(part.labels[bad[0]] == Label.POSITIVE)
-        found = _named([part.label_names[i] for i in has]) or "no label"
+        found = shown([part.label_names[i] for i in has]) or "no label"
         raise ValueError(
             f"{where}: {bad.size} images of {name} do not have exactly one of the labels "
-            f"{_named(names)}, as task: multinomial needs; the first is {part.ids[bad[0]]!r} with "
+            f"{shown(names)}, as task: multinomial needs; the first is {part.ids[bad[0]]!r} with "
             f"{found}. Leave these rows out, or use task: multilabel"
         )
     return positive.argmax(axis=1).astype(np.int32), None
@@ -501,7 +455,7 @@ def _check_training_labels(
     lacking = [name for name, fine in zip(names, good, strict=True) if not fine]
     if lacking:
         raise ValueError(
-            f"{where}: {what} {_named(lacking)}: leave it out by listing the others as labels"
+            f"{where}: {what} {shown(lacking)}: leave it out by listing the others as labels"
         )
 
 
@@ -528,7 +482,7 @@ def _test_label_notes(
     lacking = [name for name, fine in zip(names, good, strict=True) if not fine]
     if not lacking:
         return []
-    return [f"Labels {what}, left out of means where their score is undefined: {_named(lacking)}."]
+    return [f"Labels {what}, left out of means where their score is undefined: {shown(lacking)}."]
 
 
 # --- scores of a pair --------------------------------------------------------------------------
@@ -590,7 +544,7 @@ class _Runner:
 
     def __init__(self, task: _Task, settings: StitchingSettings) -> None:
         self.task, self.settings = task, settings
-        self.methods = {name: _sweep_method(o) for name, o in settings.methods.items()}
+        self.methods = {name: sweep_method(o) for name, o in settings.methods.items()}
         self.keys = jax.random.split(jax.random.key(settings.seed), settings.seeds)
         self.head = cache(self._head)
         # On a CPU two directions, controls or bootstraps run side by side.
@@ -788,14 +742,7 @@ def run(settings: StitchingSettings, out: Path | None = None) -> StudyResults:
             `semalign_jax.data`, `match_stores`, `fit_head` and `evaluate_stitching_pairs`.
         RuntimeError: if another process is running it in the same folder.
     """
-    if out is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return _run(settings, Path(folder))
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    results = _run(settings, out)
-    write_outputs(out, results)
-    return results
+    return run_in(out, partial(_run, settings))
 
 
 def _run(settings: StitchingSettings, folder: Path) -> StudyResults:

@@ -8,7 +8,6 @@ Every image encoder is paired with every text encoder, and evaluated by `zero_sh
 import hashlib
 import inspect
 import math
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,15 +28,25 @@ from pydantic import (
 )
 
 from .. import data
-from .._fit import check_options
 from ..baselines import BASELINES, Baseline, naive_scores
 from ..data import ImageTextDataset
+from ..data._dataset import shown
 from ..prompts import PromptSet, embedded_prompts, load_prompts, prompt_ids, prompt_texts
 from ..protocol import AnchorPairs, Images, Multimodal, ZeroShotResult, zero_shot_protocol
 from ..store import EmbeddingStore, open_store
-from ..sweep import SweepMethod
 from ..zeroshot import TEMPERATURE, EmbeddedPrompts, SpaceNormalization, ThresholdRule
+from . import common
 from .cells import run_cells
+from .common import (
+    DEMO_TEST_SHARE,
+    Count,
+    all_different,
+    check_splits,
+    digest,
+    run_in,
+    sweep_method,
+    with_options,
+)
 from .demo import load_demo
 from .inputs import (
     DataPath,
@@ -48,22 +57,17 @@ from .inputs import (
     match_stores,
     read_dataset,
 )
-from .outputs import FORMAT, VERSION, ClassRow, StudyResults, resolved_settings, write_outputs
+from .outputs import FORMAT, VERSION, ClassRow, StudyResults, resolved_settings
 from .report import Row, environment
 
 Metric: TypeAlias = Literal["macro AUROC", "macro AP", "macro F1", "accuracy", "balanced accuracy"]
 ClassMetric: TypeAlias = Literal["AUROC", "AP", "F1", "sensitivity", "specificity"]
-Count: TypeAlias = Annotated[int, Field(ge=1)]
 Names: TypeAlias = Annotated[tuple[str, ...], Field(min_length=1)]
 
 #: As in the stitching study, and a control that is fitted to wrong pairs.
 METHODS: dict[str, dict[str, Any]] = {
-    "affine": {"method": "affine"},
-    "linear": {"method": "linear"},
-    "l-ortho": {"method": "l-ortho", "normalize": "center"},
-    "ortho": {"method": "ortho", "normalize": "center"},
-    "ridge": {"method": "affine", "ridge": 1.0, "ridge_unit": "gram"},
-    "shuffled": {"method": "affine", "ridge": 1.0, "ridge_unit": "gram", "shuffled": True},
+    **common.METHODS,
+    "shuffled": {**common.METHODS["ridge"], "shuffled": True},
 }
 NAIVE, PROBE = "naive", "probe"
 SCORES: Mapping[str, Baseline] = {NAIVE: naive_scores, **BASELINES}
@@ -85,11 +89,11 @@ DEMO_IMAGES = {
 }
 DEMO_TEXTS = {"MiniLM-L6": ("emoji_captions_minilm_l6", "emoji_prompts_minilm_l6")}
 DEMO_LABEL = "category"
-DEMO_TEST_SHARE = 0.3
 DEMO_VALIDATION = 6  # one of so many other emoji
 #: What of a store's description must be the same for reports and prompts.
 _IDENTITY = ("model_type", "params", "pooling", "layer", "normalize")
-_SHOWN = 5  # names in one message
+_SHOWN = 5  # ids in one message
+_USED = "can be used"
 
 
 # --- settings ----------------------------------------------------------------------------------
@@ -255,26 +259,17 @@ class ZeroShotSettings(Settings):
     )  # fmt: skip
     @classmethod
     def _all_different(cls, values: tuple | None) -> tuple | None:
-        twice = [value for value in values or () if (values or ()).count(value) > 1]
-        if twice:
-            raise ValueError(f"{twice[0]!r} is there more than once")
-        return values
+        return all_different(values)
 
     @field_validator("methods", "baselines", mode="wrap")
     @classmethod
     def _with_options(
         cls, values: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
     ) -> dict[str, dict[str, Any]]:
-        if isinstance(values, list | tuple):
-            if len(set(map(str, values))) < len(values):
-                raise ValueError("a name is there more than once")
-            values = {name: name for name in values}
-        key, check = ("method", _sweep_method) if info.field_name == "methods" else (
+        key, check = ("method", sweep_method) if info.field_name == "methods" else (
             "baseline", _baseline,
         )  # fmt: skip
-        if isinstance(values, Mapping):
-            values = {k: {key: v} if isinstance(v, str) else v for k, v in values.items()}
-        checked = handler(values)
+        checked = handler(with_options(values, key))
         for name, options in checked.items():
             try:
                 check(options)
@@ -341,17 +336,6 @@ def _same_names(first: str, a: Mapping[str, Any], second: str, b: Mapping[str, A
         if (key in a) != (key in b):
             lacking, having = (first, second) if key in b else (second, first)
             raise ValueError(f"{lacking} lacks {key!r}, which is in {having}")
-
-
-def _sweep_method(options: Mapping[str, Any]) -> SweepMethod:
-    """The line of a sweep, with its options checked as far as is possible without data."""
-    options = dict(options)
-    if "method" not in options:
-        raise ValueError("the name of the map is missing, e.g. method: affine")
-    line = SweepMethod(**options)
-    check_options(line.method, ((3, 2), (3, 2)), **dict(line.options))
-    hash(line)  # as compiled code is found by it
-    return line
 
 
 def _baseline(options: Mapping[str, Any]) -> Baseline | None:
@@ -431,17 +415,6 @@ class _Task:
     multimodal: Callable[[], Multimodal] | None = field(default=None)
 
 
-def _digest(*arrays: np.ndarray | None) -> str:
-    found = hashlib.sha256()
-    for array in arrays:
-        if array is None:
-            found.update(b"none")
-            continue
-        found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:16]
-
-
 def _demo_task() -> _Task:
     """Emoji as in `benchmarks/anchor_sweep.py`, with a validation part out of its training rows."""
     sets = {name: load_demo(file) for name, file in DEMO_IMAGES.items()}
@@ -491,8 +464,8 @@ def _demo_task() -> _Task:
         prompts=prompts,
         encoders=(tuple(sets), tuple(texts)),
         digests={
-            "stores": {name: _digest(values) for name, values in embeddings.items()},
-            "parts": _digest(*where.values(), labels),
+            "stores": {name: digest(values) for name, values in embeddings.items()},
+            "parts": digest(*where.values(), labels),
         },
         notes=[note],
     )
@@ -600,18 +573,13 @@ def _own_task(settings: ZeroShotSettings, folder: Path) -> _Task:
                 kind: {name: _store_digest(store) for name, store in stores.items()}
                 for kind, stores in opened.items()
             },
-            "parts": {name: _digest(*part) for name, part in truth.items()},
-            "anchors": _digest(np.array(anchors.ids), np.array(anchors.patients)),
-            "prompts": _digest(np.array(prompt_texts(prompt_set).texts)),
+            "parts": {name: digest(*part) for name, part in truth.items()},
+            "anchors": digest(np.array(anchors.ids), np.array(anchors.patients)),
+            "prompts": digest(np.array(prompt_texts(prompt_set).texts)),
         },
         notes=notes,
         multimodal=read_model,
     )
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _opened(key: str, stores: Mapping[str, Path]) -> dict[str, EmbeddingStore]:
@@ -737,21 +705,9 @@ def _parts(
     for name in ("validation", "test", "labelled"):
         wanted = getattr(settings, name)
         if wanted is not None:
-            _check_splits(name, wanted, dataset, splits, where)
+            check_splits(name, wanted, dataset, splits, where, _USED)
             rows[name] = usable[np.isin(splits, wanted)]
     return rows, notes
-
-
-def _check_splits(
-    name: str, wanted: Sequence[str], dataset: ImageTextDataset, found: np.ndarray, where: str
-) -> None:
-    for split in wanted:
-        if split not in found:
-            known = ", ".join(sorted(set(dataset.splits) - {""})) or "none"
-            raise ValueError(
-                f"{name}: {where} has no image of the split {split!r} that can be used; its splits "
-                f"are {known}"
-            )
 
 
 def _anchors(
@@ -772,7 +728,7 @@ def _anchors(
         stores = settings.anchor_stores
     if settings.anchor_splits:
         splits = np.array(chosen.splits)
-        _check_splits("anchor_splits", settings.anchor_splits, chosen, splits, where)
+        check_splits("anchor_splits", settings.anchor_splits, chosen, splits, where, _USED)
         chosen = chosen.select(np.isin(splits, settings.anchor_splits))
     if not len(chosen):
         raise ValueError(
@@ -822,7 +778,7 @@ def _truth(
         raise ValueError(
             f"{where}: {several.size} images of {name} are of several classes, but the prompt set "
             f"{prompt_set.name!r} is single-label; the first is {ids[several[0]]!r} with "
-            f"{_named(has)}"
+            f"{shown(has)}"
         )
     return _Part(ids, patients, positive.argmax(axis=1).astype(np.int32), None)
 
@@ -868,7 +824,7 @@ def _size_notes(
         if lacking and (name == "test" or prompt_set.task == "multi-label"):
             notes.append(
                 f"Classes with the same value in all {name} images ({effect}; left out of macro "
-                f"means): {_named(lacking)}."
+                f"means): {shown(lacking)}."
             )
     unknown = truth["test"].known
     if unknown is not None:
@@ -958,7 +914,7 @@ class _Runner:
 
     def __init__(self, task: _Task, settings: ZeroShotSettings) -> None:
         self.task, self.settings = task, settings
-        self.methods = {name: _sweep_method(o) for name, o in settings.methods.items()}
+        self.methods = {name: sweep_method(o) for name, o in settings.methods.items()}
         found = {name: _baseline(o) for name, o in settings.baselines.items()}
         # Compiled code is found by these functions, so they are made once.
         self.baselines = {name: score for name, score in found.items() if score is not None}
@@ -1087,14 +1043,7 @@ def run(settings: ZeroShotSettings, out: Path | None = None) -> StudyResults:
             of `semalign_jax.data`, `load_prompts`, `match_stores` and `zero_shot_protocol`.
         RuntimeError: if another process is running it in the same folder.
     """
-    if out is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return _run(settings, Path(folder))
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    results = _run(settings, out)
-    write_outputs(out, results)
-    return results
+    return run_in(out, partial(_run, settings))
 
 
 def _run(settings: ZeroShotSettings, folder: Path) -> StudyResults:
