@@ -2,11 +2,18 @@
 
 A sweep fits a map at every anchor count for ordered pairs of encoders, maps the test embeddings
 and scores them by the target's readout. Peers do so one fit after the other, as their users do.
+
+As a script, which `solvers.py` runs once for each number of threads, it prints the times as JSON.
 """
 
+import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,8 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+import threadpoolctl
 
 from semalign_jax import AffineMap, SweepMethod, sweep_pairs
+from semalign_jax.studies import backend_settings
 
 COUNTS = (10, 25, 50, 100, 200, 400, 800, 1500, 3000, 5000)
 TEST_ROWS = 3000
@@ -34,27 +43,31 @@ class Encoders(NamedTuple):
     """Embeddings of the same items by several encoders, and a readout of each space.
 
     Attributes:
-        anchors: name -> [max(COUNTS), d].
-        test: name -> [TEST_ROWS, d].
+        counts: anchor counts of the sweep.
+        anchors: name -> [max(counts), d].
+        test: name -> [test rows, d].
         readouts: name -> [d, CLASSES].
     """
 
+    counts: tuple[int, ...]
     anchors: dict[str, np.ndarray]
     test: dict[str, np.ndarray]
     readouts: dict[str, np.ndarray]
 
 
-def make_encoders(number: int, d: int, *, condition: float = 1e6) -> Encoders:
-    """Noisy rotated views of common latents, with condition number `condition`, in float32."""
+def make_encoders(
+    number: int, d: int, counts: tuple[int, ...] = COUNTS, test_rows: int = TEST_ROWS
+) -> Encoders:
+    """Noisy rotated views of common latents, with condition number 1e6, in float32."""
     rng = np.random.default_rng(0)
-    latent = rng.standard_normal((max(COUNTS) + TEST_ROWS, d))
-    spectrum = np.geomspace(1, 1 / condition, d)
-    found = Encoders({}, {}, {})
+    latent = rng.standard_normal((max(counts) + test_rows, d))
+    spectrum = np.geomspace(1, 1e-6, d)
+    found = Encoders(counts, {}, {}, {})
     for name in map(str, range(number)):
         rotation = np.linalg.qr(rng.standard_normal((d, d)))[0]
         view = latent + 0.3 * rng.standard_normal(latent.shape)
         view = ((view * spectrum) @ rotation).astype(np.float32)
-        found.anchors[name], found.test[name] = np.split(view, [max(COUNTS)])
+        found.anchors[name], found.test[name] = np.split(view, [max(counts)])
         found.readouts[name] = rng.standard_normal((d, CLASSES)).astype(np.float32)
     return found
 
@@ -100,8 +113,8 @@ def run_ours(encoders: Encoders, method: str, *, workers: int = 1) -> Any:
     """All ordered pairs."""
     result = sweep_pairs(
         encoders.anchors,
-        COUNTS,
-        orders=np.arange(max(COUNTS))[None],
+        encoders.counts,
+        orders=np.arange(max(encoders.counts))[None],
         readouts={name: AffineMap.from_weight(w) for name, w in encoders.readouts.items()},
         test=encoders.test,
         metrics={"class": predicted},
@@ -118,8 +131,8 @@ def our_maps(encoders: Encoders, method: str) -> list[tuple[np.ndarray, np.ndarr
     rows = np.concatenate([np.zeros((1, d), np.float32), np.eye(d, dtype=np.float32)])
     result = sweep_pairs(
         first,
-        COUNTS,
-        orders=np.arange(max(COUNTS))[None],
+        encoders.counts,
+        orders=np.arange(max(encoders.counts))[None],
         readouts=dict.fromkeys(first, AffineMap.from_weight(np.eye(d, dtype=np.float32))),
         test=dict.fromkeys(first, rows),
         metrics={"scores": the_scores},
@@ -191,7 +204,7 @@ def run_peer(encoders: Encoders, fit: Fit) -> list[np.ndarray]:
     """One ordered pair."""
     x, y, test = encoders.anchors["0"], encoders.anchors["1"], encoders.test["0"]
     predictions = []
-    for n in COUNTS:
+    for n in encoders.counts:
         weight, bias = fit(x[:n], y[:n])
         predictions.append(np.argmax((test @ weight + bias) @ encoders.readouts["1"], axis=1))
     return predictions
@@ -202,7 +215,7 @@ def errors(
 ) -> tuple[float | None, float | None]:
     """Error and orthogonality error of the maps at every count; see `SweepTiming`."""
     worst_error = worst_orthogonality = 0.0
-    for n, (weight, bias) in zip(COUNTS, maps, strict=True):
+    for n, (weight, bias) in zip(encoders.counts, maps, strict=True):
         x, y = (encoders.anchors[name][:n].astype(np.float64) for name in ("0", "1"))
         weight = np.asarray(weight, np.float64)
         if method == "ortho":
@@ -224,15 +237,15 @@ def errors(
 
 
 def sweep_timings(
-    methods: tuple[str, ...], d: int, number: int, repeats: int, threads: int
+    methods: Sequence[str], encoders: Encoders, threads: int, repeats: int = 3
 ) -> Iterator[SweepTiming]:
-    """Time every way of running the sweep with this number of threads."""
-    encoders = make_encoders(number, d)
+    """Time every way of running the sweep in this process, which has this number of threads."""
+    number = len(encoders.anchors)
     for method in methods:
         maps = our_maps(encoders, method)
-        pairs = number * (number - 1)
-        seconds, memory = timed(partial(run_ours, encoders, method, workers=threads), repeats)
-        own = seconds / pairs
+        run = partial(run_ours, encoders, method, workers=threads)
+        seconds, memory = timed(run, repeats)
+        own = seconds / (number * (number - 1))
         yield SweepTiming(
             method,
             "semalign_jax",
@@ -243,15 +256,85 @@ def sweep_timings(
             memory,
         )
         for solver, fit in peer_fits(method).items():
-            if threads > 1 and solver != "torch":
-                continue  # BLAS has one thread in this process
-            seconds, memory = timed(partial(run_peer, encoders, fit), repeats)
-            maps = [fit(*(encoders.anchors[name][:n] for name in ("0", "1"))) for n in COUNTS]
-            error, orthogonality = errors(encoders, method, maps)
-            milliseconds = 1e3 * seconds
+            # We run pairs side by side, each with one BLAS thread; peers have one fit at a time.
+            with threadpoolctl.threadpool_limits(threads, user_api="blas"):
+                seconds, memory = timed(partial(run_peer, encoders, fit), repeats)
+            maps = [
+                fit(*(encoders.anchors[name][:n] for name in ("0", "1"))) for n in encoders.counts
+            ]
             yield SweepTiming(
-                method, solver, threads, milliseconds, seconds / own, error, orthogonality, memory
+                method,
+                solver,
+                threads,
+                1e3 * seconds,
+                seconds / own,
+                *errors(encoders, method, maps),
+                memory,
             )
+
+
+def in_new_process(
+    methods: Sequence[str],
+    d: int,
+    number: int,
+    threads: int,
+    *,
+    counts: Sequence[int] | None = None,
+    test_rows: int | None = None,
+) -> list[SweepTiming]:
+    """`sweep_timings` in a process that has this number of threads; it reports on stderr.
+
+    Args:
+        methods: names of maps.
+        d: dimension of all encoders.
+        number: of encoders.
+        threads: of XLA, PyTorch and the peers' BLAS. XLA takes NPROC when it starts.
+        counts: anchor counts; None for `COUNTS`.
+        test_rows: None for `TEST_ROWS`.
+    """
+    options = {"methods": methods, "dim": [d], "encoders": [number], "threads": [threads]}
+    options |= {"counts": counts or COUNTS, "test-rows": [test_rows or TEST_ROWS]}
+    words = [word for name, values in options.items() for word in (f"--{name}", *map(str, values))]
+    done = subprocess.run(
+        [sys.executable, __file__, *words],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"NPROC": str(threads)},
+    )
+    return [SweepTiming(**row) for row in json.loads(done.stdout)]
+
+
+def main() -> int:
+    """Print the times of this process as JSON; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=tuple(METHODS))
+    parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--encoders", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="set NPROC to the same for XLA")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    parser.add_argument("--test-rows", type=int, default=TEST_ROWS)
+    options = parser.parse_args()
+    backend_settings.apply(quick_compile=False)  # before JAX computes
+    set_torch_threads(options.threads)
+    encoders = make_encoders(
+        options.encoders, options.dim, tuple(options.counts), options.test_rows
+    )
+    rows = []
+    for row in sweep_timings(options.methods, encoders, options.threads):
+        print(f"sweep {row.method} {row.solver} {row.threads}", file=sys.stderr)
+        rows.append(row._asdict())
+    print(json.dumps(rows))
+    return 0
+
+
+def set_torch_threads(threads: int) -> None:
+    """Limit PyTorch, if there is one."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return
+    torch.set_num_threads(threads)
 
 
 def timed(run: Callable[[], Any], repeats: int) -> tuple[float, float]:
@@ -314,3 +397,7 @@ def floor_milliseconds(method: str, d: int, rate: float) -> float:
         products = 2 * max(COUNTS) * d * CLASSES * 2
         operations = products + read + (len(large) + 1) * score
     return 1e3 * operations / rate
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,7 +4,8 @@ With --accuracy, a table of the float32 fits against float64 SciPy and NumPy ove
 numbers, scales, offsets and anchor counts; exit status 1 if a bound is missed. Without it, times:
 single fits against SciPy, NumPy, scikit-learn, plain jax.numpy and, where installed, PyTorch and
 qc-procrustes (the `parity` extra), everything on one thread, with the error of each; scored
-sweeps over many pairs of encoders; and the time from a cold start to the first map. With
+sweeps over many pairs of encoders, on one and on two threads; and the time from a cold start to
+the first map. With
 --batch, a vmapped batch of fits against a vmapped SVD on the default device.
 
 Examples:
@@ -17,6 +18,7 @@ Examples:
 
 import argparse
 import io
+import os
 import statistics
 import subprocess
 import sys
@@ -223,7 +225,7 @@ def peers(method: str) -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return found
-    torch.set_num_threads(1)
+    solver_sweeps.set_torch_threads(1)
 
     def torch_ortho(x, y):
         u, _, vt = torch.linalg.svd(torch.from_numpy(x).T @ torch.from_numpy(y))
@@ -432,7 +434,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = jax.devices()[0]
     where = report.environment()["processor"] if device.platform == "cpu" else device.device_kind
     say(f"Printed by `{command}`.\n")
-    say(f"On {where}, jax {jax.__version__}, one BLAS thread, float32.\n")
+    say(f"On {where}, jax {jax.__version__}, float32, one thread if not said otherwise.\n")
     run = _accuracy if options.accuracy else _batch if options.batch else _speed
     status = run(options, say)
     if options.docs is not None:
@@ -461,7 +463,7 @@ def _speed(options: argparse.Namespace, say: Callable[..., None]) -> int:
     dims = options.dims or (384, 768, 1024)
     rate = matmul_rate()
     tables: dict[str, Sequence[Any]] = {}
-    say(f"Matrix products of jax.numpy run at {rate / 1e9:.0f} Gflop/s on one thread.\n")
+    say(f"Matrix products of jax.numpy run at {rate / 1e9:.0f} Gflop/s.\n")
     if "single" not in options.skip:
         rows: list[Any] = []
         tables["timings"] = rows
@@ -476,13 +478,7 @@ def _speed(options: argparse.Namespace, say: Callable[..., None]) -> int:
         tables["sweeps"] = rows
         d = 768 if 768 in dims else dims[0]
         for threads in (1, 2):
-            _torch_threads(threads)
-            found = solver_sweeps.sweep_timings(
-                tuple(options.methods), d, options.encoders, 3, threads
-            )
-            for row in found:
-                rows.append(row)
-                print(f"sweep {row.method} {row.solver} {threads}", file=sys.stderr)
+            rows += solver_sweeps.in_new_process(options.methods, d, options.encoders, threads)
         say(f"## Scored sweeps, {options.encoders} encoders, all ordered pairs, d = {d}\n")
         say(report.markdown(rows), "\n")
         for method in options.methods:
@@ -498,14 +494,6 @@ def _speed(options: argparse.Namespace, say: Callable[..., None]) -> int:
     return 0
 
 
-def _torch_threads(threads: int) -> None:
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return
-    torch.set_num_threads(threads)
-
-
 def _write(out: Path | None, name: str, tables: dict[str, Sequence[Any]], **more: Any) -> None:
     if out is not None:
         lists = {key: [row._asdict() for row in rows] for key, rows in tables.items()}
@@ -513,4 +501,6 @@ def _write(out: Path | None, name: str, tables: dict[str, Sequence[Any]], **more
 
 
 if __name__ == "__main__":
+    # XLA takes its number of threads from here when it starts; its own flag has no effect.
+    os.environ.setdefault("NPROC", "1")
     sys.exit(main())

@@ -15,6 +15,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from cli_cases import error_of as error_of_command
+from cli_cases import image_encoder
+from data.trees import write_image
 from encoders.test_embed import (
     contents,
     fake_preprocessors,
@@ -355,6 +358,34 @@ def test_the_commands_embed_and_fit(together, bert, tmp_path):
     assert sa.verify_store(tmp_path / "reports") == []
     rows = sa.open_store(tmp_path / "reports").rows(slice(None))
     np.testing.assert_allclose(rows[3:], rows[:6], atol=1e-6)
+
+
+def test_broken_images_are_looked_for_by_all_processes(tmp_path):
+    vit = image_encoder(tmp_path / "vit")
+    for number in range(70):  # more than one process checks at a time
+        write_image(tmp_path / "films" / f"{number:02}.png", np.full((40, 32), number, np.uint8))
+    for number in (3, 66):
+        (tmp_path / "films" / f"{number:02}.png").write_bytes(b"no image")
+    port, words = free_port(), ["-m", "semalign_jax.cli", "embed", vit, tmp_path / "films"]
+    words += ["--json", "--skip-broken", "--chunk-size", 16, "--out", tmp_path / "store"]
+    words += ["--coordinator", f"localhost:{port}", "--process-count", 2, "--timeout", 60]
+    codes, printed, errors = finish(start([[*words, "--process-id", rank] for rank in range(2)]))
+    assert codes == [1, 1], "\n".join(errors)
+    values = json.loads(printed[0].splitlines()[-1])
+    assert values["rows"] == 68
+    assert [why.partition(".png")[0][-2:] for why in values["skipped"]] == ["03", "66"]
+    blocks = [
+        [json.loads(line)["cell"] for line in lines[1:]]
+        for rank in range(2)
+        for lines in [(tmp_path / f"store/.checked-{rank}-of-2.jsonl").read_text().splitlines()]
+    ]
+    assert blocks == [[0], [64]]
+    assert sa.verify_store(tmp_path / "store") == []
+
+
+def test_a_time_out_is_of_several_processes():
+    message = error_of_command("fit", "a", "b", "--timeout", 5, "--out", "map.safetensors")
+    assert "--timeout is of several processes: give --distributed" in message
 
 
 def test_a_folder_that_is_not_shared_is_refused(bert, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ LOCAL = """Aortic enlargement, Atelectasis, Calcification, Cardiomegaly, Clavicl
     Consolidation, Edema, Emphysema, Enlarged PA, ILD, Infiltration, Lung Opacity, Lung cavity,
     Lung cyst, Mediastinal shift, Nodule/Mass, Pleural effusion, Pleural thickening, Pneumothorax,
     Pulmonary fibrosis, Rib fracture, Other lesion"""
-GLOBAL = "COPD, Lung tumor, Pneumonia, Tuberculosis, Other disease, No finding"
+GLOBAL = "COPD, Lung tumor, Pneumonia, Tuberculosis, Other diseases, No finding"
 
 
 def write(path, data):

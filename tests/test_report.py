@@ -50,13 +50,14 @@ def test_latex_table_is_methods_by_counts_with_the_best_in_bold():
 \centering
 \caption{AUROC in \%}
 \label{tab:zero_shot}
+\footnotesize\setlength{\tabcolsep}{2pt}
 \begin{tabular}{lrr}
 \toprule
 anchors & 10 & 100 \\
 \midrule
-upper bound & \multicolumn{2}{c}{0.950} \\
-affine & 0.610 $\pm$ 0.010 & \textbf{0.820} $\pm$ 0.010 \\
-ortho & \textbf{0.712} $\pm$ 0.010 & \textbf{0.820} $\pm$ 0.010 \\
+upper bound & \multicolumn{2}{c}{.950} \\
+affine & .610{\tiny$\pm$.010} & \textbf{.820}{\tiny$\pm$.010} \\
+ortho & \textbf{.712}{\tiny$\pm$.010} & \textbf{.820}{\tiny$\pm$.010} \\
 \bottomrule
 \end{tabular}
 \end{table}
@@ -82,9 +83,9 @@ def test_latex_intervals_parts_gaps_and_undefined_scores():
         row("ortho", 20, 0.5, lower=0.4, upper=0.6, pair=("stitching", "a_b", "c&d")),
     ]
     text = report.latex_table(rows, spread="interval", digits=2)
-    assert r"affine & \textbf{0.70} [0.65, 0.74] &  \\" in text
+    assert r"affine & \textbf{.70} [.65, .74] &  \\" in text
     assert r"ortho & -- &  \\" in text
-    assert r"ortho &  & \textbf{0.50} [0.40, 0.60] \\" in text
+    assert r"ortho &  & \textbf{.50} [.40, .60] \\" in text
     assert r"\multicolumn{3}{l}{\emph{stitching: a\_b $\rightarrow$ c\&d}} \\" in text
     assert text.count(r"\midrule") == 2
 
@@ -92,7 +93,13 @@ def test_latex_intervals_parts_gaps_and_undefined_scores():
 def test_latex_table_without_counts_has_one_column():
     text = report.latex_table([row("a", None, 0.2), row("b", None, 0.4)], spread="none")
     assert "method & AUROC \\\\\n" in text
-    assert "b & \\textbf{0.400} \\\\\n" in text
+    assert "b & \\textbf{.400} \\\\\n" in text
+
+
+def test_latex_numbers_below_one_have_no_leading_zero():
+    rows = [row("a", 10, -0.25), row("a", 20, 1.0), row("a", 50, 10.5)]
+    text = report.latex_table(rows, spread="none", best="none", digits=2)
+    assert r"a & -.25 & 1.00 & 10.50 \\" in text
 
 
 def test_latex_text_has_no_active_characters():

@@ -22,7 +22,7 @@ def test_a_missed_bound_is_reported():
 
 
 def test_timings_are_written(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(solver_sweeps, "COUNTS", (3, 20, 40))
+    monkeypatch.setattr(solver_sweeps, "COUNTS", (3, 20, 40))  # handed to the new processes
     monkeypatch.setattr(solver_sweeps, "TEST_ROWS", 30)
     arguments = ["--dims", "8", "--counts", "5", "20", "--seconds", "0.01", "--encoders", "2"]
     docs = tmp_path / "docs" / "speed.md"
@@ -34,9 +34,12 @@ def test_timings_are_written(tmp_path, capsys, monkeypatch):
     assert {row["solver"] for row in results["timings"]} >= {"semalign_jax", "scipy", "numpy"}
     assert all(row["milliseconds"] > 0 for row in results["timings"])
     assert {row["solver"] for row in results["cold_starts"]} >= {"semalign_jax", "scipy"}
-    sweeps = {(row["method"], row["solver"]): row for row in results["sweeps"]}
-    assert {method for method, _ in sweeps} == {"ortho", "linear", "affine", "l-ortho"}
-    for (method, solver), row in sweeps.items():
+    sweeps = {(row["method"], row["solver"], row["threads"]): row for row in results["sweeps"]}
+    solvers_of = {"ortho": "scipy", "linear": "numpy", "affine": "scikit-learn", "l-ortho": "numpy"}
+    for method, peer in solvers_of.items():
+        for threads in (1, 2):
+            assert {(method, "semalign_jax", threads), (method, peer, threads)} <= set(sweeps)
+    for (method, solver, _), row in sweeps.items():
         if solver == "semalign_jax":
             # Of so few dimensions the map itself, rounded to float32, errs by 1e-3.
             assert row["error"] is None or row["error"] < 1e-2, method

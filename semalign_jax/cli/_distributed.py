@@ -23,10 +23,20 @@ ProcessCountOption = Annotated[
 ProcessIdOption = Annotated[
     int | None, option("Which of them this is, from 0", default="likewise", min=0)
 ]
+TimeoutOption = Annotated[
+    int | None,
+    option("Seconds of silence after which a process counts as dead", default="100", min=1),
+]
+#: Parameters of the commands that are `join`'s, and no settings.
+JOIN = ("distributed", "coordinator", "process_count", "process_id", "timeout")
 
 
 def join(
-    distributed: bool, coordinator: str | None, process_count: int | None, process_id: int | None
+    distributed: bool,
+    coordinator: str | None,
+    process_count: int | None,
+    process_id: int | None,
+    timeout: int | None,
 ) -> None:
     """Join the other processes, if there are any; only process 0 prints a result.
 
@@ -35,15 +45,19 @@ def join(
         coordinator: ``host:port``.
         process_count: number of processes.
         process_id: of this one.
+        timeout: seconds; None for the default of `semalign_jax.distributed.initialize`.
 
     Raises:
-        ValueError: as `semalign_jax.distributed.initialize`.
+        ValueError: as `semalign_jax.distributed.initialize`; for a time-out of a single process.
     """
     if not distributed and (coordinator, process_count, process_id) == (None, None, None):
+        if timeout is not None:
+            raise ValueError("--timeout is of several processes: give --distributed")
         return
+    from .._processes import TIMEOUT
     from ..distributed import initialize, this_process
 
     keep_libraries_off_stdout()  # Gloo, JAX's collectives on CPUs, tells when it is connected
-    initialize(coordinator, process_count, process_id)
+    initialize(coordinator, process_count, process_id, timeout=timeout or TIMEOUT)
     if this_process()[0] > 0:
         print_errors_only()

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._processes import jointly
 from ..data import read_pixels
 from ..data._dataset import known_groups
 from ..data._files import find_files
@@ -230,10 +232,11 @@ def find_broken(
     out: Path,
     workers: int,
 ) -> list[Broken]:
-    """Read all images once and find those that cannot be embedded.
+    """Read all images once, each in one of the processes, and find those that cannot be embedded.
 
     A store knows its items before the first is written, so this goes before. What was checked is
-    kept in a hidden file of the store's folder: an interrupted run does not check it again.
+    kept in a hidden file of the store's folder, one of each process: an interrupted run of as many
+    processes does not check it again.
 
     Args:
         source: the images.
@@ -241,6 +244,9 @@ def find_broken(
         reader: of `pixel_reader`.
         out: folder of the store.
         workers: number of threads.
+
+    Raises:
+        OtherProcessError: if another process is gone or has failed.
     """
 
     def why(row: int) -> str | None:
@@ -259,17 +265,24 @@ def find_broken(
     settings = {"images": digest, "preprocessing": prepare.fingerprint}
     out.mkdir(parents=True, exist_ok=True)
     count = len(source.items)
-    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
+    with (
+        jointly("the check of the images") as section,
+        ThreadPoolExecutor(workers, thread_name_prefix="check") as pool,
+    ):
 
         def check(start: int) -> list[list[Any]]:
+            section.check()
             rows = range(start, min(start + _CHECKED, count))
             return [[r, w] for r, w in zip(rows, pool.map(why, rows), strict=True) if w is not None]
 
+        of_process = f"-{section.index}-of-{section.count}" if section.count > 1 else ""
         blocks = run_cells(
-            list(range(0, count, _CHECKED)),
+            list(range(0, count, _CHECKED))[section.index :: section.count],
             check,
-            out / ".checked.jsonl",
+            out / f".checked{of_process}.jsonl",
             settings=settings,
             description="check images",
         )
-    return [Broken(*found) for block in blocks for found in block]
+        own = [found for block in blocks for found in block]
+        lists = [json.loads(text) for text in section.exchange("broken", json.dumps(own))]
+    return [Broken(*found) for found in sorted(found for one in lists for found in one)]

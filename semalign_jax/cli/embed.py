@@ -20,10 +20,12 @@ from ._console import (
     writing,
 )
 from ._distributed import (
+    JOIN,
     CoordinatorOption,
     DistributedOption,
     ProcessCountOption,
     ProcessIdOption,
+    TimeoutOption,
     join,
 )
 from ._options import (
@@ -120,6 +122,7 @@ def embed(
     coordinator: CoordinatorOption = None,
     process_count: ProcessCountOption = None,
     process_id: ProcessIdOption = None,
+    timeout: TimeoutOption = None,
     config: ConfigOption = None,
 ) -> Outcome:
     """Embed texts or images with a frozen encoder into a store.
@@ -128,7 +131,7 @@ def embed(
     to go on after an interruption.
     """
     flags = dict(locals())
-    for name in ("distributed", "coordinator", "process_count", "process_id"):
+    for name in JOIN:
         del flags[name]
     if images and texts:
         raise ValueError("--images and --texts: give one of them")
@@ -144,7 +147,7 @@ def embed(
     from ._settings import EmbedSettings
 
     settings = settings_of(EmbedSettings, flags)
-    join(distributed, coordinator, process_count, process_id)
+    join(distributed, coordinator, process_count, process_id, timeout)
     return run(settings)
 
 
@@ -181,12 +184,7 @@ def run(settings: "EmbedSettings") -> Outcome:
     with writing(settings.out), pixel_reader(paths, settings.processes, workers) as reader:
         if settings.skip_broken and source.modality == IMAGE:
             prepare = encoders.image_preprocessor(encoder)
-            broken = dict(
-                by_first(
-                    "the check of the images",
-                    lambda: find_broken(source, prepare, reader, settings.out, workers),
-                )
-            )
+            broken = dict(find_broken(source, prepare, reader, settings.out, workers))
             skipped += broken.values()
             items = [item for row, item in enumerate(items) if row not in broken]
             ids = [name for row, name in enumerate(ids) if row not in broken]

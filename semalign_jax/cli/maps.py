@@ -19,10 +19,12 @@ from ._console import (
     writing,
 )
 from ._distributed import (
+    JOIN,
     CoordinatorOption,
     DistributedOption,
     ProcessCountOption,
     ProcessIdOption,
+    TimeoutOption,
     join,
 )
 from ._options import METHODS, NormalizeOption, option
@@ -85,6 +87,7 @@ def fit(
     coordinator: CoordinatorOption = None,
     process_count: ProcessCountOption = None,
     process_id: ProcessIdOption = None,
+    timeout: TimeoutOption = None,
     config: ConfigOption = None,
 ) -> Outcome:
     """Fit a map from one store's space to another's.
@@ -92,12 +95,12 @@ def fit(
     Rows are matched by id and streamed, so stores may be larger than memory.
     """
     flags = dict(locals())
-    for name in ("distributed", "coordinator", "process_count", "process_id"):
+    for name in JOIN:
         del flags[name]
     from ._settings import FitSettings
 
     settings = settings_of(FitSettings, flags)
-    join(distributed, coordinator, process_count, process_id)
+    join(distributed, coordinator, process_count, process_id, timeout)
     return run_fit(settings)
 
 

@@ -23,10 +23,9 @@ def apply(*, quick_compile: bool) -> None:
     if "OPENBLAS_NUM_THREADS" not in os.environ:
         os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of libraries that are loaded later
         threadpoolctl.threadpool_limits(1, user_api="blas")
-    flags = ["--xla_cpu_multi_thread_eigen=false"]
     if quick_compile:
-        flags.append("--xla_backend_optimization_level=0")
+        flags = ["--xla_backend_optimization_level=0"]
         # XLA aborts on a flag that it does not know: only for versions that were seen to.
         if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
             flags.append("--xla_cpu_use_fusion_emitters=false")
-    os.environ["XLA_FLAGS"] = " ".join((*flags, os.environ.get("XLA_FLAGS", "")))
+        os.environ["XLA_FLAGS"] = " ".join((*flags, os.environ.get("XLA_FLAGS", "")))

@@ -278,7 +278,7 @@ def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
 
 
 def _latex(results: StudyResults) -> str:
-    parts = ["% Needs \\usepackage{booktabs}.\n"]
+    parts = ["% Needs \\usepackage{booktabs}. With more than seven counts: table* or landscape.\n"]
     for protocol, metric, rows in _groups(results["rows"]):
         pairs = pairs_of(rows)
         for start in range(0, len(pairs), PAIRS_PER_TABLE):

@@ -230,7 +230,8 @@ def latex_table(
 
     Best is what reads as best after rounding, so ties are all bold. Methods without anchors are
     references: they span the columns of the counts and are never bold, unless there is nothing
-    else in the table.
+    else in the table. Small type and numbers without a leading zero let seven counts with
+    deviations fit into the text width of the usual classes.
 
     Args:
         rows: summary of one metric.
@@ -239,7 +240,7 @@ def latex_table(
         scale: factor on all numbers, 100 for per cent.
         digits: decimals.
         caption: plain text above the table; it and `label` need a `table` environment, without
-            both there is only the `tabular`.
+            both there is only the `tabular`, in type of the size around it.
         label: for `\ref`: letters, digits and `: . _ -`.
 
     Raises:
@@ -288,6 +289,7 @@ def latex_table(
             head.append(rf"\caption{{{latex_text(caption)}}}")
         if label is not None:
             head.append(rf"\label{{{label}}}")
+        head.append(r"\footnotesize\setlength{\tabcolsep}{2pt}")
         lines = [*head, *lines, r"\end{table}"]
     return "\n".join(lines) + "\n"
 
@@ -312,12 +314,14 @@ def _latex_cell(row: Row, spread: str, scale: float, digits: int, winner: str | 
         return "--"
 
     def number(value: float) -> str:
-        return f"{value * scale:.{digits}f}"
+        text = f"{value * scale:.{digits}f}"
+        return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
     mean = number(row["mean"])
-    text = rf"\textbf{{{mean}}}" if mean == winner else mean
+    best = f"{row['mean'] * scale:.{digits}f}" == winner
+    text = rf"\textbf{{{mean}}}" if best else mean
     if spread == "std" and row["seeds"] > 1:
-        text += rf" $\pm$ {number(row['std'])}"
+        text += rf"{{\tiny$\pm${number(row['std'])}}}"
     elif spread == "interval":
         if "lower" not in row or "upper" not in row:
             raise ValueError(
@@ -406,11 +410,17 @@ h1, h2 { line-height: 1.2; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, .plain td { text-align: left; }
+th:first-child, .plain th, .plain td { text-align: left; }
 thead th { border-bottom-width: 2px; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; white-space: pre-wrap; }
 figure { margin: 1.5rem 0; }
 figure img { max-width: 100%; background: #fff; }
+@media print {
+  body { font-size: .7rem; max-width: none; margin: 0; }
+  .wide { overflow: visible; }
+  h2, caption { break-after: avoid; }
+  tr, figure { break-inside: avoid; }
+}
 """
 #: The page may load nothing from elsewhere, and run nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
