@@ -18,12 +18,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import threadpoolctl
 
 from semalign_jax import AffineMap, SweepMethod, sweep_pairs
+from semalign_jax.metrics import predicted_classes
 from semalign_jax.studies import backend_settings
 
 COUNTS = (10, 25, 50, 100, 200, 400, 800, 1500, 3000, 5000)
@@ -101,7 +101,7 @@ class SweepTiming(NamedTuple):
 
 def predicted(scores: jax.Array, _: None) -> jax.Array:
     """The metric of the sweep: predicted classes."""
-    return jnp.argmax(scores, axis=1)
+    return predicted_classes(scores)
 
 
 def the_scores(scores: jax.Array, _: None) -> jax.Array:
@@ -310,7 +310,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=tuple(METHODS))
     parser.add_argument("--dim", type=int, default=768)
-    parser.add_argument("--encoders", type=int, default=3)
+    parser.add_argument("--encoders", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1, help="set NPROC to the same for XLA")
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--test-rows", type=int, default=TEST_ROWS)

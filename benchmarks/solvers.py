@@ -410,7 +410,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--skip", nargs="+", choices=("single", "sweeps", "cold"), default=(), help="parts"
     )
-    parser.add_argument("--encoders", type=int, default=3, help="in a sweep over pairs")
+    parser.add_argument("--encoders", type=int, default=6, help="in a sweep over pairs")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each measurement")
     parser.add_argument("--out", type=Path, help="directory for the results as JSON")
     parser.add_argument("--docs", type=Path, help="file for what is printed")

@@ -40,6 +40,30 @@ class PrecisionRecallF1(NamedTuple):
     f1: Array
 
 
+def predicted_classes(scores: ArrayLike) -> Array:
+    """The class of the largest score, the first one if there are several.
+
+    What `jnp.argmax` gives, several times as fast on a CPU. A row with NaN gets the place of its
+    first NaN.
+
+    Args:
+        scores: floats [..., num_classes], e.g. logits.
+
+    Returns:
+        int32 [...].
+
+    Raises:
+        TypeError: if `scores` is not floating point.
+        ValueError: if it is a scalar or has no classes.
+    """
+    scores = _checks.float_array("scores", scores, tuple(range(1, max(2, np.ndim(scores) + 1))))
+    number = scores.shape[-1]
+    # Two plain reductions become vector instructions; that of pairs in an argmax does not.
+    found = (scores == jnp.max(scores, axis=-1, keepdims=True)) | jnp.isnan(scores)
+    places = jnp.where(found, jnp.arange(number, dtype=jnp.int32), number)
+    return jnp.min(places, axis=-1)
+
+
 def accuracy(labels: ArrayLike, predicted: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
     """Weighted share of rows whose predicted class is the true one.
 

@@ -223,6 +223,20 @@ def times_upper(a: Array, r: Array) -> Array:
     return jnp.concatenate([matmul(a[:, :j], r[:j, i:j]) for i, j in _spans(r.shape[0])], axis=1)
 
 
+def gram_matrix(a: Array) -> Array:
+    """`a^T @ a` [d, d] of `a` [n, d]."""
+    return lax.platform_dependent(a, cpu=_gram_by_halves, default=lambda a: matmul(transpose(a), a))
+
+
+def _gram_by_halves(a: Array) -> Array:
+    """One quarter is the transposed other one: XLA would compute both."""
+    first, last = jnp.split(a, [a.shape[1] // 2], axis=1)
+    top = matmul(transpose(first), a)
+    below = matmul(transpose(last), last)
+    corner = transpose(top[:, first.shape[1] :])
+    return jnp.concatenate([top, jnp.concatenate([corner, below], axis=1)])
+
+
 def thin_qr(a: Array) -> tuple[Array, Array]:
     """Thin QR of `a` [n, d], n >= d, cut off from differentiation."""
     return lax.stop_gradient(_qr(lax.stop_gradient(a)))

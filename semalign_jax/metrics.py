@@ -15,6 +15,7 @@ from ._classification import confusion_matrix as confusion_matrix
 from ._classification import expected_calibration_error as expected_calibration_error
 from ._classification import matthews_correlation as matthews_correlation
 from ._classification import precision_recall_f1 as precision_recall_f1
+from ._classification import predicted_classes as predicted_classes
 from ._ranking import RankedScores as RankedScores
 from ._ranking import auroc as auroc
 from ._ranking import auroc_from_ranking as auroc_from_ranking
@@ -63,6 +64,7 @@ __all__ = [
     "normalize_rows",
     "orthogonality_error",
     "precision_recall_f1",
+    "predicted_classes",
     "rank_scores",
     "rbf_cka",
     "recall_at_k",

@@ -5,10 +5,12 @@ one direction is the transposed one of the other; and what reads the target spac
 class prompts) is multiplied into the map before any embedding is mapped.
 """
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial, reduce
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -23,6 +25,7 @@ from ._linalg import (
     cholesky,
     common_dtype,
     compute_dtype,
+    gram_matrix,
     matmul,
     times_upper,
     transpose,
@@ -296,6 +299,8 @@ class _Variant(NamedTuple):
             the factors cannot be trusted.
         test_q: test embeddings in the basis `nested.q` [t, k]; None if not needed.
         mean_q: `means` in that basis [counts, k].
+        read: `nested.rows` times the weight of the readout's first layer [m, c]; None if not
+            needed.
         large: for prefixes of d rows and more; None if there are none, or not needed.
     """
 
@@ -304,6 +309,7 @@ class _Variant(NamedTuple):
     condition: Array
     test_q: Array | None
     mean_q: Array
+    read: Array | None
     large: "_Large | None"
 
 
@@ -356,14 +362,16 @@ def _prepare(
     data, test, readout = jax.tree.map(lambda a: a.astype(spec.dtype), (data, test, readout))
     data = data[order]
     variants = {
-        center: _variant(spec, data, test, center)
+        center: _variant(spec, data, test, readout, center)
         for center in (False, True)
         if spec.shared(METHODS, center)
     }
     return _Prepared(data, variants, test, readout)
 
 
-def _variant(spec: _Spec, data: Array, test: Array | None, center: bool) -> _Variant:
+def _variant(
+    spec: _Spec, data: Array, test: Array | None, readout: Head | None, center: bool
+) -> _Variant:
     nested = nested_rows(data, spec.counts, center=center)
     means = jnp.zeros((len(spec.counts), data.shape[1]), data.dtype)
     if center:
@@ -378,6 +386,9 @@ def _variant(spec: _Spec, data: Array, test: Array | None, center: bool) -> _Var
         jnp.where(usable, condition, jnp.inf),  # NaN becomes infinite too
         matmul(test, nested.q) if least_squares and test is not None else None,
         matmul(means, nested.q),
+        None
+        if readout is None or not least_squares
+        else matmul(nested.rows, first_layer(readout).weight),
         _large(spec, nested, center) if spec.shared((*_LEAST_SQUARES, "l-ortho"), center) else None,
     )
 
@@ -414,7 +425,7 @@ def _large(spec: _Spec, nested: NestedRows, center: bool) -> _Large | None:
     gram, start = jnp.zeros((d, d), rows.dtype), 0
     whiten, inverse, condition = [], [], []
     for m in lengths:
-        gram = gram + matmul(transpose(z[start:m]), z[start:m])
+        gram = gram + gram_matrix(z[start:m])
         start = m
         factor = transpose(cholesky(gram))
         whiten.append(upper_inverse(factor))
@@ -597,9 +608,9 @@ class _Direction:
         """Scores of the least-squares map at every count."""
         center = _center(line)
         source, target = self.source.variants[center], self.target.variants[center]
-        rows = source.nested.rows
         units = target.nested.unit / source.nested.unit
-        b = units * matmul(target.nested.rows, self.readout.weight)
+        assert target.read is not None  # as of `test_q`
+        b = units * target.read
         k = source.nested.q.shape[1]
         # Forward substitution: the unknowns of a prefix do not depend on later anchors.
         solved = matmul(transpose(source.nested.inverse), b[:k])
@@ -615,27 +626,45 @@ class _Direction:
             mean = matmul(source.mean_q[index, :m], solved[:m])
             cells.append(self.cell(center, index, mapped, mean))
         if source.large is not None:
-            z, first = source.large.z, len(cells)
-            for position, (m, cross) in enumerate(self._large_products(center, b)):
-                weight = source.large.solve(position, cross)
-                # As in `_linalg.least_squares`: one step with the residual halves the error.
-                residual = b[:m] - matmul(rows[:m], weight)
-                step = matmul(transpose(z[:m]), residual)
-                weight = weight + source.large.solve(position, step)
+            first = len(cells)
+            for position, weight in enumerate(self._large_weights(center, b)):
                 cells.append(self.of_weight(center, first + position, weight))
         return self.finished(_stacked(cells, 0)), self._trusted(line, self._bounds(center))
 
-    def _large_products(self, center: bool, b: Array) -> Iterator[tuple[int, Array]]:
-        """Length and `z^T b` of each prefix of at least d rows."""
+    def _large_weights(self, center: bool, b: Array) -> list[Array]:
+        """The least-squares solution [d, c] for each prefix of at least d rows."""
+        variant, columns = self.source.variants[center], b.shape[1]
+        large = variant.large
+        assert large is not None
+        crosses = self._large_products(center, b)
+        weights = [large.solve(position, cross) for position, cross in enumerate(crosses)]
+        # As in `_linalg.least_squares`: one step with the residual halves the error. A block of
+        # rows is read once, for all prefixes that hold it.
+        together = jnp.concatenate(weights, axis=1)
+        steps = jnp.zeros_like(together)
+        for position, block in enumerate(self._large_blocks(center)):
+            held = together[:, position * columns :]
+            residual = jnp.tile(b[block], (1, len(weights) - position))
+            residual = residual - matmul(variant.nested.rows[block], held)
+            step = matmul(transpose(large.z[block]), residual)
+            steps = steps.at[:, position * columns :].add(step)
+        parts = jnp.split(steps, len(weights), axis=1)
+        return [w + large.solve(i, s) for i, (w, s) in enumerate(zip(weights, parts, strict=True))]
+
+    def _large_products(self, center: bool, b: Array) -> list[Array]:
+        """`z^T b` of each prefix of at least d rows."""
         large = self.source.variants[center].large
         assert large is not None
-        cross, start = jnp.zeros((large.z.shape[1], b.shape[1]), b.dtype), 0
-        for n in self.spec.counts:
-            m = n - center
-            if m >= large.z.shape[1]:
-                cross = cross + matmul(transpose(large.z[start:m]), b[start:m])
-                start = m
-                yield m, cross
+        parts = [
+            matmul(transpose(large.z[block]), b[block]) for block in self._large_blocks(center)
+        ]
+        return list(accumulate(parts, operator.add))
+
+    def _large_blocks(self, center: bool) -> list[slice]:
+        """Rows of the first prefix of at least d rows, and what each later one adds."""
+        lengths = [n - center for n in self.spec.counts]
+        ends = [m for m in lengths if m >= self.source.data.shape[1]]
+        return [slice(start, end) for start, end in pairwise([0, *ends])]
 
     def l_ortho(self, line: SweepMethod) -> tuple[dict[str, Any], Array]:
         """Scores of the polar factor of the least-squares map at every count."""
@@ -665,7 +694,7 @@ class _Direction:
         if source.large is not None:
             maps = [
                 source.large.solve(position, cross)
-                for position, (_, cross) in enumerate(self._large_products(center, y.rows))
+                for position, cross in enumerate(self._large_products(center, y.rows))
             ]
             indices = jnp.arange(len(cells), len(self.spec.counts))
 

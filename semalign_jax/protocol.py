@@ -42,6 +42,7 @@ from .metrics import (
     balanced_accuracy,
     macro_mean,
     precision_recall_f1,
+    predicted_classes,
     rank_scores,
 )
 from .sweep import Fitter, SweepMethod, anchor_sweep
@@ -471,7 +472,7 @@ def _evaluate(
         predicted = test_scores >= thresholds[:, None, :]
     else:
         thresholds = jnp.full((seeds, classes), jnp.nan, test_scores.dtype)
-        predicted = jnp.argmax(test_scores, axis=-1).astype(jnp.int32)
+        predicted = predicted_classes(test_scores)
     data = {
         "labels": test.labels,
         "known": test.known,

@@ -2,12 +2,10 @@
 
 from typing import NamedTuple, overload
 
-import jax.numpy as jnp
-
 from ._maps import AffineMap, identity_map
 from ._typing import Array
 from .heads import Head, MlpHead
-from .metrics import accuracy
+from .metrics import accuracy, predicted_classes
 
 
 class StitchingScores(NamedTuple):
@@ -56,7 +54,7 @@ def stitch(head: Head, mapping: AffineMap) -> Head:
 
 def head_accuracy(head: Head, x: Array, labels: Array, *, weights: Array | None = None) -> Array:
     """Accuracy of a head's argmax on embeddings `x` [n, d] with classes `labels` [n]."""
-    return accuracy(labels, jnp.argmax(head(x), axis=-1), weights=weights)
+    return accuracy(labels, predicted_classes(head(x)), weights=weights)
 
 
 def evaluate_stitching(

@@ -35,6 +35,7 @@ from .metrics import (
     balanced_accuracy,
     macro_mean,
     precision_recall_f1,
+    predicted_classes,
 )
 from .pairs import ScoreMetric, checked_methods, sweep_pairs
 from .stitching import stitch
@@ -418,7 +419,7 @@ def _of_classes(
             scores = log_odds(scores)
         score = auroc if name == "auroc" else average_precision
         return macro_mean(score(labels, scores, weights=weights))
-    predicted = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    predicted = predicted_classes(scores)
     if name == "accuracy":
         return macro_mean(accuracy(labels, predicted, weights=weights)[None])
     if name == "balanced_accuracy":

@@ -13,7 +13,7 @@ from ._linalg import common_dtype, compute_dtype, matmul, safe_inverse, svd, tra
 from ._maps import AffineMap
 from ._samples import in_range, integers
 from ._typing import Array, ArrayLike
-from .metrics import accuracy, normalize_rows
+from .metrics import accuracy, normalize_rows, predicted_classes
 from .stitching import stitch
 
 #: "single-label": one of the classes; "multi-label": each finding is present or not.
@@ -158,7 +158,7 @@ def zero_shot_predict(
     It is -1 where no similarity is defined, of images that hold NaN or infinity.
     """
     logits = zero_shot_logits(embeddings, classes, center=center)
-    return jnp.where(jnp.isnan(logits).any(axis=-1), -1, jnp.argmax(logits, axis=-1))
+    return jnp.where(jnp.isnan(logits).any(axis=-1), -1, predicted_classes(logits))
 
 
 def evaluate_zero_shot(
@@ -203,7 +203,7 @@ def evaluate_zero_shot(
         logits = jnp.where(allowed[None, :], logits, -jnp.inf)
     if weights is not None:
         undefined &= jnp.asarray(weights) > 0
-    share = accuracy(labels, jnp.argmax(logits, axis=-1), weights=weights)
+    share = accuracy(labels, predicted_classes(logits), weights=weights)
     return jnp.where(undefined.any(), jnp.nan, share)
 
 

@@ -322,6 +322,24 @@ def calibration_reference(hit, confidence, weights, bins):
     return error / weights.sum()
 
 
+def test_predicted_classes_are_those_of_argmax():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-3, 3, (4, 50, 6)).astype(np.float32)  # ties
+    scores[0, :9] = np.inf
+    scores[1, :9] = -np.inf
+    scores[2, :9, 2:4] = np.nan
+    scores[3, :9, 5] = np.inf
+    found = metrics.predicted_classes(scores)
+    assert found.dtype == jnp.int32
+    np.testing.assert_array_equal(found, scores.argmax(-1))
+    np.testing.assert_array_equal(jax.vmap(metrics.predicted_classes)(scores), found)
+    np.testing.assert_array_equal(metrics.predicted_classes(scores[0, 20]), scores[0, 20].argmax())
+    with pytest.raises(TypeError, match="scores must have a floating-point dtype"):
+        metrics.predicted_classes(np.arange(3))
+    with pytest.raises(ValueError, match="scores"):
+        metrics.predicted_classes(np.float32(1))
+
+
 @pytest.mark.parametrize("bins", [1, 15])
 def test_calibration_error_by_its_definition(bins):
     rng = np.random.default_rng(0)

@@ -33,6 +33,7 @@ from ..metrics import (
     auroc_from_ranking,
     average_precision_from_ranking,
     precision_recall_f1,
+    predicted_classes,
     rank_scores,
 )
 from ..pairs import sweep_pairs
@@ -525,7 +526,7 @@ def _prepared(logits: Array, labels: Array) -> dict[str, Any]:
     """Rankings and predictions of logits [draws, t, classes]."""
     if labels.ndim == 1:
         odds = log_odds(logits)
-        predicted = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        predicted = predicted_classes(logits)
     else:
         odds, predicted = logits, logits > 0
     return {"ranking": jax.vmap(lambda s: rank_scores(labels, s))(odds), "predicted": predicted}
