@@ -15,7 +15,7 @@ from cli_cases import error_of, pair_of_stores, run, values_of
 from typer.testing import CliRunner
 
 import semalign_jax as sa
-from semalign_jax.cli import _console, _settings, app, embed, maps, sweeps
+from semalign_jax.cli import _console, _distributed, _settings, app, embed, maps, sweeps
 from semalign_jax.cli._options import READERS
 from semalign_jax.studies import inputs, zero_shot
 
@@ -132,7 +132,7 @@ def test_help_and_settings_agree(function, kind):
     fields = set(kind.model_fields)
     parameters = inspect.signature(function).parameters
     of_data_sets = {"dataset", "path", "reader_options", "images", "texts"}
-    of_the_launch = {"distributed", "coordinator", "process_count", "process_id"}
+    of_the_launch = set(_distributed.JOIN)
     flags = set(parameters) - {"config"} - of_data_sets - of_the_launch
     assert flags == fields - {"dataset", "content"}
     for name in flags:

@@ -178,7 +178,7 @@ def some_figures():
     return {
         "curves": lambda: figures.anchor_curves(ROWS, title="cost $5 and $6"),
         "bars": lambda: figures.class_bars(scores, metric="AUROC", chance=0.5),
-        "matrix": lambda: figures.score_matrix(values, names, names, metric="AUROC"),
+        "matrix": lambda: figures.score_matrices({"a": values}, names, names, metric="AUROC"),
     }
 
 
@@ -290,20 +290,33 @@ def test_a_control_is_dotted_in_the_colour_of_its_method():
 
 
 def test_matrix_cells_hold_the_scores_and_undefined_ones_are_empty():
-    values, sources, targets = figures.matrix_of(
+    names = ["vit", "dino"], ["bert", "roberta"]
+    values = figures.matrix_of(
         [*ROWS, row("affine", 10, 0.3, pair=("zero-shot", "dino", "roberta"))],
+        *names,
         protocol="zero-shot",
         method="affine",
         anchors=10,
     )
     np.testing.assert_array_equal(values, [[0.61, np.nan], [np.nan, 0.3]])
-    assert (sources, targets) == (["vit", "dino"], ["bert", "roberta"])
-    axis = figures.score_matrix(values, sources, targets, metric="AUROC").axes[0]
-    assert [(t.get_position(), t.get_text()) for t in axis.texts] == [
-        ((0, 0), "0.61"),
-        ((1, 1), "0.30"),
+    panels = {"affine": values, "ortho": values + 1}
+    *axes, bar = figures.score_matrices(panels, *names, metric="AUROC").axes
+    assert [axis.get_title() for axis in axes] == ["affine", "ortho"]
+    assert [[(t.get_position(), t.get_text()) for t in axis.texts] for axis in axes] == [
+        [((0, 0), "0.61"), ((1, 1), "0.30")],
+        [((0, 0), "1.61"), ((1, 1), "1.30")],
     ]
-    figures.to_bytes(figures.score_matrix(np.ones((1, 1)), ["a"], ["b"], metric="x"))
+    assert bar.get_ylim() == pytest.approx((0.3, 1.61))  # one scale for both
+    figures.to_bytes(figures.score_matrices({"a": np.ones((1, 1))}, ["a"], ["b"], metric="x"))
+
+
+def test_many_matrices_take_several_rows():
+    names = [f"encoder {i}" for i in range(12)]
+    panels = {f"method {i}": np.full((12, 12), i / 5) for i in range(3)}
+    *axes, _ = figures.score_matrices(panels, names, names, metric="AUROC").axes
+    places = [axis.get_position() for axis in axes]
+    assert places[0].y0 > places[1].y1 > places[1].y0 > places[2].y1
+    assert [len(axis.texts) for axis in axes] == [144] * 3
 
 
 @pytest.mark.parametrize(
@@ -316,15 +329,20 @@ def test_matrix_cells_hold_the_scores_and_undefined_ones_are_empty():
         (lambda: figures.class_bars([bars(), bars()], metric="x"), "two values for class 'Edema'"),
         (lambda: figures.class_bars([bars(lower=0.9)], metric="x"), "lower 0.9 is above upper 0.8"),
         (
-            lambda: figures.score_matrix(np.ones((1, 2)), ["a"], ["b"], metric="x"),
-            "values must have shape (1, 1)",
+            lambda: figures.score_matrices({"m": np.ones((1, 2))}, ["a"], ["b"], metric="x"),
+            "panels['m'] must have shape (1, 1)",
         ),
         (
-            lambda: figures.score_matrix(np.full((1, 1), np.nan), ["a"], ["b"], metric="x"),
-            "none is finite",
+            lambda: figures.score_matrices(
+                {"m": np.full((1, 1), np.nan)}, ["a"], ["b"], metric="x"
+            ),
+            "no score is finite",
         ),
+        (lambda: figures.score_matrices({}, ["a"], ["b"], metric="x"), "panels is empty"),
         (
-            lambda: figures.matrix_of(ROWS, protocol="zero-shot", method="affine", anchors=7),
+            lambda: figures.matrix_of(
+                ROWS, ["vit"], ["bert"], protocol="zero-shot", method="affine", anchors=7
+            ),
             "method 'affine' and 7 anchors",
         ),
     ],

@@ -71,8 +71,8 @@ def written(tmp_path_factory):
 def test_all_files_are_there(written):
     out, paths = written
     names = [str(path.relative_to(out)) for path in paths]
-    drawn = ["curves-findings-auroc", "curves-findings-accuracy", "matrix-findings-auroc-affine"]
-    drawn += ["matrix-findings-auroc-ortho", "classes-findings-auroc-vit-bert"]
+    drawn = ["curves-findings-auroc", "curves-findings-accuracy", "matrices-findings-auroc"]
+    drawn += ["classes-findings-auroc-vit-bert"]
     assert names == [
         "results.json", "settings.json", "summary.csv", "classes.csv", "tables.tex",
         *(f"figures/{name}.{suffix}" for name in drawn for suffix in ("png", "pdf")),
@@ -127,17 +127,19 @@ def test_the_page_has_the_figures_settings_versions_and_hardware(written):
     shown += ["Mass has no positive test image.", "Computed in 12 s"]
     assert all(part in text for part in shown)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == len(list((out / "figures").glob("*.png"))) == 5
+    assert len(images) == len(list((out / "figures").glob("*.png"))) == 4
     assert "one standard deviation" in images[0]["alt"]
     assert "Dotted: fitted to anchors matched to wrong ones." in images[0]["alt"]
 
 
 def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
     seen = []
-    draw = figures.score_matrix
-    monkeypatch.setattr(figures, "score_matrix", lambda *a, **k: seen.append(a) or draw(*a, **k))
+    draw = figures.score_matrices
+    monkeypatch.setattr(figures, "score_matrices", lambda *a, **k: seen.append(a) or draw(*a, **k))
     list(outputs._figures(study(classes=[])))
-    values, sources, targets = seen[0]
+    panels, sources, targets = seen[0]
+    assert len(panels) == 2  # neither references nor controls
+    values = next(iter(panels.values()))
     assert sources == targets == ["vit", "dino", "bert"]
     for i, source in enumerate(sources):
         for j, target in enumerate(targets):
@@ -156,7 +158,7 @@ def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(monkeyp
     results = study(rows=few, classes=classes)
     names = ["-".join(found[2]) for found in outputs._figures(results)]
     assert names == [
-        "AUROC-dino", "AUROC-bert", "AUROC-vit", "AUROC-affine", "AUROC-ortho", "AUROC-vit-bert",
+        "AUROC-dino", "AUROC-bert", "AUROC-vit", "AUROC", "AUROC-vit-bert",
     ]  # fmt: skip
     notes = outputs._sections(results, [])[0].text
     assert "The first 1 figures of classes are shown; all are in the CSV." in notes
@@ -167,8 +169,7 @@ def test_names_of_figures_are_distinct_and_safe():
     twice = [*few, *({**r, "protocol": "A b"} for r in few)]
     names = [drawing.name for drawing in outputs._drawn(study(rows=twice, classes=[]))]
     assert names == [
-        "curves-a-b-auroc", "curves-a-b-auroc-2", "matrix-a-b-auroc-affine",
-        "matrix-a-b-auroc-ortho", "matrix-a-b-auroc-affine-2", "matrix-a-b-auroc-ortho-2",
+        "curves-a-b-auroc", "curves-a-b-auroc-2", "matrices-a-b-auroc", "matrices-a-b-auroc-2",
     ]  # fmt: skip
 
 
@@ -193,7 +194,7 @@ def test_one_report_of_several_studies(tmp_path):
     shown = ["Chest findings; Chest findings 2", "Chest findings: findings", "versions.jax"]
     shown += ["Chest findings 2: others", "Chest findings 2.seeds"]
     assert all(part in text for part in shown)
-    assert [tag for tag, _ in page.tags].count("img") == 5 + 1
+    assert [tag for tag, _ in page.tags].count("img") == 4 + 1
     with pytest.raises(ValueError, match="studies is empty"):
         outputs.write_report(tmp_path / "none.html", [])
 

@@ -324,8 +324,8 @@ def class_bars(
 
 
 @_style()
-def score_matrix(
-    values: np.ndarray,
+def score_matrices(
+    panels: Mapping[str, np.ndarray],
     sources: Sequence[str],
     targets: Sequence[str],
     *,
@@ -334,66 +334,89 @@ def score_matrix(
     limits: tuple[float, float] | None = None,
     digits: int = 2,
 ) -> "Figure":
-    """Encoder-by-decoder matrix as a heat map with the scores in its cells.
+    """Encoder-by-decoder matrices as heat maps with the scores in their cells, in one scale.
 
     Args:
-        values: scores [sources, targets]; NaN cells stay white.
+        panels: name of a matrix -> scores [sources, targets]; NaN cells stay white.
         sources: names of the rows, the encoders of the embeddings.
         targets: names of the columns, the encoders of the heads.
         metric: label of the colour bar.
-        title: over the axes.
-        limits: scores at the ends of the colour bar; by default the extremes of `values`.
+        title: over all panels.
+        limits: scores at the ends of the colour bar; by default the extremes of all matrices.
         digits: decimals in the cells.
 
     Raises:
         ImportError: if matplotlib is missing.
-        ValueError: if the shape of `values` is not that of the names, or no value is finite.
+        ValueError: if there are no panels, the shape of one is not that of the names, or no value
+            is finite.
     """
     from matplotlib.figure import Figure
 
-    values = np.asarray(values, float)
-    if values.shape != (len(sources), len(targets)):
-        raise ValueError(
-            f"values must have shape {(len(sources), len(targets))}, as sources and targets; got "
-            f"{values.shape}"
-        )
-    finite = np.isfinite(values)
-    if not finite.any():
-        raise ValueError("values: none is finite, there is nothing to draw")
-    low, high = limits or (values[finite].min(), values[finite].max())
-    size = (0.62 * len(targets) + 2.6, 0.45 * len(sources) + 1.8)
-    figure = Figure(figsize=size, layout="constrained")
-    axis = figure.subplots()
-    # cividis was made to look alike with and without red-green deficiency (Nuñez et al. 2018).
-    image = axis.imshow(np.where(finite, values, np.nan), "cividis", vmin=low, vmax=high)
-    for row, column in np.argwhere(finite):
-        dark = values[row, column] <= (low + high) / 2
-        text = f"{values[row, column]:.{digits}f}"
-        color = "white" if dark else "black"
-        axis.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-    names = [_plain(name) for name in targets]
-    axis.set_xticks(range(len(targets)), names, **SLANTED)
-    axis.set_yticks(range(len(sources)), [_plain(name) for name in sources])
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    axis.set_xlabel("decoder")
-    axis.set_ylabel("encoder")
-    axis.set_title(_plain(title))
-    figure.colorbar(image, label=_plain(metric))
+    if not panels:
+        raise ValueError("panels is empty: give at least one matrix")
+    matrices = {name: np.asarray(values, float) for name, values in panels.items()}
+    for name, values in matrices.items():
+        if values.shape != (len(sources), len(targets)):
+            raise ValueError(
+                f"panels[{name!r}] must have shape {(len(sources), len(targets))}, as sources and "
+                f"targets; got {values.shape}"
+            )
+    every = np.stack(list(matrices.values()))
+    finite = every[np.isfinite(every)]
+    if not finite.size:
+        raise ValueError("panels: no score is finite, there is nothing to draw")
+    low, high = limits or (finite.min(), finite.max())
+    width, height = max(1.2, 0.62 * len(targets) + 0.3), 0.45 * len(sources) + 0.7
+    columns = max(1, min(len(matrices), int((WIDEST - 2.3) / width)))
+    rows = -(-len(matrices) // columns)
+    figure = Figure(figsize=(columns * width + 2.3, rows * height + 1.2), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    axes = list(grid.flat[: len(matrices)])
+    for axis in grid.flat[len(matrices) :]:
+        axis.remove()
+    image = None
+    for axis, (name, values) in zip(axes, matrices.items(), strict=True):
+        shown = np.where(np.isfinite(values), values, np.nan)
+        # cividis was made to look alike with and without red-green deficiency (Nuñez et al. 2018).
+        image = axis.imshow(shown, "cividis", vmin=low, vmax=high)
+        for row, column in np.argwhere(np.isfinite(values)):
+            dark = values[row, column] <= (low + high) / 2
+            text = f"{values[row, column]:.{digits}f}"
+            color = "white" if dark else "black"
+            axis.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+        axis.set_xticks(range(len(targets)), [_plain(name) for name in targets], **SLANTED)
+        axis.set_yticks(range(len(sources)), [_plain(name) for name in sources])
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        axis.set_title(_plain(name), fontsize=9)
+    for axis in axes[-columns:]:  # nothing is below them
+        axis.tick_params(labelbottom=True)
+    figure.supxlabel("decoder", fontsize=9)
+    figure.supylabel("encoder", fontsize=9)
+    figure.suptitle(_plain(title))
+    assert image is not None  # there are panels
+    figure.colorbar(image, ax=axes, label=_plain(metric), aspect=20 * rows)
     _fix_layout(figure)
     return figure
 
 
 def matrix_of(
-    rows: Sequence[Row], *, protocol: str, method: str, anchors: int | None
-) -> tuple[np.ndarray, list[str], list[str]]:
-    """Means of one method at one anchor count, for `score_matrix`.
+    rows: Sequence[Row],
+    sources: Sequence[str],
+    targets: Sequence[str],
+    *,
+    protocol: str,
+    method: str,
+    anchors: int | None,
+) -> np.ndarray:
+    """Means of one method at one anchor count, for `score_matrices`.
 
     Returns:
-        The means [sources, targets], NaN where there is none, and the names of both sides.
+        The means [sources, targets], NaN where there is none.
 
     Raises:
-        ValueError: if no row matches, or the rows have several metrics.
+        ValueError: if no row matches, the rows have several metrics, or an encoder is not among
+            the names.
     """
     wanted = (protocol, method, anchors)
     here = [r for r in rows if (r["protocol"], r["method"], r["anchors"]) == wanted]
@@ -402,12 +425,10 @@ def matrix_of(
             f"rows: none has protocol {protocol!r}, method {method!r} and {anchors} anchors"
         )
     metric_of(here)
-    sources = list(dict.fromkeys(row["source"] for row in here))
-    targets = list(dict.fromkeys(row["target"] for row in here))
     values = np.full((len(sources), len(targets)), np.nan)
     for row in here:
         values[sources.index(row["source"]), targets.index(row["target"])] = row["mean"]
-    return values, sources, targets
+    return values
 
 
 def plot_protocols(directory: Path, rows: Sequence[Row]) -> list[Path]:

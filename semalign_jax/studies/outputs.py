@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, TypedDict
 
+import numpy as np
 from pydantic import BaseModel
 
 from ..io import write_atomically
@@ -370,24 +371,30 @@ def _matrices(protocol: str, rows: Sequence[Row]) -> Iterator[_Found]:
         return
     metric = rows[0]["metric"]
     own = {row["target"]: row["mean"] for row in rows if row["method"] == UPPER_BOUND}
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    # Targets in the order of the sources, so that an encoder's own decoder is on the diagonal.
+    targets = sorted(
+        dict.fromkeys(row["target"] for row in rows), key=lambda name: [*sources, name].index(name)
+    )
+    panels = {}
     for method in dict.fromkeys(row["method"] for row in rows):
         counts = [row["anchors"] for row in rows if row["method"] == method]
         largest = max((count for count in counts if count is not None), default=None)
         if largest is None or figures.is_control(method):
             continue
-        values, sources, targets = figures.matrix_of(
-            rows, protocol=protocol, method=method, anchors=largest
+        values = figures.matrix_of(
+            rows, sources, targets, protocol=protocol, method=method, anchors=largest
         )
-        # Targets in the order of the sources, so that an encoder's own decoder is on the diagonal.
-        order = sorted(range(len(targets)), key=lambda i: [*sources, targets[i]].index(targets[i]))
-        values, targets = values[:, order], [targets[i] for i in order]
         for name in set(sources) & set(targets) & set(own):
             values[sources.index(name), targets.index(name)] = own[name]
-        about = f"{method}, {largest} anchors"
-        caption = f"{protocol}: {metric} of {about}, encoder by decoder"
-        caption += "; on the diagonal the decoder on its own encoder." if own else "."
-        figure = figures.score_matrix(values, sources, targets, metric=metric, title=about)
-        yield "matrix", protocol, (metric, method), caption, figure
+        panels[f"{method}\n{largest} anchors"] = values
+    if not any(np.isfinite(values).any() for values in panels.values()):
+        return
+    caption = f"{protocol}: {metric} of each method at its largest count, encoder by decoder"
+    caption += "; on the diagonal the decoder on its own encoder." if own else "."
+    about = f"{protocol}: {metric}, encoder by decoder"
+    figure = figures.score_matrices(panels, sources, targets, metric=metric, title=about)
+    yield "matrices", protocol, (metric,), caption, figure
 
 
 def _bars(classes: Sequence[ClassRow]) -> Iterator[_Found]:
