@@ -273,15 +273,7 @@ def sweep_timings(
             )
 
 
-def in_new_process(
-    methods: Sequence[str],
-    d: int,
-    number: int,
-    threads: int,
-    *,
-    counts: Sequence[int] | None = None,
-    test_rows: int | None = None,
-) -> list[SweepTiming]:
+def in_new_process(methods: Sequence[str], d: int, number: int, threads: int) -> list[SweepTiming]:
     """`sweep_timings` in a process that has this number of threads; it reports on stderr.
 
     Args:
@@ -289,11 +281,9 @@ def in_new_process(
         d: dimension of all encoders.
         number: of encoders.
         threads: of XLA, PyTorch and the peers' BLAS. XLA takes NPROC when it starts.
-        counts: anchor counts; None for `COUNTS`.
-        test_rows: None for `TEST_ROWS`.
     """
     options = {"methods": methods, "dim": [d], "encoders": [number], "threads": [threads]}
-    options |= {"counts": counts or COUNTS, "test-rows": [test_rows or TEST_ROWS]}
+    options |= {"counts": COUNTS, "test-rows": [TEST_ROWS]}
     words = [word for name, values in options.items() for word in (f"--{name}", *map(str, values))]
     done = subprocess.run(
         [sys.executable, __file__, *words],

@@ -5,8 +5,7 @@ numbers, scales, offsets and anchor counts; exit status 1 if a bound is missed. 
 single fits against SciPy, NumPy, scikit-learn, plain jax.numpy and, where installed, PyTorch and
 qc-procrustes (the `parity` extra), everything on one thread, with the error of each; scored
 sweeps over many pairs of encoders, on one and on two threads; and the time from a cold start to
-the first map. With
---batch, a vmapped batch of fits against a vmapped SVD on the default device.
+the first map. With --batch, a vmapped batch of fits against a vmapped SVD on the default device.
 
 Examples:
     python benchmarks/solvers.py --accuracy --docs docs/solver-accuracy.md
@@ -225,7 +224,7 @@ def peers(method: str) -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return found
-    solver_sweeps.set_torch_threads(1)
+    torch.set_num_threads(1)
 
     def torch_ortho(x, y):
         u, _, vt = torch.linalg.svd(torch.from_numpy(x).T @ torch.from_numpy(y))

@@ -137,8 +137,9 @@ def sweep_pairs(
         labels: integer classes [n] to stratify the random anchors by.
         max_encoders: how many encoders are held prepared at once, at least 2; bounds the
             memory, at the price of preparing them several times. One takes about
-            4 (n d + t d) + 4 d (d (2 large counts + 1) + t) bytes in float32 for each of
-            centred and plain lines, n the largest count. None means all.
+            4 d (n + t) bytes in float32, n the largest count, and for each of centred and plain
+            lines 4 n (2 d + c) + 8 d^2 l + 4 t k: l counts of at least d anchors, k the largest
+            one below. None means all.
         workers: how many pairs run at once, in threads. On a CPU give each a single BLAS
             thread (`OPENBLAS_NUM_THREADS=1`).
         progress: called with (pairs done, pairs in all), counted over seeds.

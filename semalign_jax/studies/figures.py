@@ -374,11 +374,10 @@ def score_matrices(
     axes = list(grid.flat[: len(matrices)])
     for axis in grid.flat[len(matrices) :]:
         axis.remove()
-    image = None
     for axis, (name, values) in zip(axes, matrices.items(), strict=True):
         shown = np.where(np.isfinite(values), values, np.nan)
         # cividis was made to look alike with and without red-green deficiency (Nuñez et al. 2018).
-        image = axis.imshow(shown, "cividis", vmin=low, vmax=high)
+        axis.imshow(shown, "cividis", vmin=low, vmax=high)
         for row, column in np.argwhere(np.isfinite(values)):
             dark = values[row, column] <= (low + high) / 2
             text = f"{values[row, column]:.{digits}f}"
@@ -394,8 +393,7 @@ def score_matrices(
     figure.supxlabel("decoder", fontsize=9)
     figure.supylabel("encoder", fontsize=9)
     figure.suptitle(_plain(title))
-    assert image is not None  # there are panels
-    figure.colorbar(image, ax=axes, label=_plain(metric), aspect=20 * rows)
+    figure.colorbar(axes[0].images[0], ax=axes, label=_plain(metric), aspect=20 * rows)
     _fix_layout(figure)
     return figure
 
