@@ -58,11 +58,12 @@ def correlated_anchors(
 # --- accuracy ----------------------------------------------------------------------------------
 
 #: Bounds in float32. Orthogonality and objective hold for every case; predictions of the least
-#: squares maps from n = 9/8 d on, for conditions up to 1e6. (Nearer to n = d the anchors'
-#: condition number exceeds what float32 holds; float64 statistics, or 64-bit types, help.)
+#: squares maps for conditions up to 1e6. The exact map, rounded to float32 and applied, may miss
+#: that bound by itself: then what counts is how often its error ours may be.
 ORTHOGONALITY_BOUND = 5e-6
 OBJECTIVE_BOUND = 1e-5
 PREDICTION_BOUND = 1e-3
+FLOORS = 1.5
 
 
 class Accuracy(NamedTuple):
@@ -77,8 +78,9 @@ class Accuracy(NamedTuple):
         orthogonality: max |Q^T Q - I| of ortho and l-ortho.
         objective: 1 - tr(Q^T M) / nuclear norm of M, of ortho; M = x^T y in float64.
         linear: relative error of the predictions at the anchors, linear with rcond=0.
-        affine: the same of affine.
-        floor: the same of the exact affine map rounded to float32 and applied in float32.
+        linear_floor: the same of the exact map rounded to float32 and applied in float32.
+        affine: as `linear`, of affine.
+        affine_floor: as `linear_floor`.
     """
 
     condition: float
@@ -89,8 +91,9 @@ class Accuracy(NamedTuple):
     orthogonality: float
     objective: float
     linear: float
+    linear_floor: float
     affine: float
-    floor: float
+    affine_floor: float
 
     @property
     def failures(self) -> list[str]:
@@ -100,13 +103,13 @@ class Accuracy(NamedTuple):
             missed.append(f"orthogonality {self.orthogonality:.1e}")
         if self.objective > OBJECTIVE_BOUND:
             missed.append(f"objective {self.objective:.1e}")
-        if 8 * self.n >= 9 * self.d and self.condition <= 1e6:
-            # The exact map, rounded to float32, may miss the bound by itself.
-            bound = max(PREDICTION_BOUND, 4 * self.floor)
+        if self.condition <= 1e6:
+            linear = "linear", self.linear, self.linear_floor
+            affine = "affine", self.affine, self.affine_floor
             missed += [
                 f"{name} {error:.1e}"
-                for name, error in (("linear", self.linear), ("affine", self.affine))
-                if not error <= bound
+                for name, error, floor in (linear, affine)
+                if not error <= max(PREDICTION_BOUND, FLOORS * floor)
             ]
         return missed
 
@@ -121,7 +124,7 @@ def accuracy_cases(d: int) -> Iterator[dict[str, Any]]:
     for n in sorted({1, 2, max(3, d // 4), d // 2, d - 1, d, d + 1, 2 * d, 10 * d}):
         yield plain | dict(n=n)
         yield plain | dict(n=n, offset=1e4)
-    for n in (9 * d // 8, 2 * d, 4 * d, 10 * d):
+    for n in (d // 2, d - 1, d, d + 1, 9 * d // 8, 2 * d, 4 * d, 10 * d):
         yield plain | dict(n=n, condition=1e6)
     for n in (d // 2, 4 * d):
         yield plain | dict(n=n, condition=1e6, scale=1e-20)
@@ -153,22 +156,35 @@ def accuracy(case: dict[str, Any]) -> Accuracy:
             objective = float(1 - np.sum(weight * matrix) / best) if best else 0.0
 
     # Untruncated on both sides; minimum norm where the anchors do not determine the map.
-    exact = np.linalg.lstsq(a, b, rcond=1e-14)[0]
-    linear = relative_error(
-        fit_linear(x, y, rcond=0.0, **center)(x), a @ exact + (mean_y if center else 0)
-    )
-    exact = np.linalg.lstsq(centred_x, centred_y, rcond=1e-14)[0]
-    expected = centred_x @ exact + mean_y
-    affine = relative_error(fit("affine", x, y, rcond=0.0)(x), expected)
-    rounded = centred_x.astype(np.float32) @ exact.astype(np.float32) + mean_y.astype(np.float32)
+    linear = prediction_errors(fit_linear(x, y, rcond=0.0, **center)(x), a, b, wide_y)
+    affine = prediction_errors(fit("affine", x, y, rcond=0.0)(x), centred_x, centred_y, wide_y)
     return Accuracy(
         **{key: case[key] for key in ("condition", "scale", "offset", "n", "d")},
         orthogonality=orthogonality,
         objective=max(objective, 0.0),
-        linear=linear,
-        affine=affine,
-        floor=relative_error(rounded, expected),
+        linear=linear[0],
+        linear_floor=linear[1],
+        affine=affine[0],
+        affine_floor=affine[1],
     )
+
+
+def prediction_errors(
+    predicted: Any, a: np.ndarray, b: np.ndarray, y: np.ndarray
+) -> tuple[float, float]:
+    """Relative error at the anchors, and that of the exact map rounded to float32.
+
+    Args:
+        predicted: targets [n, d] by the fitted map.
+        a: source anchors as the exact map takes them, centred or not, float64 [n, d].
+        b: target anchors, likewise.
+        y: target anchors, not centred.
+    """
+    exact = np.linalg.lstsq(a, b, rcond=1e-14)[0]
+    mean = (y - b)[0]  # a constant, zero if not centred
+    rounded = a.astype(np.float32) @ exact.astype(np.float32) + mean.astype(np.float32)
+    expected = a @ exact + mean
+    return relative_error(predicted, expected), relative_error(rounded, expected)
 
 
 # --- speed -------------------------------------------------------------------------------------

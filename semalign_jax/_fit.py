@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 from . import _checks
 from ._linalg import (
@@ -25,6 +26,7 @@ from ._linalg import (
     LeastSquaresFactors,
     common_dtype,
     compute_dtype,
+    cross_product,
     kept,
     least_squares,
     least_squares_factors,
@@ -34,6 +36,7 @@ from ._linalg import (
     singular_values,
     tall_qr,
     transpose,
+    value_of,
 )
 from ._maps import AffineMap
 from ._polar import ThinFactors, orthogonal_factor
@@ -51,6 +54,7 @@ from ._typing import (
     RidgeUnit,
     Solver,
 )
+from ._wide import LEAST_SHARE, wide_least_squares
 
 
 class FitInfo(NamedTuple):
@@ -194,7 +198,11 @@ class Side:
 
     def product(self, other: "Side", static: Static) -> Array:
         """`prepared^T @ other.prepared` [d, d']."""
-        return matmul(transpose(self.prepared(static)), other.prepared(static))
+        exact = matmul(transpose(self.prepared(static)), other.prepared(static))
+        if static.center or self.weighted:
+            return exact
+        value = cross_product(*lax.stop_gradient((self.data, other.data)))
+        return value_of(value, exact)
 
     def penalty(self, static: Static, ridge: Array | None) -> Array | None:
         """The ridge in the units of the prepared rows."""
@@ -220,9 +228,44 @@ class Side:
             )
             return factors, penalty, options
 
-        key = ("factors", static.center, static.normalize, static.ridge_unit, static.solver)
-        key = (*key, id(ridge), id(rcond))
-        return self._once(key, make)[:2]
+        return self._once(("factors", *_least_squares_key(static, options)), make)[:2]
+
+    def solution(
+        self, static: Static, target: "Side", options: Options
+    ) -> tuple[Array, tuple["Side", Options]]:
+        """The least-squares solution [d_in, d_out], and what its key holds by identity."""
+
+        def make():
+            return _least_squares_solution(static, self, target, options), (target, options)
+
+        key = ("solution", id(target), *_least_squares_key(static, options))
+        return self._once(key, make)
+
+
+def _least_squares_key(static: Static, options: Options) -> tuple[Any, ...]:
+    """What a least-squares solution of the same sides depends on."""
+    key = (static.center, static.normalize, static.ridge_unit, static.solver)
+    return (*key, id(options.ridge), id(options.rcond))
+
+
+def _least_squares_solution(static: Static, source: Side, target: Side, options: Options) -> Array:
+    """Minimum-norm solution between the prepared rows [d_in, d_out]."""
+    factors, penalty = source.factors(static, options)
+    x, y = source.prepared(static), target.prepared(static)
+    weight = least_squares(factors, x, y, penalty)
+    fixed = lax.stop_gradient((x, y, penalty, options.rcond, source.row_bound(static)))
+    if static.solver == "cholesky":
+        return value_of(wide_least_squares(*fixed, trusted=True), weight)
+    few = x.shape[0] < LEAST_SHARE * x.shape[1]
+    if static.solver != "auto" or x.dtype != jnp.float32 or few:
+        return weight
+    value = lax.platform_dependent(
+        fixed,
+        lax.stop_gradient(weight),
+        cpu=lambda fixed, _: wide_least_squares(*fixed),
+        default=lambda _, weight: weight,
+    )
+    return value_of(value, weight)
 
 
 def _normalised(data: Array, weights: Array, center: bool, normalize: Normalize) -> Rows:
@@ -327,9 +370,8 @@ def _diagnose(fitted: AffineMap, x: Array, y: Array, w: Array, s: Array, rank: A
 
 
 def _solve_linear(static: Static, source: Side, target: Side, options: Options):
-    factors, penalty = source.factors(static, options)
-    x = source.prepared(static)
-    return least_squares(factors, x, target.prepared(static), penalty), x
+    weight, _ = source.solution(static, target, options)
+    return weight, source.prepared(static)
 
 
 def _solve_l_ortho(static: Static, source: Side, target: Side, options: Options):
@@ -578,9 +620,12 @@ def fit_affine(
         rcond: singular values of the centred anchors at most `rcond` times the largest count as
             zero. None means 8 machine epsilons, which keeps every direction above rounding
             noise; NumPy's rule eps * max(n, d_in) cuts off far more, which changes predictions
-            and often generalises better. 0 keeps all. With a ridge, None means no cut-off.
-        solver: "auto"; "qr" (no singular values, so nothing is cut off: fast and compact, for
-            anchors known to be independent); "svd"; or "adam".
+            and often generalises better. 0 keeps all that the arithmetic can tell from zero.
+            With a ridge, None means no cut-off.
+        solver: "auto" chooses by shape, dtype and device, for float32 on a CPU among algorithms
+            in float64; "cholesky" (normal equations in float64, whatever the dtype and device)
+            and "qr" (in the anchors' dtype) take no singular values, so nothing is cut off:
+            fast and compact, for anchors known to be independent; "svd"; or "adam".
         steps: gradient steps (static), for "adam".
         learning_rate: for "adam"; may be traced.
         key: PRNG key of the initial weights, needed for "adam".
@@ -639,7 +684,7 @@ def fit_linear(
         ridge: penalty on ||weight||_F^2, >= 0; may be traced.
         ridge_unit: "absolute" or "gram".
         rcond: relative cut-off for singular values of `x`; None means 8 machine epsilons.
-        solver: "auto", "qr" or "svd"; see `fit_affine`.
+        solver: "auto", "cholesky", "qr" or "svd"; see `fit_affine`.
         validate: whether to check values when called outside of a transformation.
 
     Returns:

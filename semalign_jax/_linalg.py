@@ -9,7 +9,7 @@ singular values are harmless. Singular values at or below the cut-off count as e
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,25 @@ def safe_inverse(a: Array, where: Array) -> Array:
 # --- factorisations ----------------------------------------------------------------------------
 
 
+def one_by_one(function: Callable, in_batched: Any, args: tuple) -> Any:
+    """`function` of each element of a batch in turn: what a rule of `custom_vmap` may return.
+
+    Args:
+        function: of arguments `args` without their batch axis.
+        in_batched: like `args`, booleans: which leaves have a leading batch axis.
+        args: pytrees of arrays.
+    """
+    leaves, structure = jax.tree_util.tree_flatten(args)
+    flags = jax.tree_util.tree_leaves(in_batched)
+
+    def one(own: list[Array]) -> Any:
+        rest = iter(own)
+        pairs = zip(leaves, flags, strict=True)
+        return function(*structure.unflatten([next(rest) if f else leaf for leaf, f in pairs]))
+
+    return lax.map(one, [leaf for leaf, f in zip(leaves, flags, strict=True) if f])
+
+
 def one_by_one_on_cpu(function: Callable) -> Callable:
     """Give `function` a batching rule that runs LAPACK on one matrix after the other.
 
@@ -103,10 +122,11 @@ def one_by_one_on_cpu(function: Callable) -> Callable:
 
     @wrapped.def_vmap
     def rule(axis_size, in_batched, *args):
-        del axis_size
-        assert all(in_batched)  # each has one argument
+        axes = jax.tree_util.tree_map(lambda batched: 0 if batched else None, tuple(in_batched))
         outputs = lax.platform_dependent(
-            *args, cpu=lambda a: lax.map(wrapped, a), default=jax.vmap(function)
+            *args,
+            cpu=lambda *args: one_by_one(wrapped, in_batched, args),
+            default=jax.vmap(function, in_axes=axes, axis_size=axis_size),
         )
         return outputs, jax.tree_util.tree_map(lambda _: True, outputs)
 
@@ -118,7 +138,7 @@ def _plain_svd(a: Array) -> tuple[Array, Array, Array]:
     return u, s, vt
 
 
-def _safe_svd(a: Array) -> tuple[Array, Array, Array]:
+def safe_svd(a: Array) -> tuple[Array, Array, Array]:
     """SVD by divide and conquer; by QR iteration where that does not converge.
 
     LAPACK's sgesdd now and then gives up (NaN) on clustered singular values. The second
@@ -130,22 +150,19 @@ def _safe_svd(a: Array) -> tuple[Array, Array, Array]:
         u, s, vt = lax.linalg.svd(a, full_matrices=False, algorithm=lax.linalg.SvdAlgorithm.QR)
         return _reorthogonalised(u), s, transpose(_reorthogonalised(transpose(vt)))
 
-    first = _padded_svd(a) if a.shape[0] == a.shape[1] and a.shape[0] % 512 == 0 else _plain_svd(a)
+    first = _padded_svd(a) if a.shape[0] == a.shape[1] and a.shape[0] % 256 == 0 else _plain_svd(a)
     failed = jnp.isnan(first[1]).any() & jnp.isfinite(a).all()
     return lax.cond(failed, by_qr_iteration, lambda a, *usv: usv, a, *first)
 
 
-def _padded_svd(a: Array, extra: int = 4) -> tuple[Array, Array, Array]:
-    """SVD of a square matrix whose size suits the cache badly: of blockdiag(a, large identity).
+def _padded_svd(a: Array, extra: int = 8) -> tuple[Array, Array, Array]:
+    """SVD of a square matrix whose size suits the cache badly: of the matrix above rows of zeros.
 
-    LAPACK takes up to 1.4 times as long where the leading dimension is a multiple of 512.
+    LAPACK takes up to 1.4 times as long where the leading dimension is a multiple of 256. Zero
+    rows change neither singular values nor, since its reflections leave them out, vectors.
     """
-    d = a.shape[0]
-    large = 2 * jnp.linalg.norm(a)
-    diagonal = jnp.where(jnp.arange(d + extra) < d, 0, large)
-    u, s, vt = _plain_svd(jnp.diag(diagonal) + jnp.pad(a, ((0, extra), (0, extra))))
-    # The added directions come first. (Of the zero matrix, any do.)
-    return u[:d, extra:], s[extra:], vt[extra:, :d]
+    u, s, vt = _plain_svd(jnp.pad(a, ((0, extra), (0, 0))))
+    return u[: a.shape[0]], s, vt
 
 
 def _reorthogonalised(q: Array) -> Array:
@@ -155,7 +172,7 @@ def _reorthogonalised(q: Array) -> Array:
 @one_by_one_on_cpu
 def svd(a: Array) -> tuple[Array, Array, Array]:
     """Thin SVD of a matrix; no derivative."""
-    return lax.platform_dependent(a, cpu=_safe_svd, default=_plain_svd)
+    return lax.platform_dependent(a, cpu=safe_svd, default=_plain_svd)
 
 
 @one_by_one_on_cpu
@@ -178,14 +195,14 @@ def cholesky(a: Array) -> Array:
 @one_by_one_on_cpu
 def upper_inverse(r: Array) -> Array:
     """Inverse of an upper triangular matrix; no derivative."""
-    return lax.platform_dependent(r, cpu=_inverse_by_halves, default=_inverse_by_substitution)
+    return lax.platform_dependent(r, cpu=inverse_by_halves, default=_inverse_by_substitution)
 
 
 def _inverse_by_substitution(r: Array) -> Array:
     return lax.linalg.triangular_solve(r, jnp.eye(r.shape[0], dtype=r.dtype), left_side=True)
 
 
-def _inverse_by_halves(r: Array) -> Array:
+def inverse_by_halves(r: Array) -> Array:
     """As by substitution, whose zeros take two thirds of the time on a CPU.
 
     The corner is solved for, not multiplied with the inverse beside it: so r times the result
@@ -195,10 +212,10 @@ def _inverse_by_halves(r: Array) -> Array:
     if d <= INVERSE_BLOCK:
         return _inverse_by_substitution(r)
     first, corner, last = r[: d // 2, : d // 2], r[: d // 2, d // 2 :], r[d // 2 :, d // 2 :]
-    inverse = _inverse_by_halves(last)
+    inverse = inverse_by_halves(last)
     corner = lax.linalg.triangular_solve(first, -matmul(corner, inverse), left_side=True)
     below = jnp.zeros((d - d // 2, d // 2), r.dtype)
-    return jnp.block([[_inverse_by_halves(first), corner], [below, inverse]])
+    return jnp.block([[inverse_by_halves(first), corner], [below, inverse]])
 
 
 def _spans(d: int) -> list[tuple[int, int]]:
@@ -223,12 +240,39 @@ def times_upper(a: Array, r: Array) -> Array:
     return jnp.concatenate([matmul(a[:, :j], r[:j, i:j]) for i, j in _spans(r.shape[0])], axis=1)
 
 
+def cross_product(a: Array, b: Array) -> Array:
+    """`a^T @ b` of `a` [n, d] and `b` [n, k], divided by their power of two scales; any units.
+
+    On a CPU the division of all rows is only done where the product would leave the range of its
+    dtype. No derivative.
+    """
+    units = power_of_two_scale(a), power_of_two_scale(b)
+
+    def scaled(a: Array, b: Array, units: tuple[Array, Array]) -> Array:
+        return matmul(transpose(a / units[0]), b / units[1])
+
+    @one_by_one_on_cpu
+    def unscaled(a: Array, b: Array, units: tuple[Array, Array]) -> Array:
+        product = matmul(transpose(a), b)
+        limits = jnp.finfo(product.dtype)
+        largest = jnp.max(jnp.abs(product))  # of NaN, neither comparison holds
+        inside = (largest > limits.tiny / limits.eps**2) & (largest < limits.max)
+        return lax.cond(
+            inside,
+            lambda a, b, units: product / units[0] / units[1],
+            scaled,
+            *(a, b, units),
+        )
+
+    return lax.platform_dependent(a, b, units, cpu=unscaled, default=scaled)
+
+
 def gram_matrix(a: Array) -> Array:
     """`a^T @ a` [d, d] of `a` [n, d]."""
-    return lax.platform_dependent(a, cpu=_gram_by_halves, default=lambda a: matmul(transpose(a), a))
+    return lax.platform_dependent(a, cpu=gram_by_halves, default=lambda a: matmul(transpose(a), a))
 
 
-def _gram_by_halves(a: Array) -> Array:
+def gram_by_halves(a: Array) -> Array:
     """One quarter is the transposed other one: XLA would compute both."""
     first, last = jnp.split(a, [a.shape[1] // 2], axis=1)
     top = matmul(transpose(first), a)

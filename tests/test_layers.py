@@ -13,7 +13,7 @@ import semalign_jax as sa
 PACKAGE = Path(sa.__file__).parent
 LEVELS = [
     {"_typing", "_checks", "_documents", "_processes"},
-    {"_linalg", "_polar"},
+    {"_linalg", "_polar", "_wide"},
     {"_maps", "_stats", "_samples"},
     {"_fit", "_fit_stats", "_nested", "_classification", "_ranking", "_retrieval", "_similarity"},
     {"metrics"},
@@ -39,6 +39,7 @@ ALLOWED = {
     ("_checks", "_typing"),
     ("_processes", "_checks"),
     ("_polar", "_linalg"),
+    ("_wide", "_linalg"),
     ("_fit_stats", "_fit"),
     ("_nested", "_fit"),
     ("_retrieval", "_similarity"),

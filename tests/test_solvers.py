@@ -220,8 +220,19 @@ def test_gram_matrix(n, d):
     np.testing.assert_array_equal(found[: d // 2, d // 2 :], found[d // 2 :, : d // 2].T)
 
 
+def by_factors(x, y, rcond):
+    """As `fit_linear` on accelerators."""
+    factors = _linalg.least_squares_factors(_linalg.tall_qr(x), rcond=rcond)
+    return _linalg.least_squares(factors, x, y)
+
+
+def by_auto(x, y, rcond):
+    return sa.fit_linear(x, y, rcond=rcond).weight
+
+
 @pytest.mark.parametrize("n", [6, 12, 60])
-def test_ill_conditioned_least_squares_takes_the_safe_branch(n):
+@pytest.mark.parametrize("solve", [by_auto, by_factors])
+def test_ill_conditioned_least_squares_takes_the_safe_branch(solve, n):
     """In float32, by the QR where that holds and by singular values where it does not."""
     rng = np.random.default_rng(n)
     y = jnp.asarray(rng.standard_normal((n, 12)), jnp.float32)
@@ -231,10 +242,11 @@ def test_ill_conditioned_least_squares_takes_the_safe_branch(n):
         x = jnp.asarray(
             (rotation(n, rng)[:, :rank] * spectrum) @ rotation(12, rng)[:, :rank].T, jnp.float32
         )
-        auto, by_svd, by_qr = (
+        by_svd, by_qr = (
             np.asarray(sa.fit_linear(x, y, solver=solver, rcond=1e-6).weight)
-            for solver in ("auto", "svd", "qr")
+            for solver in ("svd", "qr")
         )
+        auto = np.asarray(solve(x, y, 1e-6))
         best = np.linalg.lstsq(np.float64(x), np.float64(y), rcond=1e-6)[0]
         size = np.abs(best).max()
         error, of_svd, of_qr = (np.abs(w - best).max() / size for w in (auto, by_svd, by_qr))
@@ -262,7 +274,7 @@ def test_a_step_of_refinement_halves_the_error_in_float32():
     expected = x @ np.linalg.lstsq(np.float64(x), np.float64(y), rcond=1e-14)[0]
     q, r = np.linalg.qr(x)
     plain = np.linalg.inv(r) @ (q.T @ y)
-    fitted = np.asarray(sa.fit_linear(jnp.asarray(x), jnp.asarray(y), rcond=0.0).weight)
+    fitted = np.asarray(by_factors(jnp.asarray(x), jnp.asarray(y), 0.0))
     error, without = (np.linalg.norm(np.float64(x) @ w - expected) for w in (fitted, plain))
     assert error < 0.7 * without
 
@@ -270,7 +282,11 @@ def test_a_step_of_refinement_halves_the_error_in_float32():
 def test_solvers_that_do_not_apply_are_refused():
     x = np.ones((3, 2))
     cases: list[tuple[Any, dict[str, Any], str]] = [
-        ("linear", dict(solver="iterative"), "solver must be one of 'auto', 'qr', 'svd'"),
+        (
+            "linear",
+            dict(solver="iterative"),
+            "solver must be one of 'auto', 'cholesky', 'qr'",
+        ),
         ("ortho", dict(solver="iterative", rotation_only=True), "rotation_only needs an SVD"),
         ("ortho", dict(solver="iterative", rcond=0.1), "rcond needs singular values"),
     ]
@@ -279,3 +295,30 @@ def test_solvers_that_do_not_apply_are_refused():
             sa.fit(method, x, x, **options)
     with pytest.raises(ValueError, match="solver must be one of"):
         sa.polar_factor(jnp.ones((2, 2)), solver="qr")
+
+
+def test_sizes_that_suit_the_cache_badly_lose_no_rank():
+    rng = np.random.default_rng(0)
+    left, right = (rng.integers(-2, 3, shape) for shape in ((256, 32), (32, 256)))
+    m = jnp.asarray(left @ right, jnp.float32)  # exactly of rank 32
+    u, s, vt = _linalg.svd(m)
+    expected = np.linalg.svd(np.asarray(m), compute_uv=False)
+    np.testing.assert_allclose(s, expected, atol=1e-5 * expected[0])
+    kept = [int(np.sum(a > np.finfo(np.float32).eps * a[0])) for a in (np.asarray(s), expected)]
+    assert abs(kept[0] - kept[1]) <= 16
+    for q in (np.asarray(u), np.asarray(vt).T):
+        assert np.abs(q.T @ q - np.eye(256)).max() < 5e-6
+    np.testing.assert_allclose((u * s[None, :]) @ vt, m, atol=1e-5 * expected[0])
+
+
+@pytest.mark.parametrize("scales", [(1e-25, 1e-25), (1e25, 1e25), (1e30, 1e-30), (1e-18, 1.0)])
+def test_cross_products_out_of_range(scales):
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(scale * rng.standard_normal((50, 6)), jnp.float32) for scale in scales)
+    product = jax.jit(_linalg.cross_product)(x, y)
+    exact = np.asarray(x, np.float64).T @ np.asarray(y, np.float64)
+    np.testing.assert_allclose(
+        product / np.abs(product).max(), exact / np.abs(exact).max(), atol=1e-6
+    )
+    batched = jax.vmap(_linalg.cross_product)(jnp.stack([x, 2 * x]), jnp.stack([y, y]))
+    np.testing.assert_allclose(batched[0], product, atol=1e-6 * np.abs(product).max())

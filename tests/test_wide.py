@@ -1,0 +1,219 @@
+"""Least squares of float32 anchors on a CPU: in float64, to the last digit that float32 holds."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import rotation
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import semalign_jax as sa
+
+EPS = float(np.finfo(np.float32).eps)
+
+
+@pytest.fixture(autouse=True)
+def float32():
+    with jax.enable_x64(False):
+        yield
+
+
+def anchors(n, d, k, *, cond, seed=0):
+    """Two noisy views [n, d] and [n, k], float32, of a matrix of about this condition number."""
+    rng = np.random.default_rng(seed)
+    spectrum = np.geomspace(1, 1 / cond, d)
+    x = ((rng.standard_normal((n, d)) * spectrum) @ rotation(d, rng)).astype(np.float32)
+    y = x @ rng.standard_normal((d, k)) + 0.3 / cond * rng.standard_normal((n, k))
+    return x, y.astype(np.float32)
+
+
+def expected_weight(x, y, *, ridge=0.0, rcond=8 * EPS):
+    """In float64, from the singular values of x."""
+    u, s, vt = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+    keep = s > rcond * s[0]
+    gain = np.where(keep, s / np.where(keep, s * s + ridge, 1), 0)
+    return vt.T @ (gain[:, None] * (u.T @ y.astype(np.float64)))
+
+
+def error_and_floor(x, weight, expected):
+    """Relative error of the predictions, and that of the exact map rounded to float32."""
+    assert weight.dtype == jnp.float32
+    x = x.astype(np.float64)
+    scale = np.linalg.norm(x @ expected)
+    error, floor = (
+        np.linalg.norm(x @ (np.asarray(w, np.float64) - expected)) / scale
+        for w in (weight, expected.astype(np.float32))
+    )
+    return error, floor
+
+
+SHAPES = [(40, 40), (41, 40), (44, 40), (60, 40), (2500, 40), (39, 40), (36, 40), (27, 40)]
+
+
+@pytest.mark.parametrize("rcond", [0.0, 1e-9, None, 1e-3])
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+def test_as_exact_as_float32_can_hold(n, d, rcond):
+    for cond in (10.0, 1e4, 1e6):
+        x, y = anchors(n, d, 7, cond=cond)
+        expected = expected_weight(x, y, rcond=8 * EPS if rcond is None else rcond)
+        weight = sa.fit_linear(x, y, rcond=rcond).weight
+        error, floor = error_and_floor(x, weight, expected)
+        assert error < 1.5 * floor + 1e-6, cond
+
+
+@pytest.mark.parametrize(
+    ("ridge", "rcond"), [(1e-12, None), (1e-4, None), (1.0, None), (1e-4, 1e-3)]
+)
+@pytest.mark.parametrize(("n", "d"), [(60, 40), (40, 40), (30, 40)])
+def test_ridge(n, d, ridge, rcond):
+    x, y = anchors(n, d, 7, cond=1e6)
+    expected = expected_weight(x, y, ridge=ridge, rcond=rcond or 0.0)
+    weight = sa.fit_linear(x, y, ridge=ridge, rcond=rcond).weight
+    error, floor = error_and_floor(x, weight, expected)
+    assert error < 2 * floor + 1e-6
+
+
+@pytest.mark.parametrize("rcond", [0.0, 1e-8, None])
+@pytest.mark.parametrize("n", [100, 42, 38])
+def test_dependent_columns_give_the_smallest_solution(n, rcond):
+    x, y = anchors(n, 40, 7, cond=10.0)
+    x[:, 20:] = x[:, :20]  # exactly, in float32
+    expected = expected_weight(x, y, rcond=1e-6)
+    weight = np.asarray(sa.fit_linear(x, y, rcond=rcond).weight)
+    np.testing.assert_allclose(weight, expected, atol=3e-6 * np.abs(expected).max())
+
+
+def test_weights_of_zero_are_inert():
+    x, y = anchors(100, 40, 7, cond=1e3)
+    active = np.arange(100) < 30
+    x[~active] = np.nan
+    expected = expected_weight(x[:30], y[:30], rcond=1e-9)
+    for rcond in (None, 0.0):
+        weight = sa.fit_linear(x, y, weights=active, rcond=rcond).weight
+        np.testing.assert_allclose(weight, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_an_offset_costs_no_digits():
+    x, y = anchors(90, 40, 7, cond=1e4)
+    x += np.float32(1e3)
+    centred = x.astype(np.float64) - x.astype(np.float64).mean(0)
+    target = y - y.astype(np.float64).mean(0)
+    expected = expected_weight(centred, target, rcond=0.0)
+    fitted = sa.fit_affine(x, y, rcond=0.0)
+    predicted = x @ np.asarray(fitted.weight, np.float64)
+    predicted -= predicted.mean(0)
+    assert np.linalg.norm(predicted - centred @ expected) < 1e-4 * np.linalg.norm(target)
+
+
+def test_zero_and_nan_anchors():
+    zero, y = np.zeros((50, 40), np.float32), np.ones((50, 3), np.float32)
+    for rcond in (None, 0.0):
+        assert not np.any(sa.fit_linear(zero, y, rcond=rcond).weight)
+        nan = sa.fit_linear(zero * np.nan, y, rcond=rcond, validate=False).weight
+        assert np.isnan(nan).any()
+
+
+def test_forced_cholesky():
+    for n in (60, 20):
+        x, y = anchors(n, 40, 7, cond=1e3)
+        for ridge in (0.0, 1e-3):
+            expected = expected_weight(x, y, ridge=ridge, rcond=0.0)
+            weight = sa.fit_linear(x, y, solver="cholesky", ridge=ridge).weight
+            error, floor = error_and_floor(x, weight, expected)
+            assert error < 1.5 * floor + 1e-6
+    x[:, 1] = x[:, 0] = 0  # nothing is tested, and nothing cut off
+    x = np.concatenate([x, x, x])
+    weight = sa.fit_linear(x, np.concatenate([y, y, y]), solver="cholesky").weight
+    assert not np.isfinite(weight).all()
+
+
+def test_under_transformations():
+    pairs = [anchors(50, 40, 7, cond=1e3, seed=seed) for seed in (0, 1)]
+    x, y = (jnp.stack([pair[side] for pair in pairs]) for side in (0, 1))
+    one = lambda x, y, **options: sa.fit_linear(x, y, **options).weight  # noqa: E731
+    expected = one(x[1], y[1])
+    close = partial(np.testing.assert_allclose, atol=1e-5 * np.abs(expected).max())
+    close(jax.vmap(one)(x, y)[1], expected)
+    close(jax.jit(jax.vmap(jax.jit(one)))(x, y)[1], expected)
+    close(jax.vmap(jax.vmap(one))(x[None], y[None])[0, 1], expected)
+    close(jax.vmap(one, in_axes=(None, 0))(x[1], y)[1], expected)
+    close(jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(x, y)[1, 1], expected)
+    close(jax.lax.map(lambda pair: one(*pair), (x, y))[1], expected)
+    close(jax.checkpoint(one)(x[1], y[1]), expected)
+    close(jax.jit(one).lower(x[1], y[1]).compile()(x[1], y[1]), expected)
+    ridges = jnp.asarray([1e-3, 1.0])
+    batched = jax.vmap(lambda ridge: one(x[1], y[1], ridge=ridge))(ridges)
+    close(batched[1], one(x[1], y[1], ridge=1.0))
+    cuts = jnp.asarray([0.0, 1e-2])
+    batched = jax.vmap(lambda rcond: one(x[1], y[1], rcond=rcond))(cuts)
+    close(batched[1], one(x[1], y[1], rcond=1e-2))
+    with jax.enable_x64(True):
+        close(one(x[1], y[1]), expected)
+
+
+def test_right_hand_sides_in_a_batch_share_one_factorisation():
+    x, y = anchors(50, 40, 7, cond=1e3)
+    batch = jnp.stack([jnp.asarray(y)] * 3)
+
+    def cholesky_count(fit, *arguments):
+        text = jax.jit(fit).lower(*arguments).compile().as_text()
+        assert text is not None
+        assert "while(" not in text  # no loop over the batch
+        return text.count("potrf")
+
+    fit = lambda y: sa.fit_linear(x, y, rcond=None).weight  # noqa: E731
+    assert cholesky_count(jax.vmap(fit), batch) == cholesky_count(fit, batch[0]) == 2
+
+
+def test_a_sweep_solves_once_for_linear_and_l_ortho():
+    x, y = anchors(60, 40, 7, cond=1e3)
+    order = np.arange(60)[None]
+
+    def sweep(x, y, methods):
+        metrics = {"weight": lambda fitted, _: fitted.weight}
+        return sa.anchor_sweep(x, y, (50,), metrics=metrics, orders=order, methods=methods).values
+
+    counts = []
+    for methods in (("linear",), ("linear", "l-ortho")):
+        compiled = jax.jit(partial(sweep, methods=methods)).lower(x, y).compile()
+        counts.append((compiled.as_text() or "").count("potrf"))
+    assert counts[0] == counts[1] > 0
+
+
+def test_the_derivative_is_that_of_float64():
+    x, y = anchors(60, 40, 7, cond=10.0)
+    loss = lambda x, y: jnp.sum(jnp.sin(sa.fit_linear(x, y).weight))  # noqa: E731
+    gradients = jax.grad(loss, argnums=(0, 1))(jnp.asarray(x), jnp.asarray(y))
+    with jax.enable_x64(True):
+        wide = jnp.asarray(x, jnp.float64), jnp.asarray(y, jnp.float64)
+        expected = jax.grad(loss, argnums=(0, 1))(*wide)
+    for got, exact in zip(gradients, expected, strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, exact, atol=1e-4 * np.abs(exact).max())
+
+
+def lowered_for(platform):
+    x, y = anchors(60, 40, 7, cond=10.0)
+    fit = jax.jit(lambda x, y: sa.fit_linear(x, y).weight)
+    return fit.trace(jnp.asarray(x), jnp.asarray(y)).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_float64_is_used_on_cpus_only():
+    assert "xf64>" in lowered_for("cpu")
+    assert "f64" not in lowered_for("cuda")
+
+
+@pytest.mark.parametrize("n", [4096, 160])
+def test_sharded_rows_are_not_gathered(n):
+    mesh = Mesh(np.array(jax.devices()), ("rows",))
+    sharding = NamedSharding(mesh, PartitionSpec("rows"))
+    x, y = anchors(n, 6, 5, cond=10.0)
+    sides = [jax.device_put(jnp.asarray(a), sharding) for a in (x, y)]
+    compiled = jax.jit(lambda x, y: sa.fit_linear(x, y).weight).lower(*sides).compile()
+    text = compiled.as_text() or ""
+    assert "all-reduce" in text
+    assert "all-gather" not in text
+    expected = sa.fit_linear(x, y).weight
+    np.testing.assert_allclose(compiled(*sides), expected, atol=1e-6)
