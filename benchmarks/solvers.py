@@ -215,12 +215,14 @@ class Timing(NamedTuple):
     error: float
 
 
-def peers(method: str) -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
-    """Name -> function `(x, y) -> weight` on float32 NumPy arrays, ours first."""
+def peers(method: str) -> dict[str, Callable[[Any, Any], Any]]:
+    """Name -> function `(x, y) -> weight` on float32 arrays of JAX or NumPy, ours first."""
     if method == "ortho":
         found: dict[str, Callable] = {"semalign_jax": lambda x, y: fit_ortho(x, y).weight}
         partial_map = partial(fit_ortho, completion="partial")
         found["semalign_jax, partial"] = lambda x, y: partial_map(x, y).weight
+        # As peers do it: directions below rounding are left as they come.
+        found["semalign_jax, rcond=0"] = lambda x, y: fit_ortho(x, y, rcond=0.0).weight
         found["scipy"] = lambda x, y: scipy.linalg.orthogonal_procrustes(x, y)[0]
         try:
             import procrustes  # pyright: ignore[reportMissingImports]
@@ -291,7 +293,10 @@ def timings(
             for method in methods:
                 own = None
                 for solver, run in peers(method).items():
-                    median, spread, weight = median_time(partial(run, x, y), seconds)
+                    # Everyone gets the arrays of their own library.
+                    of_jax = solver.startswith(("semalign_jax", "jax"))
+                    sides = (jnp.asarray(x), jnp.asarray(y)) if of_jax else (x, y)
+                    median, spread, weight = median_time(partial(run, *sides), seconds)
                     weight = np.asarray(weight, np.float64)
                     if method == "ortho":
                         error = 1 - np.sum(weight * cross) / nuclear

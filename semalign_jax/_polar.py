@@ -135,12 +135,20 @@ def _whole_is_faster(thin: ThinFactors, d_in: int, d_out: int) -> bool:
     return thin.inner.shape[0] > THIN_SHARE * min(d_in, d_out)
 
 
-def _factors(static: _Static, constants: _Constants, m: Array) -> SpectralFactors:
+def _core(static: _Static, constants: _Constants) -> SpectralFactors | None:
+    """Factors of the core between thin bases [n, n]; None if the whole matrix is factored."""
     thin, rcond, row_bound = constants
     if thin is None or static.whole:
+        return None
+    return spectral_factors(thin.inner, rcond, POLAR_RCOND_EPS, row_bound)
+
+
+def _factors(core: SpectralFactors | None, constants: _Constants, m: Array) -> SpectralFactors:
+    thin, rcond, row_bound = constants
+    if core is None:
         return spectral_factors(m, rcond, POLAR_RCOND_EPS, row_bound)
-    f = spectral_factors(thin.inner, rcond, POLAR_RCOND_EPS, row_bound)
-    return f._replace(u=matmul(thin.left, f.u), vt=matmul(f.vt, transpose(thin.right)))
+    assert thin is not None
+    return core._replace(u=matmul(thin.left, core.u), vt=matmul(core.vt, transpose(thin.right)))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -169,26 +177,28 @@ def _value_and_factors(
     """The polar factor, and the factors that its derivative is made of if they are wanted."""
 
     def by_svd(constants, m):
-        f = _factors(static, constants, m)
+        core = _core(static, constants)
+        f = _factors(core, constants, m)
         if static.completion == "partial":
             value = matmul(f.kept_u, f.vt)
         elif static.rotation_only:
             value = _complete(f, m, rotation_only=True)
+        elif core is not None:
+            value = dense(thin_completion(constants.thin, core))
         else:
-            value = _completed_value(f, *m.shape)
+            value = matmul(*_completed_factors(f))
         return value, f if with_factors else None
 
     def by_products(constants, m):
         thin = constants.thin
         if thin is None:
             value = nearest_orthogonal(m)
+        elif static.completion == "partial":
+            value = matmul(matmul(thin.left, nearest_orthogonal(thin.inner)), transpose(thin.right))
         else:
-            left, right = matmul(thin.left, nearest_orthogonal(thin.inner)), thin.right
-            if static.completion == "partial":
-                value = matmul(left, transpose(right))
-            else:
-                value = dense(thin_completion(left, right, None, products_only=True))
-        return value, _factors(static, constants, m) if with_factors else None
+            value = dense(thin_completion(thin, None))
+        factors = _factors(_core(static, constants), constants, m) if with_factors else None
+        return value, factors
 
     if static.solver == "auto" and not static.rotation_only:
         return lax.platform_dependent(constants, m, cpu=by_svd, default=by_products)
@@ -247,61 +257,92 @@ class DenseForm(NamedTuple):
         return DenseForm(transpose(self.matrix))
 
 
-def low_rank_completion(
-    u: Array, v: Array, keep: Array | None, *, products_only: bool = False
-) -> LowRankForm:
-    """The orthogonal matrix that maps span(u) as `u v^T` does and else is nearest to the identity.
+class BasesForm(NamedTuple):
+    """The square matrix `identity + left @ across @ right^T - s s^T`, `s = left @ a + right @ b`.
 
-    With the polar decomposition `u^T v = h p` it is
+    Attributes:
+        left: orthonormal columns [d, n].
+        right: orthonormal columns [d, n].
+        across: [n, n].
+        a: [n, n].
+        b: [n, n].
+    """
 
-        identity + u (1 + h) v^T - (u h + v) (1 + p)^-1 (u h + v)^T:
+    left: Array
+    right: Array
+    across: Array
+    a: Array
+    b: Array
 
-    outside of span(u, v) the identity; within the plane of a pair of principal vectors the
+    def dense(self) -> Array:
+        """The matrix [d, d]."""
+        turned = matmul(self.left, self.a) + matmul(self.right, self.b)
+        columns = jnp.concatenate([self.left, turned], axis=1)
+        rows = [matmul(self.across, transpose(self.right)), -transpose(turned)]
+        product = matmul(columns, jnp.concatenate(rows))
+        return product + jnp.eye(product.shape[0], dtype=product.dtype)
+
+    def times(self, b: Array) -> Array:
+        """The matrix times `b` [d, c], without forming it."""
+        of_left, of_right = (matmul(transpose(side), b) for side in (self.left, self.right))
+        turned = matmul(transpose(self.a), of_left) + matmul(transpose(self.b), of_right)
+        change = matmul(self.left, matmul(self.across, of_right) - matmul(self.a, turned))
+        return b + change - matmul(self.right, matmul(self.b, turned))
+
+    @property
+    def mT(self) -> "BasesForm":  # noqa: N802, the name that arrays use
+        """The transposed matrix."""
+        return BasesForm(self.right, self.left, transpose(self.across), self.b, self.a)
+
+
+def bases_completion(thin: ThinFactors, core: SpectralFactors | None) -> BasesForm:
+    """The orthogonal matrix that is determined between thin bases and else nearest to the identity.
+
+    With singular vectors U and V of what is determined, and the polar decomposition
+    `U^T V = H P`, it is
+
+        identity + U (1 + H) V^T - (U H + V) (1 + P)^-1 (U H + V)^T:
+
+    outside of span(U, V) the identity; within the plane of a pair of principal vectors the
     direct rotation of one complement to the other (Davis and Kahan, "The rotation of
-    eigenvectors by a perturbation III", 1970). 1 + p has a condition number of at most 2.
+    eigenvectors by a perturbation III", 1970). 1 + P has a condition number of at most 2.
 
     Args:
-        u: orthonormal columns [d, k].
-        v: orthonormal columns [d, k].
-        keep: which columns count [k]; None means all. The others are zero in both.
-        products_only: whether to avoid an SVD of the k x k core.
+        thin: the determined part, d_in = d_out.
+        core: factors of `thin.inner`; None if all directions count and no SVD is wanted.
     """
-    core = matmul(transpose(u), v)
-    eye = jnp.eye(core.shape[0], dtype=core.dtype)
-    if keep is not None:
-        # Twos stay apart from the cosines of the others, which are at most 1.
-        core = core + jnp.where(keep, 0, 2).astype(core.dtype)[:, None] * eye
-    if products_only:
-        h = nearest_orthogonal(core)
-        p = matmul(transpose(h), core)
+    left, right = thin.left, thin.right
+    cosines = matmul(transpose(left), right)
+    if core is None:
+        inner, h = nearest_orthogonal(thin.inner), nearest_orthogonal(cosines)
+        p = matmul(transpose(h), cosines)
+        eye = jnp.eye(p.shape[0], dtype=p.dtype)
         root = upper_inverse(transpose(cholesky(eye + (p + transpose(p)) / 2)))
-        inverse = matmul(root, transpose(root))
-    else:
-        a, cosines, bt = svd(core)
-        h = matmul(a, bt)
-        inverse = matmul(transpose(bt) / (1 + cosines)[None, :], bt)
-    both = matmul(u, h) + v
-    right = [matmul(eye + h, transpose(v)), -matmul(inverse, transpose(both))]
-    return LowRankForm(jnp.concatenate([u, both], 1), jnp.concatenate(right, 0), True)
+        return BasesForm(left, right, inner + h, matmul(h, root), root)
+    u, vt = core.kept_u, core.kept_vt
+    # Twos stay apart from the cosines of the others, which are at most 1.
+    twos = jnp.diag(jnp.where(core.keep, 0, 2).astype(u.dtype))
+    a, cosines, bt = svd(matmul(transpose(u), matmul(cosines, transpose(vt))) + twos)
+    a, b = matmul(u, a), transpose(matmul(bt, vt))
+    across = matmul(u, vt) + matmul(a, transpose(b))
+    root = 1 / jnp.sqrt(1 + cosines)[None, :]
+    return BasesForm(left, right, across, a * root, b * root)
 
 
-def span_completion(
-    u: Array, v: Array, keep: Array | None, *, products_only: bool = False
-) -> LowRankForm:
-    """As `low_rank_completion`, for spaces of unequal dimensions.
+def span_completion(u: Array, v: Array, *, products_only: bool) -> LowRankForm:
+    """As `bases_completion`, for spaces of unequal dimensions.
 
     Only the span of the columns on either side departs from the naive map; so the polar factor
     is taken there, at most 3 k wide, and not in the whole space.
 
     Args:
-        u: orthonormal columns [d_in, k].
+        u: orthonormal columns [d_in, k]; zero ones, in both, do not count.
         v: orthonormal columns [d_out, k], 3 k <= min(d_in, d_out).
-        keep: which columns count [k]; None means all. The others are zero in both.
         products_only: whether to avoid an SVD.
     """
     d_in, d_out = u.shape[0], v.shape[0]
     if d_in > d_out:
-        return span_completion(v, u, keep, products_only=products_only).mT
+        return span_completion(v, u, products_only=products_only).mT
     left, _ = thin_qr(jnp.concatenate([u, v[:d_in]], axis=1))
     padded = jnp.pad(left, ((0, d_out - d_in), (0, 0)))
     right, _ = thin_qr(jnp.concatenate([padded, v], axis=1))
@@ -320,30 +361,36 @@ def _full_rank_polar(m: Array, products_only: bool) -> Array:
 
 
 def thin_completion(
-    u: Array, v: Array, keep: Array | None, *, products_only: bool = False
-) -> LowRankForm | Array:
-    """The completed polar factor from few singular vectors, as a constant.
+    thin: ThinFactors, core: SpectralFactors | None
+) -> LowRankForm | BasesForm | Array:
+    """The completed polar factor of a matrix of low rank, as a constant.
 
     Args:
-        u: orthonormal columns [d_in, k], k < min(d_in, d_out).
-        v: orthonormal columns [d_out, k].
-        keep: which columns count [k]; None means all. The others are zero in both.
-        products_only: whether to avoid an SVD.
+        thin: the matrix, n < min(d_in, d_out).
+        core: factors of `thin.inner`; None if all directions count and no SVD is wanted.
 
     Returns:
-        A low-rank form where that is cheaper, else the matrix [d_in, d_out].
+        A form where that is cheaper, else the matrix [d_in, d_out].
     """
-    d_in, d_out = u.shape[0], v.shape[0]
+    d_in, d_out = thin.left.shape[0], thin.right.shape[0]
     if d_in == d_out:
-        return low_rank_completion(u, v, keep, products_only=products_only)
+        return bases_completion(thin, core)
+    u, v = _determined(thin, core)
     if 3 * u.shape[1] <= min(d_in, d_out):
-        return span_completion(u, v, keep, products_only=products_only)
+        return span_completion(u, v, products_only=core is None)
     target = _with_rest(matmul(u, transpose(v)), jnp.eye(d_in, d_out, dtype=u.dtype))
-    return _full_rank_polar(target, products_only)
+    return _full_rank_polar(target, core is None)
 
 
-def thin_polar_form(thin: ThinFactors, completion: Completion) -> LowRankForm | None:
-    """The polar factor of `thin` as a low-rank form, as a constant.
+def _determined(thin: ThinFactors, core: SpectralFactors | None) -> tuple[Array, Array]:
+    """Two matrices [d_in, n] and [d_out, n] with the partial isometry `u @ v^T`."""
+    if core is None:
+        return matmul(thin.left, nearest_orthogonal(thin.inner)), thin.right
+    return matmul(thin.left, core.kept_u), matmul(thin.right, transpose(core.kept_vt))
+
+
+def thin_polar_form(thin: ThinFactors, completion: Completion) -> LowRankForm | BasesForm | None:
+    """The polar factor of `thin` as a form that is multiplied with few columns, as a constant.
 
     Returns:
         None if working with the whole matrix is cheaper.
@@ -353,37 +400,28 @@ def thin_polar_form(thin: ThinFactors, completion: Completion) -> LowRankForm | 
     if _whole_is_faster(thin, d_in, d_out) or (not square and 3 * n > min(d_in, d_out)):
         return None
 
-    def form(u: Array, v: Array, keep: Array | None, products_only: bool) -> tuple[Array, Array]:
+    def form(thin: ThinFactors, core: SpectralFactors | None) -> BasesForm | tuple[Array, Array]:
         if completion == "partial":
+            u, v = _determined(thin, core)
             return u, transpose(v)
-        found = thin_completion(u, v, keep, products_only=products_only)
-        assert isinstance(found, LowRankForm)
-        return found.left, found.right
+        found = thin_completion(thin, core)
+        assert not isinstance(found, Array)
+        return found if isinstance(found, BasesForm) else (found.left, found.right)
 
-    def by_svd(thin):
-        f = _factors(
-            _Static(completion, False, "auto", False), _Constants(thin, None, n), thin.left
-        )
-        return form(f.kept_u, transpose(f.kept_vt), f.keep, False)
-
-    def by_products(thin):
-        return form(matmul(thin.left, nearest_orthogonal(thin.inner)), thin.right, None, True)
-
-    thin = lax.stop_gradient(thin)
-    left, right = lax.platform_dependent(thin, cpu=by_svd, default=by_products)
+    found = lax.platform_dependent(
+        lax.stop_gradient(thin),
+        cpu=lambda thin: form(thin, spectral_factors(thin.inner, None, POLAR_RCOND_EPS, n)),
+        default=lambda thin: form(thin, None),
+    )
+    if isinstance(found, BasesForm):
+        return found
+    left, right = found
     return LowRankForm(left, right, completion == "orthogonal")
 
 
-def dense(form: LowRankForm | Array) -> Array:
+def dense(form: LowRankForm | BasesForm | Array) -> Array:
     """The matrix itself."""
-    return form.dense() if isinstance(form, LowRankForm) else form
-
-
-def _completed_value(f: SpectralFactors, d_in: int, d_out: int) -> Array:
-    """The completed polar factor as a constant."""
-    if f.s.shape[0] < min(d_in, d_out):
-        return dense(thin_completion(f.kept_u, transpose(f.kept_vt), f.keep))
-    return matmul(*_completed_factors(f))
+    return form.dense() if isinstance(form, LowRankForm | BasesForm) else form
 
 
 def polar_form(m: Array, completion: Completion) -> LowRankForm:

@@ -36,6 +36,7 @@ from ._linalg import (
 )
 from ._nested import NestedRows, nested_rows
 from ._polar import (
+    BasesForm,
     DenseForm,
     LowRankForm,
     ThinFactors,
@@ -723,8 +724,8 @@ def _ortho(
     x, y = (side.variants[center].nested for side in (forward.source, forward.target))
     d_in, d_out = x.rows.shape[1], y.rows.shape[1]
 
-    def score(index: Any, weight: LowRankForm | Array) -> list[Any]:
-        form = weight if isinstance(weight, LowRankForm) else DenseForm(weight)
+    def score(index: Any, weight: LowRankForm | BasesForm | Array) -> list[Any]:
+        form = DenseForm(weight) if isinstance(weight, Array) else weight
         both = (form, form.mT)
         return [
             direction.of_weight(center, index, way.times(direction.readout.weight))

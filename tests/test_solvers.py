@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import semalign_jax as sa
 from semalign_jax import _linalg
 from semalign_jax._polar import (
+    BasesForm,
     LowRankForm,
     ThinFactors,
     orthogonal_factor,
@@ -136,6 +137,21 @@ def test_no_factorisation_of_the_whole_matrix_on_accelerators(platform):
         assert name not in text, name
 
 
+@pytest.mark.parametrize("kept", [0, 2, 5])
+def test_the_completion_of_few_anchors_by_its_definition(kept):
+    rng = np.random.default_rng(kept)
+    left, right = (rotation(12, rng)[:, :5] for _ in range(2))
+    a, b = rotation(5, rng)[:, :kept], rotation(5, rng)[:, :kept]
+    inner = (a * np.geomspace(1, 1e-3, kept)) @ b.T
+    u, v = left @ a, right @ b
+    # Twice the determined part, which stays apart from what is between the others.
+    rest = (np.eye(12) - u @ u.T) @ (np.eye(12) - v @ v.T)
+    thin = ThinFactors(*(jnp.asarray(part) for part in (left, inner, right)))
+    form = thin_polar_form(thin, "orthogonal")
+    assert isinstance(form, BasesForm)
+    np.testing.assert_allclose(form.dense(), polar(2 * u @ v.T + rest), atol=1e-9)
+
+
 def test_low_rank_forms_multiply_as_their_matrix():
     rng = np.random.default_rng(0)
     for d_in, d_out in ((12, 12), (12, 9), (9, 12)):
@@ -143,7 +159,7 @@ def test_low_rank_forms_multiply_as_their_matrix():
         thin = ThinFactors(u, jnp.asarray(rng.standard_normal((3, 3))), v)
         for completion in ("orthogonal", "partial"):
             form = thin_polar_form(thin, completion)
-            assert isinstance(form, LowRankForm)
+            assert isinstance(form, LowRankForm | BasesForm)
             whole = np.asarray(form.dense())
             if completion == "orthogonal":
                 square = whole @ whole.T if d_in < d_out else whole.T @ whole
