@@ -67,7 +67,8 @@ class FitInfo(NamedTuple):
         n_effective: scalar, Kish's effective number of anchors, (sum w)^2 / sum w^2.
         residual_mse: scalar, weighted mean over anchors and target dimensions of the squared
             residual, in squared units of `y`.
-        singular_values: [k], descending, of the matrix that `rank` speaks of.
+        singular_values: [k], descending, of the matrix that `rank` speaks of, up to a power of two
+            that keeps them in range.
         orthogonality_error: scalar, max |W^T W - I| (or |W W^T - I| if d_in < d_out) of the
             returned weight.
     """

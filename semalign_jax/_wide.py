@@ -146,7 +146,7 @@ class _Problem:
         a, b = self.a, self.b
         if not self.tall:
             return gram_by_halves(transpose(_float64(a))), _float64(b)
-        blocks = max(1, a.shape[0] // BLOCK_ROWS)
+        blocks = max(1, round(a.shape[0] / BLOCK_ROWS))
         rows = a.shape[0] // blocks * blocks
 
         def products(a: Array, b: Array) -> tuple[Array, Array]:
