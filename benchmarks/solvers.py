@@ -59,7 +59,7 @@ def correlated_anchors(
 
 #: Bounds in float32. Orthogonality and objective hold for every case; predictions of the least
 #: squares maps for conditions up to 1e6. The exact map, rounded to float32 and applied, may miss
-#: that bound by itself: then what counts is how often its error ours may be.
+#: that bound by itself: ours may then err by FLOORS times as much.
 ORTHOGONALITY_BOUND = 5e-6
 OBJECTIVE_BOUND = 1e-5
 PREDICTION_BOUND = 1e-3

@@ -231,16 +231,15 @@ class Side:
 
         return self._once(("factors", *_least_squares_key(static, options)), make)[:2]
 
-    def solution(
-        self, static: Static, target: "Side", options: Options
-    ) -> tuple[Array, tuple["Side", Options]]:
-        """The least-squares solution [d_in, d_out], and what its key holds by identity."""
+    def solution(self, static: Static, target: "Side", options: Options) -> Array:
+        """The least-squares solution to the prepared rows of `target` [d_in, d_out]."""
 
         def make():
-            return _least_squares_solution(static, self, target, options), (target, options)
+            # Kept with what the key names by identity.
+            return _least_squares_solution(static, self, target, options), target, options
 
         key = ("solution", id(target), *_least_squares_key(static, options))
-        return self._once(key, make)
+        return self._once(key, make)[0]
 
 
 def _least_squares_key(static: Static, options: Options) -> tuple[Any, ...]:
@@ -371,8 +370,7 @@ def _diagnose(fitted: AffineMap, x: Array, y: Array, w: Array, s: Array, rank: A
 
 
 def _solve_linear(static: Static, source: Side, target: Side, options: Options):
-    weight, _ = source.solution(static, target, options)
-    return weight, source.prepared(static)
+    return source.solution(static, target, options), source.prepared(static)
 
 
 def _solve_l_ortho(static: Static, source: Side, target: Side, options: Options):
@@ -621,8 +619,8 @@ def fit_affine(
         rcond: singular values of the centred anchors at most `rcond` times the largest count as
             zero. None means 8 machine epsilons, which keeps every direction above rounding
             noise; NumPy's rule eps * max(n, d_in) cuts off far more, which changes predictions
-            and often generalises better. 0 keeps all that the arithmetic can tell from zero.
-            With a ridge, None means no cut-off.
+            and often generalises better. 0 keeps all that the arithmetic can tell from zero
+            and the result can hold. With a ridge, None means no cut-off.
         solver: "auto" chooses by shape, dtype and device, for float32 on a CPU among algorithms
             in float64; "cholesky" (normal equations in float64, whatever the dtype and device)
             and "qr" (in the anchors' dtype) take no singular values, so nothing is cut off:

@@ -194,7 +194,8 @@ def _value_and_factors(
         if thin is None:
             value = nearest_orthogonal(m)
         elif static.completion == "partial":
-            value = matmul(matmul(thin.left, nearest_orthogonal(thin.inner)), transpose(thin.right))
+            u, v = _determined(thin, None)
+            value = matmul(u, transpose(v))
         else:
             value = dense(thin_completion(thin, None))
         factors = _factors(_core(static, constants), constants, m) if with_factors else None

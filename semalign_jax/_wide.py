@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.scipy.linalg import cho_solve
 
 from ._linalg import (
     LSTSQ_RCOND_EPS,
     gram_by_halves,
+    gram_solve,
     inverse_by_halves,
     matmul,
     one_by_one,
@@ -173,16 +175,11 @@ class _Problem:
 
     def _by_factor(self, gram: Array, rhs: Array) -> Array:
         lower = lax.linalg.cholesky(self._plus(gram, self.penalty), symmetrize_input=False)
-        half = lax.linalg.triangular_solve(lower, rhs, left_side=True, lower=True)
-        return self._from_dual(
-            lax.linalg.triangular_solve(lower, half, left_side=True, lower=True, transpose_a=True)
-        )
+        return self._from_dual(cho_solve((lower, True), rhs))
 
     def _by_eigenvectors(self, gram: Array, rhs: Array) -> Array:
-        vectors, values = lax.linalg.eigh(gram, symmetrize_input=False)
-        keep = values > self.cut * self.cut * jnp.max(values)
-        gain = safe_inverse(values + self.penalty, keep)[:, None]
-        return self._from_dual(matmul(vectors, gain * matmul(transpose(vectors), rhs)))
+        ridge = None if self.ridge is None else self.penalty
+        return self._from_dual(gram_solve(gram, rhs, ridge, self.cut))
 
     def _by_gram(self) -> Array:
         gram, rhs = self._normal_equations()
