@@ -256,14 +256,22 @@ def _least_squares_solution(static: Static, source: Side, target: Side, options:
     fixed = lax.stop_gradient((x, y, penalty, options.rcond, source.row_bound(static)))
     if static.solver == "cholesky":
         return value_of(wide_least_squares(*fixed, trusted=True), weight)
-    few = x.shape[0] < LEAST_SHARE * x.shape[1]
-    if static.solver != "auto" or x.dtype != jnp.float32 or few:
+    if static.solver != "auto" or x.dtype != jnp.float32:
         return weight
+    few = x.shape[0] < LEAST_SHARE * x.shape[1]
+
+    def in_float64(fixed, _):
+        return wide_least_squares(*fixed)
+
+    def in_float32(_, weight):
+        return weight
+
     value = lax.platform_dependent(
         fixed,
         lax.stop_gradient(weight),
-        cpu=lambda fixed, _: wide_least_squares(*fixed),
-        default=lambda _, weight: weight,
+        cpu=in_float32 if few else in_float64,
+        cuda=in_float64,
+        default=in_float32,
     )
     return value_of(value, weight)
 

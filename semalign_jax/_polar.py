@@ -112,7 +112,8 @@ def orthogonal_factor(
     whole = solver == "svd" or (
         solver == "auto" and thin is not None and _whole_is_faster(thin, *m.shape)
     )
-    static = _Static(completion, rotation_only, solver, whole)
+    masked = isinstance(row_bound, Array)
+    static = _Static(completion, rotation_only, solver, whole, masked)
     constants = lax.stop_gradient(_Constants(thin, rcond, row_bound))
     return _orthogonal_factor(static, constants, m)
 
@@ -122,6 +123,7 @@ class _Static(NamedTuple):
     rotation_only: bool
     solver: Solver
     whole: bool  # whether an SVD is that of the whole matrix
+    masked: bool  # whether a bound of the rank is known when the program runs, not before
 
 
 class _Constants(NamedTuple):
@@ -201,8 +203,15 @@ def _value_and_factors(
         factors = _factors(_core(static, constants), constants, m) if with_factors else None
         return value, factors
 
+    def on_accelerator(constants, m):
+        if not static.masked:
+            return by_products(constants, m)
+        # Products alone do not know which directions rows of weight zero leave undetermined.
+        size = min(m.shape) if constants.thin is None else constants.thin.inner.shape[0]
+        return lax.cond(constants.row_bound >= size, by_products, by_svd, constants, m)
+
     if static.solver == "auto" and not static.rotation_only:
-        return lax.platform_dependent(constants, m, cpu=by_svd, default=by_products)
+        return lax.platform_dependent(constants, m, cpu=by_svd, default=on_accelerator)
     return (by_products if static.solver == "iterative" else by_svd)(constants, m)
 
 
@@ -312,14 +321,16 @@ def bases_completion(thin: ThinFactors, core: SpectralFactors | None) -> BasesFo
         thin: the determined part, d_in = d_out.
         core: factors of `thin.inner`; None if all directions count and no SVD is wanted.
     """
+    if core is None:
+        left, right = _determined(thin, None)
+        cosines = matmul(transpose(left), right)
+        eye = jnp.eye(cosines.shape[0], dtype=cosines.dtype)
+        h = nearest_orthogonal(cosines + 2 * jnp.where(_counts(left)[None, :], 0, eye))
+        p = matmul(transpose(h), cosines)
+        root = upper_inverse(transpose(cholesky(eye + (p + transpose(p)) / 2)))
+        return BasesForm(left, right, eye + h, matmul(h, root), root)
     left, right = thin.left, thin.right
     cosines = matmul(transpose(left), right)
-    if core is None:
-        inner, h = nearest_orthogonal(thin.inner), nearest_orthogonal(cosines)
-        p = matmul(transpose(h), cosines)
-        eye = jnp.eye(p.shape[0], dtype=p.dtype)
-        root = upper_inverse(transpose(cholesky(eye + (p + transpose(p)) / 2)))
-        return BasesForm(left, right, inner + h, matmul(h, root), root)
     u, vt = core.kept_u, core.kept_vt
     # Twos stay apart from the cosines of the others, which are at most 1.
     twos = jnp.diag(jnp.where(core.keep, 0, 2).astype(u.dtype))
@@ -384,10 +395,19 @@ def thin_completion(
 
 
 def _determined(thin: ThinFactors, core: SpectralFactors | None) -> tuple[Array, Array]:
-    """Two matrices [d_in, n] and [d_out, n] with the partial isometry `u @ v^T`."""
+    """Two matrices [d_in, n] and [d_out, n] with the partial isometry `u @ v^T`.
+
+    Their columns are orthonormal, or zero in both.
+    """
     if core is None:
-        return matmul(thin.left, nearest_orthogonal(thin.inner)), thin.right
+        v = matmul(thin.right, transpose(nearest_orthogonal(thin.inner)))
+        return thin.left, jnp.where(_counts(thin.left)[None, :], v, 0)
     return matmul(thin.left, core.kept_u), matmul(thin.right, transpose(core.kept_vt))
+
+
+def _counts(basis: Array) -> Array:
+    """Which columns of a basis are not zero."""
+    return jnp.sum(basis * basis, axis=0) > 0.5
 
 
 def thin_polar_form(thin: ThinFactors, completion: Completion) -> LowRankForm | BasesForm | None:
@@ -484,7 +504,8 @@ def _completed_trailing(factors: tuple[Array, Array, Array]) -> Array:
     for width in widths:
         branches.append(lambda *args, width=width: complete(width, *args))
     missing = d - jnp.sum(keep)
-    index = jnp.sum(missing > jnp.asarray([0, *widths[:-1]]))
+    # Not an array of widths: where a condition is batched, constants would be too.
+    index = sum((missing > width).astype(jnp.int32) for width in (0, *widths[:-1]))
     return lax.switch(index, branches, u, vt, keep)
 
 

@@ -1,4 +1,4 @@
-"""Least squares of float32 anchors on a CPU: in float64, to the last digit that float32 holds."""
+"""Least squares of float32 anchors in float64: to the last digit that float32 holds."""
 
 from functools import partial
 
@@ -201,14 +201,15 @@ def lowered_for(platform):
     return fit.trace(jnp.asarray(x), jnp.asarray(y)).lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_float64_is_used_on_cpus_only():
+def test_float64_is_used_on_cpus_and_gpus_only():
     assert "xf64>" in lowered_for("cpu")
-    assert "f64" not in lowered_for("cuda")
+    assert "xf64>" in lowered_for("cuda")
+    assert "f64" not in lowered_for("tpu")
 
 
 @pytest.mark.parametrize("n", [4096, 160])
 def test_sharded_rows_are_not_gathered(n):
-    mesh = Mesh(np.array(jax.devices()), ("rows",))
+    mesh = Mesh(np.array(jax.devices("cpu")), ("rows",))
     sharding = NamedSharding(mesh, PartitionSpec("rows"))
     x, y = anchors(n, 6, 5, cond=10.0)
     sides = [jax.device_put(jnp.asarray(a), sharding) for a in (x, y)]
