@@ -424,7 +424,7 @@ def batch_timings(fits: int, dims: Sequence[int], seconds: float) -> Iterator[Ba
             objective = 1 - np.sum(np.asarray(weight[0], np.float64) * cross) / nuclear
             with jax.enable_x64(True):
                 weight = weight.astype(np.float64)
-                gap = jnp.swapaxes(weight, 1, 2) @ weight - jnp.eye(d, dtype=weight.dtype)
+                gap = jnp.swapaxes(weight, 1, 2) @ weight - jnp.eye(d, dtype=weight.dtype)[None]
                 error = jnp.max(jnp.abs(gap))
             times = first, 1e3 * median, median / own, median / floor
             yield Batch(d, fits, solver, *times, float(error), float(objective))

@@ -165,12 +165,6 @@ def _padded_svd(a: Array, extra: int = 8) -> tuple[Array, Array, Array]:
     return u[: a.shape[0]], s, vt
 
 
-def _polished_svd(a: Array) -> tuple[Array, Array, Array]:
-    """SVD of an accelerator's library, whose vectors are orthonormal to 1e-5 in float32."""
-    u, s, vt = _plain_svd(a)
-    return _reorthogonalised(u), s, transpose(_reorthogonalised(transpose(vt)))
-
-
 def _reorthogonalised(q: Array) -> Array:
     return 1.5 * q - 0.5 * matmul(q, matmul(transpose(q), q))
 
@@ -178,12 +172,29 @@ def _reorthogonalised(q: Array) -> Array:
 @one_by_one_on_cpu
 def svd(a: Array) -> tuple[Array, Array, Array]:
     """Thin SVD of a matrix; no derivative."""
-    return lax.platform_dependent(a, cpu=safe_svd, default=_polished_svd)
+    return lax.platform_dependent(a, cpu=safe_svd, cuda=_svd_in_float64, default=_plain_svd)
 
 
 @one_by_one_on_cpu
 def _singular_values(a: Array) -> Array:
-    return jnp.linalg.svd(a, compute_uv=False)
+    def plain(a: Array) -> Array:
+        return jnp.linalg.svd(a, compute_uv=False)
+
+    return lax.platform_dependent(a, cpu=plain, cuda=lambda a: _svd_in_float64(a)[1], default=plain)
+
+
+@jax.custom_batching.custom_vmap
+def _svd_in_float64(a: Array) -> tuple[Array, Array, Array]:
+    """SVD for GPUs, where that of float32 errs by 1e-4 and this takes 1.5 times as long."""
+    with jax.enable_x64(True):
+        u, s, vt = _plain_svd(a.astype(jnp.float64))
+        return u.astype(a.dtype), s.astype(a.dtype), vt.astype(a.dtype)
+
+
+@_svd_in_float64.def_vmap
+def _svd_in_float64_rule(axis_size, in_batched, a):
+    del axis_size
+    return one_by_one(_svd_in_float64, tuple(in_batched), (a,)), (True, True, True)
 
 
 @one_by_one_on_cpu

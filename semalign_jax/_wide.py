@@ -1,10 +1,11 @@
-"""Least squares of float32 anchors in float64, on CPUs.
+"""Least squares of float32 anchors in float64, on CPUs and GPUs.
 
 A CPU multiplies float64 matrices at half the speed of float32, where normal equations in float64
 are faster than the Householder QR that float32 needs, and more exact: products of two float32
-numbers are exact in float64, and a condition number of 1e6, squared, is within its range. Only
-this module works with 64-bit types where JAX has them switched off. They stay inside of functions
-that take and return float32, which `vmap`, `jit` and `export` trace as they are.
+numbers are exact in float64, and a condition number of 1e6, squared, is within its range. So it is
+on GPUs, whose QR is far slower than their products. 64-bit types are used here where JAX has them
+switched off: inside of functions that take and return float32, which `vmap`, `jit` and `export`
+trace as they are.
 """
 
 from typing import Any
@@ -31,7 +32,7 @@ from ._linalg import (
 from ._typing import Array
 
 #: Fewer anchors than this share of the dimensions are conditioned so well as a rule that float32
-#: is exact enough, and faster.
+#: is exact enough, and on CPUs faster.
 LEAST_SHARE = 2 / 3
 
 #: Matrices with sides less than this factor apart are so badly conditioned as a rule that, where

@@ -4,71 +4,101 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import METHODS, anchors
+from helpers import METHODS, anchors, relative
 from jax import lax
 
 import semalign_jax as sa
 
 
-@pytest.fixture(autouse=True)
-def as_on_an_accelerator(monkeypatch):
-    def default_branch(*args, default, **branches):
-        assert branches
-        return default(*args)
+@pytest.fixture(autouse=True, params=["cuda", "default"])
+def accelerator(monkeypatch, request):
+    def branch(*args, default, **branches):
+        return branches.get(request.param, default)(*args)
 
     jax.clear_caches()
-    monkeypatch.setattr(lax, "platform_dependent", default_branch)
+    monkeypatch.setattr(lax, "platform_dependent", branch)
     yield
     monkeypatch.undo()
     jax.clear_caches()
 
 
+def sides(shape, dtype):
+    return (a.astype(dtype) for a in anchors(*shape, cond=3))
+
+
+def check(weight, expected, dtype):
+    """Compare with float64's."""
+    np.testing.assert_allclose(weight, expected, atol=1e-5 if dtype == "float32" else 1e-9)
+
+
 def by_svd(method, x, y, **options):
-    if method in ("affine", "linear", "l-ortho", "ortho"):
-        options["solver"] = "svd"
-    return sa.fit(method, x, y, **options).weight
+    wide = x.astype(np.float64), y.astype(np.float64)
+    return sa.fit(method, *wide, normalize="center", solver="svd", **options).weight
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(3, 12, 12), (3, 12, 10), (9, 10, 12), (30, 12, 12)], ids=str)
-def test_the_same_maps(method, shape):
-    x, y = anchors(*shape, cond=3)
-    weight = sa.fit(method, x, y, normalize="center").weight
-    np.testing.assert_allclose(weight, by_svd(method, x, y, normalize="center"), atol=1e-9)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_maps(method, shape, dtype):
+    x, y = sides(shape, dtype)
+    check(sa.fit(method, x, y, normalize="center").weight, by_svd(method, x, y), dtype)
+    fitted, info = sa.fit_with_info(method, x, y, normalize="center")
+    assert info.rank == min(shape[0] - 1, *shape[1:])
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(8, 12, 12), (8, 12, 10), (16, 6, 6)], ids=str)
 def test_rows_of_weight_zero_leave_directions_undetermined(method, shape):
-    x, y = anchors(*shape, cond=3)
+    x, y = sides(shape, "float64")
     fit = jax.jit(lambda x, y, w: sa.fit(method, x, y, weights=w, normalize="center").weight)
     for count in (3, shape[0]):
         active = np.random.default_rng(count).permutation(shape[0])[:count]
         weights = jnp.zeros(shape[0]).at[active].set(1.0)
-        expected = by_svd(method, x[active], y[active], normalize="center")
-        np.testing.assert_allclose(fit(x, y, weights), expected, atol=1e-9)
+        check(fit(x, y, weights), by_svd(method, x[active], y[active]), "float64")
 
 
-def test_batches_of_masks():
-    x, y = anchors(8, 6, 6, cond=3)
-    masks = jnp.arange(8)[None, :] < jnp.array([2, 4, 8])[:, None]
-    weights = jax.vmap(lambda mask: sa.fit_ortho(x, y, weights=mask).weight)(masks)
-    for n, weight in zip((2, 4, 8), weights, strict=True):
-        np.testing.assert_allclose(weight, by_svd("ortho", x[:n], y[:n]), atol=1e-9)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_batches_of_masks(dtype):
+    x, y = sides((8, 6, 6), dtype)
+    masks = jnp.arange(8)[None, :] < jnp.array([3, 4, 8])[:, None]
+
+    def fit(mask):
+        return sa.fit_ortho(x, y, weights=mask, normalize="center").weight
+
+    for n, weight in zip((3, 4, 8), jax.vmap(fit)(masks), strict=True):
+        check(weight, by_svd("ortho", x[:n], y[:n]), dtype)
 
 
 @pytest.mark.parametrize("method", ["l-ortho", "ortho"])
 @pytest.mark.parametrize("shape", [(1, 12, 12), (6, 12, 12), (6, 12, 10), (30, 12, 12)], ids=str)
 def test_maps_of_dependent_anchors_are_orthogonal(method, shape):
-    x, y = anchors(*shape, cond=3)
+    x, y = sides(shape, "float64")
     x[-1] = x[0]
     weight = np.asarray(sa.fit(method, x, y, normalize="center").weight)
     square = weight.T @ weight
     np.testing.assert_allclose(square, np.eye(len(square)), atol=1e-12)
 
 
+@pytest.mark.parametrize("solver", ["auto", "svd"])
+@pytest.mark.parametrize("condition", [1e2, 1e6])
+def test_singular_values_under_vmap_in_float32(solver, condition):
+    x, y = (
+        np.stack(parts).astype(np.float32)
+        for parts in zip(
+            *(anchors(80, 40, 40, cond=condition, seed=i) for i in range(3)), strict=True
+        )
+    )
+    weight = jax.vmap(lambda x, y: sa.fit_ortho(x, y, solver=solver).weight)(x, y)
+    for i in range(3):
+        q = np.asarray(weight[i], np.float64)
+        assert np.abs(q.T @ q - np.eye(40)).max() < 5e-6
+        cross = x[i].T.astype(np.float64) @ y[i]
+        best = np.linalg.svd(cross, compute_uv=False).sum()
+        assert 1 - np.sum(q * cross) / best < 1e-6
+
+
 def test_derivatives():
-    x, y = (jnp.asarray(a) for a in anchors(8, 6, 6, cond=3))
+    x, y = map(jnp.asarray, sides((8, 6, 6), "float64"))
     mask = jnp.arange(8) < 4
 
     def loss(x, solver, weights):
@@ -77,3 +107,25 @@ def test_derivatives():
     for weights in (None, mask):
         expected = jax.grad(loss)(x, "svd", weights)
         np.testing.assert_allclose(jax.grad(loss)(x, "auto", weights), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sweeps_over_pairs(method):
+    rng = np.random.default_rng(0)
+    both = [dict(zip("ab", sides((n, 6, 6), "float32"), strict=True)) for n in (20, 9)]
+    readouts = {
+        name: sa.AffineMap.from_weight(rng.standard_normal((6, 4)).astype("f")) for name in "ab"
+    }
+
+    def scores(scores, _):
+        return scores
+
+    counts = (2, 5, 6, 12, 20)
+    found = sa.sweep_pairs(
+        both[0], counts, orders=np.arange(20)[None], readouts=readouts, test=both[1],
+        metrics={"scores": scores}, methods=[method], pairs=[("a", "b")],
+    )  # fmt: skip
+    for n, values in zip(counts, found.values["scores"][0, 0, :, 0], strict=True):
+        fitted = sa.fit(method, both[0]["a"][:n], both[0]["b"][:n])
+        expected = (fitted >> readouts["b"])(both[1]["a"])
+        assert relative(values, np.asarray(expected, np.float64)) < 1e-4

@@ -148,6 +148,15 @@ def test_no_factorisation_of_the_whole_matrix_on_accelerators(platform):
         assert name not in text, name
 
 
+def test_singular_values_on_gpus_are_those_of_float64():
+    x = jnp.ones((20, 6), jnp.float32)
+    fit = jax.jit(partial(sa.fit_ortho, solver="svd"))
+    with jax.enable_x64(False):
+        for platform, wide in (("cuda", True), ("cpu", False), ("tpu", False)):
+            text = fit.trace(x, x).lower(lowering_platforms=(platform,)).as_text()
+            assert ("xf64>" in text) == wide, platform
+
+
 @pytest.mark.parametrize("kept", [0, 2, 5])
 def test_the_completion_of_few_anchors_by_its_definition(kept):
     rng = np.random.default_rng(kept)
