@@ -111,6 +111,23 @@ def one_by_one(function: Callable, in_batched: Any, args: tuple) -> Any:
     return lax.map(one, [leaf for leaf, f in zip(leaves, flags, strict=True) if f])
 
 
+def always_one_by_one(function: Callable) -> Callable:
+    """Give `function` a batching rule that runs it on one element after the other.
+
+    For functions that use 64-bit types within: JAX's own rules would ask for the types again
+    where they may be switched off.
+    """
+    wrapped = jax.custom_batching.custom_vmap(function)
+
+    @wrapped.def_vmap
+    def rule(axis_size, in_batched, *args):
+        del axis_size
+        outputs = one_by_one(wrapped, tuple(in_batched), args)
+        return outputs, jax.tree_util.tree_map(lambda _: True, outputs)
+
+    return wrapped
+
+
 def one_by_one_on_cpu(function: Callable) -> Callable:
     """Give `function` a batching rule that runs LAPACK on one matrix after the other.
 
@@ -183,18 +200,12 @@ def _singular_values(a: Array) -> Array:
     return lax.platform_dependent(a, cpu=plain, cuda=lambda a: _svd_in_float64(a)[1], default=plain)
 
 
-@jax.custom_batching.custom_vmap
+@always_one_by_one
 def _svd_in_float64(a: Array) -> tuple[Array, Array, Array]:
     """SVD for GPUs, where that of float32 errs by 1e-4 and this takes 1.5 times as long."""
     with jax.enable_x64(True):
         u, s, vt = _plain_svd(a.astype(jnp.float64))
         return u.astype(a.dtype), s.astype(a.dtype), vt.astype(a.dtype)
-
-
-@_svd_in_float64.def_vmap
-def _svd_in_float64_rule(axis_size, in_batched, a):
-    del axis_size
-    return one_by_one(_svd_in_float64, tuple(in_batched), (a,)), (True, True, True)
 
 
 @one_by_one_on_cpu

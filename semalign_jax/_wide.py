@@ -8,7 +8,8 @@ switched off: inside of functions that take and return float32, which `vmap`, `j
 trace as they are.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jax.scipy.linalg import cho_solve
 
 from ._linalg import (
     LSTSQ_RCOND_EPS,
+    always_one_by_one,
     gram_by_halves,
     gram_solve,
     inverse_by_halves,
@@ -110,6 +112,111 @@ def _float64(a: Array) -> Array:
     return a.astype(jnp.float64)
 
 
+def _summed(products: Callable[..., Any], *sides: Array) -> Any:
+    """Sum of `products` of blocks of rows of all sides, in float64."""
+    n = sides[0].shape[0]
+    blocks = max(1, round(n / BLOCK_ROWS))
+    if blocks == 1:
+        return products(*map(_float64, sides))
+    rows = n // blocks * blocks
+    # Every block takes rows from all over, so that rows spread over devices stay there.
+    parts = [side[:rows].reshape(rows // blocks, blocks, -1) for side in sides]
+
+    def step(totals, index):
+        block = products(*(_float64(part[:, index]) for part in parts))
+        return jax.tree_util.tree_map(jnp.add, totals, block), None
+
+    rest = products(*(_float64(side[rows:]) for side in sides))
+    totals, _ = lax.scan(step, rest, jnp.arange(blocks))
+    return totals
+
+
+def _cholesky_plus(gram: Array, shift: Array) -> Array:
+    """Lower Cholesky factor of a matrix plus `shift` times the identity; NaN if there is none."""
+    order = jnp.arange(gram.shape[0], dtype=jnp.int32)
+    shifted = gram + jnp.where(order[:, None] == order[None, :], shift, 0)
+    return lax.linalg.cholesky(shifted, symmetrize_input=False)
+
+
+def _positive_definite(gram: Array, shift: Array) -> Array:
+    """Whether a matrix plus `shift` times the identity is."""
+    return jnp.isfinite(jnp.sum(jnp.diagonal(_cholesky_plus(gram, shift))))
+
+
+class WidePrefixes(NamedTuple):
+    """Least squares over several prefixes of the same rows, factored in float64.
+
+    Attributes:
+        inverse: of the upper Cholesky factor of each prefix's Gram matrix [prefixes, d, d, 2]:
+            the bits of float64, so that arrays between compiled functions have 32-bit types.
+        safe: whether a prefix has singular values above each cut-off alone [cuts, prefixes], and
+            above what its Gram matrix resolves; the factors of others are of no use.
+    """
+
+    inverse: Array
+    safe: Array
+
+
+def wide_prefixes(rows: Array, ends: Sequence[int], cuts: Sequence[float]) -> WidePrefixes:
+    """Factor the prefixes of `rows` [n, d] of these lengths, ascending and at least d.
+
+    Args:
+        rows: entries of about unit size. No derivative.
+        ends: lengths of the prefixes.
+        cuts: relative cut-offs for singular values.
+    """
+
+    @always_one_by_one
+    def factored(rows: Array) -> tuple[Array, Array]:
+        with jax.enable_x64(True):
+            gram, start = jnp.zeros((rows.shape[1],) * 2, jnp.float64), 0
+            inverse, safe = [], []
+            for end in ends:
+                gram = gram + _summed(gram_by_halves, rows[start:end])
+                start = end
+                factor = transpose(_cholesky_plus(gram, jnp.zeros((), jnp.float64)))
+                inverse.append(_bits(inverse_by_halves(factor)))
+                size = jnp.linalg.norm(gram)
+                shares = (max(GRAM_ROUNDINGS * EPS, cut * cut) for cut in cuts)
+                safe.append(jnp.stack([_positive_definite(gram, -cut * size) for cut in shares]))
+            return jnp.stack(inverse), jnp.stack(safe, axis=1)
+
+    return WidePrefixes(*factored(rows))
+
+
+def wide_prefix_solutions(
+    factors: WidePrefixes, rows: Array, b: Array, ends: Sequence[int]
+) -> Array:
+    """Least-squares solutions for the prefixes [prefixes, d, k], in the dtype of `rows`.
+
+    Args:
+        factors: `wide_prefixes` of the rows.
+        rows: [n, d].
+        b: right-hand sides [n, k].
+        ends: lengths of the prefixes.
+    """
+
+    @always_one_by_one
+    def solved(bits: Array, rows: Array, b: Array) -> Array:
+        with jax.enable_x64(True):
+            cross, start = jnp.zeros((rows.shape[1], b.shape[1]), jnp.float64), 0
+            weights = []
+            for position, end in enumerate(ends):
+                block = slice(start, end)
+                cross = cross + _summed(lambda a, b: matmul(transpose(a), b), rows[block], b[block])
+                start = end
+                inverse = lax.bitcast_convert_type(bits[position], jnp.float64)
+                weight = upper_times(inverse, upper_transposed_times(inverse, cross))
+                weights.append(weight.astype(rows.dtype))
+            return jnp.stack(weights)
+
+    return solved(factors.inverse, rows, b)
+
+
+def _bits(a: Array) -> Array:
+    return lax.bitcast_convert_type(a, jnp.uint32)
+
+
 class _Problem:
     """One problem; lives within one trace, where 64-bit types are switched on.
 
@@ -149,33 +256,13 @@ class _Problem:
         a, b = self.a, self.b
         if not self.tall:
             return gram_by_halves(transpose(_float64(a))), _float64(b)
-        blocks = max(1, round(a.shape[0] / BLOCK_ROWS))
-        rows = a.shape[0] // blocks * blocks
-
-        def products(a: Array, b: Array) -> tuple[Array, Array]:
-            a, b = _float64(a), _float64(b)
-            return gram_by_halves(a), matmul(transpose(a), b)
-
-        if blocks == 1:
-            return products(a, b)
-        # Every block takes rows from all over, so that rows spread over devices stay there.
-        x, y = (side[:rows].reshape(rows // blocks, blocks, -1) for side in (a, b))
-
-        def step(totals, index):
-            return jax.tree_util.tree_map(jnp.add, totals, products(x[:, index], y[:, index])), None
-
-        totals, _ = lax.scan(step, products(a[rows:], b[rows:]), jnp.arange(blocks))
-        return totals
+        return _summed(lambda a, b: (gram_by_halves(a), matmul(transpose(a), b)), a, b)
 
     def _from_dual(self, z: Array) -> Array:
         return z if self.tall else matmul(transpose(_float64(self.a)), z)
 
-    def _plus(self, gram: Array, shift: Array) -> Array:
-        eye = self.order[:, None] == self.order[None, :]
-        return gram + jnp.where(eye, shift, 0)
-
     def _by_factor(self, gram: Array, rhs: Array) -> Array:
-        lower = lax.linalg.cholesky(self._plus(gram, self.penalty), symmetrize_input=False)
+        lower = _cholesky_plus(gram, self.penalty)
         return self._from_dual(cho_solve((lower, True), rhs))
 
     def _by_eigenvectors(self, gram: Array, rhs: Array) -> Array:
@@ -187,9 +274,9 @@ class _Problem:
         # The norm bounds the largest eigenvalue; a Cholesky factor exists if all are positive.
         size = jnp.linalg.norm(gram)
         shift = jnp.minimum(self.penalty - GRAM_ROUNDINGS * EPS * size, -self.cut * self.cut * size)
-        test = lax.linalg.cholesky(self._plus(gram, shift), symmetrize_input=False)
-        safe = jnp.isfinite(jnp.sum(jnp.diagonal(test)))
-        return lax.cond(safe, self._by_factor, self._where_cut, gram, rhs)
+        return lax.cond(
+            _positive_definite(gram, shift), self._by_factor, self._where_cut, gram, rhs
+        )
 
     def _where_cut(self, gram: Array, rhs: Array) -> Array:
         if self.rcond is None:

@@ -45,6 +45,7 @@ from ._polar import (
     thin_polar_form,
 )
 from ._typing import METHODS, Array, ArrayLike, Method
+from ._wide import WidePrefixes, wide_prefix_solutions, wide_prefixes
 from .heads import Head, after_first_layer, first_layer
 from .sweep import SweepMethod, checked_lines, checked_orders
 
@@ -78,6 +79,7 @@ class _Spec(NamedTuple):
     metrics: tuple[tuple[str, ScoreMetric], ...]
     counts: tuple[int, ...]  # ascending
     dtype: Any
+    wide: bool  # whether least squares of many anchors is in float64
 
     def shared(self, methods: Sequence[Method], center: bool) -> bool:
         """Whether there is a shared line of these methods that is centred, or one that is not."""
@@ -85,6 +87,21 @@ class _Spec(NamedTuple):
             line.method in methods and _is_shared(line) and _center(line) == center
             for _, line in self.lines
         )
+
+    def large(self, center: bool, d: int) -> list[int]:
+        """Numbers of rows of the prefixes that have at least as many as dimensions."""
+        return [n - center for n in self.counts if n - center >= d]
+
+    def cuts(self, center: bool) -> list[float]:
+        """Relative cut-offs of the shared least-squares lines."""
+        lines = (line for _, line in self.lines if line.method in _LEAST_SQUARES)
+        shared = (line for line in lines if _is_shared(line) and _center(line) == center)
+        return sorted({self.cut(line) for line in shared})
+
+    def cut(self, line: SweepMethod) -> float:
+        """Relative cut-off for singular values of a shared line."""
+        cut = dict(line.options).get("rcond")
+        return LSTSQ_RCOND_EPS * float(jnp.finfo(self.dtype).eps) if cut is None else float(cut)
 
 
 #: Numbers of scores of a line that are kept until its last count; bounds the memory.
@@ -139,8 +156,8 @@ def sweep_pairs(
         max_encoders: how many encoders are held prepared at once, at least 2; bounds the
             memory, at the price of preparing them several times. One takes about
             4 d (n + t) bytes in float32, n the largest count, and for each of centred and plain
-            lines 4 n (2 d + c) + 8 d^2 l + 4 t k: l counts of at least d anchors, k the largest
-            one below. None means all.
+            lines 4 n (d + c) + 8 d^2 l + 4 t k, for l-ortho another 4 n d + 8 d^2 l: l counts
+            of at least d anchors, k the largest one below. None means all.
         workers: how many pairs run at once, in threads. On a CPU give each a single BLAS
             thread (`OPENBLAS_NUM_THREADS=1`).
         progress: called with (pairs done, pairs in all), counted over seeds.
@@ -164,7 +181,8 @@ def sweep_pairs(
         raise ValueError("max_encoders must be at least 2: a pair has two")
     workers = _checks.positive_int("workers", workers)
     dtype = compute_dtype(reduce(common_dtype, (a.dtype for a in data.values())))
-    spec = _Spec(lines, tuple(metrics.items()), tuple(sorted(set(checked))), dtype)
+    wide = dtype == jnp.float32 and jax.default_backend() in ("cpu", "gpu")
+    spec = _Spec(lines, tuple(metrics.items()), tuple(sorted(set(checked))), dtype, wide)
 
     cells: dict[tuple[int, tuple[str, str]], Any] = {}
     with ThreadPoolExecutor(workers) as pool:
@@ -304,6 +322,7 @@ class _Variant(NamedTuple):
         read: `nested.rows` times the weight of the readout's first layer [m, c]; None if not
             needed.
         large: for prefixes of d rows and more; None if there are none, or not needed.
+        wide: likewise, in float64.
     """
 
     nested: NestedRows
@@ -313,6 +332,7 @@ class _Variant(NamedTuple):
     mean_q: Array
     read: Array | None
     large: "_Large | None"
+    wide: WidePrefixes | None
 
 
 #: Cholesky factors of nearly orthonormal rows are trusted up to this bound of the condition.
@@ -382,6 +402,8 @@ def _variant(
     condition = jnp.sqrt(squares[0] * squares[1])
     usable = condition * jnp.finfo(condition.dtype).eps < INVERSE_LOSS
     least_squares = spec.shared(_LEAST_SQUARES, center)
+    ends = spec.large(center, data.shape[1])
+    whitened: tuple[Method, ...] = ("l-ortho",) if spec.wide else (*_LEAST_SQUARES, "l-ortho")
     return _Variant(
         nested,
         means,
@@ -391,7 +413,10 @@ def _variant(
         None
         if readout is None or not least_squares
         else matmul(nested.rows, first_layer(readout).weight),
-        _large(spec, nested, center) if spec.shared((*_LEAST_SQUARES, "l-ortho"), center) else None,
+        _large(nested, ends) if ends and spec.shared(whitened, center) else None,
+        wide_prefixes(nested.rows, ends, spec.cuts(center))
+        if ends and spec.wide and least_squares
+        else None,
     )
 
 
@@ -406,8 +431,8 @@ def _prefix_means(data: Array, counts: Sequence[int]) -> Array:
     return data[:1] + jnp.stack(means)
 
 
-def _large(spec: _Spec, nested: NestedRows, center: bool) -> _Large | None:
-    """Factor all prefixes of at least d rows by Cholesky, in a basis where that is safe.
+def _large(nested: NestedRows, lengths: Sequence[int]) -> _Large:
+    """Factor prefixes of at least d rows by Cholesky, in a basis where that is safe.
 
     The triangular factor of a sample of 2 d rows makes all rows nearly orthonormal. So their
     Gram matrices, which add up from prefix to prefix, are well conditioned, and what the normal
@@ -415,9 +440,6 @@ def _large(spec: _Spec, nested: NestedRows, center: bool) -> _Large | None:
     """
     rows = nested.rows
     d = rows.shape[1]
-    lengths = [n - center for n in spec.counts if n - center >= d]
-    if not lengths:
-        return None
     sample = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 2 * d)).astype(int))
     triangle = triangular_factor(rows[sample])
     root = upper_inverse(triangle)
@@ -589,22 +611,23 @@ class _Direction:
         mean = matmul(self.source.variants[center].means[index], weight)
         return self.cell(center, index, matmul(self.test, weight), mean)
 
-    def _trusted(self, line: SweepMethod, bounds: Sequence[Array]) -> Array:
+    def _trusted(self, line: SweepMethod) -> Array:
         """Where no singular value is cut off, and the factors are accurate [counts]."""
-        bound = jnp.stack(bounds)
-        cut = dict(line.options).get("rcond")
-        if cut is None:
-            cut = LSTSQ_RCOND_EPS * float(jnp.finfo(bound.dtype).eps)
-        return jnp.isfinite(bound) & (cut * bound < 1)
-
-    def _bounds(self, center: bool) -> list[Array]:
-        """Condition bounds of the anchors at every count."""
+        center, cut = _center(line), self.spec.cut(line)
         variant = self.source.variants[center]
-        small = variant.condition.shape[0]
+
+        def by_bound(bound: Array) -> Array:
+            return jnp.isfinite(bound) & (cut * bound < 1)
+
         lengths = [n - center for n in self.spec.counts]
-        bounds = [variant.condition[m - 1] for m in lengths if 0 < m <= small]
-        bounds = [jnp.asarray(jnp.inf, self.spec.dtype)] * lengths.count(0) + bounds
-        return bounds if variant.large is None else [*bounds, *variant.large.condition]
+        small = variant.condition.shape[0]
+        parts = [jnp.zeros(lengths.count(0), bool)]
+        parts += [by_bound(variant.condition[m - 1])[None] for m in lengths if 0 < m <= small]
+        if line.method in _LEAST_SQUARES and variant.wide is not None:
+            parts.append(variant.wide.safe[self.spec.cuts(center).index(cut)])
+        elif variant.large is not None:
+            parts.append(by_bound(variant.large.condition))
+        return jnp.concatenate(parts)
 
     def least_squares(self, line: SweepMethod) -> tuple[dict[str, Any], Array]:
         """Scores of the least-squares map at every count."""
@@ -627,11 +650,16 @@ class _Direction:
             done = m
             mean = matmul(source.mean_q[index, :m], solved[:m])
             cells.append(self.cell(center, index, mapped, mean))
-        if source.large is not None:
+        ends = self._ends(center)
+        if ends:
             first = len(cells)
-            for position, weight in enumerate(self._large_weights(center, b)):
+            if source.wide is None:
+                weights = self._large_weights(center, b)
+            else:
+                weights = wide_prefix_solutions(source.wide, source.nested.rows, b, ends)
+            for position, weight in enumerate(weights):
                 cells.append(self.of_weight(center, first + position, weight))
-        return self.finished(_stacked(cells, 0)), self._trusted(line, self._bounds(center))
+        return self.finished(_stacked(cells, 0)), self._trusted(line)
 
     def _large_weights(self, center: bool, b: Array) -> list[Array]:
         """The least-squares solution [d, c] for each prefix of at least d rows."""
@@ -664,9 +692,11 @@ class _Direction:
 
     def _large_blocks(self, center: bool) -> list[slice]:
         """Rows of the first prefix of at least d rows, and what each later one adds."""
-        lengths = [n - center for n in self.spec.counts]
-        ends = [m for m in lengths if m >= self.source.data.shape[1]]
-        return [slice(start, end) for start, end in pairwise([0, *ends])]
+        return [slice(start, end) for start, end in pairwise([0, *self._ends(center)])]
+
+    def _ends(self, center: bool) -> list[int]:
+        """Lengths of the prefixes of at least d rows."""
+        return self.spec.large(center, self.source.data.shape[1])
 
     def l_ortho(self, line: SweepMethod) -> tuple[dict[str, Any], Array]:
         """Scores of the polar factor of the least-squares map at every count."""
@@ -710,7 +740,7 @@ class _Direction:
             values = jax.tree.map(lambda *parts: jnp.concatenate(parts), *small, large)
         else:
             values = _stacked(cells, 0)
-        return self.finished(values), self._trusted(line, self._bounds(center))
+        return self.finished(values), self._trusted(line)
 
 
 def _ortho(
