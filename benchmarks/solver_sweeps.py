@@ -82,8 +82,8 @@ class SweepTiming(NamedTuple):
         milliseconds: median for one ordered pair with all its counts.
         ratio: its time over ours with as many threads; above 1 we are faster.
         error: of ortho the missing part of the objective, of l-ortho none is given, of the
-            others the relative error of the mapped test embeddings; against float64, the worst
-            count.
+            others the relative error of the anchors that are mapped in float32; against float64,
+            the worst count.
         orthogonality: max |Q^T Q - I|, the worst count.
         megabytes: peak memory beyond what the process held before, encoders included in the
             latter (Linux).
@@ -124,23 +124,37 @@ def run_ours(encoders: Encoders, method: str, *, workers: int = 1) -> Any:
     return jax.block_until_ready(result.values)
 
 
-def our_maps(encoders: Encoders, method: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(weight, bias) of the first pair at every count: readout and test rows are the identity."""
+def our_results(encoders: Encoders, method: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weight and mapped anchors of the first pair at every count.
+
+    The readout is the identity; test rows are the identity, which gives the weight of a map
+    without offset, and the anchors.
+    """
     first = {name: encoders.anchors[name] for name in ("0", "1")}
     d = first["0"].shape[1]
-    rows = np.concatenate([np.zeros((1, d), np.float32), np.eye(d, dtype=np.float32)])
+    eye = np.eye(d, dtype=np.float32)
     result = sweep_pairs(
         first,
         encoders.counts,
         orders=np.arange(max(encoders.counts))[None],
-        readouts=dict.fromkeys(first, AffineMap.from_weight(np.eye(d, dtype=np.float32))),
-        test=dict.fromkeys(first, rows),
+        readouts={"1": AffineMap.from_weight(eye)},
+        test={"0": np.concatenate([eye, first["0"]])},
         metrics={"scores": the_scores},
         methods={method: METHODS[method]},
         pairs=[("0", "1")],
     )
-    scores = np.asarray(result.values["scores"], np.float64)[0, 0, :, 0]
-    return [(part[1:] - part[:1], part[0]) for part in scores]
+    scores = np.asarray(result.values["scores"])[0, 0, :, 0]
+    return [(part[:d], part[d:][:n]) for n, part in zip(encoders.counts, scores, strict=True)]
+
+
+def peer_results(encoders: Encoders, fit: "Fit") -> list[tuple[np.ndarray, np.ndarray]]:
+    """The same of a peer."""
+    results = []
+    for n in encoders.counts:
+        x, y = (encoders.anchors[name][:n] for name in ("0", "1"))
+        weight, bias = fit(x, y)
+        results.append((weight, x @ weight + bias))
+    return results
 
 
 Fit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | float]]
@@ -211,11 +225,11 @@ def run_peer(encoders: Encoders, fit: Fit) -> list[np.ndarray]:
 
 
 def errors(
-    encoders: Encoders, method: str, maps: list[tuple[Any, Any]]
+    encoders: Encoders, method: str, results: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[float | None, float | None]:
-    """Error and orthogonality error of the maps at every count; see `SweepTiming`."""
+    """Error and orthogonality error at every count; see `SweepTiming`."""
     worst_error = worst_orthogonality = 0.0
-    for n, (weight, bias) in zip(encoders.counts, maps, strict=True):
+    for n, (weight, mapped) in zip(encoders.counts, results, strict=True):
         x, y = (encoders.anchors[name][:n].astype(np.float64) for name in ("0", "1"))
         weight = np.asarray(weight, np.float64)
         if method == "ortho":
@@ -230,7 +244,7 @@ def errors(
         exact = np.linalg.lstsq(x - mean_x, y - mean_y, rcond=1e-13)[0]
         # At the anchors: elsewhere few of them determine the map badly.
         expected = (x - mean_x) @ exact + mean_y
-        error = np.linalg.norm(x @ weight + bias - expected) / np.linalg.norm(expected)
+        error = np.linalg.norm(mapped - expected) / np.linalg.norm(expected)
         worst_error = max(worst_error, float(error))
     orthogonality = worst_orthogonality if method in ("ortho", "l-ortho") else None
     return None if method == "l-ortho" else worst_error, orthogonality
@@ -242,7 +256,7 @@ def sweep_timings(
     """Time every way of running the sweep in this process, which has this number of threads."""
     number = len(encoders.anchors)
     for method in methods:
-        maps = our_maps(encoders, method)
+        results = our_results(encoders, method)
         run = partial(run_ours, encoders, method, workers=threads)
         seconds, memory = timed(run, repeats)
         own = seconds / (number * (number - 1))
@@ -252,23 +266,20 @@ def sweep_timings(
             threads,
             1e3 * own,
             1.0,
-            *errors(encoders, method, maps),
+            *errors(encoders, method, results),
             memory,
         )
         for solver, fit in peer_fits(method).items():
             # We run pairs side by side, each with one BLAS thread; peers have one fit at a time.
             with threadpoolctl.threadpool_limits(threads, user_api="blas"):
                 seconds, memory = timed(partial(run_peer, encoders, fit), repeats)
-            maps = [
-                fit(*(encoders.anchors[name][:n] for name in ("0", "1"))) for n in encoders.counts
-            ]
             yield SweepTiming(
                 method,
                 solver,
                 threads,
                 1e3 * seconds,
                 seconds / own,
-                *errors(encoders, method, maps),
+                *errors(encoders, method, peer_results(encoders, fit)),
                 memory,
             )
 

@@ -13,7 +13,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from ._fit import Rows, Side, Static
-from ._linalg import matmul, power_of_two_scale, thin_qr, transpose, upper_inverse
+from ._linalg import (
+    in_float64,
+    matmul,
+    power_of_two_scale,
+    thin_qr,
+    transpose,
+    upper_inverse,
+    value_of,
+)
 from ._typing import Array
 
 
@@ -47,9 +55,18 @@ def contrasts(data: Array) -> Array:
     return (shifted[1:] - sums[:-1] / count) * jnp.sqrt(count / (count + 1))
 
 
+def _exact_contrasts(data: Array) -> Array:
+    """`contrasts`, whose sums over many rows would cost float32 digits."""
+    if data.dtype != jnp.float32:
+        return contrasts(data)
+    wide = in_float64(contrasts)
+    value = lax.platform_dependent(lax.stop_gradient(data), cpu=wide, cuda=wide, default=contrasts)
+    return value_of(value, contrasts(data))
+
+
 def nested_rows(data: Array, counts: tuple[int, ...], *, center: bool) -> NestedRows:
     """Prepare all prefixes of `data` [n, d] that have one of these lengths."""
-    rows = contrasts(data) if center else data
+    rows = _exact_contrasts(data) if center else data
     unit = power_of_two_scale(rows)
     rows = rows / unit
     small = [m for m in (n - center for n in counts) if m < data.shape[1]]

@@ -9,6 +9,7 @@ trace as they are.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -91,10 +92,13 @@ def wide_least_squares(
 
     @jax.custom_batching.custom_vmap
     def wide(a: Array, b: Array, rest: tuple[Any, ...]) -> Array:
-        with jax.enable_x64(True):
+        def solved(a: Array, b: Array) -> Array:
             problem = _Problem(a, b, *rest)
             found = problem.by_factor() if trusted else problem.solve()
             return found.astype(a.dtype)
+
+        with jax.enable_x64(True):
+            return _if_finite(solved, jnp.full((a.shape[1], b.shape[1]), jnp.nan, a.dtype), a, b)
 
     @wide.def_vmap
     def rule(axis_size, in_batched, a, b, rest):
@@ -110,6 +114,17 @@ def wide_least_squares(
 
 def _float64(a: Array) -> Array:
     return a.astype(jnp.float64)
+
+
+def _if_finite(function: Callable[..., Any], otherwise: Any, *arrays: Array) -> Any:
+    """`function(*arrays)` if their values are finite.
+
+    Within a branch of a condition, arrays are in memory. What led to them would else be computed
+    again wherever they are used, each time with other roundings in float32, if multiplications
+    and additions are fused here and not there: a Gram matrix would be that of other rows.
+    """
+    finite = jnp.isfinite(sum(jnp.sum(array) for array in arrays))
+    return lax.cond(finite, function, lambda *_: otherwise, *arrays)
 
 
 def _summed(products: Callable[..., Any], *sides: Array) -> Any:
@@ -165,23 +180,28 @@ def wide_prefixes(rows: Array, ends: Sequence[int], cuts: Sequence[float]) -> Wi
         ends: lengths of the prefixes.
         cuts: relative cut-offs for singular values.
     """
+    d = rows.shape[1]
+
+    def factors(rows: Array) -> tuple[Array, Array]:
+        gram, start = jnp.zeros((d, d), jnp.float64), 0
+        inverse, safe = [], []
+        for end in ends:
+            gram = gram + _summed(gram_by_halves, rows[start:end])
+            start = end
+            factor = transpose(_cholesky_plus(gram, jnp.zeros((), jnp.float64)))
+            inverse.append(_bits(inverse_by_halves(factor)))
+            size = jnp.linalg.norm(gram)
+            shares = (max(GRAM_ROUNDINGS * EPS, cut * cut) for cut in cuts)
+            safe.append(jnp.stack([_positive_definite(gram, -cut * size) for cut in shares]))
+        return jnp.stack(inverse), jnp.stack(safe, axis=1)
 
     @always_one_by_one
-    def factored(rows: Array) -> tuple[Array, Array]:
+    def wide(rows: Array) -> tuple[Array, Array]:
+        none = jnp.zeros((len(ends), d, d, 2), jnp.uint32), jnp.zeros((len(cuts), len(ends)), bool)
         with jax.enable_x64(True):
-            gram, start = jnp.zeros((rows.shape[1],) * 2, jnp.float64), 0
-            inverse, safe = [], []
-            for end in ends:
-                gram = gram + _summed(gram_by_halves, rows[start:end])
-                start = end
-                factor = transpose(_cholesky_plus(gram, jnp.zeros((), jnp.float64)))
-                inverse.append(_bits(inverse_by_halves(factor)))
-                size = jnp.linalg.norm(gram)
-                shares = (max(GRAM_ROUNDINGS * EPS, cut * cut) for cut in cuts)
-                safe.append(jnp.stack([_positive_definite(gram, -cut * size) for cut in shares]))
-            return jnp.stack(inverse), jnp.stack(safe, axis=1)
+            return _if_finite(factors, none, rows)
 
-    return WidePrefixes(*factored(rows))
+    return WidePrefixes(*wide(rows))
 
 
 def wide_prefix_solutions(
@@ -195,22 +215,27 @@ def wide_prefix_solutions(
         b: right-hand sides [n, k].
         ends: lengths of the prefixes.
     """
+    shape = (rows.shape[1], b.shape[1])
+
+    def solutions(bits: Array, rows: Array, b: Array) -> Array:
+        cross, start = jnp.zeros(shape, jnp.float64), 0
+        weights = []
+        for position, end in enumerate(ends):
+            block = slice(start, end)
+            cross = cross + _summed(lambda a, b: matmul(transpose(a), b), rows[block], b[block])
+            start = end
+            inverse = lax.bitcast_convert_type(bits[position], jnp.float64)
+            weight = upper_times(inverse, upper_transposed_times(inverse, cross))
+            weights.append(weight.astype(rows.dtype))
+        return jnp.stack(weights)
 
     @always_one_by_one
-    def solved(bits: Array, rows: Array, b: Array) -> Array:
+    def wide(bits: Array, rows: Array, b: Array) -> Array:
+        none = jnp.full((len(ends), *shape), jnp.nan, rows.dtype)
         with jax.enable_x64(True):
-            cross, start = jnp.zeros((rows.shape[1], b.shape[1]), jnp.float64), 0
-            weights = []
-            for position, end in enumerate(ends):
-                block = slice(start, end)
-                cross = cross + _summed(lambda a, b: matmul(transpose(a), b), rows[block], b[block])
-                start = end
-                inverse = lax.bitcast_convert_type(bits[position], jnp.float64)
-                weight = upper_times(inverse, upper_transposed_times(inverse, cross))
-                weights.append(weight.astype(rows.dtype))
-            return jnp.stack(weights)
+            return _if_finite(partial(solutions, bits), none, rows, b)
 
-    return solved(factors.inverse, rows, b)
+    return wide(factors.inverse, rows, b)
 
 
 def _bits(a: Array) -> Array:

@@ -45,7 +45,7 @@ from ._polar import (
     thin_polar_form,
 )
 from ._typing import METHODS, Array, ArrayLike, Method
-from ._wide import WidePrefixes, wide_prefix_solutions, wide_prefixes
+from ._wide import LEAST_SHARE, WidePrefixes, wide_prefix_solutions, wide_prefixes
 from .heads import Head, after_first_layer, first_layer
 from .sweep import SweepMethod, checked_lines, checked_orders
 
@@ -103,6 +103,10 @@ class _Spec(NamedTuple):
         cut = dict(line.options).get("rcond")
         return LSTSQ_RCOND_EPS * float(jnp.finfo(self.dtype).eps) if cut is None else float(cut)
 
+
+#: Where own fits are in float64, factors in float32 are shared up to this product of the machine
+#: epsilon and a bound of the condition number: predictions err by about 1e-3 of it.
+SHARED_LOSS = 0.2
 
 #: Numbers of scores of a line that are kept until its last count; bounds the memory.
 SCORES_TOGETHER = 2**26
@@ -616,14 +620,21 @@ class _Direction:
         center, cut = _center(line), self.spec.cut(line)
         variant = self.source.variants[center]
 
-        def by_bound(bound: Array) -> Array:
-            return jnp.isfinite(bound) & (cut * bound < 1)
+        wide = self.spec.wide and line.method in _LEAST_SQUARES
+        loss = SHARED_LOSS / float(jnp.finfo(self.spec.dtype).eps)
+
+        def by_bound(bound: Array, limit: float = np.inf) -> Array:
+            return jnp.isfinite(bound) & (cut * bound < 1) & (bound < limit)
 
         lengths = [n - center for n in self.spec.counts]
         small = variant.condition.shape[0]
         parts = [jnp.zeros(lengths.count(0), bool)]
-        parts += [by_bound(variant.condition[m - 1])[None] for m in lengths if 0 < m <= small]
-        if line.method in _LEAST_SQUARES and variant.wide is not None:
+        for m in lengths:
+            if 0 < m <= small:
+                limited = wide and m >= LEAST_SHARE * self.source.data.shape[1]
+                bound = variant.condition[m - 1]
+                parts.append(by_bound(bound, loss if limited else np.inf)[None])
+        if wide and variant.wide is not None:
             parts.append(variant.wide.safe[self.spec.cuts(center).index(cut)])
         elif variant.large is not None:
             parts.append(by_bound(variant.large.condition))

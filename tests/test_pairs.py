@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import METHODS, rotation
+from helpers import METHODS, relative, rotation
 
 import semalign_jax as sa
 
@@ -132,6 +132,36 @@ def test_many_anchors_of_usual_condition_share_their_factors(monkeypatch):
         methods=["affine", "linear", "l-ortho"],
     )
     assert np.isfinite(result.values["scores"]).all()
+
+
+@pytest.mark.parametrize("method", ["linear", "affine"])
+def test_ill_conditioned_least_squares_is_as_exact_as_its_own_fit(method):
+    d, counts = 40, (20, 29, 34, 38, 40, 41, 42, 60, 200)
+    rng = np.random.default_rng(0)
+    latent, spectrum = rng.standard_normal((200, d)), np.geomspace(1, 1e-6, d)
+    views = (latent, latent + 0.3 * rng.standard_normal((200, d)))
+    data = {
+        name: ((view * spectrum) @ rotation(d, rng)).astype(np.float32)
+        for name, view in zip("ab", views, strict=True)
+    }
+    result = sa.sweep_pairs(
+        data,
+        counts,
+        orders=np.arange(200)[None],
+        readouts={"b": sa.AffineMap.from_weight(np.eye(d, dtype=np.float32))},
+        test={"a": data["a"]},
+        metrics={"scores": scores_of},
+        methods={method: sa.SweepMethod(method, rcond=0.0)},
+        pairs=[("a", "b")],
+    )
+    for n, scores in zip(counts, result.values["scores"][0, 0, :, 0], strict=True):
+        x, y = (data[name][:n].astype(np.float64) for name in "ab")
+        means = [side.mean(0) if method == "affine" else 0 * side[0] for side in (x, y)]
+        exact = np.linalg.lstsq(x - means[0], y - means[1], rcond=1e-13)[0]
+        expected = (x - means[0]) @ exact + means[1]
+        own = sa.fit(method, data["a"][:n], data["b"][:n], rcond=0.0).apply(data["a"][:n])
+        error, of_own = (relative(mapped, expected) for mapped in (scores[:n], own))
+        assert error < max(1e-3, 2 * of_own), n
 
 
 def test_encoders_held_at_once_are_bounded(monkeypatch):

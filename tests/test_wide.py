@@ -63,6 +63,27 @@ def test_as_exact_as_float32_can_hold(n, d, rcond):
         assert error < 1.5 * floor + 1e-6, cond
 
 
+@pytest.mark.parametrize("n", [70, 80, 90, 101, 400])
+def test_centred_anchors_are_computed_once(n):
+    # Otherwise the Gram matrix and what is made of it would be of rows that differ by a rounding.
+    d = 100
+    x, y = anchors(n, d, 7, cond=1e6)
+    wide, target = x.astype(np.float64), y.astype(np.float64)
+    means = wide.mean(0), target.mean(0)
+    a, b = (side - mean for side, mean in zip((wide, target), means, strict=True))
+    expected = a @ np.linalg.lstsq(a, b, rcond=1e-13)[0]
+    rounded = a.astype(np.float32)
+    floor = rounded @ np.linalg.lstsq(rounded.astype(np.float64), b, rcond=1e-13)[0] - expected
+    fitted = sa.fit_affine(x, y, rcond=0.0)
+    offsets = (
+        np.asarray(part, np.float64) for part in (fitted.source_offset, fitted.target_offset)
+    )
+    source, target_offset = offsets
+    predicted = (wide - source) @ np.asarray(fitted.weight, np.float64) + target_offset - means[1]
+    error, floor, scale = map(np.linalg.norm, (predicted - expected, floor, expected))
+    assert error < 3 * floor + 1e-4 * scale
+
+
 @pytest.mark.parametrize(
     ("ridge", "rcond"), [(1e-12, None), (1e-4, None), (1.0, None), (1e-4, 1e-3)]
 )
