@@ -105,8 +105,8 @@ class _Spec(NamedTuple):
 
 
 #: Where own fits are in float64, factors in float32 are shared up to this product of the machine
-#: epsilon and a bound of the condition number: predictions err by about 1e-3 of it.
-SHARED_LOSS = 0.2
+#: epsilon and a bound of the condition number: predictions err by up to a hundredth of it.
+SHARED_LOSS = 0.05
 
 #: Numbers of scores of a line that are kept until its last count; bounds the memory.
 SCORES_TOGETHER = 2**26
