@@ -124,7 +124,7 @@ def accuracy_cases(d: int) -> Iterator[dict[str, Any]]:
     for n in sorted({1, 2, max(3, d // 4), d // 2, d - 1, d, d + 1, 2 * d, 10 * d}):
         yield plain | dict(n=n)
         yield plain | dict(n=n, offset=1e4)
-    for n in (d // 2, d - 1, d, d + 1, 9 * d // 8, 2 * d, 4 * d, 10 * d):
+    for n in (d // 2, 3 * d // 4, d - 1, d, d + 1, 9 * d // 8, 2 * d, 4 * d, 10 * d):
         yield plain | dict(n=n, condition=1e6)
     for n in (d // 2, 4 * d):
         yield plain | dict(n=n, condition=1e6, scale=1e-20)

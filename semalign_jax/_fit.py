@@ -629,10 +629,10 @@ def fit_affine(
             noise; NumPy's rule eps * max(n, d_in) cuts off far more, which changes predictions
             and often generalises better. 0 keeps all that the arithmetic can tell from zero
             and the result can hold. With a ridge, None means no cut-off.
-        solver: "auto" chooses by shape, dtype and device, for float32 on a CPU among algorithms
-            in float64; "cholesky" (normal equations in float64, whatever the dtype and device)
-            and "qr" (in the anchors' dtype) take no singular values, so nothing is cut off:
-            fast and compact, for anchors known to be independent; "svd"; or "adam".
+        solver: "auto" chooses by shape, dtype and device, for float32 on CPUs and NVIDIA GPUs
+            among algorithms in float64; "cholesky" (normal equations in float64, whatever the
+            dtype and device) and "qr" (in the anchors' dtype) take no singular values, so nothing
+            is cut off: fast and compact, for anchors known to be independent; "svd"; or "adam".
         steps: gradient steps (static), for "adam".
         learning_rate: for "adam"; may be traced.
         key: PRNG key of the initial weights, needed for "adam".
@@ -820,8 +820,8 @@ def fit_ortho(
             space.
         solver: "auto" chooses by shapes and device: with few anchors ("qr") the singular value
             factors of a core between thin bases, else ("svd") those of the whole matrix; and on
-            accelerators "iterative", matrix products alone, which knows no cut-off: directions
-            at the level of rounding are then filled arbitrarily.
+            accelerators, unless rows have weight zero, "iterative", matrix products alone, which
+            knows no cut-off: directions at the level of rounding are then filled arbitrarily.
         validate: whether to check values when called outside of a transformation.
 
     Returns:

@@ -116,15 +116,14 @@ def _float64(a: Array) -> Array:
     return a.astype(jnp.float64)
 
 
-def _if_finite(function: Callable[..., Any], otherwise: Any, *arrays: Array) -> Any:
-    """`function(*arrays)` if their values are finite.
+def _if_finite(function: Callable[..., Any], otherwise: Any, a: Array, *rest: Array) -> Any:
+    """`function(a, *rest)` if the values of `a` are finite.
 
     Within a branch of a condition, arrays are in memory. What led to them would else be computed
     again wherever they are used, each time with other roundings in float32, if multiplications
     and additions are fused here and not there: a Gram matrix would be that of other rows.
     """
-    finite = jnp.isfinite(sum(jnp.sum(array) for array in arrays))
-    return lax.cond(finite, function, lambda *_: otherwise, *arrays)
+    return lax.cond(jnp.isfinite(jnp.sum(a)), function, lambda *_: otherwise, a, *rest)
 
 
 def _summed(products: Callable[..., Any], *sides: Array) -> Any:

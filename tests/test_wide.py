@@ -63,6 +63,20 @@ def test_as_exact_as_float32_can_hold(n, d, rcond):
         assert error < 1.5 * floor + 1e-6, cond
 
 
+def test_a_target_that_is_not_finite_spoils_no_other():
+    x, y = anchors(60, 40, 7, cond=10.0)
+    targets = np.stack([y, np.full_like(y, np.nan), 2 * y])
+
+    def fit(x, y):
+        return sa.fit_linear(x, y).weight
+
+    found = jax.vmap(fit, in_axes=(None, 0))(x, targets)
+    assert np.isnan(found[1]).all()
+    np.testing.assert_allclose(found[0], fit(x, y), atol=1e-6)
+    np.testing.assert_allclose(found[2], fit(x, 2 * y), atol=1e-6)
+    assert np.isnan(jax.jit(fit)(targets[1, :, :5], y)).all()
+
+
 @pytest.mark.parametrize("n", [70, 80, 90, 101, 400])
 def test_centred_anchors_are_computed_once(n):
     # Otherwise the Gram matrix and what is made of it would be of rows that differ by a rounding.
