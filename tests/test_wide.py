@@ -1,6 +1,7 @@
 """Least squares of float32 anchors in float64: to the last digit that float32 holds."""
 
 from functools import partial
+from typing import Any
 
 import helpers
 import jax
@@ -85,7 +86,8 @@ def test_centred_anchors_are_computed_once(n):
     d = 256
     x, y = (side.astype(np.float32) for side in helpers.anchors(n, d, d, cond=1e6))
     fit = jax.jit(lambda x, y: sa.fit_affine(x, y, rcond=0.0))
-    optimised = fit.lower(x, y).compile(compiler_options={"xla_backend_optimization_level": 3})
+    options: Any = {"xla_backend_optimization_level": 3}
+    optimised = fit.lower(x, y).compile(compiler_options=options)
     wide, target = x.astype(np.float64), y.astype(np.float64)
     a, b = wide - wide.mean(0), target - target.mean(0)
     expected = a @ np.linalg.lstsq(a, b, rcond=1e-13)[0]
