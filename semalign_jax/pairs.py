@@ -619,21 +619,20 @@ class _Direction:
         """Where no singular value is cut off, and the factors are accurate [counts]."""
         center, cut = _center(line), self.spec.cut(line)
         variant = self.source.variants[center]
-
         wide = self.spec.wide and line.method in _LEAST_SQUARES
-        loss = SHARED_LOSS / float(jnp.finfo(self.spec.dtype).eps)
 
-        def by_bound(bound: Array, limit: float = np.inf) -> Array:
-            return jnp.isfinite(bound) & (cut * bound < 1) & (bound < limit)
+        def by_bound(bound: Array) -> Array:
+            return jnp.isfinite(bound) & (cut * bound < 1)
 
         lengths = [n - center for n in self.spec.counts]
-        small = variant.condition.shape[0]
+        small = [m for m in lengths if 0 < m <= variant.condition.shape[0]]
         parts = [jnp.zeros(lengths.count(0), bool)]
-        for m in lengths:
-            if 0 < m <= small:
-                limited = wide and m >= LEAST_SHARE * self.source.data.shape[1]
-                bound = variant.condition[m - 1]
-                parts.append(by_bound(bound, loss if limited else np.inf)[None])
+        for m in small:
+            bound = variant.condition[m - 1]
+            trusted = by_bound(bound)
+            if wide and m >= LEAST_SHARE * self.source.data.shape[1]:
+                trusted &= jnp.finfo(bound.dtype).eps * bound < SHARED_LOSS
+            parts.append(trusted[None])
         if wide and variant.wide is not None:
             parts.append(variant.wide.safe[self.spec.cuts(center).index(cut)])
         elif variant.large is not None:
