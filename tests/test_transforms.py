@@ -101,18 +101,19 @@ def test_eager_fits_of_one_shape_compile_once(method, caplog):
     assert "Compiling" not in caplog.text
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "polar"])
 @pytest.mark.parametrize("n", [4, 12])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_under_a_condition_that_is_batched(method, n, dtype):
+def test_under_a_condition_that_is_batched(name, n, dtype):
     x, y = (jnp.asarray(a, dtype) for a in anchors(n, 6, 6, cond=3))
 
-    def fit_or_not(wanted):
-        return jax.lax.cond(
-            wanted, lambda: sa.fit(method, x, y).weight, lambda: jnp.zeros((6, 6), x.dtype)
-        )
+    def weight():
+        return sa.polar_factor(x[:6].T) if name == "polar" else sa.fit(name, x, y).weight
 
-    found = jax.vmap(fit_or_not)(jnp.array([True, False]))
-    atol = 1e-5 if dtype == "float32" else 1e-12
-    np.testing.assert_allclose(found[0], sa.fit(method, x, y).weight, atol=atol)
+    def weight_or_not(wanted):
+        return jax.lax.cond(wanted, weight, lambda: jnp.zeros_like(expected))
+
+    expected = weight()
+    found = jax.vmap(weight_or_not)(jnp.array([True, False]))
+    np.testing.assert_allclose(found[0], expected, atol=1e-5 if dtype == "float32" else 1e-12)
     assert not found[1].any()
