@@ -809,7 +809,7 @@ def fit_ortho(
             is fixed, so it matters only with `scale`.
         ridge_unit: "absolute" or "gram".
         rcond: singular values of `x^T y` at most `rcond` times the largest count as
-            undetermined; None means one machine epsilon.
+            undetermined; None means 8 machine epsilons.
         scale: whether to multiply by the isotropic factor of least squared residual.
         rotation_only: whether to exclude reflections (determinant +1, Kabsch/Umeyama); equal
             dimensions only.

@@ -64,7 +64,7 @@ def polar_factor(m: Array, *, rcond: Array | float | None = None, solver: Solver
 
     Args:
         m: matrix [d_in, d_out], floating point; `jax.vmap` it for batches.
-        rcond: relative cut-off >= 0 for singular values; None means one machine epsilon. Only
+        rcond: relative cut-off >= 0 for singular values; None means 8 machine epsilons. Only
             an SVD knows it.
         solver: "svd", "iterative" (matrix products alone, see `nearest_orthogonal`) or "auto":
             the first on CPU, the second elsewhere.
@@ -101,7 +101,7 @@ def orthogonal_factor(
         m: matrix [d_in, d_out].
         thin: the same matrix through thin bases, n < min(d_in, d_out): then only their n x n
             core is factored. `m` itself is then read for the derivative alone.
-        rcond: relative cut-off; None means one machine epsilon.
+        rcond: relative cut-off; None means 8 machine epsilons.
         row_bound: upper bound of the rank, if known.
         completion: "orthogonal" (nearest to the identity, the limit of the polar factor of
             `m + eps * identity` for eps -> 0+) or "partial" (zero).

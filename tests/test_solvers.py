@@ -87,9 +87,12 @@ def test_polar_factor_bounds_in_float32(solver, condition):
                 q = q if shape[0] >= shape[1] else q.T
                 assert np.abs(q.T @ q - np.eye(q.shape[1])).max() < 5e-6
                 wide = np.asarray(m, np.float64)
-                best = np.linalg.svd(wide, compute_uv=False).sum()
+                singular = np.linalg.svd(wide, compute_uv=False)
+                best = singular.sum()
+                # What the completion of undetermined directions may give up on purpose.
+                given_up = 2 * singular[singular <= 1.1 * 8 * 2.0**-23 * singular[0]].sum() / best
                 wide = wide if shape[0] >= shape[1] else wide.T
-                assert 1 - np.sum(q * wide) / best < 1e-6
+                assert 1 - np.sum(q * wide) / best < 1e-6 + given_up
 
 
 @pytest.mark.parametrize("solver", ["svd", "iterative"])
