@@ -24,7 +24,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .io import write_atomically
+from ._core.files import write_atomically
 
 MANIFEST, IDS = "manifest.json", "ids.json"
 _LOCK = ".lock"

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
+from ._core import checks
+from ._core.typing import Array, ArrayLike
 from ._samples import (
     MacroMean,
     in_range,
@@ -22,7 +23,6 @@ from ._samples import (
     targets,
     weighted_mean,
 )
-from ._typing import Array, ArrayLike
 
 
 class PrecisionRecallF1(NamedTuple):
@@ -56,7 +56,7 @@ def predicted_classes(scores: ArrayLike) -> Array:
         TypeError: if `scores` is not floating point.
         ValueError: if it is a scalar or has no classes.
     """
-    scores = _checks.float_array("scores", scores, tuple(range(1, max(2, np.ndim(scores) + 1))))
+    scores = checks.float_array("scores", scores, tuple(range(1, max(2, np.ndim(scores) + 1))))
     number = scores.shape[-1]
     # Two plain reductions become vector instructions; that of pairs in an argmax does not.
     found = (scores == jnp.max(scores, axis=-1, keepdims=True)) | jnp.isnan(scores)
@@ -109,7 +109,7 @@ def confusion_matrix(
         TypeError: for classes that are not integers or booleans.
         ValueError: for shapes that do not match, classes out of range or negative weights.
     """
-    num_classes = _checks.positive_int("num_classes", num_classes)
+    num_classes = checks.positive_int("num_classes", num_classes)
     labels = integers("labels", labels)
     predicted = integers("predicted", predicted, labels.shape)
     weights = sample_weights(weights, labels.shape, jnp.float32)
@@ -295,7 +295,7 @@ def cohen_kappa(
         ValueError: for shapes that do not match, classes out of range, negative weights or an
             unknown `disagreement`.
     """
-    _checks.option("disagreement", disagreement, ("nominal", "linear", "quadratic"))
+    checks.option("disagreement", disagreement, ("nominal", "linear", "quadratic"))
     matrix = _shares(confusion_matrix(labels, predicted, num_classes, weights=weights))
     index = jnp.arange(num_classes, dtype=matrix.dtype)
     distance = jnp.abs(index[:, None] - index[None, :])
@@ -327,7 +327,7 @@ def brier_score(
         TypeError: for labels that are not integers or booleans, or probabilities not floats.
         ValueError: for shapes that do not match, labels out of range or negative weights.
     """
-    probabilities = _checks.float_array("probabilities", probabilities, (1, 2))
+    probabilities = checks.float_array("probabilities", probabilities, (1, 2))
     classes = probabilities.ndim == 2 and np.ndim(labels) == 1
     shape = probabilities.shape[:1] if classes else probabilities.shape
     weights = sample_weights(weights, shape, probabilities.dtype)
@@ -369,8 +369,8 @@ def expected_calibration_error(
         TypeError: for labels that are not integers or booleans, or probabilities not floats.
         ValueError: for shapes that do not match, values out of range or negative weights.
     """
-    bins = _checks.positive_int("bins", bins)
-    probabilities = _checks.float_array("probabilities", probabilities, (1, 2))
+    bins = checks.positive_int("bins", bins)
+    probabilities = checks.float_array("probabilities", probabilities, (1, 2))
     classes = probabilities.ndim == 2 and np.ndim(labels) == 1
     shape = probabilities.shape[:1] if classes else probabilities.shape
     weights = sample_weights(weights, shape, probabilities.dtype)
@@ -401,7 +401,7 @@ def _calibration_error(hit: Array, confidence: Array, weights: Array, bins: int)
 def _probabilities(values: Array, weights: Array) -> Array:
     """Which `values` are probabilities; refuses others that have a weight."""
     valid = (values >= 0) & (values <= 1)
-    if _checks.is_concrete(values, weights) and not bool(jnp.all(valid | (weights == 0))):
+    if checks.is_concrete(values, weights) and not bool(jnp.all(valid | (weights == 0))):
         raise ValueError(
             "probabilities must be in [0, 1]; convert logits with jax.nn.softmax or jax.nn.sigmoid"
         )

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from jax.errors import JaxRuntimeError
 
-from ._checks import positive_int
+from ._core.checks import positive_int
 
 #: Seconds without a sign of life after which a process counts as dead, by default.
 TIMEOUT = 100

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import _checks
-from ._linalg import compute_dtype
+from ._core import checks
+from ._core.linalg import compute_dtype
+from ._core.typing import Array, ArrayLike
 from ._samples import BLOCK, poisoned, row_sum, sample_weights, targets, tree_sums
-from ._typing import Array, ArrayLike
 
 #: Rows that are sorted by digits: more would take more than three of them.
 LARGEST_BY_DIGITS = 2**21
@@ -55,7 +55,7 @@ def rank_scores(labels: ArrayLike, scores: ArrayLike) -> RankedScores:
         TypeError: for labels that are not integers or booleans, or scores that are not floats.
         ValueError: for shapes that do not match.
     """
-    scores = _checks.float_array("scores", scores, (1, 2))
+    scores = checks.float_array("scores", scores, (1, 2))
     # Weights come later: only they tell whether an invalid label matters.
     return ranked(labels, scores, jnp.zeros(scores.shape, compute_dtype(scores.dtype)))
 
@@ -390,7 +390,7 @@ def _weighted_average_precision(ranking: RankedScores, weights: Array) -> Array:
 
 
 def _of_scores(kernel, labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None) -> Array:
-    scores = _checks.float_array("scores", scores, (1, 2))
+    scores = checks.float_array("scores", scores, (1, 2))
     weights = sample_weights(weights, scores.shape, scores.dtype)
     return _side_by_side(kernel, ranked(labels, scores, weights), weights.T)
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from . import _checks
-from ._linalg import matmul
+from ._core import checks
+from ._core.linalg import matmul
+from ._core.typing import Array, ArrayLike
 from ._samples import sample_weights, weighted_mean
 from ._similarity import ROWS_AT_ONCE, matched_rows, normalize_rows
-from ._typing import Array, ArrayLike
 
 #: Cosines that differ by at most so many machine epsilons count as tied: equal rows get slightly
 #: different products.
@@ -59,7 +59,7 @@ def retrieval_ranks(
     """
     x, y, weights = matched_rows(x, y, weights, same_space=True)
     if csls_neighbors is not None:
-        csls_neighbors = _checks.positive_int("csls_neighbors", csls_neighbors)
+        csls_neighbors = checks.positive_int("csls_neighbors", csls_neighbors)
         if csls_neighbors > len(x):
             raise ValueError(
                 f"csls_neighbors is {csls_neighbors}, but there are only {len(x)} rows"
@@ -133,7 +133,7 @@ def median_rank(ranks: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
 
 
 def _queries(ranks: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array]:
-    ranks = _checks.float_array("ranks", ranks, 1)
+    ranks = checks.float_array("ranks", ranks, 1)
     weights = sample_weights(weights, ranks.shape, ranks.dtype)
     return ranks.astype(weights.dtype), weights
 

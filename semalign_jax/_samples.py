@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import _checks
-from ._linalg import common_dtype, compute_dtype, matmul, power_of_two_scale
-from ._typing import Array, ArrayLike
+from ._core import checks
+from ._core.linalg import common_dtype, compute_dtype, matmul, power_of_two_scale
+from ._core.typing import Array, ArrayLike
 
 
 class MacroMean(NamedTuple):
@@ -40,7 +40,7 @@ def macro_mean(values: Array) -> MacroMean:
         TypeError: if `values` is not floating point.
         ValueError: if it is a scalar or empty.
     """
-    values = _checks.float_array("values", values, tuple(range(1, max(2, np.ndim(values) + 1))))
+    values = checks.float_array("values", values, tuple(range(1, max(2, np.ndim(values) + 1))))
     defined = ~jnp.isnan(values)
     value = weighted_mean(
         jnp.moveaxis(values, -1, 0),
@@ -74,7 +74,7 @@ def sample_weights(weights: ArrayLike | None, shape: tuple[int, ...], dtype) -> 
     if array.shape not in (shape, shape[:1]):
         choices = " or ".join(str(s) for s in dict.fromkeys((shape[:1], shape)))
         raise ValueError(f"weights must have shape {choices}, one per row; got {array.shape}")
-    if _checks.is_concrete(array):
+    if checks.is_concrete(array):
         host = np.asarray(array, np.float64)
         bad = np.argwhere(~np.isfinite(host) | (host < 0))
         if bad.size:
@@ -114,7 +114,7 @@ def in_range(name: str, labels: Array, stop: int, weights: Array | None = None) 
         weights: of the shape of `labels`; None means that none is zero.
     """
     valid = (labels >= 0) & (labels < stop)
-    if _checks.is_concrete(labels, weights):
+    if checks.is_concrete(labels, weights):
         ignored = False if weights is None else np.asarray(weights) == 0
         bad = np.argwhere(~(np.asarray(valid) | ignored))
         if bad.size:

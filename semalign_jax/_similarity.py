@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from . import _checks
-from ._linalg import (
+from ._core import checks
+from ._core.linalg import (
     common_dtype,
     compute_dtype,
     matmul,
@@ -17,8 +17,8 @@ from ._linalg import (
     spectral_factors,
     transpose,
 )
+from ._core.typing import Array, ArrayLike
 from ._samples import sample_weights, weighted_mean
-from ._typing import Array, ArrayLike
 
 #: Rows whose similarities with all others are held at a time.
 ROWS_AT_ONCE = 256
@@ -57,7 +57,7 @@ def matched_rows(
     x: ArrayLike, y: ArrayLike, weights: ArrayLike | None, *, same_space: bool = False
 ) -> tuple[Array, Array, Array]:
     """Checked (x, y, weights [n]) of one dtype, with zeros in the rows of weight zero."""
-    x, y = _checks.pair(x, y)
+    x, y = checks.pair(x, y)
     if same_space and x.shape != y.shape:
         raise ValueError(
             f"x and y must be in the same space; got x {x.shape} and y {y.shape}. "
@@ -141,8 +141,8 @@ def rbf_cka(
             is not positive.
     """
     x, y, weights = matched_rows(x, y, weights)
-    bandwidth = _checks.scalar("bandwidth", bandwidth).astype(weights.dtype)
-    if _checks.is_concrete(bandwidth) and float(bandwidth) == 0:
+    bandwidth = checks.scalar("bandwidth", bandwidth).astype(weights.dtype)
+    if checks.is_concrete(bandwidth) and float(bandwidth) == 0:
         raise ValueError("bandwidth must be > 0; got 0")
     return _rbf_cka(x, y, bandwidth, weights)
 
@@ -176,8 +176,8 @@ def svcca(
         ValueError: for shapes that do not match, negative weights or a variance not in (0, 1].
     """
     x, y, weights = matched_rows(x, y, weights)
-    variance = _checks.scalar("variance", variance).astype(weights.dtype)
-    if _checks.is_concrete(variance) and not 0 < float(variance) <= 1:
+    variance = checks.scalar("variance", variance).astype(weights.dtype)
+    if checks.is_concrete(variance) and not 0 < float(variance) <= 1:
         raise ValueError(f"variance must be in (0, 1]; got {float(variance)}")
     return _svcca(x, y, variance, weights)
 
@@ -203,7 +203,7 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int, *, weights: ArrayLike | None 
         ValueError: for shapes that do not match, negative weights or k >= n.
     """
     x, y, weights = matched_rows(x, y, weights)
-    k = _checks.positive_int("k", k)
+    k = checks.positive_int("k", k)
     if k >= x.shape[0]:
         raise ValueError(f"k must be less than the number of rows, {x.shape[0]}; got {k}")
     return _mutual_knn(x, y, k, weights)
@@ -222,7 +222,7 @@ def orthogonality_error(weight: ArrayLike) -> Array:
         TypeError: if `weight` is not floating point.
         ValueError: if it is not a matrix.
     """
-    q = _checks.float_array("weight", weight, 2)
+    q = checks.float_array("weight", weight, 2)
     q = q.astype(compute_dtype(q.dtype))
     if q.shape[0] < q.shape[1]:
         q = transpose(q)

@@ -20,8 +20,8 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from . import _checks
-from ._linalg import (
+from ._core import checks
+from ._core.linalg import (
     LSTSQ_RCOND_EPS,
     common_dtype,
     compute_dtype,
@@ -31,10 +31,10 @@ from ._linalg import (
     svd,
     transpose,
 )
-from ._maps import AffineMap, identity_map
+from ._core.typing import Array, ArrayLike
 from ._samples import in_range, integers
-from ._typing import Array, ArrayLike
 from .heads import fit_head
+from .maps.affine_map import AffineMap, identity_map
 from .metrics import cosine_similarity, normalize_rows
 from .zeroshot import (
     TASKS,
@@ -167,9 +167,9 @@ def asif_scores(
         temperature: see `prompt_scores`.
     """
     source, target, images, prompts = _checked(source, target, images, prompts)
-    top = min(_checks.positive_int("top", top), source.shape[0])
-    exponent = _checks.scalar("exponent", exponent)
-    if _checks.is_concrete(exponent) and not float(exponent) > 0:
+    top = min(checks.positive_int("top", top), source.shape[0])
+    exponent = checks.scalar("exponent", exponent)
+    if checks.is_concrete(exponent) and not float(exponent) > 0:
         raise ValueError(f"exponent must be > 0; got {float(exponent)}")
     source, target, images, prompts = _centred(center, source, target, images, prompts)
     texts = _sparse(cosine_similarity(prompts.embeddings, target), top, exponent)
@@ -214,12 +214,12 @@ def fit_canonical(
     Returns:
         `CanonicalMaps`. Not differentiable.
     """
-    source, target = _checks.pair(source, target)
+    source, target = checks.pair(source, target)
     dtype = common_dtype(source.dtype, target.dtype)
     work = compute_dtype(dtype)
-    ridge = _checks.scalar("ridge", ridge).astype(work)
+    ridge = checks.scalar("ridge", ridge).astype(work)
     limit = min(source.shape[0], source.shape[1], target.shape[1])
-    dims = limit if dims is None else min(_checks.positive_int("dims", dims), limit)
+    dims = limit if dims is None else min(checks.positive_int("dims", dims), limit)
     sides = [_whitened(a.astype(work), ridge) for a in (source, target)]
     (left, inverse_left, mean_left), (right, inverse_right, mean_right) = sides
     u, s, vt = svd(matmul(transpose(left), right))
@@ -306,10 +306,10 @@ def linear_probe_scores(
         TypeError: for embeddings that are not floating point or labels that are not integers.
         ValueError: for shapes that do not match or labels out of range.
     """
-    _checks.option("task", task, TASKS)
-    num_classes = _checks.positive_int("num_classes", num_classes)
-    embeddings = _checks.float_array("embeddings", embeddings, 2)
-    images = _checks.float_array("images", images, 2)
+    checks.option("task", task, TASKS)
+    num_classes = checks.positive_int("num_classes", num_classes)
+    embeddings = checks.float_array("embeddings", embeddings, 2)
+    images = checks.float_array("images", images, 2)
     if images.shape[1] != embeddings.shape[1]:
         raise ValueError(
             f"images must have the {embeddings.shape[1]} features of embeddings; got {images.shape}"
@@ -347,10 +347,10 @@ def _checked(
     """The arguments of a baseline in one dtype."""
     texts = prompts.embeddings
     arrays = {"source": source, "target": target, "images": images, "prompts": texts}
-    checked = {name: _checks.float_array(name, value, 2) for name, value in arrays.items()}
+    checked = {name: checks.float_array(name, value, 2) for name, value in arrays.items()}
     for name, array in checked.items():
-        if _checks.is_concrete(array):
-            _checks.finite_rows(name, array)
+        if checks.is_concrete(array):
+            checks.finite_rows(name, array)
     shapes = {name: array.shape for name, array in checked.items()}
     if shapes["source"][0] != shapes["target"][0]:
         raise ValueError(
@@ -372,7 +372,7 @@ def _checked(
 def _centred(
     center: bool, source: Array, target: Array, images: Array, prompts: EmbeddedPrompts
 ) -> tuple[Array, Array, Array, EmbeddedPrompts]:
-    if not _checks.flag("center", center):
+    if not checks.flag("center", center):
         return source, target, images, prompts
     first, second = (jnp.mean(a, axis=0, keepdims=True) for a in (source, target))
     texts = replace(prompts, embeddings=prompts.embeddings - second)

@@ -18,13 +18,13 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from . import _checks
+from ._core import checks
 from ._processes import OtherProcessError as OtherProcessError
 from ._processes import Section, jointly
 from ._processes import barrier as barrier
 from ._processes import initialize as initialize
 from ._processes import this_process as this_process
-from ._stats import PairStats, accumulate, merge_host_stats, require_anchors
+from .maps.stats import PairStats, accumulate, merge_host_stats, require_anchors
 
 __all__ = [
     "OtherProcessError",
@@ -50,8 +50,8 @@ def shard_rows(rows: int, index: int | None = None, count: int | None = None) ->
         ValueError: if one is out of range.
     """
     own = this_process()
-    return _checks.shard_rows(
-        rows if rows == 0 else _checks.positive_int("rows", rows),
+    return checks.shard_rows(
+        rows if rows == 0 else checks.positive_int("rows", rows),
         own[0] if index is None else index,
         own[1] if count is None else count,
     )

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from . import _checks
-from ._linalg import compute_dtype, matmul, safe_inverse
-from ._maps import AffineMap
+from ._core import checks
+from ._core.linalg import compute_dtype, matmul, safe_inverse
+from ._core.typing import Array, ArrayLike
 from ._samples import in_range, integers, poisoned, targets
-from ._typing import Array, ArrayLike
+from .maps.affine_map import AffineMap
 
 #: What a head minimises, see `fit_head`.
 Loss: TypeAlias = Literal["multinomial", "multilabel", "hinge"]
@@ -199,10 +199,10 @@ def fit_head_with_info(
     static = (
         loss,
         data.num_classes,
-        _checks.flag("penalize_intercept", penalize_intercept),
-        _checks.positive_int("max_steps", max_steps),
+        checks.flag("penalize_intercept", penalize_intercept),
+        checks.positive_int("max_steps", max_steps),
     )
-    scalars = _checks.scalar("l2", l2), _checks.scalar("tolerance", tolerance)
+    scalars = checks.scalar("l2", l2), checks.scalar("tolerance", tolerance)
     return _fit_head(*static, data.x, data.labels, data.weights, *scalars)
 
 
@@ -322,11 +322,11 @@ def fit_mlp_head_with_info(
     static = (
         loss,
         data.num_classes,
-        _checks.positive_int("units", units),
-        _checks.option("activation", activation, _ACTIVATIONS),
-        _checks.positive_int("max_steps", max_steps),
+        checks.positive_int("units", units),
+        checks.option("activation", activation, _ACTIVATIONS),
+        checks.positive_int("max_steps", max_steps),
     )
-    scalars = _checks.scalar("l2", l2), _checks.scalar("tolerance", tolerance)
+    scalars = checks.scalar("l2", l2), checks.scalar("tolerance", tolerance)
     return _fit_mlp_head(*static, key, data.x, data.labels, data.weights, *scalars)
 
 
@@ -405,25 +405,25 @@ def _checked_data(
     weights: ArrayLike | None,
     mask: ArrayLike | None,
 ) -> _Data:
-    x = _checks.float_array("x", x, 2)
-    num_classes = _checks.positive_int("num_classes", num_classes)
-    _checks.option("loss", loss, LOSSES)
+    x = checks.float_array("x", x, 2)
+    num_classes = checks.positive_int("num_classes", num_classes)
+    checks.option("loss", loss, LOSSES)
     n = x.shape[0]
     labels = checked_labels("labels", labels, n, num_classes, loss)
     weights = jnp.ones(n) if weights is None else weights
-    weights = _checks.row_weights(weights, n)
-    if _checks.is_concrete(weights):
-        _checks.weight_values(weights)
+    weights = checks.row_weights(weights, n)
+    if checks.is_concrete(weights):
+        checks.weight_values(weights)
     if labels.ndim == 2:
         weights = jnp.broadcast_to(weights[:, None], labels.shape)
     known = checked_mask("mask", mask, labels)
     if known is not None:
         weights = jnp.where(known, weights, 0)
-    if _checks.is_concrete(x, weights):
+    if checks.is_concrete(x, weights):
         rows = np.asarray(weights).reshape(n, -1).max(axis=1) > 0
-        _checks.finite_rows("x", x, rows)
+        checks.finite_rows("x", x, rows)
     in_range("labels", labels, num_classes if labels.ndim == 1 else 2, weights)
-    if _checks.is_concrete(labels, weights):
+    if checks.is_concrete(labels, weights):
         _check_present(np.asarray(labels), np.asarray(weights) > 0, num_classes)
     return _Data(x, labels, weights, num_classes)
 

@@ -23,11 +23,11 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import ndtr, ndtri
 
-from . import _checks
-from ._linalg import common_dtype, compute_dtype
+from ._core import checks
+from ._core.linalg import common_dtype, compute_dtype
+from ._core.typing import Array, ArrayLike
 from ._ranking import RankedScores, placements, ranked
 from ._samples import integers, row_sum, sample_weights, weighted_mean
-from ._typing import Array, ArrayLike
 
 Statistic: TypeAlias = Callable[[Any, Array], Any]
 
@@ -169,7 +169,7 @@ def bootstrap_weights(
         ValueError: for shapes that do not match, negative weights or a cluster in two strata.
     """
     plan = _plan(rows, strata, clusters, weights)
-    keys = jax.random.split(key, _checks.positive_int("resamples", resamples))
+    keys = jax.random.split(key, checks.positive_int("resamples", resamples))
     return jax.vmap(partial(_drawn_weights, plan))(keys)
 
 
@@ -215,11 +215,11 @@ def bootstrap(
         ValueError: for shapes that do not match, options out of range, negative weights or a
             cluster in two strata.
     """
-    _checks.option("method", method, ("percentile", "bca"))
+    checks.option("method", method, ("percentile", "bca"))
     tail = _tail(level)
     plan = _plan(rows, strata, clusters, weights)
-    resamples = _checks.positive_int("resamples", resamples)
-    batch_size = _checks.positive_int("batch_size", batch_size)
+    resamples = checks.positive_int("resamples", resamples)
+    batch_size = checks.positive_int("batch_size", batch_size)
     estimate, replicates = _replicates(statistic, data, plan, key, resamples, batch_size)
     if method == "bca":
         left_out = _left_out(statistic, data, plan, batch_size)
@@ -274,8 +274,8 @@ def paired_bootstrap_test(
     """
     tail = _tail(level)
     plan = _plan(rows, strata, clusters, weights)
-    resamples = _checks.positive_int("resamples", resamples)
-    batch_size = _checks.positive_int("batch_size", batch_size)
+    resamples = checks.positive_int("resamples", resamples)
+    batch_size = checks.positive_int("batch_size", batch_size)
     both, replicates = _replicates(
         _Both(statistic), (first, second), plan, key, resamples, batch_size
     )
@@ -323,8 +323,8 @@ def paired_permutation_test(
         ValueError: for shapes that do not match, options out of range or negative weights.
     """
     plan = _plan(rows, None, clusters, weights)
-    permutations = _checks.positive_int("permutations", permutations)
-    batch_size = _checks.positive_int("batch_size", batch_size)
+    permutations = checks.positive_int("permutations", permutations)
+    batch_size = checks.positive_int("batch_size", batch_size)
     first, second = (jax.tree_util.tree_map(jnp.asarray, data) for data in (first, second))
     structures = [jax.tree_util.tree_structure(data) for data in (first, second)]
     if structures[0] != structures[1]:
@@ -360,7 +360,7 @@ class _Both:
 def _plan(
     rows: int, strata: ArrayLike | None, clusters: ArrayLike | None, weights: ArrayLike | None
 ) -> _Plan:
-    rows = _checks.positive_int("rows", rows)
+    rows = checks.positive_int("rows", rows)
     weights = sample_weights(weights, (rows,), jnp.float32)
     index = jnp.arange(rows, dtype=jnp.int32)
     unit = index if clusters is None else _compact("clusters", clusters, rows)
@@ -396,7 +396,7 @@ def _renumbered(value: Array) -> Array:
 
 
 def _check_nested(unit: Array, layer: Array, weights: Array) -> None:
-    if not _checks.is_concrete(unit, layer, weights):
+    if not checks.is_concrete(unit, layer, weights):
         return
     active = np.asarray(weights) > 0
     pairs = np.unique(np.stack([np.asarray(unit)[active], np.asarray(layer)[active]]), axis=1)
@@ -681,7 +681,7 @@ def delong_test(
 def _delong(labels, sides: tuple[ArrayLike, ...], weights) -> list[tuple[Array, Array]]:
     """(AUROC, standard error) of each of one or two scores, and of the difference of two."""
     names = ("scores",) if len(sides) == 1 else ("first", "second")
-    arrays = [_checks.float_array(n, s, (1, 2)) for n, s in zip(names, sides, strict=True)]
+    arrays = [checks.float_array(n, s, (1, 2)) for n, s in zip(names, sides, strict=True)]
     if arrays[0].shape != arrays[-1].shape:
         raise ValueError(
             f"first and second must have the same shape; got {arrays[0].shape} and "

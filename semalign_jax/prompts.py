@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
+from ._core import checks
+from ._core.typing import ArrayLike
 from ._documents import SUFFIXES, read_document
-from ._typing import ArrayLike
 from .zeroshot import TASKS, EmbeddedPrompts, Task
 
 #: The sets that come with the library.
@@ -82,7 +82,7 @@ class PromptSet:
         _text("name", self.name)
         if not isinstance(self.description, str):
             raise TypeError(f"description must be text; got {self.description!r}")
-        _checks.option("task", self.task, TASKS)
+        checks.option("task", self.task, TASKS)
         object.__setattr__(self, "templates", _texts("templates", self.templates))
         if not self.templates:
             raise ValueError(f"templates is empty; leave it out for plain prompts, {PLACEHOLDER!r}")
@@ -174,15 +174,15 @@ def embedded_prompts(prompt_set: PromptSet, embeddings: ArrayLike) -> EmbeddedPr
         TypeError: for embeddings that are not floating point.
         ValueError: if there is not one finite row a text.
     """
-    embeddings = _checks.float_array("embeddings", embeddings, 2)
+    embeddings = checks.float_array("embeddings", embeddings, 2)
     texts = prompt_texts(prompt_set)
     if embeddings.shape[0] != len(texts.texts):
         raise ValueError(
             f"embeddings must have {len(texts.texts)} rows, one for each text of "
             f"prompt_texts({prompt_set.name!r}); got {embeddings.shape}"
         )
-    if _checks.is_concrete(embeddings):
-        _checks.finite_rows("embeddings", embeddings)
+    if checks.is_concrete(embeddings):
+        checks.finite_rows("embeddings", embeddings)
     return EmbeddedPrompts(
         embeddings,
         jnp.asarray(texts.classes),

@@ -26,15 +26,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._linalg import common_dtype
-from ._maps import AffineMap, identity_map
+from ._core import checks
+from ._core.linalg import common_dtype
+from ._core.typing import METHODS, Array, ArrayLike, Method
 from ._ranking import ranking_of_known
 from ._samples import integers
-from ._typing import METHODS, Array, ArrayLike, Method
-from .anchors import anchor_order, check_counts
 from .baselines import BASELINES, Baseline, linear_probe_scores, multimodal_scores
 from .intervals import BootstrapInterval, bootstrap
+from .maps.affine_map import AffineMap, identity_map
 from .metrics import (
     accuracy,
     auroc_from_ranking,
@@ -45,7 +44,8 @@ from .metrics import (
     predicted_classes,
     rank_scores,
 )
-from .sweep import Fitter, SweepMethod, anchor_sweep
+from .sweeps.anchors import anchor_order, check_counts
+from .sweeps.one_pair import Fitter, SweepMethod, anchor_sweep
 from .zeroshot import (
     SPACE_NORMALIZATIONS,
     TASKS,
@@ -165,8 +165,8 @@ class Multimodal:
 
 
 def _embeddings(name: str, value: Any) -> Array:
-    array = _checks.float_array(name, value, 2)
-    _checks.finite_rows(name, array)
+    array = checks.float_array(name, value, 2)
+    checks.finite_rows(name, array)
     return array
 
 
@@ -398,7 +398,7 @@ def evaluate_scores(
     """
     arrays = []
     for name, value in (("validation_scores", validation_scores), ("test_scores", test_scores)):
-        value = _checks.float_array(name, value, 2)
+        value = checks.float_array(name, value, 2)
         not_nan(name, value)
         arrays.append(value[None])
     classes = arrays[1].shape[-1]
@@ -407,7 +407,7 @@ def evaluate_scores(
             f"validation_scores and test_scores must have the same classes; got "
             f"{arrays[0].shape[-1]} and {classes}"
         )
-    _checks.option("task", task, TASKS)
+    checks.option("task", task, TASKS)
     names = tuple(str(i) for i in range(classes))
     truth = [
         _labels(name, value, names, task)
@@ -552,7 +552,7 @@ class ZeroShotResult:
         estimates = self.intervals.estimate
         scalars = [name for name, value in estimates.items() if value.ndim == 3]
         for name in metrics or ():
-            _checks.option("metrics", name, scalars)
+            checks.option("metrics", name, scalars)
         return [
             {
                 "method": method,
@@ -644,9 +644,9 @@ def zero_shot_protocol(
     truth = [_truth(name, p, prompts) for name, p in (("validation", validation), ("test", test))]
     checked = check_counts(counts, len(anchors.ids))
     for normalization in normalizations:
-        _checks.option("normalizations", normalization, SPACE_NORMALIZATIONS)
-    _checks.option("rule", rule, THRESHOLD_RULES)
-    seeds = _checks.positive_int("seeds", seeds)
+        checks.option("normalizations", normalization, SPACE_NORMALIZATIONS)
+    checks.option("rule", rule, THRESHOLD_RULES)
+    seeds = checks.positive_int("seeds", seeds)
     anchor_key, label_key, bootstrap_key = jax.random.split(key, 3)
     orders = _orders(anchor_key, len(anchors.ids), seeds, max(checked))
 

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple, overload
 
-from ._maps import AffineMap, identity_map
-from ._typing import Array
+from ._core.typing import Array
 from .heads import Head, MlpHead
+from .maps.affine_map import AffineMap, identity_map
 from .metrics import accuracy, predicted_classes
 
 

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._maps import identity_map
+from ._core import checks
+from ._core.typing import METHODS, Array, ArrayLike, Method
 from ._samples import in_range, sum_of_others, targets, weighted_mean
-from ._typing import METHODS, Array, ArrayLike, Method
 from .heads import (
     LOSSES,
     Head,
@@ -27,6 +26,7 @@ from .heads import (
     first_layer,
     fit_head_with_info,
 )
+from .maps.affine_map import identity_map
 from .metrics import (
     MacroMean,
     accuracy,
@@ -37,9 +37,9 @@ from .metrics import (
     precision_recall_f1,
     predicted_classes,
 )
-from .pairs import ScoreMetric, checked_methods, sweep_pairs
 from .stitching import stitch
-from .sweep import SweepMethod, checked_orders
+from .sweeps.many_pairs import ScoreMetric, checked_methods, sweep_pairs
+from .sweeps.one_pair import SweepMethod, checked_orders
 
 #: Scores of `evaluate_stitching_pairs`.
 HeadMetric: TypeAlias = Literal[
@@ -157,13 +157,13 @@ def evaluate_stitching_pairs(
             infinite embeddings, unknown or repeated metrics and methods, counts beyond n; the
             message names the encoder. For the training of heads see `fit_head`.
     """
-    _checks.option("loss", loss, LOSSES)
-    num_classes = _checks.positive_int("num_classes", num_classes)
+    checks.option("loss", loss, LOSSES)
+    num_classes = checks.positive_int("num_classes", num_classes)
     scores = _score_metrics(metrics, loss, num_classes)
     if isinstance(methods, Sequence):
         _distinct("methods", methods)
     lines = checked_methods(methods)
-    control = _checks.flag("control", control)
+    control = checks.flag("control", control)
     encoders = _embeddings("train", train)
     names = tuple(encoders)
     if len(names) < 2:
@@ -315,13 +315,13 @@ def _embeddings(
             raise ValueError(f"{what} has no embeddings of {name!r}, which is in train")
     found = {}
     for name in values if like is None else like:
-        array = _checks.float_array(f"{what}[{name!r}]", values[name], 2)
+        array = checks.float_array(f"{what}[{name!r}]", values[name], 2)
         if like is not None and array.shape[1] != like[name].shape[1]:
             raise ValueError(
                 f"{what}[{name!r}] has {array.shape[1]} features, train[{name!r}] "
                 f"{like[name].shape[1]}"
             )
-        _checks.finite_rows(f"{what}[{name!r}]", array)
+        checks.finite_rows(f"{what}[{name!r}]", array)
         found[name] = array
     return found
 
@@ -396,7 +396,7 @@ def _score_metrics(
         raise ValueError(f"metrics must be a list of at least one name; got {metrics!r}")
     _distinct("metrics", metrics)
     for name in metrics:
-        _checks.option("metrics", name, HEAD_METRICS)
+        checks.option("metrics", name, HEAD_METRICS)
     return tuple((name, _score_metric(name, loss, num_classes)) for name in metrics)
 
 

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks, _chunks
+from . import _chunks
 from ._chunks import Chunk, ChunkFolder, Part
-from .io import write_atomically
+from ._core import checks
+from ._core.files import write_atomically
 
 _SUFFIXES = (".npy", ".npz", ".parquet", ".h5", ".hdf5")
 _EMBEDDINGS, _IDS = "embeddings", "ids"
@@ -113,7 +114,7 @@ class EmbeddingStore:
             TypeError: if `batch_rows` is not an int.
             ValueError: if it is below 1, or as `rows`.
         """
-        batch_rows = _checks.positive_int("batch_rows", batch_rows)
+        batch_rows = checks.positive_int("batch_rows", batch_rows)
         starts = range(0, len(self), batch_rows)
         return (self.rows(slice(start, start + batch_rows)) for start in starts)
 
@@ -279,8 +280,8 @@ def create_store(
         RuntimeError: if another process is writing.
     """
     folder = Path(folder)
-    name = _checks.option("dtype", jnp.dtype(dtype).name, _chunks.DTYPES)
-    dimension = _checks.positive_int("dimension", dimension)
+    name = checks.option("dtype", jnp.dtype(dtype).name, _chunks.DTYPES)
+    dimension = checks.positive_int("dimension", dimension)
     run = {"description": _json_of(description), "dimension": dimension, "dtype": name}
     folder.mkdir(parents=True, exist_ok=True)
     _chunks.refuse_other_contents(folder)
@@ -438,14 +439,14 @@ def paired_batches(
         ValueError: if one is out of range, or nothing matched.
         IndexError: if `matched` is of other stores and has rows that are not there.
     """
-    batch_rows = _checks.positive_int("batch_rows", batch_rows)
+    batch_rows = checks.positive_int("batch_rows", batch_rows)
     count = len(matched.rows_a)
     if count == 0:
         raise ValueError(
             f"matched is empty: no id is in both stores; {a.folder} begins with "
             f"{list(a.ids[:_SHOWN])}, {b.folder} with {list(b.ids[:_SHOWN])}"
         )
-    part = _checks.shard_rows(count, *shard)
+    part = checks.shard_rows(count, *shard)
     starts = range(part.start, part.stop, batch_rows)
     blocks = (slice(start, min(start + batch_rows, part.stop)) for start in starts)
     return ((a.rows(matched.rows_a[k]), b.rows(matched.rows_b[k])) for k in blocks)
@@ -596,7 +597,7 @@ def import_store(
             file, key and row), or if the folder holds other embeddings (lists what differs).
     """
     path = Path(path)
-    chunk_rows = _checks.positive_int("chunk_rows", chunk_rows)
+    chunk_rows = checks.positive_int("chunk_rows", chunk_rows)
     suffix = _suffix(path)
     for needed in (path, _ids_path(path)) if suffix == ".npy" else (path,):
         if not needed.is_file():

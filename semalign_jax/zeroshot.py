@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._linalg import common_dtype, compute_dtype, matmul, safe_inverse, svd, transpose
-from ._maps import AffineMap
+from ._core import checks
+from ._core.linalg import common_dtype, compute_dtype, matmul, safe_inverse, svd, transpose
+from ._core.typing import Array, ArrayLike
 from ._samples import in_range, integers
-from ._typing import Array, ArrayLike
+from .maps.affine_map import AffineMap
 from .metrics import accuracy, normalize_rows, predicted_classes
 from .stitching import stitch
 
@@ -105,8 +105,8 @@ def class_embeddings(
         TypeError: for prompts that are not floating point or labels that are not integers.
         ValueError: for shapes that do not match or labels outside [0, num_classes).
     """
-    prompts = _checks.float_array("prompts", prompts, 2)
-    num_classes = _checks.positive_int("num_classes", num_classes)
+    prompts = checks.float_array("prompts", prompts, 2)
+    num_classes = checks.positive_int("num_classes", num_classes)
     labels = integers("prompt_labels", prompt_labels, prompts.shape[:1])
     in_range("prompt_labels", labels, num_classes)
     if center is not None:
@@ -139,7 +139,7 @@ def zero_shot_logits(
         TypeError: for embeddings that are not floating point.
         ValueError: if the dimensions differ.
     """
-    embeddings = _checks.float_array("embeddings", embeddings, 2)
+    embeddings = checks.float_array("embeddings", embeddings, 2)
     if embeddings.shape[1] != classes.shape[1]:
         raise ValueError(
             f"embeddings must live in the space of the classes, {classes.shape[1]} dimensions; "
@@ -241,7 +241,7 @@ def prompt_scores(
         TypeError: for embeddings that are not floating point.
         ValueError: if the dimensions differ or the temperature is not positive.
     """
-    images = _checks.float_array("images", images, 2)
+    images = checks.float_array("images", images, 2)
     if images.shape[1] != prompts.embeddings.shape[1]:
         raise ValueError(
             f"images must live in the space of the prompts, {prompts.embeddings.shape[1]} "
@@ -260,8 +260,8 @@ def prototype_scores(
     positive = matmul(images, transpose(prototypes.positive))
     if task == "single-label":
         return positive
-    temperature = _checks.scalar("temperature", temperature)
-    if _checks.is_concrete(temperature) and not float(temperature) > 0:
+    temperature = checks.scalar("temperature", temperature)
+    if checks.is_concrete(temperature) and not float(temperature) > 0:
         raise ValueError(f"temperature must be > 0; got {float(temperature)}")
     negative = matmul(images, transpose(prototypes.negative))
     return jax.nn.sigmoid((positive - negative) / temperature.astype(positive.dtype))
@@ -289,10 +289,10 @@ def anchor_space(
         TypeError: for embeddings that are not floating point.
         ValueError: for rows that do not match or a shrinkage outside of [0, 1].
     """
-    source, target = _checks.pair(source, target)
+    source, target = checks.pair(source, target)
     if shrinkage is not None:
-        shrinkage = _checks.scalar("shrinkage", shrinkage)
-        if _checks.is_concrete(shrinkage) and float(shrinkage) > 1:
+        shrinkage = checks.scalar("shrinkage", shrinkage)
+        if checks.is_concrete(shrinkage) and float(shrinkage) > 1:
             raise ValueError(f"shrinkage must be in [0, 1]; got {float(shrinkage)}")
     return _anchor_space(source, target, shrinkage)
 
@@ -363,8 +363,8 @@ def zero_shot_scores(
         TypeError: for embeddings that are not floating point.
         ValueError: if dimensions differ, for an unknown normalisation or one without `space`.
     """
-    _checks.option("normalization", normalization, SPACE_NORMALIZATIONS)
-    mapped = mapping.apply(_checks.float_array("images", images, 2))
+    checks.option("normalization", normalization, SPACE_NORMALIZATIONS)
+    mapped = mapping.apply(checks.float_array("images", images, 2))
     if normalization == "none":
         return prompt_scores(mapped, prompts, temperature=temperature)
     if space is None:
@@ -407,8 +407,8 @@ def choose_threshold(
         TypeError: for labels that are not integers or booleans, or scores that are not floats.
         ValueError: for shapes that do not match, labels that are not 0 or 1, or NaN scores.
     """
-    _checks.option("rule", rule, THRESHOLD_RULES)
-    scores = _checks.float_array("scores", scores, (1, 2))
+    checks.option("rule", rule, THRESHOLD_RULES)
+    scores = checks.float_array("scores", scores, (1, 2))
     labels = integers("labels", labels, scores.shape)
     valid = in_range("labels", labels, 2)
     not_nan("scores", scores)
@@ -457,7 +457,7 @@ def _threshold(
 
 def not_nan(name: str, scores: Array) -> None:
     """Refuse NaN in concrete scores [n] or [n, classes]."""
-    if not _checks.is_concrete(scores):
+    if not checks.is_concrete(scores):
         return
     bad = np.argwhere(np.isnan(np.asarray(scores)))
     if bad.size:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from .._typing import METHODS, Completion, Method, Normalize, RidgeUnit, Solver
+from .._core.typing import METHODS, Completion, Method, Normalize, RidgeUnit, Solver
 from ..studies.inputs import DataPath, DatasetSettings, EncoderName, PromptSetName, Settings
 
 

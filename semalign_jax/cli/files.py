@@ -96,7 +96,7 @@ def _store(path: Path) -> dict[str, Any]:
 
 
 def _map(path: Path) -> dict[str, Any]:
-    from ..io import load_map
+    from ..maps.io import load_map
     from .maps import map_hash
 
     mapping = load_map(path)

@@ -30,8 +30,8 @@ from ._distributed import (
 from ._options import METHODS, NormalizeOption, option
 
 if TYPE_CHECKING:
-    from .._maps import AffineMap
-    from .._stats import PairStats
+    from ..maps.affine_map import AffineMap
+    from ..maps.stats import PairStats
     from ..store import EmbeddingStore, JoinedRows
     from ._settings import ApplySettings, FitSettings
 
@@ -115,9 +115,9 @@ def run_fit(settings: "FitSettings") -> Outcome:
         paired_batches,
         save_map,
     )
-    from .._fit import check_method, check_options
     from .._processes import by_first
     from ..distributed import accumulate_stats, shard_rows, this_process
+    from ..maps.fit import check_method, check_options
 
     source, target = open_store(settings.source), open_store(settings.target)
     # Before hours of reading.
@@ -193,7 +193,7 @@ def _draw(rows: int, anchors: int, seed: int) -> Any:
     import jax
     import numpy as np
 
-    from ..anchors import anchor_order
+    from ..sweeps.anchors import anchor_order
 
     if anchors > rows:
         raise ValueError(f"--anchors {anchors}: there are only {rows} pairs to draw from")

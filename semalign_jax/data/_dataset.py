@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .. import _checks
+from .._core import checks
 
 _SHOWN = 10  # problems or ids in one message
 _GROUPS = 20  # names of splits or views in a summary
@@ -262,8 +262,8 @@ def binary_labels(
     Raises:
         ValueError: for another policy.
     """
-    _checks.option("policy", policy, ("ignore", "zeros", "ones"))
-    _checks.option("blank", blank, ("ignore", "zeros"))
+    checks.option("policy", policy, ("ignore", "zeros", "ones"))
+    checks.option("blank", blank, ("ignore", "zeros"))
     codes = data.labels
     positive = codes == Label.POSITIVE
     if policy == "ones":
@@ -295,7 +295,7 @@ class Problems:
 
     def __init__(self, name: str, on_error: str) -> None:
         self._name = name
-        self._raise = _checks.option("on_error", on_error, ("raise", "skip")) == "raise"
+        self._raise = checks.option("on_error", on_error, ("raise", "skip")) == "raise"
         self._messages: list[str] = []
 
     def add(self, message: object) -> None:

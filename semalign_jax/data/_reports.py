@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from .. import _checks
+from .._core import checks
 
 Section = Literal["findings", "impression", "both", "all"]
 _WANTED = ("findings", "impression", "both", "all")
@@ -134,7 +134,7 @@ def report_text(report: str, section: Section = "both", *, keep_blanks: bool = T
     Raises:
         ValueError: for another section.
     """
-    _checks.option("section", section, _WANTED)
+    checks.option("section", section, _WANTED)
     if section == "all":
         text = _BLANK.sub("___", " ".join(_RULE.sub("", report).split()))
     else:

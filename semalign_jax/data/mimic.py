@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from .. import _checks
+from .._core import checks
 from ._dataset import DatasetError, ImageTextDataset, Label, Problems, Rows
 from ._files import (
     cell,
@@ -71,7 +71,7 @@ def read_mimic_cxr(
         DatasetError: if a table lacks columns or is not UTF-8, or for the problems above.
         ValueError: for another option.
     """
-    _checks.option("labeler", labeler, ("chexpert", "negbio"))
+    checks.option("labeler", labeler, ("chexpert", "negbio"))
     report_text("", section)  # refuse a wrong section before hours of reading
     root = folder(root, "MIMIC-CXR-JPG")
     reports = None if reports is None else folder(reports, "MIMIC-CXR reports")

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from .. import _checks
+from .._core import checks
 from ._dataset import DatasetError, ImageTextDataset, Label, Problems, Rows
 from ._files import files_without_rows, find_files, folder, stem_index
 from ._reports import Section, report_text, sections_text
@@ -53,7 +53,7 @@ def read_open_i(
         ValueError: for another option.
     """
     report_text("", section)
-    _checks.option("absent", absent, ("negative", "blank"))
+    checks.option("absent", absent, ("negative", "blank"))
     root = folder(root, "Open-i data")
     problems = Problems("Open-i", on_error)
     place = root / "ecgen-radiology" if (root / "ecgen-radiology").is_dir() else root

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .. import _checks
+from .._core import checks
 from ._dataset import shown
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def read_pixels(
         ValueError: for another `scale` or `dtype`.
     """
     path = Path(path)
-    _checks.option("scale", scale, ("bits", "minmax"))
-    _checks.flag("prefer_lut", prefer_lut)
+    checks.option("scale", scale, ("bits", "minmax"))
+    checks.flag("prefer_lut", prefer_lut)
     if window is not None and (isinstance(window, bool) or not isinstance(window, int)):
         raise TypeError(f"window must be an index or None; got {window!r}")
     kind = np.dtype(dtype)
@@ -485,8 +485,8 @@ def read_many(
         TypeError: if `workers` is not an int.
         ValueError: if `workers` < 1 or for another `on_error`.
     """
-    _checks.option("on_error", on_error, ("raise", "skip"))
+    checks.option("on_error", on_error, ("raise", "skip"))
     count = min(os.cpu_count() or 1, 16) if workers is None else workers
-    _checks.positive_int("workers", count)
-    processes = _checks.flag("processes", processes)
+    checks.positive_int("workers", count)
+    processes = checks.flag("processes", processes)
     return PixelReader(paths, count, processes, on_error == "skip", progress, options)

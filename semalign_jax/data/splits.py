@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .. import _checks
+from .._core import checks
 from ._dataset import ImageTextDataset, Label, shown
 
 
@@ -211,8 +211,8 @@ def sample_anchors(
         ValueError: if fewer than `count` images are left, or nothing is labelled.
     """
     seed = _seed(seed)
-    count = _checks.positive_int("count", count)
-    _checks.option("stratify_by", stratify_by, ("label", "view", "patient", None))
+    count = checks.positive_int("count", count)
+    checks.option("stratify_by", stratify_by, ("label", "view", "patient", None))
     excluded = _patients(exclude_patients)
     allowed = np.array([patient not in excluded for patient in data.patients], bool)
     rows = np.flatnonzero(allowed)

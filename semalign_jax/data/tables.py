@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import _checks
+from .._core import checks
 from ._dataset import DatasetError, ImageTextDataset, Label, Problems, Rows
 from ._files import (
     cell,
@@ -128,7 +128,7 @@ def read_padchest(
         DatasetError: if the table lacks columns or is not UTF-8, or for the problems above.
         ValueError: for another option.
     """
-    _checks.option("absent", absent, ("negative", "blank"))
+    checks.option("absent", absent, ("negative", "blank"))
     root = folder(root, "PadChest")
     problems = Problems("PadChest", on_error)
     path = table_path([root], table.removesuffix(".gz"))

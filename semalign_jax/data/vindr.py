@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from .. import _checks
+from .._core import checks
 from ._dataset import Box, DatasetError, ImageTextDataset, Label, Problems, Rows
 from ._files import (
     cell,
@@ -87,7 +87,7 @@ def read_vindr_cxr(
         DatasetError: if a table lacks columns or is not UTF-8, or for the problems above.
         ValueError: for another `agreement`.
     """
-    _checks.option("agreement", agreement, ("majority", "any", "all"))
+    checks.option("agreement", agreement, ("majority", "any", "all"))
     root = folder(root, "VinDr-CXR")
     problems = Problems("VinDr-CXR", on_error)
     rows = Rows("VinDr-CXR", VINDR_LABELS)

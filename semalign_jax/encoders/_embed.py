@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .._checks import flag, option, positive_int
 from .._chunks import Chunk
+from .._core.checks import flag, option, positive_int
 from .._processes import Section, alone, jointly
 from ._encoder import DTYPES, Encoder, encode, example_batch, read_config
 from ._family import TEXT

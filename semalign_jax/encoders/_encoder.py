@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._checks import option
+from .._core.checks import option
 from ._config import ConfigReader
 from ._family import Family, family_of
 from ._hub import resolve_checkpoint

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import option
+from .._core.checks import option
 from ._family import IMAGE, TEXT
 
 

@@ -28,8 +28,8 @@ from .._chunks import (
     refuse_other_run,
     write_manifest,
 )
+from .._core.files import write_atomically
 from .._processes import Section, wait_until
-from ..io import write_atomically
 
 #: Seconds until a file that another machine has written must be visible here: networked file
 #: systems remember for a while that it was not there.

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import filelock
 
-from ..io import write_atomically
+from .._core.files import write_atomically
 
 FORMAT = "semalign_jax.cells"
 VERSION = 1

@@ -9,10 +9,10 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 from pydantic import Field
 
-from .._fit import check_options
 from ..data import ImageTextDataset
 from ..data._dataset import known_groups
-from ..sweep import SweepMethod
+from ..maps.fit import check_options
+from ..sweeps.one_pair import SweepMethod
 from .outputs import StudyResults, write_outputs
 
 Count: TypeAlias = Annotated[int, Field(ge=1)]

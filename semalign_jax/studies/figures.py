@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from ..io import write_atomically
+from .._core.files import write_atomically
 from .report import Row, metric_of, pairs_of, rows_of
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, TypedDi
 import numpy as np
 from pydantic import BaseModel
 
-from ..io import write_atomically
+from .._core.files import write_atomically
 from . import figures
 from .report import (
     Picture,

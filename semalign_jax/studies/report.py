@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
-from ..io import write_atomically
+from .._core.files import write_atomically
 
 
 class Record(TypedDict):

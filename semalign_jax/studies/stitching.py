@@ -22,12 +22,12 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from .. import data
-from .._maps import identity_map
-from .._typing import Array
+from .._core.typing import Array
 from ..data import ImageTextDataset, Label
 from ..data._dataset import shown
 from ..heads import Head, HeadInfo, fit_head_with_info
 from ..intervals import bootstrap
+from ..maps.affine_map import identity_map
 from ..metrics import (
     MacroMean,
     auroc_from_ranking,
@@ -36,9 +36,9 @@ from ..metrics import (
     predicted_classes,
     rank_scores,
 )
-from ..pairs import sweep_pairs
 from ..stitching import stitch
 from ..stitching_pairs import HeadMetric, StitchingMatrix, evaluate_stitching_pairs, log_odds
+from ..sweeps.many_pairs import sweep_pairs
 from .cells import run_cells
 from .common import (
     DEMO_TEST_SHARE,

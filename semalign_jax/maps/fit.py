@@ -19,8 +19,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from . import _checks
-from ._linalg import (
+from .._core import checks
+from .._core.linalg import (
     LSTSQ_RCOND_EPS,
     POLAR_RCOND_EPS,
     LeastSquaresFactors,
@@ -38,9 +38,7 @@ from ._linalg import (
     transpose,
     value_of,
 )
-from ._maps import AffineMap
-from ._polar import ThinFactors, orthogonal_factor
-from ._typing import (
+from .._core.typing import (
     COMPLETIONS,
     METHODS,
     NORMALIZE,
@@ -54,7 +52,9 @@ from ._typing import (
     RidgeUnit,
     Solver,
 )
-from ._wide import LEAST_SHARE, wide_least_squares
+from ..maps._solvers.float64 import LEAST_SHARE, wide_least_squares
+from ..maps._solvers.polar import ThinFactors, orthogonal_factor
+from ..maps.affine_map import AffineMap
 
 
 class FitInfo(NamedTuple):
@@ -514,7 +514,7 @@ _fit_both = partial(jax.jit, static_argnums=0)(_fit_both_core)
 def _optional_scalar(name: str, value: Any, *, zero_is_none: bool) -> Array | None:
     if value is None or (zero_is_none and isinstance(value, int | float) and value == 0):
         return None
-    return _checks.scalar(name, value)
+    return checks.scalar(name, value)
 
 
 def check_options(
@@ -534,13 +534,13 @@ def check_options(
     key: Any = None,
 ) -> tuple[Static, Options]:
     """Check the options of a fit to anchors of these shapes and split them into two kinds."""
-    _checks.option("normalize", normalize, NORMALIZE)
-    _checks.option("ridge_unit", ridge_unit, RIDGE_UNITS)
-    _checks.option("completion", completion, COMPLETIONS)
-    _checks.option("solver", solver, SOLVERS[method])
+    checks.option("normalize", normalize, NORMALIZE)
+    checks.option("ridge_unit", ridge_unit, RIDGE_UNITS)
+    checks.option("completion", completion, COMPLETIONS)
+    checks.option("solver", solver, SOLVERS[method])
     scale, rotation_only = (
-        _checks.flag("scale", scale),
-        _checks.flag("rotation_only", rotation_only),
+        checks.flag("scale", scale),
+        checks.flag("rotation_only", rotation_only),
     )
     if rotation_only and shapes[0][1] != shapes[1][1]:
         raise ValueError(
@@ -562,8 +562,8 @@ def check_options(
             raise ValueError("key is needed with solver='adam', e.g. jax.random.key(0)")
         if ridge is not None:
             raise ValueError("ridge is not part of the gradient form; use another solver")
-        learning_rate = _checks.scalar("learning_rate", learning_rate)
-        steps = _checks.positive_int("steps", steps)
+        learning_rate = checks.scalar("learning_rate", learning_rate)
+        steps = checks.positive_int("steps", steps)
     else:
         learning_rate = key = None
     static = Static(method, normalize, ridge_unit, scale, rotation_only, completion, solver, steps)
@@ -574,17 +574,17 @@ def _prepare(
     method: Method, x: Any, y: Any, *, weights: Any = None, validate: bool = True, **options: Any
 ) -> tuple[Static, Array, Array, Array | None, Options]:
     """Check every argument of a fit."""
-    x, y = _checks.pair(x, y)
+    x, y = checks.pair(x, y)
     static, traced = check_options(method, (x.shape, y.shape), **options)
     if weights is not None:
-        weights = _checks.row_weights(weights, x.shape[0])
-    if _checks.flag("validate", validate) and _checks.is_concrete(x, y, weights):
+        weights = checks.row_weights(weights, x.shape[0])
+    if checks.flag("validate", validate) and checks.is_concrete(x, y, weights):
         active = None
         if weights is not None:
-            _checks.weight_values(weights)
+            checks.weight_values(weights)
             active = np.asarray(weights) > 0
-        _checks.finite_rows("x", x, active)
-        _checks.finite_rows("y", y, active)
+        checks.finite_rows("x", x, active)
+        checks.finite_rows("y", y, active)
     return static, x, y, weights, traced
 
 
@@ -863,7 +863,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 
 def check_method(method: Any, options: Iterable[str]) -> None:
     """Check the name of a method and that it has all of these options."""
-    _checks.option("method", method, METHODS)
+    checks.option("method", method, METHODS)
     for name in options:
         if name not in _OPTIONS[method]:
             raise ValueError(

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import semalign_jax as sa
-from semalign_jax import _linalg
-from semalign_jax._polar import (
+from semalign_jax._core import linalg as _linalg
+from semalign_jax.maps._solvers.polar import (
     BasesForm,
     LowRankForm,
     ThinFactors,

@@ -89,7 +89,7 @@ def test_memory_and_threads_change_nothing():
 
 
 def test_scores_that_are_too_many_to_keep_are_scored_at_once(monkeypatch):
-    from semalign_jax import pairs
+    from semalign_jax.sweeps import many_pairs as pairs
 
     data, rest = encoders({"a": 6, "b": 5})
 
@@ -106,7 +106,7 @@ def test_scores_that_are_too_many_to_keep_are_scored_at_once(monkeypatch):
 
 def test_many_anchors_of_usual_condition_share_their_factors(monkeypatch):
     """In float32 a loose bound of the condition would send every count of d and more away."""
-    from semalign_jax import pairs
+    from semalign_jax.sweeps import many_pairs as pairs
 
     d = 48
     rng = np.random.default_rng(0)
@@ -165,7 +165,7 @@ def test_ill_conditioned_least_squares_is_as_exact_as_its_own_fit(method):
 
 
 def test_encoders_held_at_once_are_bounded(monkeypatch):
-    from semalign_jax import pairs
+    from semalign_jax.sweeps import many_pairs as pairs
 
     held = []
     batches = pairs._batches

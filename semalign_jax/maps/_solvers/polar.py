@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import _checks
-from ._linalg import (
+from ..._core import checks
+from ..._core.linalg import (
     POLAR_RCOND_EPS,
     SpectralFactors,
     cholesky,
@@ -31,7 +31,7 @@ from ._linalg import (
     upper_inverse,
     value_of,
 )
-from ._typing import POLAR_SOLVERS, Array, Completion, Solver
+from ..._core.typing import POLAR_SOLVERS, Array, Completion, Solver
 
 #: On a CPU, up to this share of the dimensions a problem of few anchors is solved in their span.
 THIN_SHARE = 0.75
@@ -77,8 +77,8 @@ def polar_factor(m: Array, *, rcond: Array | float | None = None, solver: Solver
         TypeError: if `m` is not floating point.
         ValueError: if `m` is not a matrix or is empty, or for an unknown solver.
     """
-    m = _checks.float_array("m", m, 2)
-    _checks.option("solver", solver, POLAR_SOLVERS)
+    m = checks.float_array("m", m, 2)
+    checks.option("solver", solver, POLAR_SOLVERS)
     dtype = m.dtype
     m = m.astype(compute_dtype(dtype))
     m = m / power_of_two_scale(m)

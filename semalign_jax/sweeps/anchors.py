@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._typing import Array, ArrayLike
+from .._core import checks
+from .._core.typing import Array, ArrayLike
 
 
 def check_counts(counts: Sequence[int], n: int) -> tuple[int, ...]:
@@ -15,7 +15,7 @@ def check_counts(counts: Sequence[int], n: int) -> tuple[int, ...]:
     values = np.atleast_1d(np.asarray(counts))
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"counts must be a non-empty list of anchor counts; got {counts!r}")
-    checked = tuple(_checks.positive_int("counts", c) for c in values.tolist())
+    checked = tuple(checks.positive_int("counts", c) for c in values.tolist())
     if max(checked) > n:
         raise ValueError(f"counts has {max(checked)}, but there are only {n} rows to draw from")
     return checked
@@ -41,8 +41,8 @@ def anchor_order(
         TypeError: if `labels` are not integers.
         ValueError: if n < 1, `size` is not in [1, n] or `labels` has another length.
     """
-    n = _checks.positive_int("n", n)
-    size = n if size is None else _checks.positive_int("size", size)
+    n = checks.positive_int("n", n)
+    size = n if size is None else checks.positive_int("size", size)
     if size > n:
         raise ValueError(f"size must be at most n = {n}; got {size}")
     if labels is None:
@@ -92,9 +92,9 @@ def anchor_masks(
         TypeError: if `labels` or `counts` are not integers.
         ValueError: if a count is not in [1, n] or `labels` has another length.
     """
-    n = _checks.positive_int("n", n)
+    n = checks.positive_int("n", n)
     sizes = jnp.asarray(check_counts(counts, n))
-    if _checks.flag("nested", nested):
+    if checks.flag("nested", nested):
         ranks = jnp.argsort(anchor_order(key, n, labels=labels))[None, :]
     else:
         keys = jax.random.split(key, sizes.shape[0])

@@ -8,8 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._checks import is_concrete
-from ._fit import (
+from .._core.checks import is_concrete
+from .._core.linalg import (
+    gram_solve,
+    matmul,
+    power_of_two_scale,
+    safe_inverse,
+)
+from .._core.typing import Array, Method
+from ..maps.affine_map import AffineMap
+from ..maps.fit import (
     Options,
     Static,
     check_method,
@@ -17,15 +25,7 @@ from ._fit import (
     deviations,
     orthogonal_weight,
 )
-from ._linalg import (
-    gram_solve,
-    matmul,
-    power_of_two_scale,
-    safe_inverse,
-)
-from ._maps import AffineMap
-from ._stats import PairStats
-from ._typing import Array, Method
+from ..maps.stats import PairStats
 
 
 def fit_from_stats(method: Method, stats: PairStats, **options: Any) -> AffineMap:

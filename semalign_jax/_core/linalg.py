@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._typing import Array, Solver
+from .._core.typing import Array, Solver
 
 #: Precision of every matrix product in the solvers. TF32 and bfloat16, the defaults on GPU and
 #: TPU, would ruin orthogonality. Assign another `jax.lax.Precision` here to override it.

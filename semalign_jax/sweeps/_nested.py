@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from ._fit import Rows, Side, Static
-from ._linalg import (
+from .._core.linalg import (
     in_float64,
     matmul,
     power_of_two_scale,
@@ -22,7 +21,8 @@ from ._linalg import (
     upper_inverse,
     value_of,
 )
-from ._typing import Array
+from .._core.typing import Array
+from ..maps.fit import Rows, Side, Static
 
 
 class NestedRows(NamedTuple):

@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks
-from ._fit import Side, check_options, fit_sides
-from ._linalg import (
+from .._core import checks
+from .._core.linalg import (
     INVERSE_LOSS,
     LSTSQ_RCOND_EPS,
     cholesky,
@@ -34,8 +33,10 @@ from ._linalg import (
     upper_times,
     upper_transposed_times,
 )
-from ._nested import NestedRows, nested_rows
-from ._polar import (
+from .._core.typing import METHODS, Array, ArrayLike, Method
+from ..heads import Head, after_first_layer, first_layer
+from ..maps._solvers.float64 import LEAST_SHARE, WidePrefixes, wide_prefix_solutions, wide_prefixes
+from ..maps._solvers.polar import (
     BasesForm,
     DenseForm,
     LowRankForm,
@@ -44,10 +45,9 @@ from ._polar import (
     polar_form,
     thin_polar_form,
 )
-from ._typing import METHODS, Array, ArrayLike, Method
-from ._wide import LEAST_SHARE, WidePrefixes, wide_prefix_solutions, wide_prefixes
-from .heads import Head, after_first_layer, first_layer
-from .sweep import SweepMethod, checked_lines, checked_orders
+from ..maps.fit import Side, check_options, fit_sides
+from ..sweeps._nested import NestedRows, nested_rows
+from ..sweeps.one_pair import SweepMethod, checked_lines, checked_orders
 
 #: Scores predictions: `(scores [t, c], eval_data) -> scalar`, or any pytree of arrays.
 ScoreMetric: TypeAlias = Callable[[Array, Any], Any]
@@ -181,9 +181,9 @@ def sweep_pairs(
     data, tests = _checked_encoders(embeddings, test, readouts, pairs)
     rows = len(next(iter(data.values())))
     checked, orders = checked_orders(counts, rows, keys, orders, labels)
-    if max_encoders is not None and _checks.positive_int("max_encoders", max_encoders) < 2:
+    if max_encoders is not None and checks.positive_int("max_encoders", max_encoders) < 2:
         raise ValueError("max_encoders must be at least 2: a pair has two")
-    workers = _checks.positive_int("workers", workers)
+    workers = checks.positive_int("workers", workers)
     dtype = compute_dtype(reduce(common_dtype, (a.dtype for a in data.values())))
     wide = dtype == jnp.float32 and jax.default_backend() in ("cpu", "gpu")
     spec = _Spec(lines, tuple(metrics.items()), tuple(sorted(set(checked))), dtype, wide)
@@ -256,11 +256,11 @@ def _checked_encoders(
     """The embeddings and test embeddings of all encoders in the pairs."""
     data, tests = {}, {}
     for name in dict.fromkeys(name for pair in pairs for name in pair):
-        data[name] = _checks.float_array(f"embeddings[{name!r}]", embeddings[name], 2)
+        data[name] = checks.float_array(f"embeddings[{name!r}]", embeddings[name], 2)
     for source in dict.fromkeys(source for source, _ in pairs):
         if source not in test:
             raise ValueError(f"test has no embeddings of the source {source!r}")
-        tests[source] = _checks.float_array(f"test[{source!r}]", test[source], 2)
+        tests[source] = checks.float_array(f"test[{source!r}]", test[source], 2)
         if tests[source].shape[1] != data[source].shape[1]:
             raise ValueError(
                 f"test[{source!r}] has {tests[source].shape[1]} features, the embeddings "
@@ -279,10 +279,10 @@ def _checked_encoders(
                 f"readouts[{target!r}] takes {weight.shape[:-1]} features, the embeddings have "
                 f"{data[target].shape[1:]}"
             )
-    if _checks.is_concrete(*data.values(), *tests.values()):
+    if checks.is_concrete(*data.values(), *tests.values()):
         for what, arrays in (("embeddings", data), ("test", tests)):
             for name, array in arrays.items():
-                _checks.finite_rows(f"{what}[{name!r}]", array, None)
+                checks.finite_rows(f"{what}[{name!r}]", array, None)
     return data, tests
 
 

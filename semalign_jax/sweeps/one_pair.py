@@ -8,13 +8,13 @@ from typing import Any, TypeAlias, cast
 import jax
 import jax.numpy as jnp
 
-from . import _checks
-from ._fit import Options, Static, check_method, check_options, fit_sides
-from ._linalg import common_dtype, compute_dtype
-from ._maps import AffineMap
-from ._nested import NestedSide
-from ._typing import METHODS, Array, ArrayLike, Method
-from .anchors import anchor_order, check_counts
+from .._core import checks
+from .._core.linalg import common_dtype, compute_dtype
+from .._core.typing import METHODS, Array, ArrayLike, Method
+from ..maps.affine_map import AffineMap
+from ..maps.fit import Options, Static, check_method, check_options, fit_sides
+from ..sweeps._nested import NestedSide
+from ..sweeps.anchors import anchor_order, check_counts
 
 
 @dataclass(frozen=True, init=False)
@@ -51,7 +51,7 @@ class SweepMethod:
                 raise ValueError(f"{name} cannot be an option of a SweepMethod")
         object.__setattr__(self, "method", method)
         object.__setattr__(self, "options", tuple(sorted(options.items())))
-        object.__setattr__(self, "shuffled", _checks.flag("shuffled", shuffled))
+        object.__setattr__(self, "shuffled", checks.flag("shuffled", shuffled))
 
 
 #: Fits a map to anchors: `(x [n, d_in], y [n, d_out]) -> AffineMap`.
@@ -124,13 +124,13 @@ def anchor_sweep(
         ValueError: for shapes that do not match, unknown methods, counts beyond n, or if not
             exactly one of `keys` and `orders` is given.
     """
-    x, y = _checks.pair(x, y)
+    x, y = checks.pair(x, y)
     if not metrics:
         raise ValueError("metrics is empty: give at least one, name -> function(map, eval_data)")
     lines = checked_lines(methods)
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 8
-    batch_size = _checks.positive_int("batch_size", batch_size)
+    batch_size = checks.positive_int("batch_size", batch_size)
     checked, orders = checked_orders(counts, x.shape[0], keys, orders, labels)
     values = _sweep(
         lines,
@@ -162,7 +162,7 @@ def _line(label: str, method: Any) -> SweepMethod | Fitter:
         return method
     if callable(method):
         return cast(Fitter, method)
-    _checks.option(f"methods[{label!r}]", method, METHODS)
+    checks.option(f"methods[{label!r}]", method, METHODS)
     return SweepMethod(method)
 
 

@@ -9,7 +9,7 @@ import pytest
 from helpers import METHODS, anchors
 
 import semalign_jax as sa
-from semalign_jax._nested import contrasts
+from semalign_jax.sweeps._nested import contrasts
 
 
 def the_map(mapping, _):

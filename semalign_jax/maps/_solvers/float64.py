@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.linalg import cho_solve
 
-from ._linalg import (
+from ..._core.linalg import (
     LSTSQ_RCOND_EPS,
     always_one_by_one,
     gram_by_halves,
@@ -32,7 +32,7 @@ from ._linalg import (
     upper_times,
     upper_transposed_times,
 )
-from ._typing import Array
+from ..._core.typing import Array
 
 #: Fewer anchors than this share of the dimensions are conditioned so well as a rule that float32
 #: is exact enough, and on CPUs faster.

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from ._checks import float_array, positive_int
-from ._linalg import (
+from .._core.checks import float_array, positive_int
+from .._core.linalg import (
     common_dtype,
     compute_dtype,
     least_squares,
@@ -14,7 +14,7 @@ from ._linalg import (
     matmul,
     tall_qr,
 )
-from ._typing import Array, ArrayLike
+from .._core.typing import Array, ArrayLike
 
 
 @jax.tree_util.register_dataclass

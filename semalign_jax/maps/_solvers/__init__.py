@@ -1,0 +1,1 @@
+"""The numerical algorithms behind the maps, one a file: pure functions of arrays."""
