@@ -3,13 +3,14 @@
 Runs, on the embeddings shipped in `semalign_jax/studies/demo_data`, four protocols after Di Folco
 et al. 2025 (arXiv 2503.04478) and Maiorca et al. 2023 (arXiv 2311.00664):
 
-- text-stitching: WordNet glosses, 26 supersenses, MiniLM-L3 to MiniLM-L6;
+- text-stitching: WordNet glosses, 26 supersenses, MiniLM-L3 to MiniLM-L6 and back;
 - vision-stitching: emoji, 9 categories, EfficientNet-Lite0 to DINOv2-small and back;
 - zero-shot: emoji, 9 categories, each image encoder mapped into the space of MiniLM-L6, where
   class prompts decide;
 - zero-shot-unseen: as before, but the 10 subcategories to tell apart have no anchor.
 
-With --source and --target it runs on your own embeddings instead.
+With --source and --target it runs on your own embeddings instead. The work is done by one call of
+`anchor_sweep` for each pair of encoders, see `Pair.run`.
 
 Examples:
     python benchmarks/anchor_sweep.py --out results
@@ -24,11 +25,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -54,79 +54,44 @@ SPLITS = 8
 UNSEEN_CLASSES = 10
 TEST_SHARE = 0.3
 
-
-#: All maps between centred spaces but the linear one, which has no offset by definition.
+#: Orthogonal maps between spaces that are centred and brought to one scale: on their own they
+#: match directions alone, and a map that is off in scale lets a head's bias decide.
 METHODS = {
     "affine": SweepMethod("affine"),
     "linear": SweepMethod("linear"),
-    "l-ortho": SweepMethod("l-ortho", normalize="center"),
-    "ortho": SweepMethod("ortho", normalize="center"),
+    "l-ortho": SweepMethod("l-ortho", normalize="isotropic"),
+    "ortho": SweepMethod("ortho", normalize="isotropic"),
     "ridge": SweepMethod("affine", ridge=1.0, ridge_unit="gram"),
     "shuffled": SweepMethod("affine", ridge=1.0, ridge_unit="gram", shuffled=True),
 }
 
-
-class Stitching(NamedTuple):
-    """Test data of a stitching protocol: source embeddings, their classes, the target's head."""
-
-    x: jax.Array
-    labels: jax.Array
-    head: AffineMap
+#: In the order of the report; "stitching" is that of own embeddings.
+DEMO_PROTOCOLS = ("text-stitching", "vision-stitching", "zero-shot", "zero-shot-unseen")
 
 
-class ZeroShot(NamedTuple):
-    """Test data of a zero-shot protocol.
-
-    Attributes:
-        x: embeddings of the test images [m, d].
-        labels: their classes [m].
-        prompts: prompt embeddings [p, d_text].
-        prompt_labels: class of each prompt [p].
-        weights: which rows count, for the others are padding [m].
-        allowed: which classes may be predicted [classes].
-    """
-
-    x: jax.Array
-    labels: jax.Array
-    prompts: jax.Array
-    prompt_labels: jax.Array
-    weights: jax.Array
-    allowed: jax.Array
-
-
-def stitching_accuracy(mapping: AffineMap, data: Stitching) -> jax.Array:
+def stitching_accuracy(mapping: AffineMap, data: dict[str, Any]) -> jax.Array:
     """Accuracy of the target's head on mapped source embeddings."""
-    return head_accuracy(mapping >> data.head, data.x, data.labels)
+    return head_accuracy(mapping >> data["head"], data["x"], data["labels"])
 
 
-def zero_shot_accuracy(mapping: AffineMap, data: ZeroShot, *, centred: bool = True) -> jax.Array:
+def zero_shot_accuracy(
+    mapping: AffineMap, data: dict[str, Any], *, centred: bool = True
+) -> jax.Array:
     """Accuracy by cosine similarity to class prompts, both centred by the text anchors."""
     return evaluate_zero_shot(
         mapping,
-        data.x,
-        data.labels,
-        data.prompts,
-        data.prompt_labels,
-        data.allowed.shape[-1],
+        data["x"],
+        data["labels"],
+        data["prompts"],
+        data["prompt_labels"],
+        data["allowed"].shape[-1],
         center=mapping.target_offset if centred else None,
-        weights=data.weights,
-        allowed=data.allowed,
+        weights=data["weights"],
+        allowed=data["allowed"],
     )
 
 
-def fitted_map(mapping: AffineMap, _: None) -> AffineMap:
-    """The metric of a sweep that returns the maps themselves."""
-    return mapping
-
-
-@partial(jax.jit, static_argnums=0)
-def score_maps(metric: Callable[[AffineMap, Any], jax.Array], maps: AffineMap, data: Any):
-    """Score a batch of maps [methods]."""
-    return jax.lax.map(lambda mapping: metric(mapping, data), maps)
-
-
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """One protocol on one ordered pair of encoders, ready to run.
 
     Attributes:
@@ -137,71 +102,53 @@ class Pair:
         y: target embeddings [n, d_out].
         orders: row orders [seeds, m], whose prefixes are the anchors.
         metric: `(map, data) -> accuracy`.
-        data: seed -> test data of the metric.
-        references: seed -> scores of the lines that use no anchors.
-        references_vary: whether the references differ between seeds.
+        data: test data of the metric.
+        axes: which of them have an axis of seeds, as `eval_in_axes`.
+        references: name -> accuracies of the lines that use no anchors, one or [seeds].
     """
 
     protocol: str
     source: str
     target: str
-    x: jax.Array
-    y: jax.Array
+    x: np.ndarray
+    y: np.ndarray
     orders: np.ndarray
     metric: Callable[[AffineMap, Any], jax.Array]
-    data: Callable[[int], Any]
-    references: Callable[[int], dict[str, jax.Array]]
-    references_vary: bool = False
+    data: dict[str, Any]
+    axes: dict[str, Any]
+    references: dict[str, Any]
 
-    def run(self, count: int, methods: Mapping[str, SweepMethod]) -> list[report.Record]:
-        """Score every method at one anchor count, one seed after the other.
+    def run(self, counts: Sequence[int], methods: Mapping[str, Any]) -> list[report.Record]:
+        """Score every method at every anchor count and seed, in one compiled function."""
+        counts = [count for count in counts if count <= self.orders.shape[1]]
+        records: list[report.Record] = []
 
-        The sweep returns the maps, and these are scored apart from it: so protocols between
-        spaces of equal dimensions share the compiled fits.
-        """
-        records = []
-        for seed, order in enumerate(self.orders):
-            rows = order[:count]
+        def record(method: str, anchors: int | None, seed: int | None, value: Any) -> None:
+            cell = dict(method=method, anchors=anchors, seed=seed, value=float(value))
+            pair = dict(protocol=self.protocol, source=self.source, target=self.target)
+            records.append(cast(report.Record, pair | cell | dict(metric="accuracy")))
+
+        for name, scores in self.references.items():
+            for seed, score in enumerate(np.atleast_1d(scores)):
+                record(name, None, seed if np.ndim(scores) else None, score)
+        if counts:
             result = anchor_sweep(
-                self.x[rows],
-                self.y[rows],
-                [count],
-                orders=np.arange(count)[None],
+                self.x,
+                self.y,
+                counts,
+                orders=self.orders,
                 methods=methods,
-                metrics={"map": fitted_map},
+                metrics={"accuracy": self.metric},
+                eval_data=self.data,
+                eval_in_axes=self.axes,
             )
-            maps = jax.tree_util.tree_map(lambda leaf: leaf[:, 0, 0], result.values["map"])
-            scores = score_maps(self.metric, maps, self.data(seed))
-            records += [
-                self._record(method, count, seed, score)
-                for method, score in zip(result.methods, np.asarray(scores), strict=True)
-            ]
+            for (m, c, s), score in np.ndenumerate(np.asarray(result.values["accuracy"])):
+                record(result.methods[m], counts[c], s, score)
         return records
-
-    def run_references(self) -> list[report.Record]:
-        """Score the lines that use no anchors."""
-        seeds = range(len(self.orders)) if self.references_vary else [None]
-        return [
-            self._record(name, None, seed, score)
-            for seed in seeds
-            for name, score in self.references(seed or 0).items()
-        ]
-
-    def _record(self, method: str, anchors: int | None, seed: int | None, value) -> report.Record:
-        return report.Record(
-            protocol=self.protocol,
-            source=self.source,
-            target=self.target,
-            method=method,
-            anchors=anchors,
-            seed=seed,
-            metric="accuracy",
-            value=float(value),
-        )
 
 
 #: rows -> (rows for anchors and heads, held-out test rows)
-Split: TypeAlias = Callable[[int], tuple[np.ndarray, np.ndarray]]
+Split = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
 def split_rows(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -217,48 +164,24 @@ def random_orders(rows: np.ndarray, seeds: int) -> np.ndarray:
     return rows[np.asarray(jax.vmap(partial(anchor_order, n=len(rows)))(keys))]
 
 
-def stitching_pair(
-    protocol: str,
-    names: tuple[str, str],
-    x: np.ndarray,
-    y: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    seeds: int,
-    split: Split = split_rows,
-) -> Pair:
+def stitching_pair(protocol, names, x, y, labels, num_classes, seeds, split=split_rows) -> Pair:
     """Stitching: a head trained on the target's training rows, tested on mapped source rows."""
     train, test = split(len(x))
     head = fit_head(y[train], labels[train], num_classes)
-    data = Stitching(jnp.asarray(x[test]), jnp.asarray(labels[test]), head)
+    data = {"x": x[test], "labels": labels[test], "head": head}
     naive = identity_map(x.shape[1], y.shape[1], dtype=head.weight.dtype)
-    own = jnp.asarray(y[test])
-    return Pair(
-        protocol,
-        *names,
-        jnp.asarray(x),
-        jnp.asarray(y),
-        random_orders(train, seeds),
-        stitching_accuracy,
-        data=lambda seed: data,
-        references=lambda seed: {
-            "naive": stitching_accuracy(naive, data),
-            "upper bound": head_accuracy(head, own, data.labels),
-        },
-    )
+    references = {
+        "naive": stitching_accuracy(naive, data),
+        "upper bound": head_accuracy(head, y[test], labels[test]),
+    }
+    orders = random_orders(train, seeds)
+    axes = dict.fromkeys(data)
+    source, target = names
+    return Pair(protocol, source, target, x, y, orders, stitching_accuracy, data, axes, references)
 
 
 def zero_shot_pair(
-    protocol: str,
-    names: tuple[str, str],
-    x: np.ndarray,
-    y: np.ndarray,
-    labels: np.ndarray,
-    prompts: np.ndarray,
-    prompt_labels: np.ndarray,
-    orders: np.ndarray,
-    tests: Sequence[np.ndarray],
-    allowed: np.ndarray,
+    protocol, names, x, y, labels, prompts, prompt_labels, orders, tests, allowed
 ) -> Pair:
     """Zero-shot: anchors are (image, caption) pairs, prompts stand for the classes.
 
@@ -271,46 +194,45 @@ def zero_shot_pair(
         prompts: prompt embeddings [p, d_out].
         prompt_labels: class of each prompt [p].
         orders: rows to take anchors from, in order [seeds, m].
-        tests: rows of the test images, for all seeds or for each.
-        allowed: which classes can be predicted [1, classes] or [seeds, classes].
+        tests: rows of the test images for each seed.
+        allowed: which classes can be predicted [seeds, classes].
     """
-    images, captions = jnp.asarray(x), jnp.asarray(y)
-    classes = jnp.asarray(prompts), jnp.asarray(prompt_labels)
     # Padded to one length, so that all seeds share compiled code.
     longest = max(map(len, tests))
-    padded = np.stack([np.resize(rows, longest) for rows in tests])
-    weights = np.stack([np.arange(longest) < len(rows) for rows in tests])
+    rows = np.stack([np.resize(test, longest) for test in tests])
+    weights = np.stack([np.arange(longest) < len(test) for test in tests])
+    data = {
+        "x": x[rows],
+        "labels": labels[rows],
+        "prompts": prompts,
+        "prompt_labels": prompt_labels,
+        "weights": weights,
+        "allowed": allowed,
+    }
+    axes = {name: None if "prompt" in name else 0 for name in data}
     # Upper bound: the images' own captions, centred like the prompts.
-    own = AffineMap.from_weight(np.eye(y.shape[1], dtype=y.dtype))
     center = jnp.asarray(y[np.unique(orders)].mean(axis=0))
-    own = replace(own, source_offset=center, target_offset=center)
-    naive = identity_map(x.shape[1], y.shape[1], dtype=images.dtype)
+    own = AffineMap(jnp.eye(y.shape[1], dtype=y.dtype), center, center)
+    naive = identity_map(x.shape[1], y.shape[1], dtype=x.dtype)
 
-    def data(seed: int, embeddings: jax.Array = images) -> ZeroShot:
-        part = seed % len(tests)
-        rows = padded[part]
-        return ZeroShot(
-            embeddings[rows],
-            jnp.asarray(labels[rows]),
-            *classes,
-            jnp.asarray(weights[part]),
-            jnp.asarray(allowed[part]),
-        )
+    def of_seeds(mapping: AffineMap, data: dict[str, Any], centred: bool) -> jax.Array:
+        score = partial(zero_shot_accuracy, mapping, centred=centred)
+        return jax.jit(jax.vmap(score, in_axes=(axes,)))(data)
 
-    def references(seed: int) -> dict[str, jax.Array]:
-        return {
-            "naive": zero_shot_accuracy(naive, data(seed), centred=False),
-            "upper bound": zero_shot_accuracy(own, data(seed, captions)),
-        }
-
-    pair = (names[0], names[1], images, captions, orders, zero_shot_accuracy)
-    return Pair(protocol, *pair, data, references, references_vary=len(tests) > 1)
+    references = {
+        "naive": of_seeds(naive, data, False),
+        "upper bound": of_seeds(own, data | {"x": y[rows]}, True),
+    }
+    if all(np.array_equal(test, tests[0]) for test in tests):
+        references = {name: scores[0] for name, scores in references.items()}
+    source, target = names
+    return Pair(protocol, source, target, x, y, orders, zero_shot_accuracy, data, axes, references)
 
 
 def all_class_parts(n: int, num_classes: int, seeds: int, split: Split = split_rows) -> tuple:
     """Anchor orders, test rows and allowed classes of plain zero-shot."""
     train, test = split(n)
-    return random_orders(train, seeds), [test], np.ones((1, num_classes), bool)
+    return random_orders(train, seeds), [test] * seeds, np.ones((seeds, num_classes), bool)
 
 
 def unseen_class_parts(labels: np.ndarray, num_classes: int, splits: int) -> tuple:
@@ -331,69 +253,54 @@ def unseen_class_parts(labels: np.ndarray, num_classes: int, splits: int) -> tup
     return np.stack([order[:shortest] for order in orders]), tests, allowed
 
 
-def distinct_rows(values: np.ndarray) -> np.ndarray:
-    """The first of each group of equal rows: no test image may also be an anchor."""
-    return np.sort(np.unique(values, axis=0, return_index=True)[1])
-
-
 def demo_pairs(
     protocols: Sequence[str], seeds: int, splits: int, split: Split = split_rows
-) -> list[list[Callable[[], Pair]]]:
-    """The chosen protocols on the shipped embeddings; each call prepares one pair.
-
-    Pairs in one inner list have equal dimensions and share compiled fits.
-    """
+) -> list[Callable[[], Pair]]:
+    """The chosen protocols on the shipped embeddings; each call prepares one pair."""
     load = demo.load_demo
-    l3, l6 = load("glosses_minilm_l3"), load("glosses_minilm_l6")
-    senses, sense_names = l6.labels("supersense")
+    pairs: list[Callable[[], Pair]] = []
+    if "text-stitching" in protocols:
+        texts = {f"MiniLM-L{n}": load(f"glosses_minilm_l{n}") for n in (3, 6)}
+        senses, names = texts["MiniLM-L6"].labels("supersense")
+        for a, b in (("MiniLM-L3", "MiniLM-L6"), ("MiniLM-L6", "MiniLM-L3")):
+            sides = texts[a].values, texts[b].values
+            more = (senses, len(names), seeds, split)
+            pairs.append(partial(stitching_pair, "text-stitching", (a, b), *sides, *more))
     dino, captions = load("emoji_dinov2_small"), load("emoji_captions_minilm_l6")
-    rows = distinct_rows(dino.values)
-    texts = captions.values[rows]
+    # The first of each group of equal rows: no test image may also be an anchor.
+    rows = np.sort(np.unique(dino.values, axis=0, return_index=True)[1])
     images = {
         "EfficientNet-Lite0": load("emoji_efficientnet_lite0").values[rows],
         "DINOv2-small": dino.values[rows],
     }
-    prompts = load("emoji_prompts_minilm_l6")
-    categories, category_names = captions.labels("category")
-    subcategories, _ = captions.labels("subcategory")
-    categories, subcategories = categories[rows], subcategories[rows]
-    prompt_categories, _ = prompts.labels("category")
-    prompt_subcategories, _ = prompts.labels("subcategory")
-    num_prompts = len(prompts.values)
-
-    efficientnet, dino_small = images
-    wide: list[Callable[[], Pair]] = []
-    square: list[Callable[[], Pair]] = []
-    back: list[Callable[[], Pair]] = []
+    prompts, kinds = load("emoji_prompts_minilm_l6"), {}
+    for kind in ("category", "subcategory"):
+        labels, names = captions.labels(kind)
+        kinds[kind] = (labels[rows], len(names), prompts.labels(kind)[0])
     if "vision-stitching" in protocols:
-        for names, group in ((tuple(images), wide), (tuple(images)[::-1], back)):
-            embeddings = (images[names[0]], images[names[1]])
-            pair = (*embeddings, categories, len(category_names), seeds, split)
-            group.append(partial(stitching_pair, "vision-stitching", names, *pair))
-    # Classes are padded to the number of subcategories, so that both protocols share code.
-    seen = all_class_parts(len(rows), num_prompts, seeds, split)
-    unseen = unseen_class_parts(subcategories, num_prompts, splits)
-    for name, group in ((efficientnet, wide), (dino_small, square)):
-        names, pair = (name, "MiniLM-L6"), (images[name], texts)
-        if "zero-shot" in protocols:
-            data = (*pair, categories, prompts.values, prompt_categories, *seen)
-            group.append(partial(zero_shot_pair, "zero-shot", names, *data))
-        if "zero-shot-unseen" in protocols:
-            data = (*pair, subcategories, prompts.values, prompt_subcategories, *unseen)
-            group.append(partial(zero_shot_pair, "zero-shot-unseen", names, *data))
-    if "text-stitching" in protocols:
-        pair = (l3.values, l6.values, senses, len(sense_names), seeds, split)
-        names = ("MiniLM-L3", "MiniLM-L6")
-        square.append(partial(stitching_pair, "text-stitching", names, *pair))
-    return [group for group in (wide, square, back) if group]
+        labels, classes, _ = kinds["category"]
+        for a, b in (tuple(images), tuple(images)[::-1]):
+            more = (labels, classes, seeds, split)
+            pairs.append(
+                partial(stitching_pair, "vision-stitching", (a, b), images[a], images[b], *more)
+            )
+    # Classes are padded to the number of subcategories.
+    number = len(prompts.values)
+    for protocol, kind in (("zero-shot", "category"), ("zero-shot-unseen", "subcategory")):
+        labels, _, prompt_labels = kinds[kind]
+        for name, x in images.items():
+            if protocol in protocols:
+                parts = (
+                    all_class_parts(len(rows), number, seeds, split)
+                    if kind == "category"
+                    else unseen_class_parts(labels, number, splits)
+                )
+                sides = (x, captions.values[rows], labels, prompts.values, prompt_labels)
+                pairs.append(partial(zero_shot_pair, protocol, (name, "MiniLM-L6"), *sides, *parts))
+    return pairs
 
 
-#: In the order of the report; "stitching" is that of own embeddings.
-DEMO_PROTOCOLS = ("text-stitching", "vision-stitching", "zero-shot", "zero-shot-unseen")
-PROTOCOLS = ("stitching", *DEMO_PROTOCOLS)
-
-
-def user_pairs(arguments: argparse.Namespace, seeds: int) -> list[list[Callable[[], Pair]]]:
+def user_pairs(arguments: argparse.Namespace, seeds: int) -> list[Callable[[], Pair]]:
     """The protocol for a user's own embeddings: zero-shot if prompts are given, else stitching."""
     for name in ("source", "target", "labels"):
         if getattr(arguments, name) is None:
@@ -431,7 +338,7 @@ def user_pairs(arguments: argparse.Namespace, seeds: int) -> list[list[Callable[
         raise ValueError(f"--labels: needs at least two classes; got only {classes[0]!r}")
     if arguments.prompts is None:
         build = partial(stitching_pair, "stitching", names, x, y, labels, len(classes), seeds)
-        return [[build]]
+        return [build]
     prompts = files.load_matrix("--prompts", arguments.prompts).astype(dtype)
     if prompts.shape[1] != y.shape[1]:
         raise ValueError(
@@ -447,74 +354,26 @@ def user_pairs(arguments: argparse.Namespace, seeds: int) -> list[list[Callable[
     prompt_labels = np.searchsorted(classes, given).astype(np.int32)
     parts = all_class_parts(len(x), len(classes), seeds)
     data = (x, y, labels, prompts, prompt_labels, *parts)
-    return [[partial(zero_shot_pair, "zero-shot", names, *data)]]
+    return [partial(zero_shot_pair, "zero-shot", names, *data)]
 
 
 def run_all(
-    groups: Sequence[Sequence[Callable[[], Pair]]],
+    builds: Sequence[Callable[[], Pair]],
     counts: Sequence[int],
-    workers: int,
-    methods: Mapping[str, SweepMethod] = METHODS,
+    methods: Mapping[str, Any] = METHODS,
 ) -> list[report.Record]:
-    """Run all pairs at all counts, one on each core, with a progress bar on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    """Run all pairs, one on each core, with a line on stderr for each."""
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with (
-        Progress(*columns, console=Console(stderr=True)) as progress,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        task = progress.add_task("heads", total=None)
-        flat = pool.map(lambda build: build(), [build for group in groups for build in group])
-        built = [[next(flat) for _ in group] for group in groups]
-        total = sum(1 + len(usable(pair, counts)) for group in built for pair in group)
-        progress.update(task, description="anchor sweep", total=total)
+    def run(build: Callable[[], Pair]) -> list[report.Record]:
+        started = time.perf_counter()
+        pair = build()
+        records = pair.run(counts, methods)
+        seconds = time.perf_counter() - started
+        print(f"{pair.protocol}: {pair.source} to {pair.target}, {seconds:.0f} s", file=sys.stderr)
+        return records
 
-        def run(pairs: Sequence[Pair], count: int | None) -> dict[int, list[report.Record]]:
-            scored = {}
-            for pair in pairs:
-                if count is None:
-                    scored[id(pair)] = pair.run_references()
-                elif count in usable(pair, counts):
-                    scored[id(pair)] = pair.run(count, methods)
-                else:
-                    continue
-                progress.advance(task)
-            return scored
-
-        # The largest counts take longest and come first, so that no core waits at the end.
-        jobs = [
-            pool.submit(run, group, count)
-            for count in (*sorted(counts, reverse=True), None)
-            for group in built
-        ]
-        try:
-            for job in as_completed(jobs):
-                job.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    results = [job.result() for job in reversed(jobs)]
-    return [
-        record
-        for protocol in PROTOCOLS
-        for group in built
-        for pair in group
-        if pair.protocol == protocol
-        for result in results
-        for record in result.get(id(pair), [])
-    ]
-
-
-def usable(pair: Pair, counts: Sequence[int]) -> list[int]:
-    """The anchor counts that a pair has rows for."""
-    return [count for count in counts if count <= pair.orders.shape[1]]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [record for records in pool.map(run, builds) for record in records]
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -556,12 +415,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name in ("source", "target", "labels", "prompts", "prompt_labels")
         )
         if own:
-            groups = user_pairs(options, seeds)
+            pairs = user_pairs(options, seeds)
         else:
-            groups = demo_pairs(options.protocols or DEMO_PROTOCOLS, seeds, splits)
+            pairs = demo_pairs(options.protocols or DEMO_PROTOCOLS, seeds, splits)
         if options.out is not None:
             report.prepare_directory(options.out)
-        records = run_all(groups, counts, workers=os.cpu_count() or 1)
+        records = run_all(pairs, counts)
         rows = report.summarize(records)
         report.print_tables(rows)
         if options.out is not None:

@@ -8,7 +8,6 @@ Example:
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 
 import anchor_sweep
@@ -18,7 +17,7 @@ from semalign_jax import SweepMethod
 from semalign_jax.studies import report
 
 COUNTS = (10, 50, 200, 800)
-NORMALIZE = ("none", "center", "standard")
+NORMALIZE = ("none", "center", "isotropic", "standard")
 METHODS = {
     f"{method} {completion} {normalize}": SweepMethod(
         method, completion=completion, normalize=normalize
@@ -43,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="random anchor sets")
     seeds = parser.parse_args(arguments).seeds
     protocols = ("text-stitching", "vision-stitching", "zero-shot")
-    groups = anchor_sweep.demo_pairs(protocols, seeds, splits=1, split=validation_split)
-    records = anchor_sweep.run_all(groups, COUNTS, os.cpu_count() or 1, METHODS)
+    pairs = anchor_sweep.demo_pairs(protocols, seeds, splits=1, split=validation_split)
+    records = anchor_sweep.run_all(pairs, COUNTS, METHODS)
     report.print_tables(report.summarize(records))
 
 

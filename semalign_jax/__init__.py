@@ -10,10 +10,7 @@ from . import metrics as metrics
 from .heads import HeadInfo as HeadInfo
 from .heads import MlpHead as MlpHead
 from .heads import fit_head as fit_head
-from .heads import fit_head_with_info as fit_head_with_info
 from .heads import fit_mlp_head as fit_mlp_head
-from .heads import fit_mlp_head_with_info as fit_mlp_head_with_info
-from .maps._solvers.polar import polar_factor as polar_factor
 from .maps.affine_map import AffineMap as AffineMap
 from .maps.affine_map import identity_map as identity_map
 from .maps.fit import FitInfo as FitInfo
@@ -22,7 +19,7 @@ from .maps.fit import fit_affine as fit_affine
 from .maps.fit import fit_l_ortho as fit_l_ortho
 from .maps.fit import fit_linear as fit_linear
 from .maps.fit import fit_ortho as fit_ortho
-from .maps.fit import fit_with_info as fit_with_info
+from .maps.fit import polar_factor as polar_factor
 from .maps.fit_from_stats import fit_from_stats as fit_from_stats
 from .maps.io import load_map as load_map
 from .maps.io import save_map as save_map
@@ -136,13 +133,10 @@ __all__ = [
     "fit_affine",
     "fit_from_stats",
     "fit_head",
-    "fit_head_with_info",
     "fit_l_ortho",
     "fit_linear",
     "fit_mlp_head",
-    "fit_mlp_head_with_info",
     "fit_ortho",
-    "fit_with_info",
     "head_accuracy",
     "identity_map",
     "import_store",

@@ -11,6 +11,7 @@ from ._core import checks
 from ._core.typing import Array, ArrayLike
 from ._samples import (
     MacroMean,
+    in_32_bits,
     in_range,
     integers,
     macro_mean,
@@ -68,21 +69,25 @@ def accuracy(labels: ArrayLike, predicted: ArrayLike, *, weights: ArrayLike | No
     """Weighted share of rows whose predicted class is the true one.
 
     Args:
-        labels: true classes [n], integers or booleans.
-        predicted: predicted classes [n], integers or booleans.
-        weights: [n], >= 0, floats, counts or a boolean mask; None means equal weights.
+        labels: true classes [n], booleans or integers within 32 bits. Renumber others, e.g. ids:
+            `np.unique(np.stack([labels, predicted]), return_inverse=True)`.
+        predicted: predicted classes [n], likewise.
+        weights: [n], >= 0, floats, counts or a boolean mask; rows of weight zero may hold any
+            class. None means equal weights.
 
     Returns:
-        Scalar in [0, 1], float32 or the wider dtype of `weights`; NaN if all weights are zero.
+        Scalar in [0, 1], float32 or the wider dtype of `weights`; NaN if all weights are zero, or
+        a traced class of positive weight is beyond 32 bits.
 
     Raises:
         TypeError: for classes that are not integers or booleans.
-        ValueError: for shapes that do not match or negative weights.
+        ValueError: for shapes that do not match, classes beyond 32 bits or negative weights.
     """
     labels = integers("labels", labels)
     predicted = integers("predicted", predicted, labels.shape)
     weights = sample_weights(weights, labels.shape, jnp.float32)
-    return weighted_mean((labels == predicted).astype(weights.dtype), weights)
+    valid = in_32_bits("labels", labels, weights) & in_32_bits("predicted", predicted, weights)
+    return weighted_mean((labels == predicted).astype(weights.dtype), poisoned(weights, valid))
 
 
 def confusion_matrix(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,6 @@ from ._core.linalg import compute_dtype
 from ._core.typing import Array, ArrayLike
 from ._samples import BLOCK, poisoned, row_sum, sample_weights, targets, tree_sums
 
-#: Rows that are sorted by digits: more would take more than three of them.
-LARGEST_BY_DIGITS = 2**21
 #: Numbers of scores that are evaluated at once; bounds the memory.
 SCORES_AT_ONCE = 2**22
 
@@ -38,6 +36,9 @@ class RankedScores(NamedTuple):
     last: Array
     positive: Array
     valid: Array
+
+
+Kernel: TypeAlias = Callable[[RankedScores, Array], Array]
 
 
 def rank_scores(labels: ArrayLike, scores: ArrayLike) -> RankedScores:
@@ -69,86 +70,28 @@ def ranked(labels: ArrayLike, scores: Array, weights: Array) -> RankedScores:
 def ranking_of_known(ranking: RankedScores, known: Array) -> RankedScores:
     """The ranking in which rows that are not `known` (of its shape) weigh nothing."""
     kept = jnp.take_along_axis(known, ranking.order, axis=-1)
-    # The row number n is out of range: `_by_position` gives it no weight.
+    # There is no row n: `_by_position` gives it no weight.
     order = jnp.where(kept, ranking.order, ranking.order.shape[-1])
     return ranking._replace(order=order, valid=ranking.valid | ~kept)
 
 
 @jax.jit
 def _sorted(scores: Array, target: Array, valid: Array) -> RankedScores:
-    """The ranking of [n] or [labels, n]."""
-    order = _falling_order(scores)
-    sorted_scores = jnp.take_along_axis(scores, order, axis=-1)
-    n = scores.shape[-1]
-    position = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), order.shape)
-    differs = sorted_scores[..., 1:] != sorted_scores[..., :-1]
-    pad = [(0, 0)] * (order.ndim - 1)
+    """The ranking of [n] or [labels, n]; NaN comes last."""
+    n, axis = scores.shape[-1], scores.ndim - 1
+    position = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), scores.shape)
+    falling, order = lax.sort((-scores, position), num_keys=1)
+    differs = falling[..., 1:] != falling[..., :-1]
+    pad = [(0, 0)] * axis
     starts = jnp.pad(differs, [*pad, (1, 0)], constant_values=True)
     ends = jnp.pad(differs, [*pad, (0, 1)], constant_values=True)
-    to_end = jnp.flip(jnp.where(ends, n - 1 - position, 0), axis=-1)
     return RankedScores(
         order,
-        _running_max(jnp.where(starts, position, 0)),
-        n - jnp.flip(_running_max(to_end), axis=-1),
+        lax.cummax(jnp.where(starts, position, 0), axis),
+        lax.cummin(jnp.where(ends, position + 1, n), axis, reverse=True),
         jnp.take_along_axis(target, order, axis=-1),
-        jnp.take_along_axis(valid, order, axis=-1) & ~jnp.isnan(sorted_scores),
+        jnp.take_along_axis(valid, order, axis=-1) & ~jnp.isnan(falling),
     )
-
-
-def _falling_order(scores: Array) -> Array:
-    """The rows [..., n] from the highest score to the lowest, then NaN; equal ones in order."""
-
-    def by_comparison(scores):
-        return jnp.argsort(-scores, axis=-1).astype(jnp.int32)
-
-    scores = scores.astype(compute_dtype(scores.dtype))
-    if scores.dtype != jnp.float32 or scores.shape[-1] > LARGEST_BY_DIGITS:
-        return by_comparison(scores)
-    return lax.platform_dependent(scores, cpu=_order_by_digits, default=by_comparison)
-
-
-def _order_by_digits(scores: Array) -> Array:
-    """`_falling_order` of float32 scores by a radix sort.
-
-    XLA's CPU sort of one array of integers is many times faster than of floats or of several
-    arrays. So each of a few sorts is of some bits of the score, followed by the position.
-    """
-    n = scores.shape[-1]
-    position_bits = max(1, (n - 1).bit_length())
-    digits = -(-32 // (32 - position_bits))
-    digit_bits = -(-32 // digits)
-    # One zero, and one NaN, whose bits come after those of infinity.
-    falling = jnp.where(scores == 0, 0, jnp.where(jnp.isnan(scores), jnp.nan, -scores))
-    bits = lax.bitcast_convert_type(falling, jnp.uint32)
-    # Integers in the order of the floats: the larger the bits of a negative one, the smaller it.
-    key = jnp.where(bits >> 31 == 1, ~bits, bits | np.uint32(1 << 31))
-    position = jnp.broadcast_to(jnp.arange(n, dtype=jnp.uint32), key.shape)
-    order = position.astype(jnp.int32)
-    for number in range(digits):
-        digit = (key >> (number * digit_bits)) & ((1 << digit_bits) - 1)
-        digit = jnp.take_along_axis(digit, order, axis=-1)
-        found = lax.sort(digit << position_bits | position, is_stable=False)
-        found = (found & ((1 << position_bits) - 1)).astype(jnp.int32)
-        order = jnp.take_along_axis(order, found, axis=-1)
-    return order
-
-
-def _running_max(values: Array) -> Array:
-    """Cumulative maximum of non-negative values along the last axis, blocks side by side."""
-    n = values.shape[-1]
-    blocks = -(-n // BLOCK)
-    rest = [(0, 0)] * (values.ndim - 1)
-    values = jnp.pad(values, [*rest, (0, blocks * BLOCK - n)])
-    values = jnp.moveaxis(values.reshape(*values.shape[:-1], blocks, BLOCK), -1, 0)
-
-    def step(largest, row):
-        largest = jnp.maximum(largest, row)
-        return largest, largest
-
-    largest, within = lax.scan(step, jnp.zeros_like(values[0]), values)
-    before = jnp.pad(lax.cummax(largest, largest.ndim - 1)[..., :-1], [*rest, (1, 0)])
-    values = jnp.moveaxis(jnp.maximum(within, before[None]), 0, -1)
-    return values.reshape(*values.shape[:-2], blocks * BLOCK)[..., :n]
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -218,7 +161,7 @@ def auroc_from_ranking(ranking: RankedScores, weights: ArrayLike | None = None) 
     Raises:
         ValueError: for weights of another shape or negative ones.
     """
-    return _of_ranking(_weighted_auroc, ranking, weights)
+    return _of_ranking(_AUROC_IN_COLUMNS, ranking, weights)
 
 
 def average_precision_from_ranking(
@@ -233,7 +176,7 @@ def average_precision_from_ranking(
     Raises:
         ValueError: for weights of another shape or negative ones.
     """
-    return _of_ranking(_weighted_average_precision, ranking, weights)
+    return _of_ranking(_AVERAGE_PRECISION_IN_COLUMNS, ranking, weights)
 
 
 def placements(ranking: RankedScores, weights: Array) -> tuple[Array, Array]:
@@ -247,155 +190,116 @@ def placements(ranking: RankedScores, weights: Array) -> tuple[Array, Array]:
         (placement, positive), both [n] in the order of the rows: the share of negatives that a
         positive row outranks, or of positives that outrank a negative row; ties count half.
     """
-    n = len(weights)
-    ranking, weights, positive = _by_position(ranking, weights[:, None])
+    weights, positive = _by_position(ranking, weights[:, None])
     above = []
     for mask in (positive, ~positive):
-        sums, total = _exclusive_cumsum(jnp.where(mask, weights, 0))
+        sums, total = _sums_before(jnp.where(mask, weights, 0))
         # The weight above each position plus half of that tied with it.
         middle = (sums[ranking.first] + sums[ranking.last]) / 2
         above.append((middle / jnp.where(total > 0, total, jnp.nan)[None, :])[:, 0])
     placement = jnp.where(ranking.positive, 1 - above[1], above[0])
     placement = jnp.where(ranking.valid, placement, jnp.nan)
 
-    def by_row(values):  # the filling positions have the row number n, out of range
-        return jnp.zeros(n, values.dtype).at[ranking.order].set(values, mode="drop")
+    def by_row(values):
+        return jnp.zeros_like(values).at[ranking.order].set(values)
 
     return by_row(placement), by_row(ranking.positive)
 
 
-# --- kernels: weights [n, b] to [b] ---------------------------------------------------------------
-
-# The ranking is one for all columns of weights, [n], or each has its own, [n, b].
+# --- kernels: a ranking and weights [n, b] to [b] -----------------------------------------------
 
 
-def _wide(kernel: Callable[[RankedScores, Array], Array]):
-    """Give `kernel` a batching rule: more weights for one ranking are more columns.
+def _by_position(ranking: RankedScores, weights: Array) -> tuple[Array, Array]:
+    """Weights [n, b] in the order of the ranking, and which of them are positive [n, 1].
 
-    With the rows first, sorting and summing copies and adds whole vectors of weights, several
-    times faster than what `vmap` makes of it. Rankings that have many columns of weights, or may
-    get them from an outer `vmap`, are taken one after the other.
+    Weights of invalid rows are NaN, unless they are zero.
+    """
+    weights = jnp.pad(weights, ((0, 1), (0, 0)))[ranking.order]
+    return poisoned(weights, ranking.valid[:, None]), ranking.positive[:, None]
+
+
+def _sums_before(values: Array) -> tuple[Array, Array]:
+    """Sums of the `values` [n, b] at all earlier positions, [.. > n, b], and of all values [b].
+
+    Two levels, as `row_sum`: short sums within blocks, side by side, and a tree over the blocks.
+    """
+    n, columns = values.shape
+    blocks = n // BLOCK + 1
+    values = jnp.pad(values, ((0, blocks * BLOCK - n), (0, 0))).reshape(blocks, BLOCK, columns)
+
+    def step(total, row):
+        return total + row, total
+
+    totals, within = lax.scan(step, jnp.zeros_like(values[:, 0]), jnp.moveaxis(values, 1, 0))
+    totals = tree_sums(totals)
+    before = jnp.pad(totals[:-1], ((1, 0), (0, 0)))
+    sums = jnp.moveaxis(within, 0, 1) + before[:, None]
+    return sums.reshape(blocks * BLOCK, columns), totals[-1]
+
+
+def _weighted_auroc(ranking: RankedScores, weights: Array) -> Array:
+    weights, positive = _by_position(ranking, weights)
+    negatives = jnp.where(positive, 0, weights)
+    sums, total = _sums_before(jnp.where(positive, weights, 0))
+    against = row_sum(negatives)
+    defined = (total > 0) & (against > 0)
+    # Shares before the products: float32 would round the product of two large counts.
+    shares = sums * (0.5 / jnp.where(defined, total, 1))[None, :]
+    area = row_sum((shares[ranking.first] + shares[ranking.last]) * negatives)
+    return jnp.where(defined, area / jnp.where(defined, against, 1), jnp.nan)
+
+
+def _weighted_average_precision(ranking: RankedScores, weights: Array) -> Array:
+    weights, positive = _by_position(ranking, weights)
+    positives = jnp.where(positive, weights, 0)
+    sums, total = _sums_before(positives)
+    retrieved, _ = _sums_before(weights)
+    precision = (sums / jnp.where(retrieved == 0, 1, retrieved))[ranking.last]
+    defined = total > 0
+    share = positives / jnp.where(defined, total, 1)[None, :]
+    return jnp.where(defined, row_sum(share * precision), jnp.nan)
+
+
+def _in_columns(kernel: Kernel) -> Kernel:
+    """`kernel` with a batching rule: more weights for one ranking are more columns.
+
+    With the rows first, whole vectors of weights are gathered and added: a bootstrap takes half
+    the time. Of several rankings one is taken after the other, as each may have many weights.
     """
     wrapped = jax.custom_batching.custom_vmap(kernel)
 
     @wrapped.def_vmap
     def rule(axis_size, in_batched, ranking, weights):
         ranking_batched, weights_batched = in_batched
-        each_ranking = any(jax.tree_util.tree_leaves(ranking_batched))
-
-        def batched(value, is_batched):
-            return value if is_batched else jnp.broadcast_to(value, (axis_size, *value.shape))
-
-        def side_by_side(values):
-            return jnp.moveaxis(values, 0, 1).reshape(values.shape[1], -1)
-
-        if each_ranking:
-            ranking = jax.tree_util.tree_map(batched, ranking, ranking_batched)
-            if ranking.order.ndim == 2:  # one for all of its columns
-                if not weights_batched:
-                    return lax.map(lambda one: wrapped(one, weights), ranking), True
-                return lax.map(lambda pair: wrapped(*pair), (ranking, weights)), True
-            ranking = jax.tree_util.tree_map(side_by_side, ranking)
-        elif ranking.order.ndim == 2:  # one for each column
-            columns = jax.tree_util.tree_map(jnp.transpose, ranking)
-            pairs = (columns, jnp.transpose(weights, (2, 1, 0)))
-            return lax.map(lambda pair: wrapped(*pair), pairs).T, True
-        weights = side_by_side(batched(weights, weights_batched))
-        return wrapped(ranking, weights).reshape(axis_size, -1), True
+        if not any(ranking_batched):
+            columns = jnp.moveaxis(weights, 0, 1).reshape(weights.shape[1], -1)
+            return wrapped(ranking, columns).reshape(axis_size, -1), True
+        ranking = RankedScores(
+            *(
+                leaf if batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+                for leaf, batched in zip(ranking, ranking_batched, strict=True)
+            )
+        )
+        if weights_batched:
+            return lax.map(lambda pair: wrapped(*pair), (ranking, weights)), True
+        return lax.map(lambda one: wrapped(one, weights), ranking), True
 
     return wrapped
 
 
-def _rows_at(values: Array, index: Array) -> Array:
-    """Rows of `values` [n, b], the same or others of each column."""
-    return values[index] if index.ndim == 1 else jnp.take_along_axis(values, index, axis=0)
+_AUROC_IN_COLUMNS = _in_columns(_weighted_auroc)
+_AVERAGE_PRECISION_IN_COLUMNS = _in_columns(_weighted_average_precision)
 
 
-def _by_position(ranking: RankedScores, weights: Array) -> tuple[RankedScores, Array, Array]:
-    """Weights [n, b] in the order of the ranking, laid out for `_exclusive_cumsum`.
-
-    The ranking is padded by at least one position and its blocks of successive positions are
-    interleaved: first all first positions of a block, then all second ones, and so on.
-
-    Returns:
-        The ranking in this layout (`first` and `last` index into it), its weights, and which
-        of them are positive, [.., 1] or [.., b].
-    """
-    n = ranking.order.shape[0]
-    blocks = n // BLOCK + 1
-
-    def spread(values, fill):
-        rest = values.shape[1:]
-        pad = [(0, blocks * BLOCK - n), *[(0, 0)] * len(rest)]
-        values = jnp.pad(values, pad, constant_values=fill).reshape(blocks, BLOCK, *rest)
-        return jnp.swapaxes(values, 0, 1).reshape(-1, *rest)
-
-    def slot(position):
-        return position % BLOCK * blocks + position // BLOCK
-
-    ranking = RankedScores(
-        spread(ranking.order, n),
-        spread(slot(ranking.first), 0),
-        spread(slot(ranking.last), 0),
-        spread(ranking.positive, False),
-        spread(ranking.valid, True),
-    )
-    slots = blocks * BLOCK
-    weights = _rows_at(jnp.pad(weights, ((0, 1), (0, 0))), ranking.order)
-    weights = poisoned(weights, ranking.valid.reshape(slots, -1))
-    return ranking, weights, ranking.positive.reshape(slots, -1)
-
-
-def _exclusive_cumsum(values: Array) -> tuple[Array, Array]:
-    """Sums over all earlier positions [.., b], in the layout of `_by_position`; and the total [b].
-
-    Two levels, as `row_sum`: short sums within the blocks, side by side, which vectorises, and a
-    tree over the blocks.
-    """
-    values = values.reshape(BLOCK, -1, values.shape[-1])
-
-    def step(total, row):
-        return total + row, total
-
-    totals, within = lax.scan(step, jnp.zeros_like(values[0]), values)
-    totals = tree_sums(totals)
-    before = jnp.pad(totals[:-1], ((1, 0), (0, 0)))
-    return (within + before[None]).reshape(-1, values.shape[-1]), totals[-1]
-
-
-@_wide
-def _weighted_auroc(ranking: RankedScores, weights: Array) -> Array:
-    ranking, weights, positive = _by_position(ranking, weights)
-    negatives = jnp.where(positive, 0, weights)
-    sums, total = _exclusive_cumsum(jnp.where(positive, weights, 0))
-    against = row_sum(negatives)
-    defined = (total > 0) & (against > 0)
-    # Shares before the products: float32 would round the product of two large counts.
-    shares = sums * (0.5 / jnp.where(defined, total, 1))[None, :]
-    both = _rows_at(shares, ranking.first) + _rows_at(shares, ranking.last)
-    area = row_sum(both * negatives)
-    return jnp.where(defined, area / jnp.where(defined, against, 1), jnp.nan)
-
-
-@_wide
-def _weighted_average_precision(ranking: RankedScores, weights: Array) -> Array:
-    ranking, weights, positive = _by_position(ranking, weights)
-    positives = jnp.where(positive, weights, 0)
-    sums, total = _exclusive_cumsum(positives)
-    retrieved = _rows_at(_exclusive_cumsum(weights)[0], ranking.last)
-    precision = _rows_at(sums, ranking.last) / jnp.where(retrieved == 0, 1, retrieved)
-    defined = total > 0
-    share = positives / jnp.where(defined, total, 1)[None, :]
-    return jnp.where(defined, row_sum(share * precision), jnp.nan)
-
-
-def _of_scores(kernel, labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None) -> Array:
+def _of_scores(
+    kernel: Kernel, labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None
+) -> Array:
     scores = checks.float_array("scores", scores, (1, 2))
     weights = sample_weights(weights, scores.shape, scores.dtype)
     return _side_by_side(kernel, ranked(labels, scores, weights), weights.T)
 
 
-def _of_ranking(kernel, ranking: RankedScores, weights: ArrayLike | None) -> Array:
+def _of_ranking(kernel: Kernel, ranking: RankedScores, weights: ArrayLike | None) -> Array:
     n = ranking.order.shape[-1]
     if weights is not None and np.ndim(weights) < ranking.order.ndim:
         # Not spread over the labels, which would cost a copy for each.
@@ -406,26 +310,25 @@ def _of_ranking(kernel, ranking: RankedScores, weights: ArrayLike | None) -> Arr
 
 
 @partial(jax.jit, static_argnums=0)
-def _side_by_side(kernel, ranking: RankedScores, weights: Array) -> Array:
-    """Apply `kernel` to [n] or [labels, n], each label with its own weights."""
+def _side_by_side(kernel: Kernel, ranking: RankedScores, weights: Array) -> Array:
+    """Apply `kernel` to [n] or [labels, n], as many labels at once as the memory allows."""
 
-    def one(pair):
-        ranking, weights = jax.tree_util.tree_map(lambda a: a[:, None], pair)
-        return kernel(ranking, weights)[0]
+    def one(ranking, weights):
+        return kernel(ranking, weights[:, None])[0]
 
     if weights.ndim == 1:
-        return one((ranking, weights))
+        return one(ranking, weights)
     at_once = max(1, SCORES_AT_ONCE // weights.shape[1])
     if len(weights) <= at_once:
-        return jax.vmap(one)((ranking, weights))
-    return lax.map(one, (ranking, weights), batch_size=at_once)
+        return jax.vmap(one)(ranking, weights)
+    return lax.map(lambda pair: one(*pair), (ranking, weights), batch_size=at_once)
 
 
 @partial(jax.jit, static_argnums=0)
-def _one_by_one(kernel, ranking: RankedScores, weights: Array) -> Array:
-    """Apply `kernel` to [n] or [labels, n]; each label's weights may become many columns."""
+def _one_by_one(kernel: Kernel, ranking: RankedScores, weights: Array) -> Array:
+    """Apply `kernel` of `_in_columns` to [n] or [labels, n]."""
     if ranking.order.ndim == 1:
         return kernel(ranking, weights[:, None])[0]
     if weights.ndim == 1:
-        return lax.map(lambda one: kernel(one, weights[:, None])[0], ranking)
-    return lax.map(lambda pair: kernel(pair[0], pair[1][:, None])[0], (ranking, weights))
+        return jax.vmap(kernel, (0, None))(ranking, weights[:, None])[:, 0]
+    return jax.vmap(kernel)(ranking, weights[:, :, None])[:, 0]

@@ -10,8 +10,8 @@ from jax import lax
 from ._core import checks
 from ._core.linalg import matmul
 from ._core.typing import Array, ArrayLike
-from ._samples import sample_weights, weighted_mean
-from ._similarity import ROWS_AT_ONCE, matched_rows, normalize_rows
+from ._samples import integers, sample_weights, weighted_mean
+from ._similarity import ROWS_AT_ONCE, matched_rows, normalize_rows, without_nan
 
 #: Cosines that differ by at most so many machine epsilons count as tied: equal rows get slightly
 #: different products.
@@ -51,7 +51,8 @@ def retrieval_ranks(
         weights: [n]; rows of weight zero are neither queries nor candidates. None keeps all.
 
     Returns:
-        `RetrievalRanks`; see `recall_at_k`, `mean_reciprocal_rank` and `median_rank`.
+        `RetrievalRanks`; see `recall_at_k`, `mean_reciprocal_rank` and `median_rank`. All NaN if
+        a row of positive weight holds NaN.
 
     Raises:
         TypeError: if `x` or `y` is not floating point or `csls_neighbors` no int.
@@ -72,7 +73,7 @@ def recall_at_k(ranks: ArrayLike, k: int | Array, *, weights: ArrayLike | None =
 
     Args:
         ranks: [n], >= 1, of `retrieval_ranks`.
-        k: scalar, may be traced.
+        k: integer scalar, may be traced.
         weights: of the queries [n], >= 0, floats, counts or a boolean mask; give at least the
             mask that the ranks were made with. None means equal weights.
 
@@ -80,11 +81,11 @@ def recall_at_k(ranks: ArrayLike, k: int | Array, *, weights: ArrayLike | None =
         Scalar in [0, 1]; NaN if all weights are zero or the rank of a query that counts is NaN.
 
     Raises:
-        TypeError: if `ranks` is not floating point.
+        TypeError: if `ranks` is not floating point or `k` no integer.
         ValueError: for shapes that do not match or negative weights.
     """
     ranks, weights = _queries(ranks, weights)
-    hit = (ranks <= jnp.asarray(k).astype(ranks.dtype)).astype(ranks.dtype)
+    hit = (ranks <= integers("k", k, ()).astype(ranks.dtype)).astype(ranks.dtype)
     return weighted_mean(jnp.where(jnp.isnan(ranks), jnp.nan, hit), weights)
 
 
@@ -147,7 +148,8 @@ def _both_ranks(x: Array, y: Array, active: Array, k: int | None) -> RetrievalRa
         local_x = _local_similarity(x, y, active, k) / 2
         local_y = _local_similarity(y, x, active, k) / 2
     ranks = RetrievalRanks(_ranks(x, y, local_y, active), _ranks(y, x, local_x, active))
-    return RetrievalRanks(*(jnp.where(active, r.astype(x.dtype), jnp.nan) for r in ranks))
+    defined = active & jnp.all(without_nan(x, y) | ~active)
+    return RetrievalRanks(*(jnp.where(defined, r.astype(x.dtype), jnp.nan) for r in ranks))
 
 
 def _local_similarity(x: Array, y: Array, active: Array, k: int) -> Array:

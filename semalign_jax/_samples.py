@@ -3,19 +3,24 @@
 The rules of every score: a row of weight zero is inert, whatever it holds; an undefined value
 (no row, an empty class) is NaN. Where values cannot be looked at, a row of positive weight with
 an invalid label or score makes the result NaN, since raising is impossible.
+
+Values are looked at before they are cast: JAX itself wraps 64-bit integers that it narrows.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ._core import checks
 from ._core.linalg import common_dtype, compute_dtype, matmul, power_of_two_scale
 from ._core.typing import Array, ArrayLike
+
+INT32 = np.iinfo(np.int32)
 
 
 class MacroMean(NamedTuple):
@@ -63,35 +68,40 @@ def sample_weights(weights: ArrayLike | None, shape: tuple[int, ...], dtype) -> 
     dtype = compute_dtype(dtype)
     if weights is None:
         return jnp.ones(shape, dtype)
-    array = weights if isinstance(weights, jax.Array) else np.asarray(weights)
-    if jnp.issubdtype(array.dtype, jnp.floating):
-        array = jnp.asarray(array)  # float32 where 64-bit types are off
-        dtype = common_dtype(dtype, array.dtype)
+    array = checks.host_array("weights", weights)
+    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize <= 8:
+        dtype = common_dtype(dtype, jax.dtypes.canonicalize_dtype(array.dtype))
     elif not (array.dtype == np.bool_ or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(
-            f"weights must be floats, counts or a boolean mask; got dtype {array.dtype}"
+            f"weights must be floats of at most 64 bits, counts or a boolean mask; got dtype "
+            f"{array.dtype}"
         )
     if array.shape not in (shape, shape[:1]):
         choices = " or ".join(str(s) for s in dict.fromkeys((shape[:1], shape)))
         raise ValueError(f"weights must have shape {choices}, one per row; got {array.shape}")
     if checks.is_concrete(array):
-        host = np.asarray(array, np.float64)
-        bad = np.argwhere(~np.isfinite(host) | (host < 0))
+        host, limits = np.asarray(array, np.float64), jnp.finfo(dtype)
+        usable = (host == 0) | (host >= float(limits.tiny)) & (host <= float(limits.max))
+        bad = np.argwhere(~usable)
         if bad.size:
             where = tuple(bad[0].tolist())
             raise ValueError(
-                f"weights must be finite and >= 0; entry {where} is {host[where]} "
-                f"({len(bad)} such entries)"
+                f"weights must be finite and >= 0, and in the range of {dtype}; entry {where} is "
+                f"{host[where]} ({len(bad)} such entries)"
             )
-    array = jnp.asarray(array).astype(dtype)
+    array = unsharded(jnp.asarray(array.astype(dtype)))
     if array.shape != shape:
         array = jnp.broadcast_to(array[:, None], shape)
     return array
 
 
-def integers(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> Array:
-    """Integer or boolean `value` as int32, of `shape` or, if that is None, non-empty [n]."""
-    array = value if isinstance(value, jax.Array) else np.asarray(value)
+def integer_array(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> Any:
+    """Integers or booleans in their own dtype, of `shape` or, if that is None, non-empty [n].
+
+    Returns:
+        A JAX array, or a NumPy array that may hold integers beyond what JAX can.
+    """
+    array = checks.host_array(name, value)
     if not (array.dtype == np.bool_ or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(
             f"{name} must be integers or booleans; got dtype {array.dtype}. Compare or convert "
@@ -101,29 +111,72 @@ def integers(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) 
         raise ValueError(f"{name} must have shape [n] with n >= 1; got {array.shape}")
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}; got {array.shape}")
-    return jnp.asarray(array).astype(jnp.int32)
+    return array
 
 
-def in_range(name: str, labels: Array, stop: int, weights: Array | None = None) -> Array:
-    """Which of the integer `labels` are in [0, stop); refuses others that have a weight.
+def integers(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> Array:
+    """`integer_array` as int32; what is beyond becomes its last value, which `in_range` refuses."""
+    array = integer_array(name, value, shape)
+    if array.dtype != np.bool_ and jnp.iinfo(array.dtype).max > INT32.max:
+        clip = np.clip if isinstance(array, np.ndarray) else jnp.clip
+        array = clip(array, max(INT32.min, jnp.iinfo(array.dtype).min), INT32.max)
+    return unsharded(jnp.asarray(array.astype(np.int32)))
+
+
+def unsharded(array: Array) -> Array:
+    """`array` with all rows on each device, if its type says how it lies on an Explicit mesh.
+
+    Sorting and scattering rows that are spread is an error there; labels and weights are small.
+    """
+    sharding = jax.typeof(array).sharding
+    if all(axis is None for axis in sharding.spec):
+        return array
+    return jax.sharding.reshard(array, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def refuse_wrapping(name: str, data: Any) -> None:
+    """Refuse a pytree with NumPy arrays that JAX cannot take, or whose integers it would wrap."""
+    for leaf in jax.tree_util.tree_leaves(data):
+        if not isinstance(leaf, np.ndarray | np.generic):
+            continue
+        taken = jnp.asarray(checks.host_array(name, leaf))
+        if leaf.dtype.kind in "iu" and np.any(np.asarray(taken) != leaf):
+            raise ValueError(
+                f"{name} holds {leaf.dtype} beyond the range of {taken.dtype}, as which JAX takes "
+                f"them here: renumber them, e.g. by np.unique(..., return_inverse=True)"
+            )
+
+
+def in_range(
+    name: str, labels: Array, stop: int, weights: Array | None = None, *, start: int = 0
+) -> Array:
+    """Which of the integer `labels` are in [start, stop); refuses others that have a weight.
 
     Args:
         name: argument name used in the message.
-        labels: integers.
+        labels: of `integers`.
         stop: first value that is too large.
         weights: of the shape of `labels`; None means that none is zero.
+        start: first value that is allowed.
     """
-    valid = (labels >= 0) & (labels < stop)
+    valid = (labels >= start) & (labels < stop)
     if checks.is_concrete(labels, weights):
         ignored = False if weights is None else np.asarray(weights) == 0
         bad = np.argwhere(~(np.asarray(valid) | ignored))
         if bad.size:
             where = tuple(bad[0].tolist())
+            value = int(np.asarray(labels)[where])
             raise ValueError(
-                f"{name} must be in [0, {stop}); entry {where} is {np.asarray(labels)[where]}. "
+                f"{name} must be in [{start}, {stop}); entry {where} is "
+                f"{'beyond 32 bits' if value in (INT32.min, INT32.max) else value}. "
                 f"Give rows without a label the weight 0"
             )
     return valid
+
+
+def in_32_bits(name: str, labels: Array, weights: Array) -> Array:
+    """Like `in_range`, for any integers: which `integers` has not cut off."""
+    return in_range(name, labels, INT32.max, weights, start=-INT32.max)
 
 
 def poisoned(weights: Array, valid: Array) -> Array:

@@ -22,10 +22,9 @@ import jax.numpy as jnp
 
 from ._core import checks
 from ._core.linalg import (
-    LSTSQ_RCOND_EPS,
     common_dtype,
     compute_dtype,
-    kept,
+    counts,
     matmul,
     safe_inverse,
     svd,
@@ -225,7 +224,7 @@ def fit_canonical(
     u, s, vt = svd(matmul(transpose(left), right))
     weights = matmul(inverse_left, u[:, :dims]), matmul(inverse_right, transpose(vt)[:, :dims])
     first, second = (
-        AffineMap(w.astype(dtype), mean.astype(dtype), jnp.zeros(dims, dtype), "canonical")
+        AffineMap(w.astype(dtype), mean.astype(dtype), jnp.zeros(dims, dtype))
         for w, mean in zip(weights, (mean_left, mean_right), strict=True)
     )
     return CanonicalMaps(first, second, jnp.minimum(s[:dims], 1).astype(dtype))
@@ -236,7 +235,7 @@ def _whitened(rows: Array, ridge: Array) -> tuple[Array, Array, Array]:
     mean = jnp.mean(rows, axis=0)
     u, s, vt = svd(rows - mean[None, :])
     root = jnp.sqrt(s * s + ridge * jnp.sum(s * s) / rows.shape[1])
-    inverse = safe_inverse(root, kept(s, None, LSTSQ_RCOND_EPS))
+    inverse = safe_inverse(root, counts(s))
     return u * (s * inverse)[None, :], transpose(vt) * inverse[None, :], mean
 
 

@@ -10,6 +10,8 @@ loops, and hand over arrays as `data`. Example, the AUROC of many labels from on
 
     ranking = metrics.rank_scores(labels, scores)
     bootstrap(metrics.auroc_from_ranking, ranking, len(labels), jax.random.key(0))
+
+Strata and clusters may be numbered by any integers of 64 bits, whatever types JAX has switched on.
 """
 
 from collections.abc import Callable
@@ -27,7 +29,14 @@ from ._core import checks
 from ._core.linalg import common_dtype, compute_dtype
 from ._core.typing import Array, ArrayLike
 from ._ranking import RankedScores, placements, ranked
-from ._samples import integers, row_sum, sample_weights, weighted_mean
+from ._samples import (
+    integer_array,
+    refuse_wrapping,
+    row_sum,
+    sample_weights,
+    unsharded,
+    weighted_mean,
+)
 
 Statistic: TypeAlias = Callable[[Any, Array], Any]
 
@@ -158,7 +167,7 @@ def bootstrap_weights(
         rows: number of rows n (static).
         resamples: how many (static).
         strata: integers [n]; within each stratum as many units are drawn as it has.
-        clusters: integers [n], e.g. patients: all rows of a cluster are drawn together.
+        clusters: integers [n] of any size, e.g. patients: all rows of a cluster are drawn together.
         weights: [n], see `bootstrap`.
 
     Returns:
@@ -212,11 +221,12 @@ def bootstrap(
 
     Raises:
         TypeError: for options of the wrong type, `strata` or `clusters` that are not integers.
-        ValueError: for shapes that do not match, options out of range, negative weights or a
-            cluster in two strata.
+        ValueError: for shapes that do not match, options out of range, negative weights, a
+            cluster in two strata or `data` with integers that JAX would wrap around.
     """
     checks.option("method", method, ("percentile", "bca"))
     tail = _tail(level)
+    refuse_wrapping("data", data)
     plan = _plan(rows, strata, clusters, weights)
     resamples = checks.positive_int("resamples", resamples)
     batch_size = checks.positive_int("batch_size", batch_size)
@@ -269,10 +279,12 @@ def paired_bootstrap_test(
 
     Raises:
         TypeError: for options of the wrong type, `strata` or `clusters` that are not integers.
-        ValueError: for shapes that do not match, options out of range, negative weights or a
-            cluster in two strata.
+        ValueError: for shapes that do not match, options out of range, negative weights, a
+            cluster in two strata or data with integers that JAX would wrap around.
     """
     tail = _tail(level)
+    refuse_wrapping("first", first)
+    refuse_wrapping("second", second)
     plan = _plan(rows, strata, clusters, weights)
     resamples = checks.positive_int("resamples", resamples)
     batch_size = checks.positive_int("batch_size", batch_size)
@@ -320,12 +332,18 @@ def paired_permutation_test(
 
     Raises:
         TypeError: for options of the wrong type or `clusters` that are not integers.
-        ValueError: for shapes that do not match, options out of range or negative weights.
+        ValueError: for shapes that do not match, options out of range, negative weights or data
+            with integers that JAX would wrap around.
     """
+    refuse_wrapping("first", first)
+    refuse_wrapping("second", second)
     plan = _plan(rows, None, clusters, weights)
     permutations = checks.positive_int("permutations", permutations)
     batch_size = checks.positive_int("batch_size", batch_size)
-    first, second = (jax.tree_util.tree_map(jnp.asarray, data) for data in (first, second))
+    first, second = (
+        jax.tree_util.tree_map(lambda leaf: unsharded(jnp.asarray(leaf)), data)
+        for data in (first, second)
+    )
     structures = [jax.tree_util.tree_structure(data) for data in (first, second)]
     if structures[0] != structures[1]:
         raise ValueError(
@@ -386,13 +404,12 @@ def _planned(unit: Array, layer: Array, weights: Array) -> _Plan:
 
 def _compact(name: str, value: ArrayLike, rows: int) -> Array:
     """Integers [rows] renumbered 0, 1, ... without gaps."""
-    value = integers(name, value, (rows,))
-    return _renumbered(value)
-
-
-@jax.jit
-def _renumbered(value: Array) -> Array:
-    return jnp.unique(value, return_inverse=True, size=value.shape[0])[1].astype(jnp.int32)
+    array = integer_array(name, value, (rows,))
+    if checks.is_concrete(array):
+        # By NumPy, since JAX may wrap 64-bit integers around, so that two clusters become one.
+        return jnp.asarray(np.unique(np.asarray(array), return_inverse=True)[1].astype(np.int32))
+    array = unsharded(array)
+    return jnp.unique(array, return_inverse=True, size=rows)[1].astype(jnp.int32)
 
 
 def _check_nested(unit: Array, layer: Array, weights: Array) -> None:
@@ -411,25 +428,13 @@ def _check_nested(unit: Array, layer: Array, weights: Array) -> None:
 def _drawn_weights(plan: _Plan, key: Array) -> Array:
     """Row weights [n] of one resample."""
     rows = plan.weights.shape[0]
+    # `jax.random.randint` draws twice the bits to be unbiased; so probabilities differ by at most
+    # size / 2^32, relatively.
     bits = jax.random.bits(key, (rows,), jnp.uint32)
-    position = plan.start + _scaled(bits, plan.size)
+    position = plan.start + (bits % plan.size.astype(jnp.uint32)).astype(jnp.int32)
     drawn = (plan.stratum[plan.member] < rows).astype(plan.weights.dtype)
     counts = jnp.zeros_like(plan.weights).at[plan.member[position]].add(drawn)
     return plan.weights * counts[plan.unit]
-
-
-def _scaled(bits: Array, size: Array) -> Array:
-    """Random integers in [0, size) from uniform 32-bit ones: bits * size / 2^32, rounded down.
-
-    `jax.random.randint` draws twice the bits to be unbiased; here probabilities differ by at
-    most size / 2^32, relatively. The product is formed from 16-bit halves.
-    """
-    size = size.astype(jnp.uint32)
-    high, low = bits >> 16, bits & 0xFFFF
-    size_high, size_low = size >> 16, size & 0xFFFF
-    middle = high * size_low + (low * size_low >> 16)
-    carry = (low * size_high + (middle & 0xFFFF)) >> 16
-    return (high * size_high + (middle >> 16) + carry).astype(jnp.int32)
 
 
 def _floating(value: Array) -> Array:

@@ -3,7 +3,16 @@
 Every score takes `weights`: floats, counts or a boolean mask. Rows of weight zero are inert,
 whatever they hold, and resampling a data set is nothing but other weights (see `intervals`). A
 score that is undefined, e.g. the AUROC of a class without rows, is NaN; `macro_mean` leaves such
-classes out and counts them. Cosines and CKA are also differentiable.
+classes out and counts them. NaN in a row that counts makes a score NaN. Cosines and CKA are also
+differentiable.
+
+Classes are integers of any dtype, whose values are looked at before JAX narrows them. Only
+`jax.jit` around a score, where 64-bit types are off, wraps larger integers of NumPy before. Masked
+arrays, whose mask would be lost, and arrays in another byte order are refused.
+
+Scores also run in `jax.shard_map`, of replicated rows or of the rows that each device has. On a
+mesh with Explicit axes, labels and weights are gathered; scores and embeddings that are spread are
+refused: gather them first, or wrap the call in `jax.sharding.auto_axes`.
 """
 
 from ._classification import PrecisionRecallF1 as PrecisionRecallF1

@@ -2,10 +2,15 @@
 
 from typing import NamedTuple, overload
 
-from ._core.typing import Array
+import jax.numpy as jnp
+import numpy as np
+
+from ._core import checks
+from ._core.typing import Array, ArrayLike
+from ._samples import in_range, integers, poisoned, sample_weights, weighted_mean
 from .heads import Head, MlpHead
 from .maps.affine_map import AffineMap, identity_map
-from .metrics import accuracy, predicted_classes
+from .metrics import predicted_classes
 
 
 class StitchingScores(NamedTuple):
@@ -52,29 +57,77 @@ def stitch(head: Head, mapping: AffineMap) -> Head:
     return mapping >> head
 
 
-def head_accuracy(head: Head, x: Array, labels: Array, *, weights: Array | None = None) -> Array:
-    """Accuracy of a head's argmax on embeddings `x` [n, d] with classes `labels` [n]."""
-    return accuracy(labels, predicted_classes(head(x)), weights=weights)
+def head_accuracy(
+    head: Head, x: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
+) -> Array:
+    """Weighted share of rows whose class has the largest score of a head, the first if several.
+
+    Args:
+        head: of c classes.
+        x: embeddings [n, d], floating point.
+        labels: their classes [n], integers in [0, c).
+        weights: [n], >= 0, floats, counts or a boolean mask; rows of weight zero may hold
+            anything. None means equal weights.
+
+    Returns:
+        Scalar in [0, 1], float32 or the wider dtype of `weights`; NaN if all weights are zero.
+        Where values cannot be looked at (under `jit`), also NaN if a row of positive weight
+        has a class out of range, or NaN or infinity in `x`, or a score that is NaN.
+
+    Raises:
+        TypeError: if `x` is not floating point, or `labels` are not integers or booleans.
+        ValueError: for shapes that do not match, negative weights, classes out of range, and
+            rows of `x` or of the scores as above.
+    """
+    return _accuracy("x", head, x, labels, weights)
 
 
 def evaluate_stitching(
-    head: Head, mapping: AffineMap, x: Array, y: Array, labels: Array
+    head: Head, mapping: AffineMap, x: ArrayLike, y: ArrayLike, labels: ArrayLike
 ) -> StitchingScores:
     """Score a stitched head between its two references.
 
     Args:
-        head: head trained on the target encoder.
+        head: head trained on the target encoder, of c classes.
         mapping: fitted map from the source to the target space.
-        x: test embeddings of the source encoder [m, d_in].
+        x: test embeddings of the source encoder [m, d_in], floating point.
         y: test embeddings of the target encoder for the same items [m, d_out].
-        labels: their classes [m], integers.
+        labels: their classes [m], integers in [0, c).
 
     Returns:
-        `StitchingScores` (naive, aligned, upper_bound).
+        `StitchingScores` (naive, aligned, upper_bound); NaN as in `head_accuracy`.
+
+    Raises:
+        TypeError: see `head_accuracy` and `stitch`.
+        ValueError: see `head_accuracy` and `stitch`.
     """
     naive = identity_map(mapping.d_in, mapping.d_out, dtype=mapping.weight.dtype)
     return StitchingScores(
-        naive=head_accuracy(stitch(head, naive), x, labels),
-        aligned=head_accuracy(stitch(head, mapping), x, labels),
-        upper_bound=head_accuracy(head, y, labels),
+        naive=_accuracy("x", stitch(head, naive), x, labels, None),
+        aligned=_accuracy("x", stitch(head, mapping), x, labels, None),
+        upper_bound=_accuracy("y", head, y, labels, None),
     )
+
+
+def _accuracy(
+    name: str, head: Head, x: ArrayLike, labels: ArrayLike, weights: ArrayLike | None
+) -> Array:
+    """`head_accuracy` of an argument `name`."""
+    x = checks.float_array(name, x, 2)
+    labels = integers("labels", labels, x.shape[:1])
+    weights = sample_weights(weights, x.shape[:1], jnp.float32)
+    if checks.is_concrete(x, weights):
+        checks.finite_rows(name, x, np.asarray(weights) > 0)
+    scores = head(x)
+    valid = in_range("labels", labels, scores.shape[1], weights)
+    # A NaN would be the largest score, and so a class.
+    defined = jnp.isfinite(x).all(axis=1) & ~jnp.isnan(scores).any(axis=1)
+    if checks.is_concrete(defined, weights):
+        bad = np.flatnonzero(~(np.asarray(defined) | (np.asarray(weights) == 0)))
+        if bad.size:
+            raise ValueError(
+                f"head gives NaN for {bad.size} of {len(x)} rows of {name}, first for row "
+                f"{bad[0]}: its parameters or those of the map are NaN, or the scores overflow"
+            )
+    hits = (labels == predicted_classes(scores)).astype(weights.dtype)
+    return weighted_mean(hits, poisoned(weights, valid & defined))

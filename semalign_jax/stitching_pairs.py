@@ -24,7 +24,7 @@ from .heads import (
     checked_labels,
     checked_mask,
     first_layer,
-    fit_head_with_info,
+    fit_head,
 )
 from .maps.affine_map import identity_map
 from .metrics import (
@@ -355,7 +355,7 @@ def _fitted(
     name: str, x: Array, labels: Any, mask: Any, num_classes: int, loss: Loss, options: dict
 ) -> tuple[Head, HeadInfo]:
     try:
-        return fit_head_with_info(x, labels, num_classes, loss=loss, mask=mask, **options)
+        return fit_head(x, labels, num_classes, loss=loss, mask=mask, **options, info=True)
     except (TypeError, ValueError) as error:
         raise type(error)(f"head of {name!r}: {error}") from None
 

@@ -194,9 +194,9 @@ def evaluate_zero_shot(
     classes = class_embeddings(prompts, prompt_labels, num_classes, center=center)
     # The norm of an image does not change which class is nearest to it; without it, the prompts
     # fold into the map like a head.
-    head = AffineMap.from_weight(transpose(classes), kind="head")
+    head = AffineMap.from_weight(transpose(classes))
     if center is not None:
-        head = replace(head, source_offset=jnp.asarray(center))
+        head = head._replace(source_offset=jnp.asarray(center))
     logits = stitch(head, mapping).apply(images)
     undefined = ~jnp.isfinite(logits).all(axis=-1)
     if allowed is not None:

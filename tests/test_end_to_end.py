@@ -12,7 +12,8 @@ import clinical_trees as trees
 import end_to_end
 import pytest
 
-from semalign_jax import load_map, open_store, verify_store
+from semalign_jax import open_store, verify_store
+from semalign_jax.maps.io import saved_method
 
 MISSING = end_to_end.missing_packages()
 PATIENTS = 16
@@ -71,7 +72,7 @@ def test_every_layout_is_embedded(done):
         assert verify_store(store.folder) == []
     pairs = [open_store(work / "stores" / f"hospital-{kind}") for kind in ("images", "reports")]
     assert pairs[0].ids == pairs[1].ids
-    assert load_map(work / "image-to-text.safetensors").kind == "affine"
+    assert saved_method(work / "image-to-text.safetensors") == "affine"
 
 
 def test_what_films_show_is_found(done):

@@ -11,8 +11,7 @@ import metrics as benchmark
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
+from jax.sharding import AxisType, PartitionSpec
 from sklearn.metrics import roc_auc_score
 
 from semalign_jax import intervals, metrics
@@ -76,10 +75,25 @@ def test_weights_multiply_the_counts():
     assert (draws[:, 1] == 0).all()
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 2**31 - 1))
-def test_scaled_bits_are_the_high_word_of_the_product(bits, size):
-    got = intervals._scaled(jnp.full(1, bits, jnp.uint32), jnp.full(1, size, jnp.int32))
-    assert int(got[0]) == (bits * size) >> 32
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_large_numbers_of_clusters_and_strata_do_not_wrap_around(dtype, precision):
+    """Modulo 2^32 the first two patients are one."""
+    ids = np.repeat(np.array([0, 2**32, 2**63 - 1], dtype), 6)
+    key = jax.random.key(0)
+    draw = partial(intervals.bootstrap_weights, key, 18, 50)
+    expected = np.repeat(np.arange(3), 6)
+    np.testing.assert_array_equal(draw(clusters=ids), draw(clusters=expected))
+    np.testing.assert_array_equal(draw(strata=ids), draw(strata=expected))
+    assert (np.asarray(draw(clusters=ids))[:, 0] != np.asarray(draw(clusters=ids))[:, 6]).any()
+
+
+def test_large_numbers_of_traced_clusters_do_not_wrap_around(precision):
+    largest = 2**63 if precision == "x64" else 2**31
+    dtype = jnp.uint64 if precision == "x64" else jnp.uint32
+    ids = np.repeat(np.array([0, largest, 2 * largest - 1], dtype), 6)
+    draw = jax.jit(lambda c: intervals.bootstrap_weights(jax.random.key(0), 18, 50, clusters=c))
+    expected = draw(np.repeat(np.arange(3), 6).astype(dtype))
+    np.testing.assert_array_equal(draw(ids), expected)
 
 
 # --- intervals ---------------------------------------------------------------------------------
@@ -259,6 +273,34 @@ def test_batch_size_and_jit_do_not_matter_and_code_is_reused():
         labels, scores, _ = scored(60, seed=seed)
         ranking = metrics.rank_scores(labels, scores)
         intervals.bootstrap(statistic, ranking, 60, jax.random.key(seed), resamples=20)
+
+
+def test_resampling_runs_in_shard_map():
+    """Of rows that each device has, with its default `check_vma`."""
+    rows = [scored(40, seed=seed) for seed in range(2)]
+    labels, first, second = (jnp.asarray(np.stack(a), jnp.float32) for a in zip(*rows, strict=True))
+    labels = labels > 0
+    key = jax.random.key(0)
+    options: dict[str, Any] = {"rows": 40, "key": key}
+
+    def on_device(labels, first, second):
+        pair = (labels, first), (labels, second)
+        own: dict[str, Any] = {"resamples": 9, "strata": labels, "weights": second > -2}
+        found = (
+            intervals.bootstrap(area, pair[0], method="bca", **own, **options),
+            intervals.paired_bootstrap_test(area, *pair, **own, **options),
+            intervals.paired_permutation_test(area, *pair, permutations=9, **options),
+            intervals.delong_test(labels, first, second),
+        )
+        return jnp.stack([found[0].upper, found[1].p_value, found[2].p_value, found[3].p_value])
+
+    mesh = jax.make_mesh((2,), ("d",), (AxisType.Auto,), devices=jax.devices()[:2])
+    split = PartitionSpec("d")
+    mapped = jax.shard_map(
+        lambda *args: on_device(*(a[0] for a in args))[None],
+        mesh=mesh, in_specs=split, out_specs=split,
+    )  # fmt: skip
+    assert jax.eval_shape(mapped, labels, first, second).shape == (2, 4)
 
 
 def test_intervals_cover_the_truth():
@@ -493,6 +535,16 @@ ERRORS = {
     ),
     "weights": (lambda: RUN(weights=-Z), ValueError, "weights must be finite and >= 0"),
     "batch": (lambda: RUN(batch_size=0), ValueError, "batch_size"),
+    "masked clusters": (
+        lambda: RUN(clusters=np.ma.array(Z, mask=Z == 1)),
+        TypeError,
+        "clusters is a masked array",
+    ),
+    "big-endian strata": (
+        lambda: RUN(strata=Z.astype(">i4")),
+        TypeError,
+        "strata has the byte order",
+    ),
     "structure": (lambda: SWAP(D, D[0], 4, KEY), ValueError, "same structure"),
     "leaf": (lambda: SWAP(D, (D[0], D[1][:2]), 4, KEY), ValueError, "each of the 4 rows"),
     "shapes": (
@@ -513,6 +565,21 @@ def test_bad_input_gets_a_clear_error(name):
     call, error, message = ERRORS[name]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_data_that_jax_would_wrap_around_is_refused():
+    """Where 64-bit types are on, the statistic sees the integers as they are, and says NaN."""
+    large = (np.full(4, 2**32), np.zeros(4, int))
+    calls = [
+        ("data", lambda: intervals.bootstrap(hits, large, 4, KEY, resamples=3)),
+        ("second", lambda: intervals.paired_bootstrap_test(hits, D, large, 4, KEY, resamples=3)),
+        ("first", lambda: intervals.paired_permutation_test(hits, large, large, 4, KEY)),
+    ]
+    assert np.isnan(calls[0][1]().estimate)
+    with jax.enable_x64(False):
+        for name, call in calls:
+            with pytest.raises(ValueError, match=f"{name} holds int64 beyond the range of int32"):
+                call()
 
 
 def test_benchmark_compares_the_same_values(tmp_path, capsys):

@@ -31,9 +31,14 @@ LEVELS = [
 #: Likewise within the packages of the core.
 INSIDE = {
     "_core": [{"typing", "files"}, {"checks", "linalg"}],
-    "maps/_solvers": [{"float64"}, {"polar"}],
-    "maps": [{"_solvers"}, {"affine_map", "stats"}, {"fit", "io"}, {"fit_from_stats"}],
-    "sweeps": [{"_nested", "anchors"}, {"one_pair"}, {"many_pairs"}],
+    "maps/_solvers": [{"float64", "products"}, {"least_squares", "polar"}],
+    "maps": [
+        {"_solvers", "options", "adam", "stats"},
+        {"affine_map"},
+        {"fit", "io"},
+        {"fit_from_stats"},
+    ],
+    "sweeps": [{"anchors"}, {"one_pair"}, {"_shared"}, {"many_pairs"}],
 }
 EXTERNAL = {"jax", "numpy", "optax", "safetensors", "semalign_jax"}
 #: Imported when they are used.

@@ -8,6 +8,7 @@ from helpers import anchors
 from sklearn.linear_model import LogisticRegression
 
 import semalign_jax as sa
+from semalign_jax.stitching import head_accuracy
 
 
 def test_map_algebra():
@@ -32,7 +33,6 @@ def test_saved_map_is_the_same(tmp_path, dtype):
     fitted = sa.fit_affine(x, y)
     sa.save_map(fitted, tmp_path / "map.safetensors")
     loaded = sa.load_map(tmp_path / "map.safetensors")
-    assert loaded.kind == "affine"
     for name in ("weight", "source_offset", "target_offset"):
         assert getattr(loaded, name).dtype == dtype
         np.testing.assert_array_equal(getattr(loaded, name), getattr(fitted, name))
@@ -146,13 +146,57 @@ def test_head_equals_scikit_learn():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 200).astype(np.int32)
     x = rng.standard_normal((200, 6)) + 2 * np.eye(6)[labels] + 3
-    head, info = sa.fit_head_with_info(x, labels, 3, l2=2.0, tolerance=1e-8)
+    head, info = sa.fit_head(x, labels, 3, l2=2.0, tolerance=1e-14, info=True)
     assert bool(info.converged)
     reference = LogisticRegression(C=0.5, tol=1e-10, max_iter=5000).fit(x, labels)
     probabilities = jax.nn.softmax(head(x), axis=-1)
     np.testing.assert_allclose(probabilities, reference.predict_proba(x), atol=1e-4)
     mapping = sa.fit_affine(x, x[:, ::-1].copy())
     np.testing.assert_allclose(sa.stitch(head, mapping)(x), head(mapping(x)), atol=1e-8)
+
+
+def stitching_problem():
+    x, y = (a.astype(np.float32) for a in anchors(12, 4, 3))
+    head = sa.identity_map(3, 2, dtype=jnp.float32)
+    labels = np.asarray(head(y)).argmax(1)
+    return head, sa.fit_affine(x, y), x, y, labels
+
+
+def test_rows_that_are_not_numbers_are_refused_by_name():
+    head, mapping, x, y, labels = stitching_problem()
+    scores = sa.evaluate_stitching(head, mapping, x, y, labels)
+    assert scores.upper_bound == 1
+    assert scores.naive < 1
+    broken = [np.where(np.arange(12)[:, None] == 5, np.nan, a) for a in (x, y)]
+    with pytest.raises(ValueError, match="x holds NaN or infinity in 1 of 12 rows, first in row 5"):
+        sa.evaluate_stitching(head, mapping, broken[0], y, labels)
+    with pytest.raises(ValueError, match="y holds NaN or infinity in 1 of 12 rows, first in row 5"):
+        sa.evaluate_stitching(head, mapping, x, broken[1], labels)
+    nan = jax.tree_util.tree_map(lambda a: a * np.nan, mapping)
+    with pytest.raises(ValueError, match="head gives NaN for 12 of 12 rows of x, first for row 0"):
+        sa.evaluate_stitching(head, nan, x, y, labels)
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 2\); entry \(3,\) is -1"):
+        sa.evaluate_stitching(head, mapping, x, y, np.where(np.arange(12) == 3, -1, labels))
+    with pytest.raises(ValueError, match="labels .* is beyond 32 bits"):
+        sa.evaluate_stitching(head, mapping, x, y, labels + 2**32)
+    with pytest.raises(TypeError, match="labels is a masked array"):
+        sa.evaluate_stitching(head, mapping, x, y, np.ma.array(labels, mask=labels == 1))
+    got = head_accuracy(head, broken[1], labels, weights=np.arange(12) != 5)
+    assert got == 1  # without weight they may hold anything
+
+
+def test_traced_rows_that_are_not_numbers_make_the_accuracy_undefined():
+    head, mapping, x, y, labels = stitching_problem()
+    run = jax.jit(sa.evaluate_stitching)
+    clean = sa.evaluate_stitching(head, mapping, x, y, labels)
+    np.testing.assert_allclose(run(head, mapping, x, y, labels), clean)
+    for value in (np.nan, np.inf):
+        x_bad, y_bad = (np.where(np.arange(12)[:, None] == 5, value, a) for a in (x, y))
+        got = run(head, mapping, x_bad.astype(np.float32), y, labels)
+        assert np.isnan(got).tolist() == [True, True, False]
+        got = run(head, mapping, x, y_bad.astype(np.float32), labels)
+        assert np.isnan(got).tolist() == [False, False, True]
+    assert np.isnan(run(head, mapping, x, y, np.where(labels == 0, -1, labels))).all()
 
 
 def test_zero_shot_normalises_averages_and_normalises_again():

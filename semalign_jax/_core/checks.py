@@ -63,15 +63,16 @@ def float_array(name: str, value: Any, ndim: int | tuple[int, ...]) -> Array:
         ndim: allowed number of dimensions.
 
     Raises:
-        TypeError: for integer, boolean, complex, text or object data.
-        ValueError: for another rank or an empty array.
+        TypeError: for integer, boolean, complex, text, object, masked, big-endian or
+            extended-precision data.
+        ValueError: for another rank or an empty array, or if it is spread over an Explicit mesh.
     """
-    if not isinstance(value, jax.Array):
-        try:
-            value = np.asarray(value)
-        except ValueError as error:  # ragged nested lists
-            raise ValueError(f"{name} is not a rectangular array: {error}") from None
+    value = host_array(name, value)
     dtype = value.dtype
+    if dtype == np.longdouble and dtype.itemsize > 8:
+        raise TypeError(
+            f"{name} is {dtype}, which JAX has not; convert it with .astype(np.float64)"
+        )
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
             f"{name} must have a floating-point dtype; got {dtype}. "
@@ -83,7 +84,60 @@ def float_array(name: str, value: Any, ndim: int | tuple[int, ...]) -> Array:
         raise ValueError(f"{name} must have {ranks} dimensions; got shape {value.shape}")
     if value.size == 0:
         raise ValueError(f"{name} is empty: shape {value.shape}; every dimension must be >= 1")
-    return jnp.asarray(value)
+    return _on_auto_axes(name, jnp.asarray(value))
+
+
+def host_array(name: str, value: Any) -> Any:
+    """`value` as it is if it is a JAX array, else as a NumPy array that JAX can take as it is.
+
+    Raises:
+        TypeError: if it is masked or has another byte order than this machine.
+        ValueError: if nested lists are ragged.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost; leave masked rows out, or give "
+            f"them weight 0 and pass {name}.filled(0)"
+        )
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # ragged nested lists
+        raise ValueError(f"{name} is not a rectangular array: {error}") from None
+    if not array.dtype.isnative:
+        raise TypeError(
+            f"{name} has the byte order of another machine ({array.dtype.str}); convert it with "
+            f"{name}.astype({name}.dtype.newbyteorder('='))"
+        )
+    return array
+
+
+def _on_auto_axes(name: str, array: Array) -> Array:
+    """Refuse arrays spread over Explicit axes of a mesh, where sums over rows are ambiguous."""
+    sharding = getattr(jax.typeof(array), "sharding", None)
+    spec = getattr(sharding, "spec", ())
+    if any(axis is not None for axis in spec):
+        raise ValueError(
+            f"{name} is spread over Explicit axes of a mesh ({jax.typeof(array)}). Make the mesh "
+            f"with axis_types=(jax.sharding.AxisType.Auto,), wrap the call in "
+            f"jax.sharding.auto_axes(..., out_sharding=jax.P()), or gather it first: "
+            f"jax.sharding.reshard({name}, jax.P())"
+        )
+    return array
+
+
+def prng_key(name: str, key: Any, ndim: int = 0) -> Array:
+    """Check that `key` is a PRNG key, or with `ndim` = 1 an array of keys [seeds]."""
+    key = key if isinstance(key, jax.Array) else jnp.asarray(key)
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and (key.dtype != jnp.uint32 or key.ndim == 0 or key.shape[-1] != 2):
+        raise TypeError(f"{name} must be made by jax.random.key; got {key.dtype} {key.shape}")
+    dimensions = key.ndim - (0 if typed else 1)
+    if dimensions != ndim:
+        wanted = "[seeds]; use jax.random.split(jax.random.key(0), seeds)" if ndim else "one key"
+        raise ValueError(f"{name} must be {wanted}; got {dimensions} dimensions {key.shape}")
+    return key
 
 
 def pair(x: Any, y: Any) -> tuple[Array, Array]:
@@ -99,9 +153,9 @@ def pair(x: Any, y: Any) -> tuple[Array, Array]:
 
 def row_weights(weights: Any, rows: int) -> Array:
     """Check `weights` [rows]; booleans and integers count as 0/1/2... weights."""
-    array = weights if isinstance(weights, jax.Array) else np.asarray(weights)
+    array = host_array("weights", weights)
     if array.dtype == np.bool_ or jnp.issubdtype(array.dtype, jnp.integer):
-        array = jnp.asarray(array).astype(jnp.float32)
+        array = array.astype(np.float32)  # before JAX takes 64-bit integers modulo 2^32
     array = float_array("weights", array, 1)
     if array.shape != (rows,):
         raise ValueError(f"weights must have shape ({rows},), one per row of x; got {array.shape}")

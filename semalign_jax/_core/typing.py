@@ -12,16 +12,10 @@ Method: TypeAlias = Literal["affine", "linear", "l-ortho", "ortho"]
 Normalize: TypeAlias = Literal["none", "center", "standard", "isotropic"]
 Completion: TypeAlias = Literal["orthogonal", "partial"]
 RidgeUnit: TypeAlias = Literal["absolute", "gram"]
-Solver: TypeAlias = Literal["auto", "cholesky", "qr", "svd", "iterative", "adam"]
+Solver: TypeAlias = Literal["auto", "adam"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 NORMALIZE: tuple[Normalize, ...] = get_args(Normalize)
 RIDGE_UNITS: tuple[RidgeUnit, ...] = get_args(RidgeUnit)
-POLAR_SOLVERS: tuple[Solver, ...] = ("auto", "svd", "iterative")
-SOLVERS: dict[Method, tuple[Solver, ...]] = {
-    "affine": ("auto", "cholesky", "qr", "svd", "adam"),
-    "linear": ("auto", "cholesky", "qr", "svd"),
-    "l-ortho": ("auto", "qr", "svd", "iterative"),
-    "ortho": ("auto", "qr", "svd", "iterative"),
-}
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
 COMPLETIONS: tuple[Completion, ...] = get_args(Completion)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from .._core.typing import METHODS, Completion, Method, Normalize, RidgeUnit, Solver
+from .._core.typing import METHODS, Completion, Method, Normalize, RidgeUnit
 from ..studies.inputs import DataPath, DatasetSettings, EncoderName, PromptSetName, Settings
 
 
@@ -109,7 +109,6 @@ class FitSettings(Settings):
         scale: whether an orthogonal map gets a scale.
         rotation_only: whether reflections are excluded.
         completion: of an orthogonal map where the anchors leave directions undecided.
-        solver: of an orthogonal map.
         batch_rows: rows that are read at once.
     """
 
@@ -127,7 +126,6 @@ class FitSettings(Settings):
     scale: bool | None = None
     rotation_only: bool | None = None
     completion: Completion | None = None
-    solver: Solver | None = None
     batch_rows: Count = 4096
 
     @property
@@ -141,7 +139,6 @@ class FitSettings(Settings):
             "scale",
             "rotation_only",
             "completion",
-            "solver",
         )
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 

@@ -96,12 +96,12 @@ def _store(path: Path) -> dict[str, Any]:
 
 
 def _map(path: Path) -> dict[str, Any]:
-    from ..maps.io import load_map
+    from ..maps.io import load_map, saved_method
     from .maps import map_hash
 
     mapping = load_map(path)
     return {
-        "method": mapping.kind,
+        "method": saved_method(path),
         "d_in": mapping.d_in,
         "d_out": mapping.d_out,
         "maps": list(mapping.batch_shape) or 1,

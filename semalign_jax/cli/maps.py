@@ -78,10 +78,6 @@ def fit(
             default="orthogonal",
         ),
     ] = None,
-    solver: Annotated[
-        str | None,
-        option("Of an orthogonal map", values="auto|svd|iterative", default="auto"),
-    ] = None,
     batch_rows: Annotated[int | None, option("Rows read at once", default="4096", min=1)] = None,
     distributed: DistributedOption = False,
     coordinator: CoordinatorOption = None,
@@ -117,13 +113,13 @@ def run_fit(settings: "FitSettings") -> Outcome:
     )
     from .._processes import by_first
     from ..distributed import accumulate_stats, shard_rows, this_process
-    from ..maps.fit import check_method, check_options
+    from ..maps.options import check_method, check_options
 
     source, target = open_store(settings.source), open_store(settings.target)
     # Before hours of reading.
     check_method(settings.method, settings.options)
-    shapes = (len(source), source.dimension), (len(target), target.dimension)
-    check_options(settings.method, shapes, **settings.options)
+    dimensions = source.dimension, target.dimension
+    check_options(settings.method, dimensions, **settings.options)
     if not settings.out.parent.is_dir():
         raise FileNotFoundError(f"{settings.out.parent}: there is no such folder for the map")
     matched = join_stores(source, target)
@@ -146,7 +142,7 @@ def run_fit(settings: "FitSettings") -> Outcome:
     mapping = fit_from_stats(settings.method, stats, **settings.options)
 
     def save() -> None:
-        save_map(mapping, settings.out)
+        save_map(mapping, settings.out, method=settings.method)
         save_settings(settings, settings.out.with_suffix(".settings.json"))
 
     with writing(settings.out):
@@ -238,7 +234,7 @@ def map_hash(mapping: "AffineMap") -> str:
     """SHA-256 of what a map computes; its file holds metadata in an order that differs."""
     import numpy as np
 
-    digest = hashlib.sha256(mapping.kind.encode())
+    digest = hashlib.sha256()
     for array in (mapping.weight, mapping.source_offset, mapping.target_offset):
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.asarray(array).tobytes())
@@ -313,7 +309,7 @@ def _map_store(
     from .. import create_store
 
     description = {
-        "map": {"kind": mapping.kind, "sha256": map_hash(mapping)},
+        "map": {"sha256": map_hash(mapping)},
         "of": store.description,
     }
     mapped = create_store(

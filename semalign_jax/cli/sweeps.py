@@ -244,7 +244,7 @@ def _records(
                     "source": source.folder.name,
                     "target": target.folder.name,
                     "method": result.methods[m],
-                    "anchors": result.counts[c],
+                    "anchors": int(result.counts[c]),
                     "seed": s,
                     "metric": metric,
                     "value": float(value),

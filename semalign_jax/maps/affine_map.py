@@ -1,69 +1,78 @@
 """`AffineMap`: the at most affine map between two embedding spaces, as a pytree."""
 
-from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
+import numpy as np
 
-from .._core.checks import float_array, positive_int
-from .._core.linalg import (
-    common_dtype,
-    compute_dtype,
-    least_squares,
-    least_squares_factors,
-    matmul,
-    tall_qr,
-)
+from .._core import checks
+from .._core.linalg import common_dtype, compute_dtype, matmul
 from .._core.typing import Array, ArrayLike
+from ._solvers.least_squares import least_squares
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class AffineMap:
+class AffineMap(NamedTuple):
     """The map `y = (x - source_offset) @ weight + target_offset`; rows are samples.
 
     Written so, and not as `x @ weight + bias`, because a common offset of the embeddings would
-    cost float32 its digits; `bias` gives the usual form. A frozen pytree: it can be passed
-    through `jit`, `vmap` and `grad`, and leading batch axes stand for many maps at once.
+    cost float32 its digits; `bias` gives the usual form. A named tuple of arrays, so it is a
+    pytree: it goes through `jit`, `vmap`, `grad` and `lax.cond`, `flax.serialization`, Orbax and
+    `jax.export` as it is, maps of equal shapes can be stacked with `jax.tree.map`, and leading
+    batch axes stand for many maps at once.
 
     Attributes:
         weight: [..., d_in, d_out].
         source_offset: [..., d_in], subtracted from the input.
         target_offset: [..., d_out], added to the output.
-        kind: how the map was estimated, e.g. "ortho" (static).
     """
 
     weight: Array
     source_offset: Array
     target_offset: Array
-    kind: str = field(default="affine", metadata={"static": True})
 
     @classmethod
-    def from_weight(
-        cls, weight: ArrayLike, bias: ArrayLike | None = None, *, kind: str = "affine"
-    ) -> "AffineMap":
+    def from_weight(cls, weight: ArrayLike, bias: ArrayLike | None = None) -> "AffineMap":
         """Make the map `x @ weight + bias`.
 
         Args:
             weight: [..., d_in, d_out], floating point.
             bias: [..., d_out]; None means zero.
-            kind: a name for it.
 
         Raises:
             TypeError: if an array is not floating point.
             ValueError: if the shapes do not fit.
         """
-        weight = float_array("weight", weight, tuple(range(2, 9)))
+        weight = checks.float_array("weight", weight, tuple(range(2, 9)))
         *batch, d_in, d_out = weight.shape
         if bias is None:
             bias = jnp.zeros((*batch, d_out), weight.dtype)
-        bias = float_array("bias", bias, tuple(range(1, 8)))
+        bias = checks.float_array("bias", bias, tuple(range(1, 8)))
         if bias.shape != (*batch, d_out):
             raise ValueError(
                 f"bias must have shape {(*batch, d_out)} to fit weight {weight.shape}; "
                 f"got {bias.shape}"
             )
-        return cls(weight, jnp.zeros((*batch, d_in), weight.dtype), bias, kind)
+        return cls(weight, jnp.zeros((*batch, d_in), weight.dtype), bias)
+
+    def __repr__(self) -> str:
+        """One line, e.g. `AffineMap(float32[384,768])`."""
+        weight = self.weight
+        shape = ",".join(map(str, getattr(weight, "shape", ())))
+        return f"AffineMap({getattr(weight, 'dtype', type(weight).__name__)}[{shape}])"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other is a map of equal shapes, dtypes and values."""
+        if not isinstance(other, AffineMap):
+            return NotImplemented
+        return all(_equal(a, b) for a, b in zip(self, other, strict=True))
+
+    def __ne__(self, other: object) -> bool:
+        """The opposite of `==`."""
+        return not self == other
+
+    __hash__ = None  # type: ignore[assignment]  # as arrays
 
     @property
     def bias(self) -> Array:
@@ -86,21 +95,24 @@ class AffineMap:
         """Leading axes: the shape of the array of maps; () for a single map."""
         return self.weight.shape[:-2]
 
-    def apply(self, x: ArrayLike) -> Array:
+    def apply(self, x: ArrayLike, *, batch_size: int | None = None) -> Array:
         """Map embeddings from the source into the target space.
 
         Args:
             x: [..., n, d_in], or [d_in] for a single map. Leading axes broadcast against
                 `batch_shape`, so one set of embeddings can go through many maps.
+            batch_size: rows of `x` [n, d_in] that are mapped at a time, for one map; bounds the
+                memory of what is computed besides the result. None means all.
 
         Returns:
             [..., n, d_out] in the common dtype of `x` and the map.
 
         Raises:
-            TypeError: if `x` is not floating point.
-            ValueError: if the last axis of `x` is not d_in, or a batch of maps gets a vector.
+            TypeError: if `x` is not floating point or `batch_size` no int.
+            ValueError: if the last axis of `x` is not d_in, a batch of maps gets a vector, or
+                `batch_size` is given with batches of maps or embeddings.
         """
-        x = float_array("x", x, tuple(range(1, 9)))
+        x = checks.float_array("x", x, tuple(range(1, 9)))
         if x.shape[-1] != self.d_in:
             raise ValueError(
                 f"x must have {self.d_in} features in its last axis, as the map's source space; "
@@ -110,11 +122,15 @@ class AffineMap:
             raise ValueError(
                 f"x must be [n, {self.d_in}] for a batch of maps {self.batch_shape}; got a vector"
             )
+        if batch_size is not None:
+            batch_size = checks.positive_int("batch_size", batch_size)
+            if x.ndim != 2 or self.batch_shape:
+                raise ValueError("batch_size is for one map and x [n, d_in]; leave it None")
+            if batch_size < len(x):
+                return jax.lax.map(self.apply, x, batch_size=batch_size)
         dtype = common_dtype(x.dtype, self.weight.dtype)
         work = compute_dtype(dtype)
-        weight, source, target = (
-            a.astype(work) for a in (self.weight, self.source_offset, self.target_offset)
-        )
+        weight, source, target = (a.astype(work) for a in self)
         if x.ndim > 1:
             source, target = source[..., None, :], target[..., None, :]
             # Aligned by hand, since users may forbid implicit broadcasting.
@@ -137,11 +153,8 @@ class AffineMap:
         if self.batch_shape:
             return jax.vmap(lambda m: m.inverse(rcond=rcond))(self)
         weight = self.weight.astype(compute_dtype(self.weight.dtype))
-        identity = jnp.eye(self.d_in, dtype=weight.dtype)
-        factors = least_squares_factors(tall_qr(weight), rcond=rcond)
-        back = least_squares(factors, weight, identity)
-        back = back.astype(self.weight.dtype)
-        return AffineMap(back, self.target_offset, self.source_offset, "inverse")
+        back = least_squares(weight, jnp.eye(self.d_in, dtype=weight.dtype), None, rcond)
+        return AffineMap(back.astype(self.weight.dtype), self.target_offset, self.source_offset)
 
     def then(self, other: "AffineMap") -> "AffineMap":
         """The map that applies `self` and then `other`; also written `self >> other`.
@@ -159,19 +172,30 @@ class AffineMap:
             )
         dtype = common_dtype(self.weight.dtype, other.weight.dtype)
         work = compute_dtype(dtype)
-        first, second = (jax.tree_util.tree_map(lambda a: a.astype(work), m) for m in (self, other))
+        first, second = (jax.tree.map(lambda a: a.astype(work), m) for m in (self, other))
         middle = (first.target_offset - second.source_offset)[..., None, :]
         target = matmul(middle, second.weight)[..., 0, :] + second.target_offset
         weight = matmul(first.weight, second.weight)
         source = jnp.broadcast_to(first.source_offset, (*weight.shape[:-2], self.d_in))
-        kind = other.kind if other.kind == "head" else "composite"
-        return AffineMap(weight.astype(dtype), source.astype(dtype), target.astype(dtype), kind)
+        return AffineMap(weight.astype(dtype), source.astype(dtype), target.astype(dtype))
 
     def __rshift__(self, other: "AffineMap") -> "AffineMap":
         """`self >> other`: apply `self`, then `other`."""
         if not isinstance(other, AffineMap):
             return NotImplemented
         return self.then(other)
+
+
+jax.export.register_namedtuple_serialization(AffineMap, serialized_name="semalign_jax.AffineMap")
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if checks.is_concrete(a, b):
+        a, b = np.asarray(a), np.asarray(b)
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    return bool(jnp.array_equal(a, b))  # JAX says how values can be compared under jit
 
 
 def identity_map(d_in: int, d_out: int, *, dtype=jnp.float32) -> AffineMap:
@@ -186,6 +210,6 @@ def identity_map(d_in: int, d_out: int, *, dtype=jnp.float32) -> AffineMap:
         TypeError: if a dimension is not an int.
         ValueError: if a dimension is below 1.
     """
-    d_in, d_out = positive_int("d_in", d_in), positive_int("d_out", d_out)
+    d_in, d_out = checks.positive_int("d_in", d_in), checks.positive_int("d_out", d_out)
     weight = jnp.eye(d_in, d_out, dtype=dtype)
-    return AffineMap(weight, jnp.zeros(d_in, dtype), jnp.zeros(d_out, dtype), "identity")
+    return AffineMap(weight, jnp.zeros(d_in, dtype), jnp.zeros(d_out, dtype))

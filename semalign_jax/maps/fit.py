@@ -6,55 +6,39 @@ of Maiorca et al. 2023 (arXiv 2311.00664, section 3), used by Di Folco et al. 20
 
     sum_i w_i || x_i W + b - y_i ||^2 + ridge ||W||_F^2
 
-within their class, after the chosen normalisation of both spaces.
+within their class, after the chosen normalisation of both spaces. A fit goes through three
+functions: `normalized_side` for x and y, `solve` (which map by which algorithm), and
+`fit_anchors`, which undoes the normalisation.
 """
 
-from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
-from jax import lax
 
 from .._core import checks
 from .._core.linalg import (
-    LSTSQ_RCOND_EPS,
-    POLAR_RCOND_EPS,
-    LeastSquaresFactors,
     common_dtype,
     compute_dtype,
-    cross_product,
-    kept,
-    least_squares,
-    least_squares_factors,
+    counts,
     matmul,
     power_of_two_scale,
+    qr,
     safe_inverse,
     singular_values,
-    tall_qr,
     transpose,
-    value_of,
 )
-from .._core.typing import (
-    COMPLETIONS,
-    METHODS,
-    NORMALIZE,
-    RIDGE_UNITS,
-    SOLVERS,
-    Array,
-    ArrayLike,
-    Completion,
-    Method,
-    Normalize,
-    RidgeUnit,
-    Solver,
-)
-from ..maps._solvers.float64 import LEAST_SHARE, wide_least_squares
-from ..maps._solvers.polar import ThinFactors, orthogonal_factor
-from ..maps.affine_map import AffineMap
+from .._core.typing import Array, ArrayLike, Completion, Method, Normalize, RidgeUnit, Solver
+from ._solvers.least_squares import least_squares
+from ._solvers.polar import Bases, orthogonal_factor
+from .adam import adam_affine
+from .affine_map import AffineMap
+from .options import FitOptions, FitValues, check_anchors, check_method, check_options, work_values
+
+#: With at most this share of anchors to dimensions, an orthogonal map is computed between the
+#: spans of the anchors: 200 anchors of 768 dimensions in a fifth of the time.
+FEW_ANCHORS = 0.75
 
 
 class FitInfo(NamedTuple):
@@ -80,38 +64,11 @@ class FitInfo(NamedTuple):
     orthogonality_error: Array
 
 
-class Static(NamedTuple):
-    """Everything a compiled fit depends on besides array shapes and dtypes."""
-
-    method: Method
-    normalize: Normalize
-    ridge_unit: RidgeUnit = "absolute"
-    scale: bool = False
-    rotation_only: bool = False
-    completion: Completion = "orthogonal"
-    solver: Solver = "auto"
-    steps: int = 300
-
-    @property
-    def center(self) -> bool:
-        """Whether the anchors are centred."""
-        return self.method == "affine" or self.normalize != "none"
-
-
-class Options(NamedTuple):
-    """The options of a fit that may be traced."""
-
-    ridge: Array | None = None
-    rcond: Array | None = None
-    learning_rate: Array | None = None
-    key: Array | None = None
-
-
-class Rows(NamedTuple):
-    """Anchors of one side, normalised: rows = (data - offset - rest) / scale / unit.
+class NormalizedSide(NamedTuple):
+    """Anchors of one side: rows = root(w) (data - offset - rest) / scale / unit.
 
     Attributes:
-        rows: [n, d], not yet weighted.
+        rows: [n, d]; rows of weight zero are zero.
         offset: [d], the mean rounded to the data's dtype; zero if the side is not centred.
         rest: [d], the remainder of the mean, so that offset + rest is exact.
         scale: [d], the normalising standard deviations (1 where not normalised).
@@ -125,182 +82,61 @@ class Rows(NamedTuple):
     unit: Array
 
 
-class Side:
-    """The anchors of one side in the solvers' dtype, and what fits to them have in common.
+# --- normalisation -----------------------------------------------------------------------------
 
-    Lives within one trace: what several fits of the same anchors need is traced once.
 
-    Attributes:
-        data: [n, d]; rows of weight zero are zero.
-        weights: [n], >= 0.
-        weighted: whether weights were given (static).
+def row_weights(weights: Array | None, n: int, dtype) -> tuple[Array, Array]:
+    """The weights [n] as floats, ones if there are none, and their roots."""
+    if weights is None:
+        ones = jnp.ones(n, dtype)
+        return ones, ones
+    w = weights.astype(dtype)
+    w = jnp.where(w > 0, w, 0)
+    return w, jnp.where(w > 0, jnp.sqrt(jnp.where(w > 0, w, 1)), 0)
+
+
+def normalized_side(
+    data: Array, weights: Array | None, *, center: bool, normalize: Normalize
+) -> NormalizedSide:
+    """Normalise one side by the statistics of its own anchors.
+
+    Args:
+        data: [n, d] in the dtype of the solvers.
+        weights: [n], >= 0; rows of weight zero may hold anything.
+        center: whether to subtract the mean.
+        normalize: see `fit_affine`.
     """
+    n, d = data.shape
+    w, root = row_weights(weights, n, data.dtype)
 
-    def __init__(self, data: Array, weights: Array | None, dtype) -> None:
-        n = data.shape[0]
-        self.weighted = weights is not None
-        self.weights = jnp.ones(n, dtype)
-        self.data = data.astype(dtype)
-        if weights is not None:
-            active = weights > 0
-            self.weights = jnp.where(active, weights.astype(dtype), 0)
-            self.data = jnp.where(active[:, None], self.data, 0)
-        self._cache: dict[Any, Any] = {}
+    def active(rows: Array) -> Array:
+        return rows if weights is None else jnp.where(w[:, None] > 0, rows, 0)
 
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
-        if key not in self._cache:
-            self._cache[key] = make()
-        return self._cache[key]
+    def weighted(rows: Array) -> Array:
+        return rows if weights is None else rows * root[:, None]
 
-    def normalised(self, static: Static) -> Rows:
-        """The rows centred and scaled as the options say."""
-        center, normalize = static.center, static.normalize
-        return self._once(
-            ("normalised", center, normalize),
-            lambda: _normalised(self.data, self.weights, center, normalize),
-        )
-
-    def root_weights(self) -> Array:
-        """Square roots of the weights [n]."""
-        w = self.weights
-        return jnp.where(w > 0, jnp.sqrt(jnp.where(w > 0, w, 1)), 0)
-
-    def row_bound(self, static: Static) -> Array | None:
-        """How many prepared rows can be independent; None means all of them."""
-        return jnp.sum(self.weights > 0) - int(static.center) if self.weighted else None
-
-    def weighted_rows(self, static: Static) -> Array:
-        """Normalised rows times the roots of their weights [n, d]."""
-        rows = self.normalised(static).rows
-        return rows * self.root_weights()[:, None] if self.weighted else rows
-
-    def prepared(self, static: Static) -> Array:
-        """The rows that the closed forms work on: weighted, and independent if centred."""
-
-        def make() -> Array:
-            rows = self.weighted_rows(static)
-            if not static.center:
-                return rows
-            root = self.root_weights()
-            norm = jnp.sqrt(jnp.sum(self.weights))
-            return _without_mean_row(rows, root * safe_inverse(norm, norm > 0))
-
-        return self._once(("prepared", static.center, static.normalize), make)
-
-    def qr(self, static: Static) -> tuple[Array, Array]:
-        """`tall_qr` of the prepared rows."""
-        key = ("qr", static.center, static.normalize)
-        return self._once(key, lambda: tall_qr(self.prepared(static)))
-
-    def triangular_inverse(self, static: Static) -> Array | None:
-        """Inverse of the second part of `qr`, where it is known."""
-        del static
-        return None
-
-    def product(self, other: "Side", static: Static) -> Array:
-        """`prepared^T @ other.prepared` [d, d']."""
-        exact = matmul(transpose(self.prepared(static)), other.prepared(static))
-        if static.center or self.weighted:
-            return exact
-        value = cross_product(*lax.stop_gradient((self.data, other.data)))
-        return value_of(value, exact)
-
-    def penalty(self, static: Static, ridge: Array | None) -> Array | None:
-        """The ridge in the units of the prepared rows."""
-        if ridge is None:
-            return None
-        ridge = ridge.astype(self.data.dtype)
-        if static.ridge_unit == "gram":
-            rows = self.prepared(static)
-            return ridge * jnp.sum(rows * rows) / rows.shape[1]
-        unit = self.normalised(static).unit
-        return ridge / unit / unit
-
-    def factors(self, static: Static, options: Options) -> tuple[LeastSquaresFactors, Array | None]:
-        """Least-squares factors of the prepared rows, and the ridge they were made with."""
-        ridge, rcond = options.ridge, options.rcond
-
-        def make():
-            penalty = self.penalty(static, ridge)
-            bound = self.row_bound(static)
-            inverse = self.triangular_inverse(static)
-            factors = least_squares_factors(
-                self.qr(static), penalty, rcond, bound, static.solver, inverse
-            )
-            return factors, penalty, options
-
-        return self._once(("factors", *_least_squares_key(static, options)), make)[:2]
-
-    def solution(self, static: Static, target: "Side", options: Options) -> Array:
-        """The least-squares solution to the prepared rows of `target` [d_in, d_out]."""
-
-        def make():
-            # Kept with what the key names by identity.
-            return _least_squares_solution(static, self, target, options), target, options
-
-        key = ("solution", id(target), *_least_squares_key(static, options))
-        return self._once(key, make)[0]
-
-
-def _least_squares_key(static: Static, options: Options) -> tuple[Any, ...]:
-    """What a least-squares solution of the same sides depends on."""
-    key = (static.center, static.normalize, static.ridge_unit, static.solver)
-    return (*key, id(options.ridge), id(options.rcond))
-
-
-def _least_squares_solution(static: Static, source: Side, target: Side, options: Options) -> Array:
-    """Minimum-norm solution between the prepared rows [d_in, d_out]."""
-    factors, penalty = source.factors(static, options)
-    x, y = source.prepared(static), target.prepared(static)
-    weight = least_squares(factors, x, y, penalty)
-    fixed = lax.stop_gradient((x, y, penalty, options.rcond, source.row_bound(static)))
-    if static.solver == "cholesky":
-        return value_of(wide_least_squares(*fixed, trusted=True), weight)
-    if static.solver != "auto" or x.dtype != jnp.float32:
-        return weight
-    few = x.shape[0] < LEAST_SHARE * x.shape[1]
-
-    def in_float64(fixed, _):
-        return wide_least_squares(*fixed)
-
-    def in_float32(_, weight):
-        return weight
-
-    value = lax.platform_dependent(
-        fixed,
-        lax.stop_gradient(weight),
-        cpu=in_float32 if few else in_float64,
-        cuda=in_float64,
-        default=in_float32,
-    )
-    return value_of(value, weight)
-
-
-def _normalised(data: Array, weights: Array, center: bool, normalize: Normalize) -> Rows:
-    d = data.shape[1]
-    total = jnp.sum(weights)
-    share = weights * safe_inverse(total, total > 0)
+    data = active(data)
     zero, one = jnp.zeros(d, data.dtype), jnp.ones(d, data.dtype)
     if not center:
         unit = power_of_two_scale(data)
-        return Rows(data / unit, zero, zero, one, unit)
+        return NormalizedSide(weighted(data / unit), zero, zero, one, unit)
+    total = jnp.sum(w)
+    share = w * safe_inverse(total, total > 0)
     # Taken relative to one of the rows: a constant column has exactly its value as the mean,
     # and a large common offset costs no digits.
-    first = data[jnp.argmax(weights > 0)]
-    rows = jnp.where(weights[:, None] > 0, data - first[None, :], 0)
-    offset = first + matmul(share, rows)
-    rows = jnp.where(weights[:, None] > 0, data - offset[None, :], 0)
+    first = data[0] if weights is None else data[jnp.argmax(w > 0)]
+    offset = first + matmul(share, active(data - first[None, :]))
+    rows = active(data - offset[None, :])
     rest = matmul(share, rows)
-    rows = jnp.where(weights[:, None] > 0, rows - rest[None, :], 0)
-    scale = one
-    unit = power_of_two_scale(rows)
+    rows = active(rows - rest[None, :])
+    scale, unit = one, power_of_two_scale(rows)
     if normalize in ("standard", "isotropic"):
         variance = matmul(share, (rows / unit) ** 2)
         scale = deviations(normalize, variance, offset / unit) * unit
         scale = jnp.where(scale > 0, scale, 1)
         rows = rows / scale[None, :]
         unit = power_of_two_scale(rows)
-    return Rows(rows / unit, offset, rest, scale, unit)
+    return NormalizedSide(weighted(rows / unit), offset, rest, scale, unit)
 
 
 def deviations(normalize: Normalize, variance: Array, mean: Array) -> Array:
@@ -318,7 +154,7 @@ def deviations(normalize: Normalize, variance: Array, mean: Array) -> Array:
     return jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 0)
 
 
-def _without_mean_row(rows: Array, direction: Array) -> Array:
+def without_mean_row(rows: Array, direction: Array) -> Array:
     """Rotate rows that are orthogonal to `direction` so that the first is zero, and drop it.
 
     Centred anchors have one linear dependency; this removes it without changing any product
@@ -331,261 +167,180 @@ def _without_mean_row(rows: Array, direction: Array) -> Array:
     return rows[1:] - step[:, None] * rows[:1]
 
 
-def fit_sides(
-    static: Static, source: Side, target: Side, options: Options, dtype
-) -> tuple[AffineMap, FitInfo]:
-    """Fit a map between two sides that have equal weights; `dtype` is that of the result."""
-    if static.solver == "adam":
-        weight, shift, spectrum = _solve_adam(static, source, target, options)
-        rcond_eps = LSTSQ_RCOND_EPS
+# --- which map by which algorithm --------------------------------------------------------------
+
+
+def solve(
+    options: FitOptions, x: Array, y: Array, ridge: Array | None, rcond: Array | None
+) -> tuple[Array, Array]:
+    """The weight [d_in, d_out] between prepared rows, and the matrix whose rank is reported.
+
+    Args:
+        options: of the fit.
+        x: source rows [n, d_in], normalised and weighted.
+        y: target rows [n, d_out].
+        ridge: in the units of `x`.
+        rcond: relative cut-off for singular values, of `x^T y` for ortho, else of `x`.
+    """
+    if options.method in ("affine", "linear"):
+        return least_squares(x, y, ridge, rcond), x
+    if options.method == "ortho":
+        matrix, cut = matmul(transpose(x), y), rcond
     else:
-        solve, rcond_eps = _SOLVERS[static.method]
-        weight, spectrum = solve(static, source, target, options)
-        shift = jnp.zeros(target.data.shape[1], target.data.dtype)
-    x, y = source.normalised(static), target.normalised(static)
-    if static.scale or static.method in ("affine", "linear"):
+        matrix, cut = least_squares(x, y, ridge, rcond), None
+    bases = None
+    if x.shape[0] <= FEW_ANCHORS * min(matrix.shape) and not options.rotation_only:
+        bases = bases_of_anchors(options, *jax.lax.stop_gradient((x, y, ridge, rcond)))
+    weight = orthogonal_factor(options.completion, options.rotation_only, matrix, cut, bases)
+    if options.scale:
+        weight = weight * best_scale(matmul(x, weight), y, weight, ridge)
+    return weight, matrix
+
+
+def bases_of_anchors(
+    options: FitOptions, x: Array, y: Array, ridge: Array | None, rcond: Array | None
+) -> Bases:
+    """The matrix of ortho or l-ortho between the spans of the anchors of either side.
+
+    With x^T = Q R the problem in the coordinates of Q has the rows R^T, and is n x n.
+    """
+    (left, r_x), (right, r_y) = qr(transpose(x)), qr(transpose(y))
+    if options.method == "ortho":
+        return Bases(left, matmul(r_x, transpose(r_y)), right)
+    return Bases(left, least_squares(transpose(r_x), transpose(r_y), ridge, rcond), right)
+
+
+def best_scale(mapped: Array, y: Array, weight: Array, ridge: Array | None) -> Array:
+    """The factor of an orthogonal map that makes the squared residual the smallest."""
+    power = jnp.sum(mapped * mapped)
+    if ridge is not None:
+        power = power + ridge * jnp.sum(weight * weight)
+    return jnp.sum(mapped * y) * safe_inverse(power, power > 0)
+
+
+def fit_anchors(
+    options: FitOptions, x: Array, y: Array, weights: Array | None, values: FitValues
+) -> tuple[AffineMap, Array]:
+    """Fit a map to checked anchors; also the matrix whose rank is reported."""
+    dtype = common_dtype(x.dtype, y.dtype)
+    work = compute_dtype(dtype)
+    values = work_values(values, work)
+    w, root = row_weights(weights, x.shape[0], work)
+    source, target = (
+        normalized_side(
+            side.astype(work), weights, center=options.center, normalize=options.normalize
+        )
+        for side in (x, y)
+    )
+    if options.solver == "adam":
+        assert values.key is not None  # checked with the options
+        assert values.learning_rate is not None
+        weight, shift = adam_affine(
+            source.rows,
+            target.rows,
+            root,
+            key=values.key,
+            learning_rate=values.learning_rate,
+            steps=options.steps,
+        )
+        matrix = source.rows
+    else:
+        rows_x, rows_y = source.rows, target.rows
+        if options.center:
+            total = jnp.sum(w)
+            direction = root * safe_inverse(jnp.sqrt(total), total > 0)
+            rows_x, rows_y = (without_mean_row(side, direction) for side in (rows_x, rows_y))
+        ridge = values.ridge
+        if ridge is not None and options.ridge_unit == "gram":
+            ridge = ridge * jnp.sum(rows_x * rows_x) / x.shape[1]
+        elif ridge is not None:
+            ridge = ridge / source.unit / source.unit
+        weight, matrix = solve(options, rows_x, rows_y, ridge, values.rcond)
+        shift = jnp.zeros(y.shape[1], work)
+    if options.scale or options.method in ("affine", "linear"):
         # An orthogonal factor does not depend on the units; everything else does.
-        weight = weight * (y.unit / x.unit)
-    weight = weight * (y.scale[None, :] / x.scale[:, None])
-    target_offset = y.offset + (y.rest - matmul(x.rest, weight)) + shift * (y.unit * y.scale)
-    fitted = AffineMap(weight, x.offset, target_offset, static.method)
-
-    s = singular_values(spectrum)
-    rank = jnp.sum(kept(s, options.rcond, rcond_eps))
-    bound = source.row_bound(static)
-    if bound is not None:
-        rank = jnp.minimum(rank, jnp.maximum(bound, 0))
-    info = _diagnose(fitted, source.data, target.data, source.weights, s, rank)
-    return jax.tree_util.tree_map(lambda a: a.astype(dtype), fitted), info
+        weight = weight * (target.unit / source.unit)
+    weight = weight * (target.scale[None, :] / source.scale[:, None])
+    rest = target.rest - matmul(source.rest, weight) + shift * (target.unit * target.scale)
+    fitted = AffineMap(weight, source.offset, target.offset + rest)
+    return jax.tree.map(lambda a: a.astype(dtype), fitted), matrix
 
 
-def _diagnose(fitted: AffineMap, x: Array, y: Array, w: Array, s: Array, rank: Array) -> FitInfo:
-    total = jnp.sum(w)
+# --- diagnostics -------------------------------------------------------------------------------
+
+
+def diagnose(
+    options: FitOptions,
+    fitted: AffineMap,
+    matrix: Array,
+    anchors: tuple[Array, Array, Array | None],
+    rcond: Array | None,
+) -> FitInfo:
+    """`FitInfo` of a map fitted to `anchors`, (x, y, weights); `matrix` is that of `solve`."""
+    x, y, weights = anchors
+    w, _ = row_weights(weights, x.shape[0], matrix.dtype)
+    if weights is not None:
+        x, y = (jnp.where(w[:, None] > 0, side, 0) for side in (x, y))
+    total, squares = jnp.sum(w), jnp.sum(w * w)
     share = w * safe_inverse(total, total > 0)
-    error = fitted.apply(x) - y
-    weight = fitted.weight
-    square = matmul(transpose(weight), weight)
-    if weight.shape[0] < weight.shape[1]:
-        square = matmul(weight, transpose(weight))
-    squares = jnp.sum(w * w)
+    error = (fitted(x) - y.astype(fitted.weight.dtype)).astype(w.dtype)
+    s = singular_values(matrix)
     return FitInfo(
-        rank=jnp.asarray(rank, jnp.int32),
+        rank=rank_of(options, s, rcond),
         n_effective=total * total * safe_inverse(squares, squares > 0),
         residual_mse=matmul(share, jnp.mean(error * error, axis=1)),
         singular_values=s,
-        orthogonality_error=jnp.max(jnp.abs(square - jnp.eye(square.shape[0], dtype=s.dtype))),
+        orthogonality_error=orthogonality_error(fitted.weight.astype(w.dtype)),
     )
 
 
-def _solve_linear(static: Static, source: Side, target: Side, options: Options):
-    return source.solution(static, target, options), source.prepared(static)
-
-
-def _solve_l_ortho(static: Static, source: Side, target: Side, options: Options):
-    linear, x = _solve_linear(static, source, target, options)
-    thin = None
-    if x.shape[0] < min(linear.shape):
-        # linear = u inverse^T y, and y has its rows in the span of a thin basis.
-        factors, penalty = source.factors(static, options)
-        basis, core = target.qr(static)
-        left, inner = factors.u, matmul(transpose(factors.inverse), transpose(core))
-        if penalty is not None:  # then u is not orthonormal
-            left = source.qr(static)[0]
-            inner = matmul(matmul(transpose(left), factors.u), inner)
-        thin = ThinFactors(left, inner, basis)
-    return _finish_ortho(static, source, target, options, linear, thin), linear
-
-
-def _solve_ortho(static: Static, source: Side, target: Side, options: Options):
-    cross = source.product(target, static)
-    thin = None
-    if source.prepared(static).shape[0] < min(cross.shape):
-        basis_x, core_x = source.qr(static)
-        basis_y, core_y = target.qr(static)
-        thin = ThinFactors(basis_x, matmul(core_x, transpose(core_y)), basis_y)
-    return _finish_ortho(static, source, target, options, cross, thin), cross
-
-
-def orthogonal_weight(
-    static: Static,
-    m: Array,
-    thin: ThinFactors | None = None,
-    rcond: Array | None = None,
-    row_bound: Array | int | None = None,
-) -> Array:
-    """Polar factor of `m` as the options of the fit say; see `orthogonal_factor`."""
-    return orthogonal_factor(
-        m,
-        thin=thin,
-        rcond=rcond,
-        row_bound=row_bound,
-        completion=static.completion,
-        rotation_only=static.rotation_only,
-        solver=static.solver,
-    )
-
-
-def _finish_ortho(
-    static: Static,
-    source: Side,
-    target: Side,
-    options: Options,
-    m: Array,
-    thin: ThinFactors | None,
-) -> Array:
-    """Polar factor of `m` with the requested completion, then the best isotropic scale."""
-    bound = source.row_bound(static)
-    if bound is None and thin is not None:
-        bound = thin.inner.shape[0]
+def rank_of(options: FitOptions, s: Array, rcond: Array | None) -> Array:
+    """How many of the singular values of the reported matrix count."""
     # Of l-ortho, rcond is that of the linear solution.
-    rcond = options.rcond if static.method == "ortho" else None
-    weight = orthogonal_weight(static, m, thin, rcond, bound)
-    if static.scale:
-        mapped = matmul(source.prepared(static), weight)
-        power = jnp.sum(mapped * mapped)
-        penalty = source.penalty(static, options.ridge)
-        if penalty is not None:
-            power = power + penalty * jnp.sum(weight * weight)
-        gain = jnp.sum(mapped * target.prepared(static))
-        weight = weight * (gain * safe_inverse(power, power > 0))
-    return weight
+    cut = None if options.method == "l-ortho" or rcond is None else rcond.astype(s.dtype)
+    return jnp.sum(counts(s, cut), dtype=jnp.int32)
 
 
-#: Solver of each method, `-> (weight, matrix whose rank is reported)`, and the default cut-off
-#: for that rank.
-_SOLVERS: dict[str, tuple[Callable, float]] = {
-    "affine": (_solve_linear, LSTSQ_RCOND_EPS),
-    "linear": (_solve_linear, LSTSQ_RCOND_EPS),
-    "l-ortho": (_solve_l_ortho, POLAR_RCOND_EPS),
-    "ortho": (_solve_ortho, POLAR_RCOND_EPS),
-}
+def orthogonality_error(weight: Array) -> Array:
+    """Max |W^T W - I|, or |W W^T - I| if there are fewer rows than columns."""
+    if weight.shape[0] < weight.shape[1]:
+        weight = transpose(weight)
+    square = matmul(transpose(weight), weight)
+    return jnp.max(jnp.abs(square - jnp.eye(square.shape[0], dtype=square.dtype)))
 
 
-def _solve_adam(
-    static: Static, source: Side, target: Side, options: Options
-) -> tuple[Array, Array, Array]:
-    """Gradient form of the affine map, in the way of Maiorca et al. (2023).
-
-    A linear layer with bias, Adam, full-batch mean squared error. Rows carry the root of their
-    weights, so the bias column is weighted in the same way.
-    """
-    x, y = source.weighted_rows(static), target.weighted_rows(static)
-    ones = source.root_weights()[:, None]
-    d_in, d_out = x.shape[1], y.shape[1]
-    bound = 1 / np.sqrt(d_in)
-    assert options.key is not None  # checked with the arguments
-    key_weight, key_bias = jax.random.split(options.key)
-    start = (
-        jax.random.uniform(key_weight, (d_in, d_out), x.dtype, -bound, bound),
-        jax.random.uniform(key_bias, (d_out,), x.dtype, -bound, bound),
-    )
-    total = jnp.sum(source.weights)
-    inverse_total = safe_inverse(total, total > 0) / d_out
-
-    def loss(params):
-        weight, bias = params
-        error = matmul(x, weight) + ones * bias[None, :] - y
-        return jnp.sum(error * error) * inverse_total
-
-    assert options.learning_rate is not None  # likewise
-    optimizer = optax.adam(options.learning_rate)
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return (cast(tuple[Array, Array], optax.apply_updates(params, updates)), state), None
-
-    with jax.numpy_dtype_promotion("standard"):  # optax needs it
-        (params, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=static.steps)
-    return params[0], params[1], x
+@partial(jax.jit, static_argnums=(0, 1))
+def _fit(
+    options: FitOptions,
+    info: bool,
+    x: Array,
+    y: Array,
+    weights: Array | None,
+    values: FitValues,
+) -> Any:
+    fitted, matrix = fit_anchors(options, x, y, weights, values)
+    if not info:
+        return fitted
+    return fitted, diagnose(options, fitted, matrix, (x, y, weights), values.rcond)
 
 
-def _fit_both_core(static: Static, x: Array, y: Array, weights: Array | None, options: Options):
-    dtype = common_dtype(x.dtype, y.dtype)
-    work = compute_dtype(dtype)
-    source, target = Side(x, weights, work), Side(y, weights, work)
-    return fit_sides(static, source, target, options, dtype)
-
-
-_fit_map = partial(jax.jit, static_argnums=0)(lambda *args: _fit_both_core(*args)[0])
-_fit_both = partial(jax.jit, static_argnums=0)(_fit_both_core)
-
-
-def _optional_scalar(name: str, value: Any, *, zero_is_none: bool) -> Array | None:
-    if value is None or (zero_is_none and isinstance(value, int | float) and value == 0):
-        return None
-    return checks.scalar(name, value)
-
-
-def check_options(
+def _checked_fit(
     method: Method,
-    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    x: Any,
+    y: Any,
     *,
-    normalize: Normalize = "none",
-    ridge: Any = 0.0,
-    ridge_unit: RidgeUnit = "absolute",
-    rcond: Any = None,
-    scale: bool = False,
-    rotation_only: bool = False,
-    completion: Completion = "orthogonal",
-    solver: Solver = "auto",
-    steps: int = 300,
-    learning_rate: Any = 1e-3,
-    key: Any = None,
-) -> tuple[Static, Options]:
-    """Check the options of a fit to anchors of these shapes and split them into two kinds."""
-    checks.option("normalize", normalize, NORMALIZE)
-    checks.option("ridge_unit", ridge_unit, RIDGE_UNITS)
-    checks.option("completion", completion, COMPLETIONS)
-    checks.option("solver", solver, SOLVERS[method])
-    scale, rotation_only = (
-        checks.flag("scale", scale),
-        checks.flag("rotation_only", rotation_only),
-    )
-    if rotation_only and shapes[0][1] != shapes[1][1]:
-        raise ValueError(
-            f"rotation_only needs equal dimensions, since only square matrices have a "
-            f"determinant; got x {shapes[0]} and y {shapes[1]}. Leave it False"
-        )
-    if rotation_only and completion == "partial":
-        raise ValueError(
-            "rotation_only needs completion='orthogonal': a partial isometry is no rotation"
-        )
-    ridge = _optional_scalar("ridge", ridge, zero_is_none=True)
-    if solver == "iterative" and rotation_only:
-        raise ValueError("rotation_only needs an SVD; leave solver='auto'")
-    rcond = _optional_scalar("rcond", rcond, zero_is_none=False)
-    if rcond is not None and solver == "iterative" and method == "ortho":
-        raise ValueError("rcond needs singular values; use solver='svd' or 'qr' with it")
-    if solver == "adam":
-        if key is None:
-            raise ValueError("key is needed with solver='adam', e.g. jax.random.key(0)")
-        if ridge is not None:
-            raise ValueError("ridge is not part of the gradient form; use another solver")
-        learning_rate = checks.scalar("learning_rate", learning_rate)
-        steps = checks.positive_int("steps", steps)
-    else:
-        learning_rate = key = None
-    static = Static(method, normalize, ridge_unit, scale, rotation_only, completion, solver, steps)
-    return static, Options(ridge, rcond, learning_rate, key)
+    weights: Any = None,
+    validate: Any = True,
+    info: Any = False,
+    **options: Any,
+) -> Any:
+    """Check every argument of a fit, then run it compiled."""
+    x, y, weights = check_anchors(x, y, weights, validate)
+    static, values = check_options(method, (x.shape[1], y.shape[1]), **options)
+    return _fit(static, checks.flag("info", info), x, y, weights, values)
 
 
-def _prepare(
-    method: Method, x: Any, y: Any, *, weights: Any = None, validate: bool = True, **options: Any
-) -> tuple[Static, Array, Array, Array | None, Options]:
-    """Check every argument of a fit."""
-    x, y = checks.pair(x, y)
-    static, traced = check_options(method, (x.shape, y.shape), **options)
-    if weights is not None:
-        weights = checks.row_weights(weights, x.shape[0])
-    if checks.flag("validate", validate) and checks.is_concrete(x, y, weights):
-        active = None
-        if weights is not None:
-            checks.weight_values(weights)
-            active = np.asarray(weights) > 0
-        checks.finite_rows("x", x, active)
-        checks.finite_rows("y", y, active)
-    return static, x, y, weights, traced
+# --- the public functions ----------------------------------------------------------------------
 
 
 def fit_affine(
@@ -628,11 +383,8 @@ def fit_affine(
             zero. None means 8 machine epsilons, which keeps every direction above rounding
             noise; NumPy's rule eps * max(n, d_in) cuts off far more, which changes predictions
             and often generalises better. 0 keeps all that the arithmetic can tell from zero
-            and the result can hold. With a ridge, None means no cut-off.
-        solver: "auto" chooses by shape, dtype and device, for float32 on CPUs and NVIDIA GPUs
-            among algorithms in float64; "cholesky" (normal equations in float64, whatever the
-            dtype and device) and "qr" (in the anchors' dtype) take no singular values, so nothing
-            is cut off: fast and compact, for anchors known to be independent; "svd"; or "adam".
+            (of float32 anchors, what is above 2 epsilons). With a ridge, None means no cut-off.
+        solver: "auto" is the closed form; "adam" the gradient form.
         steps: gradient steps (static), for "adam".
         learning_rate: for "adam"; may be traced.
         key: PRNG key of the initial weights, needed for "adam".
@@ -647,22 +399,20 @@ def fit_affine(
         ValueError: for shapes that do not match, unknown options, non-finite anchors, negative
             or all-zero weights.
     """
-    return _fit_map(
-        *_prepare(
-            "affine",
-            x,
-            y,
-            weights=weights,
-            normalize=normalize,
-            ridge=ridge,
-            ridge_unit=ridge_unit,
-            rcond=rcond,
-            solver=solver,
-            steps=steps,
-            learning_rate=learning_rate,
-            key=key,
-            validate=validate,
-        )
+    return _checked_fit(
+        "affine",
+        x,
+        y,
+        weights=weights,
+        normalize=normalize,
+        ridge=ridge,
+        ridge_unit=ridge_unit,
+        rcond=rcond,
+        solver=solver,
+        steps=steps,
+        learning_rate=learning_rate,
+        key=key,
+        validate=validate,
     )
 
 
@@ -675,7 +425,6 @@ def fit_linear(
     ridge: ArrayLike = 0.0,
     ridge_unit: RidgeUnit = "absolute",
     rcond: ArrayLike | None = None,
-    solver: Solver = "auto",
     validate: bool = True,
 ) -> AffineMap:
     """Least-squares map without offset (in the normalised spaces): `y ~ x @ weight`.
@@ -691,7 +440,6 @@ def fit_linear(
         ridge: penalty on ||weight||_F^2, >= 0; may be traced.
         ridge_unit: "absolute" or "gram".
         rcond: relative cut-off for singular values of `x`; None means 8 machine epsilons.
-        solver: "auto", "cholesky", "qr" or "svd"; see `fit_affine`.
         validate: whether to check values when called outside of a transformation.
 
     Returns:
@@ -701,19 +449,16 @@ def fit_linear(
         TypeError: for a non-floating dtype or an option of the wrong type.
         ValueError: for bad shapes, unknown options, non-finite anchors or bad weights.
     """
-    return _fit_map(
-        *_prepare(
-            "linear",
-            x,
-            y,
-            weights=weights,
-            normalize=normalize,
-            ridge=ridge,
-            ridge_unit=ridge_unit,
-            rcond=rcond,
-            solver=solver,
-            validate=validate,
-        )
+    return _checked_fit(
+        "linear",
+        x,
+        y,
+        weights=weights,
+        normalize=normalize,
+        ridge=ridge,
+        ridge_unit=ridge_unit,
+        rcond=rcond,
+        validate=validate,
     )
 
 
@@ -729,7 +474,6 @@ def fit_l_ortho(
     scale: bool = False,
     rotation_only: bool = False,
     completion: Completion = "orthogonal",
-    solver: Solver = "auto",
     validate: bool = True,
 ) -> AffineMap:
     """The linear map made orthogonal: the polar factor `U V^T` of the least-squares solution.
@@ -749,7 +493,6 @@ def fit_l_ortho(
         rotation_only: whether to exclude reflections (determinant +1); equal dimensions only.
         completion: what to do with directions that the anchors do not determine, see
             `fit_ortho`.
-        solver: "auto", "qr", "svd" or "iterative"; see `fit_ortho`.
         validate: whether to check values when called outside of a transformation.
 
     Returns:
@@ -760,22 +503,19 @@ def fit_l_ortho(
         ValueError: for bad shapes, unknown options, non-finite anchors, bad weights, or
             `rotation_only` with unequal dimensions.
     """
-    return _fit_map(
-        *_prepare(
-            "l-ortho",
-            x,
-            y,
-            weights=weights,
-            normalize=normalize,
-            ridge=ridge,
-            ridge_unit=ridge_unit,
-            rcond=rcond,
-            scale=scale,
-            rotation_only=rotation_only,
-            completion=completion,
-            solver=solver,
-            validate=validate,
-        )
+    return _checked_fit(
+        "l-ortho",
+        x,
+        y,
+        weights=weights,
+        normalize=normalize,
+        ridge=ridge,
+        ridge_unit=ridge_unit,
+        rcond=rcond,
+        scale=scale,
+        rotation_only=rotation_only,
+        completion=completion,
+        validate=validate,
     )
 
 
@@ -791,7 +531,6 @@ def fit_ortho(
     scale: bool = False,
     rotation_only: bool = False,
     completion: Completion = "orthogonal",
-    solver: Solver = "auto",
     validate: bool = True,
 ) -> AffineMap:
     """Orthogonal Procrustes: `U V^T` of the SVD of `x^T y` (Schönemann 1966).
@@ -799,6 +538,10 @@ def fit_ortho(
     The best orthogonal map of the anchors; Maiorca et al. (2023), "ortho". For unequal
     dimensions the weight is semi-orthogonal and maximises tr(W^T x^T y), which for
     d_in <= d_out is the least-squares optimum too.
+
+    It matches directions alone, not offset and scale: between spaces of other sizes or other
+    means give `normalize="isotropic"` (both sides centred and brought to one scale each), as the
+    sweeps and studies do. As it is, it equals `scipy.linalg.orthogonal_procrustes`.
 
     Args:
         x: source anchors [n, d_in]; see `fit_affine` for the arguments not described here.
@@ -809,19 +552,16 @@ def fit_ortho(
             is fixed, so it matters only with `scale`.
         ridge_unit: "absolute" or "gram".
         rcond: singular values of `x^T y` at most `rcond` times the largest count as
-            undetermined; None means 8 machine epsilons.
+            undetermined; None means 8 machine epsilons, which is above the rounding noise.
         scale: whether to multiply by the isotropic factor of least squared residual.
         rotation_only: whether to exclude reflections (determinant +1, Kabsch/Umeyama); equal
             dimensions only.
         completion: with fewer anchors than dimensions every completion fits the anchors equally.
-            "orthogonal" maps the undetermined directions as near to the identity (zero-padded
-            or cut) as a (semi-)orthogonal matrix can; "partial" maps them to zero, which makes
+            "orthogonal" maps the undetermined directions as near to the identity (for unequal
+            dimensions, of the smaller space padded by zeros) as an orthogonal matrix can, whatever
+            the order of the anchors; "partial" maps them to zero, which makes
             the weight a partial isometry and the estimate equivariant under rotations of either
             space.
-        solver: "auto" chooses by shapes and device: with few anchors ("qr") the singular value
-            factors of a core between thin bases, else ("svd") those of the whole matrix; and on
-            accelerators, unless rows have weight zero, "iterative", matrix products alone, which
-            knows no cut-off: directions at the level of rounding are then filled arbitrarily.
         validate: whether to check values when called outside of a transformation.
 
     Returns:
@@ -832,80 +572,88 @@ def fit_ortho(
         ValueError: for bad shapes, unknown options, non-finite anchors, bad weights, or
             `rotation_only` with unequal dimensions.
     """
-    return _fit_map(
-        *_prepare(
-            "ortho",
-            x,
-            y,
-            weights=weights,
-            normalize=normalize,
-            ridge=ridge,
-            ridge_unit=ridge_unit,
-            rcond=rcond,
-            scale=scale,
-            rotation_only=rotation_only,
-            completion=completion,
-            solver=solver,
-            validate=validate,
-        )
+    return _checked_fit(
+        "ortho",
+        x,
+        y,
+        weights=weights,
+        normalize=normalize,
+        ridge=ridge,
+        ridge_unit=ridge_unit,
+        rcond=rcond,
+        scale=scale,
+        rotation_only=rotation_only,
+        completion=completion,
+        validate=validate,
     )
 
 
-_COMMON_OPTIONS = ("weights", "normalize", "ridge", "ridge_unit", "rcond", "validate")
-_ORTHO_OPTIONS = (*_COMMON_OPTIONS, "solver", "scale", "rotation_only", "completion")
-_OPTIONS: dict[str, tuple[str, ...]] = {
-    "affine": (*_COMMON_OPTIONS, "solver", "steps", "learning_rate", "key"),
-    "linear": (*_COMMON_OPTIONS, "solver"),
-    "l-ortho": _ORTHO_OPTIONS,
-    "ortho": _ORTHO_OPTIONS,
-}
+def polar_factor(m: ArrayLike, *, rcond: ArrayLike | None = None) -> Array:
+    """Orthogonal polar factor: the (semi-)orthogonal matrix nearest to `m`.
+
+    For the SVD `m = U S V^T` this is `U V^T`, with orthonormal columns if d_in >= d_out, else
+    with orthonormal rows. It maximises tr(Q^T m) and minimises ||Q - m|| (Higham, "Computing the
+    polar decomposition", 1986).
+
+    Rank-deficient input: directions whose singular value is at most `rcond` times the largest
+    are undetermined; they are filled as by `fit_ortho(completion="orthogonal")`, as near to the
+    identity as possible. A zero matrix gives the identity (zero-padded or cut to shape).
+
+    Args:
+        m: matrix [d_in, d_out], floating point; `jax.vmap` it for batches.
+        rcond: relative cut-off >= 0 for singular values, may be traced; None means 8 machine
+            epsilons.
+
+    Returns:
+        Array [d_in, d_out] of the dtype of `m` (half precision is computed in float32).
+        Derivatives of all orders are finite; exact wherever the rank is locally constant.
+
+    Raises:
+        TypeError: if `m` is not floating point.
+        ValueError: if `m` is not a matrix or is empty, or for a bad `rcond`.
+    """
+    m = checks.float_array("m", m, 2)
+    cut = None if rcond is None else checks.scalar("rcond", rcond)
+    return _polar_factor(m, cut)
 
 
-def check_method(method: Any, options: Iterable[str]) -> None:
-    """Check the name of a method and that it has all of these options."""
-    checks.option("method", method, METHODS)
-    for name in options:
-        if name not in _OPTIONS[method]:
-            raise ValueError(
-                f"{name} is not an option of method {method!r}; it takes "
-                f"{', '.join(_OPTIONS[method])}"
-            )
+@jax.jit
+def _polar_factor(m: Array, rcond: Array | None) -> Array:
+    work = m.astype(compute_dtype(m.dtype))
+    work = work / power_of_two_scale(work)
+    cut = None if rcond is None else rcond.astype(work.dtype)
+    return orthogonal_factor("orthogonal", False, work, cut).astype(m.dtype)
 
 
-def fit(method: Method, x: ArrayLike, y: ArrayLike, **options: Any) -> AffineMap:
+@overload
+def fit(
+    method: Method, x: ArrayLike, y: ArrayLike, *, info: Literal[False] = False, **options: Any
+) -> AffineMap: ...
+@overload
+def fit(
+    method: Method, x: ArrayLike, y: ArrayLike, *, info: Literal[True], **options: Any
+) -> tuple[AffineMap, FitInfo]: ...
+
+
+def fit(
+    method: Method, x: ArrayLike, y: ArrayLike, *, info: bool = False, **options: Any
+) -> AffineMap | tuple[AffineMap, FitInfo]:
     """Fit a map by name: "affine", "linear", "l-ortho" or "ortho".
 
     Args:
         method: which of the four maps.
         x: source anchors [n, d_in].
         y: target anchors [n, d_out].
+        info: whether to return diagnostics too: rank, effective number of anchors, residual and
+            orthogonality. They cost an SVD.
         **options: keyword options of the function of that name, e.g. `fit_ortho`.
 
-    Raises:
-        TypeError: as the function of that name.
-        ValueError: as that function; also for an unknown method or an option it does not have.
-    """
-    check_method(method, options)
-    return _fit_map(*_prepare(method, x, y, **options))
-
-
-def fit_with_info(
-    method: Method, x: ArrayLike, y: ArrayLike, **options: Any
-) -> tuple[AffineMap, FitInfo]:
-    """Like `fit`, and report rank, effective sample size, residual and orthogonality.
-
-    Args:
-        method: which of the four maps.
-        x: source anchors [n, d_in].
-        y: target anchors [n, d_out].
-        **options: keyword options of the function of that name.
-
     Returns:
-        The map and its `FitInfo`.
+        The map, or with `info` the map and its `FitInfo`.
 
     Raises:
         TypeError: as the function of that name.
         ValueError: as that function; also for an unknown method or an option it does not have.
     """
     check_method(method, options)
-    return _fit_both(*_prepare(method, x, y, **options))
+    return _checked_fit(method, x, y, info=info, **options)

@@ -2,33 +2,43 @@
 
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core.checks import is_concrete
+from .._core import checks
 from .._core.linalg import (
-    gram_solve,
+    counts,
+    default_rcond,
     matmul,
     power_of_two_scale,
     safe_inverse,
+    singular_values,
 )
 from .._core.typing import Array, Method
-from ..maps.affine_map import AffineMap
-from ..maps.fit import (
-    Options,
-    Static,
-    check_method,
-    check_options,
-    deviations,
-    orthogonal_weight,
-)
-from ..maps.stats import PairStats
+from ._solvers.least_squares import least_squares_of_gram
+from ._solvers.polar import orthogonal_factor
+from .affine_map import AffineMap
+from .fit import FitInfo, deviations, orthogonality_error, rank_of
+from .options import FitOptions, FitValues, check_method, check_options, work_values
+from .stats import PairStats
 
 
-def fit_from_stats(method: Method, stats: PairStats, **options: Any) -> AffineMap:
+@overload
+def fit_from_stats(
+    method: Method, stats: PairStats, *, info: Literal[False] = False, **options: Any
+) -> AffineMap: ...
+@overload
+def fit_from_stats(
+    method: Method, stats: PairStats, *, info: Literal[True], **options: Any
+) -> tuple[AffineMap, FitInfo]: ...
+
+
+def fit_from_stats(
+    method: Method, stats: PairStats, *, info: bool = False, **options: Any
+) -> AffineMap | tuple[AffineMap, FitInfo]:
     """Fit a map from the statistics of its anchors.
 
     Equal to the fit of the anchors themselves, but for rounding: least squares goes through the
@@ -39,13 +49,14 @@ def fit_from_stats(method: Method, stats: PairStats, **options: Any) -> AffineMa
     Args:
         method: "affine", "linear", "l-ortho" or "ortho".
         stats: of `update_stats`, `merge_stats`, `psum_stats` or `accumulate_stats`.
+        info: whether to return diagnostics too. The residual comes from sums of squares, so
+            where it is below a machine epsilon of the variance of `y` it is rounding noise.
         **options: as the function of that name takes them: `normalize`, `ridge`, `ridge_unit`,
-            `rcond`, `scale`, `rotation_only`, `completion`; and `solver` of l-ortho and ortho,
-            where "auto" is "svd". (Weights are part of the statistics.)
+            `rcond`, `scale`, `rotation_only`, `completion`. (Weights are part of the statistics.)
 
     Returns:
         `AffineMap` in the dtype of the statistics; float32 for float64 statistics where JAX's
-        64-bit types are off.
+        64-bit types are off. With `info` also its `FitInfo`.
 
     Raises:
         TypeError: for an option of the wrong type or if `stats` is not a `PairStats`.
@@ -54,68 +65,104 @@ def fit_from_stats(method: Method, stats: PairStats, **options: Any) -> AffineMa
     if not isinstance(stats, PairStats):
         raise TypeError(f"stats must be a PairStats; got {type(stats).__name__}")
     check_method(method, options)
-    gram_only = () if method in ("l-ortho", "ortho") else ("solver",)
-    for name in (*gram_only, "weights", "validate", "steps", "learning_rate", "key"):
+    for name in ("weights", "validate", "solver", "steps", "learning_rate", "key"):
         if name in options:
             raise ValueError(f"{name} is not an option of fit_from_stats")
-    if is_concrete(*stats) and not float(np.asarray(stats.weight_sum)) > 0:
+    if checks.is_concrete(*stats) and not float(np.asarray(stats.weight_sum)) > 0:
         raise ValueError("stats hold no anchors: update them with some first")
     d_in, d_out = stats.cxy.shape
-    static, traced = check_options(method, ((0, d_in), (0, d_out)), **options)
-    if static.solver == "auto":
-        # One solution at the end of a stream can afford singular values, which know the rank.
-        static = static._replace(solver="svd")
+    static, values = check_options(method, (d_in, d_out), **options)
+    info = checks.flag("info", info)
     # Float64 statistics of the host keep their digits where 64-bit types are off.
     wide = stats.cxx.dtype == np.float64 and jax.dtypes.canonicalize_dtype(float) != np.float64
     with jax.enable_x64(True) if wide else nullcontext():
-        fitted = _fit_stats(static, jax.tree.map(jnp.asarray, stats), traced)
+        fitted = _fit_stats(static, info, jax.tree.map(jnp.asarray, stats), values)
     if wide:
-        fitted = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float32), fitted)
+        fitted = jax.tree.map(_in_float32, fitted)
     return fitted
 
 
-@partial(jax.jit, static_argnums=0)
-def _fit_stats(static: Static, stats: PairStats, options: Options) -> AffineMap:
-    dtype = stats.cxx.dtype
-    ridge, rcond = (None if a is None else a.astype(dtype) for a in (options.ridge, options.rcond))
+def _in_float32(leaf: Array) -> Array:
+    host = np.asarray(leaf)
+    return jnp.asarray(host.astype(np.float32) if host.dtype == np.float64 else host)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _fit_stats(options: FitOptions, info: bool, stats: PairStats, values: FitValues) -> Any:
+    ridge, rcond, _, _ = work_values(values, stats.cxx.dtype)
     total = stats.weight_sum
     cxx, cxy, cyy = stats.cxx, stats.cxy, stats.cyy_diagonal
     mean_x, mean_y = stats.mean_x, stats.mean_y
-    if not static.center:
+    if not options.center:
         cxx = cxx + total * jnp.outer(mean_x, mean_x)
         cxy = cxy + total * jnp.outer(mean_x, mean_y)
         mean_x, mean_y = jnp.zeros_like(mean_x), jnp.zeros_like(mean_y)
     share = safe_inverse(total, total > 0)
-    scale_x = _scale(static, jnp.diagonal(cxx) * share, stats.mean_x)
-    scale_y = _scale(static, cyy * share, stats.mean_y)
+    scale_x = _scale(options, jnp.diagonal(cxx) * share, stats.mean_x)
+    scale_y = _scale(options, cyy * share, stats.mean_y)
     cxx = cxx / scale_x[:, None] / scale_x[None, :]
     cxy = cxy / scale_x[:, None] / scale_y[None, :]
-    if static.ridge_unit == "gram" and ridge is not None:
+    if options.ridge_unit == "gram" and ridge is not None:
         ridge = ridge * jnp.mean(jnp.diagonal(cxx))
-    unit = power_of_two_scale(cxx)
-    unit_cross = power_of_two_scale(cxy)
+    unit, unit_cross = power_of_two_scale(cxx), power_of_two_scale(cxy)
     cxx, cxy = cxx / unit, cxy / unit_cross
     penalty = None if ridge is None else ridge / unit
 
-    weight = cxy if static.method == "ortho" else gram_solve(cxx, cxy, penalty, rcond)
-    if static.method in ("affine", "linear"):
+    matrix = cxy
+    if options.method != "ortho":
+        matrix = least_squares_of_gram(cxx, cxy, penalty, rcond)
+    weight = matrix
+    if options.method in ("affine", "linear"):
         weight = weight * (unit_cross / unit)
     else:
-        cut = rcond if static.method == "ortho" else None
-        weight = orthogonal_weight(static, weight, rcond=cut)
-        if static.scale:
+        cut = rcond if options.method == "ortho" else None
+        weight = orthogonal_factor(options.completion, options.rotation_only, matrix, cut)
+        if options.scale:
             power = jnp.sum(weight * matmul(cxx, weight))
             if penalty is not None:
                 power = power + penalty * jnp.sum(weight * weight)
             gain = jnp.sum(weight * cxy)
             weight = weight * (gain * safe_inverse(power, power > 0) * (unit_cross / unit))
     weight = weight * (scale_y[None, :] / scale_x[:, None])
-    return AffineMap(weight, mean_x, mean_y, static.method)
+    fitted = AffineMap(weight, mean_x, mean_y)
+    if not info:
+        return fitted
+    shown = cxx if options.method in ("affine", "linear") else matrix
+    return fitted, _diagnose(options, fitted, stats, shown, rcond)
 
 
-def _scale(static: Static, variance: Array, mean: Array) -> Array:
+def _diagnose(
+    options: FitOptions, fitted: AffineMap, stats: PairStats, matrix: Array, rcond: Array | None
+) -> FitInfo:
+    """As of the anchors; `matrix` is their Gram matrix for affine and linear."""
+    total, weight = stats.weight_sum, fitted.weight
+    share = safe_inverse(total, total > 0)
+    squares = (
+        jnp.sum(stats.cyy_diagonal)
+        - 2 * jnp.sum(weight * stats.cxy)
+        + jnp.sum(weight * matmul(stats.cxx, weight))
+    )
+    of_means = fitted(stats.mean_x) - stats.mean_y
+    s = singular_values(matrix)
+    if options.method in ("affine", "linear"):
+        s = jnp.sqrt(s)
+        rcond = jnp.asarray(default_rcond(s.dtype) ** 0.5) if rcond is None else rcond
+        rank = jnp.sum(counts(s, rcond), dtype=jnp.int32)
+    else:
+        rank = rank_of(options, s, rcond)
+    effective = safe_inverse(stats.weight_square_sum, stats.weight_square_sum > 0)
+    return FitInfo(
+        rank=rank,
+        n_effective=total * total * effective,
+        residual_mse=jnp.maximum(squares, 0) * share / weight.shape[1] + jnp.mean(of_means**2),
+        singular_values=s,
+        orthogonality_error=orthogonality_error(weight),
+    )
+
+
+def _scale(options: FitOptions, variance: Array, mean: Array) -> Array:
     """What each dimension is divided by; 1 where it is not."""
-    if static.normalize not in ("standard", "isotropic"):
+    if options.normalize not in ("standard", "isotropic"):
         return jnp.ones_like(variance)
-    scale = deviations(static.normalize, variance, mean)
+    scale = deviations(options.normalize, variance, mean)
     return jnp.where(scale > 0, scale, 1)

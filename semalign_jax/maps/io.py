@@ -16,12 +16,13 @@ _FORMAT_VERSION = "1"
 _TENSORS = ("source_offset", "target_offset", "weight")
 
 
-def save_map(mapping: AffineMap, path: str | os.PathLike) -> None:
+def save_map(mapping: AffineMap, path: str | os.PathLike, *, method: str | None = None) -> None:
     """Save a map, or a batch of maps, as a safetensors file.
 
     Args:
         mapping: the map; its dtype and batch axes are kept.
         path: file to write; replaced in one step if it exists.
+        method: a note of how it was estimated, for those who find the file; see `saved_method`.
 
     Raises:
         TypeError: if `mapping` is not an `AffineMap` or is traced.
@@ -32,7 +33,7 @@ def save_map(mapping: AffineMap, path: str | os.PathLike) -> None:
     tensors = {name: getattr(mapping, name) for name in _TENSORS}
     if not is_concrete(*tensors.values()):
         raise TypeError("mapping is traced: save_map works on values, call it outside of jit")
-    metadata = {"format": _FORMAT, "format_version": _FORMAT_VERSION, "kind": mapping.kind}
+    metadata = {"format": _FORMAT, "format_version": _FORMAT_VERSION, "method": method or ""}
     tensors = {name: jnp.asarray(tensor) for name, tensor in tensors.items()}
     write_atomically(Path(path), safetensors.flax.save(tensors, metadata))
 
@@ -73,7 +74,14 @@ def load_map(path: str | os.PathLike) -> AffineMap:
             )
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
             raise ValueError(f"{path}: tensor {name} is {tensor.dtype}, not floating point")
-    return AffineMap(**tensors, kind=metadata["kind"])
+    return AffineMap(**tensors)
+
+
+def saved_method(path: str | os.PathLike) -> str:
+    """How the map in a file was estimated, as `save_map` was told; "" if it was not."""
+    load_map(path)  # for its messages
+    with safetensors.safe_open(path, framework="flax") as file:
+        return (file.metadata() or {}).get("method", "")
 
 
 def _check_header(path: Path, metadata: dict[str, str], names: tuple[str, ...]) -> None:
@@ -87,8 +95,6 @@ def _check_header(path: Path, metadata: dict[str, str], names: tuple[str, ...]) 
             f"{path} has format version {metadata.get('format_version')!r}; this release reads "
             f"version {_FORMAT_VERSION!r}. Update semalign_jax"
         )
-    if "kind" not in metadata:
-        raise ValueError(f"{path}: the key 'kind' is missing in the file's metadata")
     if names != _TENSORS:
         raise ValueError(
             f"{path} holds the tensors {', '.join(names) or 'none'}; expected {', '.join(_TENSORS)}"

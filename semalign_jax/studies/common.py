@@ -11,19 +11,19 @@ from pydantic import Field
 
 from ..data import ImageTextDataset
 from ..data._dataset import known_groups
-from ..maps.fit import check_options
+from ..maps.options import check_options
 from ..sweeps.one_pair import SweepMethod
 from .outputs import StudyResults, write_outputs
 
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 
-#: All maps between centred spaces but the linear one, which has no offset by definition; and the
-#: affine map with a penalty, for fewer anchors than dimensions.
+#: The four maps, the orthogonal ones between spaces brought to one scale, which they cannot change
+#: themselves; and the affine map with a penalty, for fewer anchors than dimensions.
 METHODS: dict[str, dict[str, Any]] = {
     "affine": {"method": "affine"},
     "linear": {"method": "linear"},
-    "l-ortho": {"method": "l-ortho", "normalize": "center"},
-    "ortho": {"method": "ortho", "normalize": "center"},
+    "l-ortho": {"method": "l-ortho", "normalize": "isotropic"},
+    "ortho": {"method": "ortho", "normalize": "isotropic"},
     "ridge": {"method": "affine", "ridge": 1.0, "ridge_unit": "gram"},
 }
 #: Share of the demo's rows that are tested.
@@ -60,7 +60,7 @@ def sweep_method(options: Mapping[str, Any]) -> SweepMethod:
     if "method" not in options:
         raise ValueError("the name of the map is missing, e.g. method: affine")
     line = SweepMethod(**options)
-    check_options(line.method, ((3, 2), (3, 2)), **dict(line.options))
+    check_options(line.method, (2, 2), **dict(line.options))
     hash(line)  # as compiled code is found by it
     return line
 

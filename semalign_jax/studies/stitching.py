@@ -25,7 +25,7 @@ from .. import data
 from .._core.typing import Array
 from ..data import ImageTextDataset, Label
 from ..data._dataset import shown
-from ..heads import Head, HeadInfo, fit_head_with_info
+from ..heads import Head, HeadInfo, fit_head
 from ..intervals import bootstrap
 from ..maps.affine_map import identity_map
 from ..metrics import (
@@ -554,13 +554,14 @@ class _Runner:
     def _head(self, name: str) -> tuple[Head, HeadInfo]:
         task = self.task
         try:
-            return fit_head_with_info(
+            return fit_head(
                 task.train[name],
                 task.labels,
                 len(task.names),
                 loss=self.settings.task,
                 mask=task.mask,
                 l2=self.settings.l2,
+                info=True,
             )
         except ValueError as error:
             raise ValueError(f"head of stores.{name}: {error}") from None

@@ -443,7 +443,7 @@ def test_missing_and_foreign_files_are_named(bert, store, tmp_path):
 
 
 def identity():
-    return AffineMap(jnp.eye(2), jnp.zeros(2), jnp.zeros(2), kind="ortho")
+    return AffineMap(jnp.eye(2), jnp.zeros(2), jnp.zeros(2))
 
 
 def run_slowly(checkpoint, out, stop_at):

@@ -1,5 +1,7 @@
 """Inputs that broke other libraries, with the right values."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,7 +90,7 @@ def test_a_map_applies_the_scale_and_offset_it_was_fitted_with(normalize):
         y = y + 7
     copy = y.copy()
     method = "affine" if normalize == "standard" else "ortho"
-    options = {} if normalize == "standard" else {"scale": True}
+    options: dict[str, Any] = {} if normalize == "standard" else {"scale": True}
     fitted = sa.fit(method, x, y, normalize=normalize, **options)
     np.testing.assert_allclose(fitted(x), y, atol=1e-9)
     np.testing.assert_array_equal(x, before)

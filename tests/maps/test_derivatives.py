@@ -1,5 +1,7 @@
 """First and second derivatives against finite differences, in both modes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,11 +60,45 @@ def test_fits_with_weights_and_ridge(method, n, d_in, d_out):
     weights = jnp.asarray(np.random.default_rng(1).uniform(0.5, 2, n))
 
     def weight_of(x, y, weights, ridge):
-        options = dict(scale=True) if "ortho" in method else {}
+        options: dict[str, Any] = dict(scale=True) if "ortho" in method else {}
         fitted = sa.fit(method, x, y, weights=weights, ridge=ridge, normalize="standard", **options)
         return fitted.weight
 
     check_derivatives(weight_of, (x, y, weights, jnp.asarray(0.3)))
+
+
+@pytest.mark.parametrize("n", [9, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_any_argument_alone(method, n):
+    """CASES-2, 2: what is not differentiated is a constant, as users' anchors often are."""
+    x, y = map(jnp.asarray, anchors(n, 4, 4, cond=3))
+    weights, ridge = jnp.full(n, 0.7), jnp.asarray(0.3)
+    arguments = (x, y, weights, ridge)
+
+    def loss(x, y, weights, ridge):
+        fitted = sa.fit(method, x, y, weights=weights, ridge=ridge)
+        return jnp.sum(jnp.sin(fitted.weight)) + jnp.sum(fitted.bias)
+
+    together = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*arguments)
+
+    @jax.jit
+    def alone(*arguments: Any):
+        found = []
+        for i in range(4):
+
+            def one(a, i=i):
+                changed = [*arguments[:i], a, *arguments[i + 1 :]]
+                return loss(*changed)
+
+            batched = jax.vmap(jax.grad(one))(jnp.stack([arguments[i], arguments[i]]))
+            forward = jax.jvp(one, (arguments[i],), (jnp.ones_like(arguments[i]),))[1]
+            found.append((jax.grad(one)(arguments[i]), batched[1], forward))
+        return found
+
+    for expected, (gradient, batched, forward) in zip(together, alone(*arguments), strict=True):
+        np.testing.assert_allclose(gradient, expected, atol=1e-10)
+        np.testing.assert_allclose(batched, expected, atol=1e-10)
+        np.testing.assert_allclose(forward, jnp.sum(expected), atol=1e-9)
 
 
 @pytest.mark.parametrize(("n", "d_in", "d_out"), [(3, 6, 6), (30, 4, 6)])

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,60 @@ def test_shard_map_with_psum(mesh, sharded):
     whole = sa.update_stats(sa.init_stats(WIDTH, 5, dtype=x.dtype), np.asarray(x), np.asarray(y))
     for one, two in zip(statistics(x, y), whole, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rows", [160, 24])  # 20 a device, and 3: few anchors
+def test_a_map_a_device_under_shard_map(method, rows, mesh):
+    """CASES-2, 5: with JAX's default checks of what varies over the mesh."""
+    x, y = map(jnp.asarray, anchors(rows, WIDTH, WIDTH, cond=5))
+    spec = PartitionSpec("rows")
+
+    @jax.jit
+    @partial(jax.shard_map, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    def weights(x, y):
+        both = jax.vmap(lambda scale: sa.fit(method, scale * x, y).weight)(jnp.ones(2))
+        gradient = jax.grad(lambda x: jnp.sum(sa.fit(method, x, y).weight ** 3))(x)
+        return sa.fit(method, x, y).weight[None], both[:1], gradient
+
+    found, batched, gradient = weights(x, y)
+    n = rows // 8
+    for i in (0, 5):
+        own = slice(i * n, i * n + n)
+        expected = sa.fit(method, x[own], y[own]).weight
+        np.testing.assert_allclose(found[i], expected, atol=1e-9)
+        np.testing.assert_allclose(batched[i], expected, atol=1e-9)
+        exact = jax.grad(lambda x, own=own: jnp.sum(sa.fit(method, x, y[own]).weight ** 3))(x[own])
+        np.testing.assert_allclose(gradient[own], exact, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float32_under_shard_map(method, mesh):
+    x, y = (jnp.asarray(a, jnp.float32) for a in anchors(160, WIDTH, WIDTH, cond=5))
+    spec = PartitionSpec("rows")
+    fit = jax.shard_map(
+        lambda x, y: sa.fit(method, x, y).weight[None],
+        mesh=mesh, in_specs=(spec, spec), out_specs=spec,
+    )  # fmt: skip
+    expected = sa.fit(method, x[20:40], y[20:40]).weight
+    np.testing.assert_allclose(fit(x, y)[1], expected, atol=1e-5)
+
+
+def test_meshes_of_explicit_axes():
+    explicit = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
+    x, y = anchors(ROWS, WIDTH, 5, cond=5)
+    with jax.set_mesh(explicit):
+        one, two = (jax.device_put(jnp.asarray(a), PartitionSpec("rows")) for a in (x, y))
+        with pytest.raises(ValueError, match="x is spread over Explicit axes of a mesh"):
+            sa.fit_ortho(one, two)
+        with pytest.raises(ValueError, match="reshard"):
+            sa.update_stats(sa.init_stats(WIDTH, 5, dtype=one.dtype), one, two)
+        # The remedies of the message.
+        expected = sa.fit_ortho(x, y).weight
+        x, y = (jax.sharding.reshard(a, PartitionSpec()) for a in (one, two))
+        np.testing.assert_allclose(sa.fit_ortho(x, y).weight, expected, atol=1e-9)
+        fit: Any = jax.sharding.auto_axes(sa.fit_ortho, out_sharding=PartitionSpec())
+        np.testing.assert_allclose(fit(one, two).weight, expected, atol=1e-9)
 
 
 PROCESS = """

@@ -1,9 +1,13 @@
 """`f == jit(f) == vmap(f)[i]`, nested `vmap`, and compile counts, for the public functions."""
 
+import copy
+import pickle
 from functools import partial
+from typing import Any
 
 import chex
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -33,7 +37,7 @@ FUNCTIONS = {
     **{method: (partial(sa.fit, method), (X, Y)) for method in METHODS},
     **{f"{method}, n < d": (partial(sa.fit, method), (FEW_X, FEW_Y)) for method in METHODS},
     "weights": (lambda x, y, w: sa.fit_affine(x, y, weights=w), (X, Y, WEIGHTS)),
-    "info": (lambda x, y: sa.fit_with_info("ortho", x, y, rotation_only=True), (X, Y)),
+    "info": (lambda x, y: sa.fit("ortho", x, y, rotation_only=True, info=True), (X, Y)),
     "adam": (
         lambda x, y: sa.fit_affine(x, y, solver="adam", steps=20, key=jax.random.key(0)),
         (X, Y),
@@ -117,3 +121,91 @@ def test_under_a_condition_that_is_batched(name, n, dtype):
     found = jax.vmap(weight_or_not)(jnp.array([True, False]))
     np.testing.assert_allclose(found[0], expected, atol=1e-5 if dtype == "float32" else 1e-12)
     assert not found[1].any()
+
+
+def test_maps_of_all_methods_are_of_one_kind():
+    """CASES-2, 6: they stack, and go through conditions and loops of every kind."""
+    x, y = X[0], Y[0]
+    maps = [sa.fit(method, x, y) for method in METHODS]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *maps)
+    assert isinstance(stacked, sa.AffineMap)
+    assert stacked.batch_shape == (4,)
+    np.testing.assert_allclose(stacked(x)[2], maps[2](x), atol=1e-12)
+    chosen = jax.jit(
+        lambda p: jax.lax.cond(p, lambda: sa.fit_ortho(x, y), lambda: sa.fit_linear(x, y))
+    )
+    chex.assert_trees_all_close(chosen(True), sa.fit_ortho(x, y), atol=1e-12)
+    chex.assert_trees_all_close(chosen(False), sa.fit_linear(x, y), atol=1e-12)
+    start = sa.identity_map(4, 4, dtype=x.dtype)
+    powers: Any = jax.lax.fori_loop(0, 3, lambda _, m: m >> maps[3], start)
+    np.testing.assert_allclose(powers.weight, np.linalg.matrix_power(maps[3].weight, 3), atol=1e-9)
+    last, _ = jax.lax.scan(lambda m, _: (m >> maps[3], None), start, length=3)
+    chex.assert_trees_all_close(last, powers, atol=1e-12)
+
+
+def test_maps_compare_copy_and_print():
+    fitted = sa.fit_ortho(X[0], Y[0])
+    for same in (copy.deepcopy(fitted), copy.copy(fitted), pickle.loads(pickle.dumps(fitted))):
+        assert same == fitted
+    assert fitted != sa.fit_ortho(X[1], Y[1])
+    assert fitted != jax.tree.map(lambda a: a.astype(jnp.float32), fitted)
+    assert fitted != "a map"
+    assert (fitted == 3) is False
+    assert repr(fitted) == "AffineMap(float64[4,4])"
+    assert "\n" not in repr(jax.tree.map(lambda a: jnp.stack([a, a]), fitted))
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(fitted)
+
+
+def test_maps_are_serialised_by_flax_and_orbax(tmp_path):
+    import flax.serialization
+    import orbax.checkpoint
+
+    fitted = sa.fit_affine(X[0], Y[0])
+    like = sa.identity_map(4, 4, dtype=X.dtype)
+    read = flax.serialization.from_bytes(like, flax.serialization.to_bytes(fitted))
+    assert isinstance(read, sa.AffineMap)
+    assert read == fitted
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "map", fitted)
+        checkpointer.wait_until_finished()
+        assert checkpointer.restore(tmp_path / "map", like) == fitted
+
+
+def test_maps_are_arguments_of_exported_functions():
+    fitted = sa.fit_affine(X[0], Y[0])
+    exported = jax.export.export(jax.jit(lambda fitted, x: (fitted(x), fitted >> fitted)))(
+        fitted, X[0]
+    )
+    read = jax.export.deserialize(exported.serialize())
+    mapped, twice = read.call(fitted, X[0])
+    np.testing.assert_allclose(mapped, fitted(X[0]), atol=1e-12)
+    assert isinstance(twice, sa.AffineMap)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("n", [4, 12])
+def test_fits_are_exported(name, n):
+    x, y = (jnp.asarray(a, jnp.float32) for a in anchors(n, 6, 6, cond=3))
+    # Without a promise of JAX that later versions read them: LAPACK's second SVD.
+    checks = [
+        jax.export.DisabledSafetyCheck.custom_call(f"lapack_{name}_ffi")
+        for name in ("sgesvd", "spotrf", "strsm", "sgeqrf", "sorgqr", "dpotrf", "dtrsm", "dsyevd")
+    ]
+    export = partial(jax.export.export, jax.jit(partial(sa.fit, name)), disabled_checks=checks)
+    for platform in ("cuda", "tpu"):
+        assert export(platforms=[platform])(x, y).mlir_module_serialized
+    fitted: Any = export(platforms=["cpu"])(x, y).call(x, y)
+    np.testing.assert_allclose(fitted.weight, sa.fit(name, x, y).weight, atol=1e-5)
+
+
+def test_many_rows_in_batches():
+    fitted = sa.fit_ortho(X[0], Y[0])
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1001, 4)))
+    np.testing.assert_allclose(fitted.apply(x, batch_size=100), fitted(x), atol=1e-12)
+    lowered = jax.jit(lambda x: fitted.apply(x, batch_size=10)).lower(jnp.zeros((100_000, 4)))
+    memory = lowered.compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < 200_000  # the result itself has 3.2 MB
+    with pytest.raises(ValueError, match="batch_size is for one map"):
+        fitted.apply(X, batch_size=2)

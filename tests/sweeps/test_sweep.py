@@ -1,4 +1,4 @@
-"""Sweeps share factorisations between nested anchor sets: every cell equals its own fit."""
+"""Sweeps of one pair: every cell equals its own fit, by either route."""
 
 from functools import partial
 
@@ -9,31 +9,31 @@ import pytest
 from helpers import METHODS, anchors
 
 import semalign_jax as sa
-from semalign_jax.sweeps._nested import contrasts
 
 
 def the_map(mapping, _):
     return mapping.weight, mapping.bias
 
 
-LINES = {method: sa.SweepMethod(method) for method in METHODS}
-LINES |= {f"{m} centred": sa.SweepMethod(m, normalize="center") for m in ("l-ortho", "ortho")}
+LINES = {method: sa.SweepMethod(method) for method in ("affine", "l-ortho")}
 LINES |= {
     "isotropic": sa.SweepMethod("ortho", normalize="isotropic", scale=True),
-    "standard": sa.SweepMethod("linear", normalize="standard"),
     "rcond": sa.SweepMethod("linear", rcond=0.2),
 }
 
 
+@pytest.mark.parametrize("route", ["prefixes", "masks"])
 @pytest.mark.parametrize(("d_in", "d_out"), [(9, 9), (6, 9)])
-def test_every_cell_equals_its_own_fit(d_in, d_out):
+def test_every_cell_equals_its_own_fit(d_in, d_out, route):
     x, y = map(jnp.asarray, anchors(40, d_in, d_out, cond=3, offset=10))
     order = jax.random.permutation(jax.random.key(3), 40)
-    counts = (1, 2, 6, 9, 10, 30)
+    counts = (1, 6, 30)
     lines = LINES | {"shuffled": sa.SweepMethod("affine", ridge=0.3, shuffled=True)}
     result = sa.anchor_sweep(
-        x, y, counts, orders=order[None], methods=lines, metrics={"map": the_map}
+        x, y, counts, orders=order[None], methods=lines, metrics={"map": the_map}, route=route
     )
+    assert result.counts == counts
+    assert result.methods == tuple(lines)
     for m, line in enumerate(lines.values()):
         for c, n in enumerate(counts):
             a, b = x[order[:n]], y[order[:n]]
@@ -60,15 +60,7 @@ def test_cells_in_float32_with_a_large_offset():
             assert error < 2e-4 * np.linalg.norm(expected), n
 
 
-def test_contrasts_have_the_centred_products_of_every_prefix():
-    x, y = anchors(12, 4, 3, offset=5)
-    hx, hy = contrasts(jnp.asarray(x)), contrasts(jnp.asarray(y))
-    for n in range(2, 13):
-        a, b = x[:n] - x[:n].mean(0), y[:n] - y[:n].mean(0)
-        np.testing.assert_allclose(hx[: n - 1].T @ hy[: n - 1], a.T @ b, atol=1e-11)
-
-
-def test_repeated_anchors_fall_back_to_singular_values():
+def test_repeated_anchors():
     x, y = map(jnp.asarray, anchors(12, 10, 10, cond=3))
     x, y = x.at[4].set(x[1]), y.at[4].set(y[1])
     result = sa.anchor_sweep(
@@ -87,12 +79,83 @@ def test_gradient_through_a_sweep():
 
     def swept(x):
         result = sa.anchor_sweep(
-            x, y, (4, 8), orders=np.arange(8)[None], methods=METHODS, metrics={"map": the_map}
+            x, y, (4, 8), orders=np.arange(8)[None], methods=METHODS[2:], metrics={"map": the_map}
         )
         return sum(jnp.sum(leaf**3) for leaf in result.values["map"])
 
     def own(x):
-        maps = [sa.fit(m, x[:n], y[:n]) for m in METHODS for n in (4, 8)]
+        maps = [sa.fit(m, x[:n], y[:n]) for m in METHODS[2:] for n in (4, 8)]
         return sum(jnp.sum(m.weight**3) + jnp.sum(m.bias**3) for m in maps)
 
     np.testing.assert_allclose(jax.grad(swept)(x), jax.grad(own)(x), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_masks_equal_prefixes_over_seeds_and_own_data(batch_size):
+    x, y = map(jnp.asarray, anchors(30, 6, 6, cond=3))
+    keys = jax.random.split(jax.random.key(0), 3)
+    data = {"x": x[:4], "scale": jnp.arange(3.0)}
+
+    def metric(fitted, data):
+        return fitted(data["x"]) * data["scale"], fitted
+
+    run = partial(
+        sa.anchor_sweep, x, y, (4, 12, 30), keys,
+        metrics={"m": metric}, eval_data=data, eval_in_axes={"x": None, "scale": 0},
+        methods=["affine", "ortho"], batch_size=batch_size,
+    )  # fmt: skip
+    prefixes, masks = (run(route=route).values["m"] for route in ("prefixes", "masks"))
+    assert masks[0].shape == (2, 3, 3, 4, 6)
+    assert isinstance(masks[1], sa.AffineMap)
+    assert masks[1].batch_shape == (2, 3, 3)
+    for one, two in zip(jax.tree.leaves(prefixes), jax.tree.leaves(masks), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-8)
+
+
+def test_masks_compile_one_fit_whatever_the_counts():
+    x, y = map(jnp.asarray, anchors(30, 6, 6, cond=3))
+    sizes = []
+    for counts in ((5,), (3, 5, 8, 13, 21)):
+        run = partial(
+            sa.anchor_sweep, counts=counts, orders=np.arange(30)[None], metrics={"map": the_map},
+            methods=["ortho"], route="masks",
+        )  # fmt: skip
+        sizes.append(len(jax.jit(run).lower(x[:21], y[:21]).as_text().splitlines()))
+    assert abs(sizes[0] - sizes[1]) < 20
+
+
+def test_counts_may_be_traced():
+    x, y = map(jnp.asarray, anchors(30, 6, 6, cond=3))
+    order = np.arange(30)[None]
+
+    @jax.jit
+    def run(counts):
+        return sa.anchor_sweep(x, y, counts, orders=order, metrics={"map": the_map})
+
+    result = run(jnp.array([4, 20]))
+    np.testing.assert_array_equal(result.counts, [4, 20])
+    expected = sa.anchor_sweep(x, y, (4, 20), orders=order, metrics={"map": the_map})
+    for got, exact in zip(result.values["map"], expected.values["map"], strict=True):
+        np.testing.assert_allclose(got, exact, atol=1e-8)
+    with pytest.raises(ValueError, match="counts is traced, which needs route='masks'"):
+        jax.jit(
+            lambda counts: sa.anchor_sweep(
+                x, y, counts, orders=order, metrics={"map": the_map}, route="prefixes"
+            )
+        )(jnp.array([4]))
+
+
+def test_keys_and_orders_are_checked():
+    """CASES-2, 11."""
+    x, y = anchors(12, 4, 4)
+    run = partial(sa.anchor_sweep, x, y, [3], metrics={"map": the_map})
+    with pytest.raises(ValueError, match=r"keys must be \[seeds\]; use jax.random.split"):
+        run(jax.random.key(0))
+    with pytest.raises(TypeError, match="keys must be made by jax.random.key"):
+        run(jnp.arange(3))
+    with pytest.raises(ValueError, match="orders must be rows from 0 to 11"):
+        run(orders=np.arange(1, 13)[None])
+    with pytest.raises(ValueError, match="is a function of the anchors alone"):
+        run(orders=np.arange(12)[None], methods={"own": sa.fit_ortho}, route="masks")
+    raw = jax.random.split(jax.random.PRNGKey(0), 2)
+    assert run(raw, methods=["ortho"]).values["map"][0].shape == (1, 1, 2, 4, 4)

@@ -1,47 +1,51 @@
-"""Polar factors: the (semi-)orthogonal matrix nearest to a given one, with derivatives.
+"""The orthogonal polar factor U V^T of a matrix, completed where it is not determined.
 
-The *value* comes from whatever algorithm suits the shape and the device: an SVD, an SVD between
-two thin bases where the matrix has few rows of anchors behind it, or matrix products alone on
-accelerators. The *derivative* is defined once, from singular value factors (see `_linalg`).
+For m = U S V^T, directions whose singular value is at most `rcond` times the largest are
+undetermined: the data do not say where they go, and their singular vectors are rounding noise. They
+are mapped to each other as near to the identity (zero-padded or cut to shape) as an orthogonal
+matrix can; where even that leaves a choice, as near to a fixed matrix (`_tie_breaker`). So the
+result depends neither on the order of the rows behind m nor on the algorithm.
+
+The *value* comes from one of two algorithms: an SVD of m (`_of_matrix`), or of a small matrix
+between the bases of few anchors (`of_few_anchors`). The *derivative* is that of `_differentiable`,
+whose denominators are s_i + s_j, never s_i - s_j.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from ..._core import checks
 from ..._core.linalg import (
-    POLAR_RCOND_EPS,
     SpectralFactors,
     cholesky,
-    compute_dtype,
+    counts,
+    default_rcond,
+    is_positive_definite,
     matmul,
     one_by_one_on_cpu,
-    power_of_two_scale,
+    replace_value,
     safe_inverse,
+    solve_upper,
     spectral_factors,
     svd,
-    thin_qr,
     transpose,
-    upper_inverse,
-    value_of,
 )
-from ..._core.typing import POLAR_SOLVERS, Array, Completion, Solver
+from ..._core.typing import Array, Completion
+from .products import nearest_orthogonal
 
-#: On a CPU, up to this share of the dimensions a problem of few anchors is solved in their span.
-THIN_SHARE = 0.75
+#: Anchors of condition 1e6 leave about half of the directions of x^T y below rounding. Up to this
+#: share of them is completed by a smaller SVD, in a third of the time of a whole one.
+FEW_UNDETERMINED = (9, 16)
 
 
-class ThinFactors(NamedTuple):
+class Bases(NamedTuple):
     """A matrix of low rank as `left @ inner @ right^T`, constants for differentiation.
 
     Attributes:
-        left: orthonormal columns (or zero ones) [d_in, n].
+        left: orthonormal columns [d_in, n].
         inner: [n, n].
         right: orthonormal columns [d_out, n].
     """
@@ -51,574 +55,261 @@ class ThinFactors(NamedTuple):
     right: Array
 
 
-def polar_factor(m: Array, *, rcond: Array | float | None = None, solver: Solver = "auto") -> Array:
-    """Orthogonal polar factor: the (semi-)orthogonal matrix nearest to `m`.
-
-    For the SVD `m = U S V^T` this is `U V^T`, with orthonormal columns if d_in >= d_out, else
-    with orthonormal rows. It maximises tr(Q^T m) and minimises ||Q - m|| (Higham, "Computing the
-    polar decomposition", 1986).
-
-    Rank-deficient input: directions whose singular value is at most `rcond` times the largest
-    are undetermined; they are filled so that the result is as close as possible to the identity
-    (zero-padded or cut to shape), which makes it deterministic. A zero matrix gives the identity.
-
-    Args:
-        m: matrix [d_in, d_out], floating point; `jax.vmap` it for batches.
-        rcond: relative cut-off >= 0 for singular values; None means 8 machine epsilons. Only
-            an SVD knows it.
-        solver: "svd", "iterative" (matrix products alone, see `nearest_orthogonal`) or "auto":
-            the first on CPU, the second elsewhere.
-
-    Returns:
-        Array [d_in, d_out] of the dtype of `m` (half precision is computed in float32).
-        Derivatives of all orders are finite; exact wherever the rank is locally constant.
-
-    Raises:
-        TypeError: if `m` is not floating point.
-        ValueError: if `m` is not a matrix or is empty, or for an unknown solver.
-    """
-    m = checks.float_array("m", m, 2)
-    checks.option("solver", solver, POLAR_SOLVERS)
-    dtype = m.dtype
-    m = m.astype(compute_dtype(dtype))
-    m = m / power_of_two_scale(m)
-    return orthogonal_factor(m, rcond=rcond, solver=solver).astype(dtype)
-
-
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def orthogonal_factor(
+    completion: Completion,
+    rotation_only: bool,
     m: Array,
-    *,
-    thin: ThinFactors | None = None,
     rcond: Array | float | None = None,
-    row_bound: Array | int | None = None,
-    completion: Completion = "orthogonal",
-    rotation_only: bool = False,
-    solver: Solver = "auto",
+    bases: Bases | None = None,
 ) -> Array:
-    """Polar factor of `m` with a choice of completion and algorithm.
+    """The polar factor of `m` [d_in, d_out], (semi-)orthogonal.
 
     Args:
-        m: matrix [d_in, d_out].
-        thin: the same matrix through thin bases, n < min(d_in, d_out): then only their n x n
-            core is factored. `m` itself is then read for the derivative alone.
-        rcond: relative cut-off; None means 8 machine epsilons.
-        row_bound: upper bound of the rank, if known.
-        completion: "orthogonal" (nearest to the identity, the limit of the polar factor of
-            `m + eps * identity` for eps -> 0+) or "partial" (zero).
-        rotation_only: whether to exclude reflections (square `m`, Umeyama 1991).
-        solver: "svd" factors the whole matrix, "qr" the core of `thin`, "iterative" uses matrix
-            products alone; "auto" chooses by shape and device.
+        completion: "orthogonal", or "partial": undetermined directions become zero.
+        rotation_only: whether to exclude reflections (square `m`, Umeyama 1991): if need be, the
+            least determined direction is reflected.
+        m: the matrix, entries of about unit size.
+        rcond: relative cut-off for singular values; None means 8 machine epsilons.
+        bases: the same matrix between thin bases, if it comes from few anchors; `m` is then read
+            for the derivative alone.
     """
-    whole = solver == "svd" or (
-        solver == "auto" and thin is not None and _whole_is_faster(thin, *m.shape)
-    )
-    masked = isinstance(row_bound, Array)
-    static = _Static(completion, rotation_only, solver, whole, masked)
-    constants = lax.stop_gradient(_Constants(thin, rcond, row_bound))
-    return _orthogonal_factor(static, constants, m)
+    if rotation_only:
+        return _differentiable(completion, rotation_only, m, rcond)
+    if bases is not None:
+        return of_few_anchors(completion, bases, rcond)
+    if completion == "partial":
+        f = spectral_factors(m, rcond)
+        return matmul(f.kept_u, f.vt)
+    return _of_matrix(m, rcond)
 
 
-class _Static(NamedTuple):
-    completion: Completion
-    rotation_only: bool
-    solver: Solver
-    whole: bool  # whether an SVD is that of the whole matrix
-    masked: bool  # whether a bound of the rank is known when the program runs, not before
-
-
-class _Constants(NamedTuple):
-    thin: ThinFactors | None
-    rcond: Array | float | None
-    row_bound: Array | int | None
-
-
-def _whole_is_faster(thin: ThinFactors, d_in: int, d_out: int) -> bool:
-    """Whether the SVD of the whole matrix is faster on a CPU than that of its core."""
-    return thin.inner.shape[0] > THIN_SHARE * min(d_in, d_out)
-
-
-def _core(static: _Static, constants: _Constants) -> SpectralFactors | None:
-    """Factors of the core between thin bases [n, n]; None if the whole matrix is factored."""
-    thin, rcond, row_bound = constants
-    if thin is None or static.whole:
-        return None
-    return spectral_factors(thin.inner, rcond, POLAR_RCOND_EPS, row_bound)
-
-
-def _factors(core: SpectralFactors | None, constants: _Constants, m: Array) -> SpectralFactors:
-    thin, rcond, row_bound = constants
-    if core is None:
-        return spectral_factors(m, rcond, POLAR_RCOND_EPS, row_bound)
-    assert thin is not None
-    return core._replace(u=matmul(thin.left, core.u), vt=matmul(core.vt, transpose(thin.right)))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _orthogonal_factor(static: _Static, constants: _Constants, m: Array) -> Array:
-    return _value_and_factors(static, constants, m, with_factors=False)[0]
-
-
-@_orthogonal_factor.defjvp
-def _orthogonal_factor_jvp(static, primals, tangents):
-    constants, m = primals
-    found = _value_and_factors(static, constants, lax.stop_gradient(m), with_factors=True)
-    value, f = lax.stop_gradient(found)
-    assert f is not None
+@orthogonal_factor.defjvp
+def _orthogonal_factor_jvp(completion, rotation_only, primals, tangents):
+    m, rcond, bases = lax.stop_gradient(primals)
+    value = lax.stop_gradient(orthogonal_factor(completion, rotation_only, m, rcond, bases))
 
     def exact(m: Array) -> Array:
-        if static.completion == "partial":
-            return value_of(value, _isometry(f, m))
-        return value_of(value, _complete(f, m, rotation_only=static.rotation_only))
+        return replace_value(_differentiable(completion, rotation_only, m, rcond), value)
 
-    return jax.jvp(exact, (m,), tangents[1:])
+    return jax.jvp(exact, primals[:1], tangents[:1])
 
 
-def _value_and_factors(
-    static: _Static, constants: _Constants, m: Array, *, with_factors: bool
-) -> tuple[Array, SpectralFactors | None]:
-    """The polar factor, and the factors that its derivative is made of if they are wanted."""
-
-    def by_svd(constants, m):
-        core = _core(static, constants)
-        f = _factors(core, constants, m)
-        if static.completion == "partial":
-            value = matmul(f.kept_u, f.vt)
-        elif static.rotation_only:
-            value = _complete(f, m, rotation_only=True)
-        elif core is not None:
-            value = dense(thin_completion(constants.thin, core))
-        else:
-            value = matmul(*_completed_factors(f))
-        return value, f if with_factors else None
-
-    def by_products(constants, m):
-        thin = constants.thin
-        if thin is None:
-            value = nearest_orthogonal(m)
-        elif static.completion == "partial":
-            u, v = _determined(thin, None)
-            value = matmul(u, transpose(v))
-        else:
-            value = dense(thin_completion(thin, None))
-        factors = _factors(_core(static, constants), constants, m) if with_factors else None
-        return value, factors
-
-    def on_accelerator(constants, m):
-        if not static.masked:
-            return by_products(constants, m)
-        # Products alone do not know which directions rows of weight zero leave undetermined.
-        size = min(m.shape) if constants.thin is None else constants.thin.inner.shape[0]
-        return lax.cond(constants.row_bound >= size, by_products, by_svd, constants, m)
-
-    if static.solver == "auto" and not static.rotation_only:
-        return lax.platform_dependent(constants, m, cpu=by_svd, default=on_accelerator)
-    return (by_products if static.solver == "iterative" else by_svd)(constants, m)
-
-
-# --- values: completions -----------------------------------------------------------------------
-
-
-class LowRankForm(NamedTuple):
-    """The matrix `left @ right`, plus the identity (cut to shape) if `plus_identity`.
-
-    Attributes:
-        left: [d_in, k].
-        right: [k, d_out].
-        plus_identity: a Python bool.
-    """
-
-    left: Array
-    right: Array
-    plus_identity: bool
-
-    def dense(self) -> Array:
-        """The matrix [d_in, d_out]."""
-        product = matmul(self.left, self.right)
-        if not self.plus_identity:
-            return product
-        return product + jnp.eye(*product.shape, dtype=product.dtype)
-
-    def times(self, b: Array) -> Array:
-        """The matrix times `b` [d_out, c], without forming it."""
-        product = matmul(self.left, matmul(self.right, b))
-        if not self.plus_identity:
-            return product
-        d_in, d_out = self.left.shape[0], b.shape[0]
-        return product + jnp.pad(b[:d_in], ((0, max(0, d_in - d_out)), (0, 0)))
-
-    @property
-    def mT(self) -> "LowRankForm":  # noqa: N802, the name that arrays use
-        """The transposed matrix."""
-        return LowRankForm(transpose(self.right), transpose(self.left), self.plus_identity)
-
-
-class DenseForm(NamedTuple):
-    """A matrix [d_in, d_out] with the interface of `LowRankForm`."""
-
-    matrix: Array
-
-    def times(self, b: Array) -> Array:
-        """The matrix times `b` [d_out, c]."""
-        return matmul(self.matrix, b)
-
-    @property
-    def mT(self) -> "DenseForm":  # noqa: N802, the name that arrays use
-        """The transposed matrix."""
-        return DenseForm(transpose(self.matrix))
-
-
-class BasesForm(NamedTuple):
-    """The square matrix `identity + left @ across @ right^T - s s^T`, `s = left @ a + right @ b`.
-
-    Attributes:
-        left: orthonormal columns [d, n].
-        right: orthonormal columns [d, n].
-        across: [n, n].
-        a: [n, n].
-        b: [n, n].
-    """
-
-    left: Array
-    right: Array
-    across: Array
-    a: Array
-    b: Array
-
-    def dense(self) -> Array:
-        """The matrix [d, d]."""
-        turned = matmul(self.left, self.a) + matmul(self.right, self.b)
-        columns = jnp.concatenate([self.left, turned], axis=1)
-        rows = [matmul(self.across, transpose(self.right)), -transpose(turned)]
-        product = matmul(columns, jnp.concatenate(rows))
-        return product + jnp.eye(product.shape[0], dtype=product.dtype)
-
-    def times(self, b: Array) -> Array:
-        """The matrix times `b` [d, c], without forming it."""
-        of_left, of_right = (matmul(transpose(side), b) for side in (self.left, self.right))
-        turned = matmul(transpose(self.a), of_left) + matmul(transpose(self.b), of_right)
-        change = matmul(self.left, matmul(self.across, of_right) - matmul(self.a, turned))
-        return b + change - matmul(self.right, matmul(self.b, turned))
-
-    @property
-    def mT(self) -> "BasesForm":  # noqa: N802, the name that arrays use
-        """The transposed matrix."""
-        return BasesForm(self.right, self.left, transpose(self.across), self.b, self.a)
-
-
-def bases_completion(thin: ThinFactors, core: SpectralFactors | None) -> BasesForm:
-    """The orthogonal matrix that is determined between thin bases and else nearest to the identity.
-
-    With singular vectors U and V of what is determined, and the polar decomposition
-    `U^T V = H P`, it is
-
-        identity + U (1 + H) V^T - (U H + V) (1 + P)^-1 (U H + V)^T:
-
-    outside of span(U, V) the identity; within the plane of a pair of principal vectors the
-    direct rotation of one complement to the other (Davis and Kahan, "The rotation of
-    eigenvectors by a perturbation III", 1970). 1 + P has a condition number of at most 2.
-
-    Args:
-        thin: the determined part, d_in = d_out.
-        core: factors of `thin.inner`; None if all directions count and no SVD is wanted.
-    """
-    if core is None:
-        left, right = _determined(thin, None)
-        cosines = matmul(transpose(left), right)
-        eye = jnp.eye(cosines.shape[0], dtype=cosines.dtype)
-        h = nearest_orthogonal(cosines + 2 * jnp.where(_counts(left)[None, :], 0, eye))
-        p = matmul(transpose(h), cosines)
-        root = upper_inverse(transpose(cholesky(eye + (p + transpose(p)) / 2)))
-        return BasesForm(left, right, eye + h, matmul(h, root), root)
-    left, right = thin.left, thin.right
-    cosines = matmul(transpose(left), right)
-    u, vt = core.kept_u, core.kept_vt
-    # Twos stay apart from the cosines of the others, which are at most 1.
-    twos = jnp.diag(jnp.where(core.keep, 0, 2).astype(u.dtype))
-    a, cosines, bt = svd(matmul(transpose(u), matmul(cosines, transpose(vt))) + twos)
-    a, b = matmul(u, a), transpose(matmul(bt, vt))
-    across = matmul(u, vt) + matmul(a, transpose(b))
-    root = 1 / jnp.sqrt(1 + cosines)[None, :]
-    return BasesForm(left, right, across, a * root, b * root)
-
-
-def span_completion(u: Array, v: Array, *, products_only: bool) -> LowRankForm:
-    """As `bases_completion`, for spaces of unequal dimensions.
-
-    Only the span of the columns on either side departs from the naive map; so the polar factor
-    is taken there, at most 3 k wide, and not in the whole space.
-
-    Args:
-        u: orthonormal columns [d_in, k]; zero ones, in both, do not count.
-        v: orthonormal columns [d_out, k], 3 k <= min(d_in, d_out).
-        products_only: whether to avoid an SVD.
-    """
-    d_in, d_out = u.shape[0], v.shape[0]
-    if d_in > d_out:
-        return span_completion(v, u, products_only=products_only).mT
-    left, _ = thin_qr(jnp.concatenate([u, v[:d_in]], axis=1))
-    padded = jnp.pad(left, ((0, d_out - d_in), (0, 0)))
-    right, _ = thin_qr(jnp.concatenate([padded, v], axis=1))
-    determined = matmul(matmul(transpose(left), u), matmul(transpose(v), right))
-    target = _with_rest(determined, matmul(transpose(left), right[:d_in]))
-    inner = matmul(_full_rank_polar(target, products_only), transpose(right))
-    change = inner - jnp.pad(transpose(left), ((0, 0), (0, d_out - d_in)))
-    return LowRankForm(left, change, True)
-
-
-def _full_rank_polar(m: Array, products_only: bool) -> Array:
-    if products_only:
-        return nearest_orthogonal(m)
-    u, _, vt = svd(m)
-    return matmul(u, vt)
-
-
-def thin_completion(
-    thin: ThinFactors, core: SpectralFactors | None
-) -> LowRankForm | BasesForm | Array:
-    """The completed polar factor of a matrix of low rank, as a constant.
-
-    Args:
-        thin: the matrix, n < min(d_in, d_out).
-        core: factors of `thin.inner`; None if all directions count and no SVD is wanted.
-
-    Returns:
-        A form where that is cheaper, else the matrix [d_in, d_out].
-    """
-    d_in, d_out = thin.left.shape[0], thin.right.shape[0]
-    if d_in == d_out:
-        return bases_completion(thin, core)
-    u, v = _determined(thin, core)
-    if 3 * u.shape[1] <= min(d_in, d_out):
-        return span_completion(u, v, products_only=core is None)
-    target = _with_rest(matmul(u, transpose(v)), jnp.eye(d_in, d_out, dtype=u.dtype))
-    return _full_rank_polar(target, core is None)
-
-
-def _determined(thin: ThinFactors, core: SpectralFactors | None) -> tuple[Array, Array]:
-    """Two matrices [d_in, n] and [d_out, n] with the partial isometry `u @ v^T`.
-
-    Their columns are orthonormal, or zero in both.
-    """
-    if core is None:
-        v = matmul(thin.right, transpose(nearest_orthogonal(thin.inner)))
-        return thin.left, jnp.where(_counts(thin.left)[None, :], v, 0)
-    return matmul(thin.left, core.kept_u), matmul(thin.right, transpose(core.kept_vt))
-
-
-def _counts(basis: Array) -> Array:
-    """Which columns of a basis are not zero."""
-    return jnp.sum(basis * basis, axis=0) > 0.5
-
-
-def thin_polar_form(thin: ThinFactors, completion: Completion) -> LowRankForm | BasesForm | None:
-    """The polar factor of `thin` as a form that is multiplied with few columns, as a constant.
-
-    Returns:
-        None if working with the whole matrix is cheaper.
-    """
-    (d_in, n), d_out = thin.left.shape, thin.right.shape[0]
-    square = d_in == d_out
-    if _whole_is_faster(thin, d_in, d_out) or (not square and 3 * n > min(d_in, d_out)):
-        return None
-
-    def form(thin: ThinFactors, core: SpectralFactors | None) -> BasesForm | tuple[Array, Array]:
-        if completion == "partial":
-            u, v = _determined(thin, core)
-            return u, transpose(v)
-        found = thin_completion(thin, core)
-        assert not isinstance(found, Array)
-        return found if isinstance(found, BasesForm) else (found.left, found.right)
-
-    found = lax.platform_dependent(
-        lax.stop_gradient(thin),
-        cpu=lambda thin: form(thin, spectral_factors(thin.inner, None, POLAR_RCOND_EPS, n)),
-        default=lambda thin: form(thin, None),
-    )
-    if isinstance(found, BasesForm):
-        return found
-    left, right = found
-    return LowRankForm(left, right, completion == "orthogonal")
-
-
-def dense(form: LowRankForm | BasesForm | Array) -> Array:
-    """The matrix itself."""
-    return form.dense() if isinstance(form, LowRankForm | BasesForm) else form
-
-
-def polar_form(m: Array, completion: Completion) -> LowRankForm:
-    """The polar factor of a matrix with singular values down to any size, as a constant.
-
-    A product of two matrices, for those who multiply it with few columns.
-
-    Args:
-        m: matrix [d_in, d_out].
-        completion: as of `orthogonal_factor`.
-    """
-
-    def by_svd(m: Array) -> tuple[Array, Array]:
-        f = spectral_factors(m, None, POLAR_RCOND_EPS)
-        return (f.kept_u, f.vt) if completion == "partial" else _completed_factors(f)
-
-    def by_products(m: Array) -> tuple[Array, Array]:
-        q, eye = nearest_orthogonal(m), jnp.eye(min(m.shape), dtype=m.dtype)
-        return (q, eye) if m.shape[0] >= m.shape[1] else (eye, q)
-
-    left, right = lax.platform_dependent(lax.stop_gradient(m), cpu=by_svd, default=by_products)
-    return LowRankForm(left, right, False)
-
-
-def _completed_factors(f: SpectralFactors) -> tuple[Array, Array]:
-    """Two matrices whose product is the completed polar factor, from all singular vectors."""
-    d_in, d_out = f.u.shape[0], f.vt.shape[1]
-    if d_in == d_out:
-        return _completed_trailing((f.u, f.vt, f.keep)), f.vt
-
-    def deficient(f: SpectralFactors) -> tuple[Array, Array]:
-        target = _with_rest(matmul(f.kept_u, f.vt), jnp.eye(d_in, d_out, dtype=f.s.dtype))
-        u, _, vt = svd(target)
-        return u, vt
-
-    return lax.cond(jnp.all(f.keep), lambda f: (f.u, f.vt), deficient, f)
+# --- value -------------------------------------------------------------------------------------
 
 
 @one_by_one_on_cpu
-def _completed_trailing(factors: tuple[Array, Array, Array]) -> Array:
-    """What to put for u in `u @ vt` so that it becomes the completed polar factor (square).
+def _of_matrix(m: Array, rcond: Array | float | None) -> Array:
+    u, vt, keep = polar_vectors(m, rcond)
+    if m.shape[0] == m.shape[1]:
+        return _completed(u, vt, keep)
 
-    Undetermined directions come last. The map between them that is nearest to the identity is
-    the polar factor of their inner products: a second, smaller SVD.
+    def padded() -> Array:
+        f = spectral_factors(pad_to_square(m), rcond)
+        return _completed(f.u, f.vt, f.keep)[: m.shape[0], : m.shape[1]]
+
+    return lax.cond(jnp.all(keep), lambda: matmul(u, vt), padded)
+
+
+def _completed(u: Array, vt: Array, keep: Array) -> Array:
+    """`u @ vt` [d, d] with undetermined directions mapped as near to the identity as can be.
+
+    These are the last ones. The polar factor of their block of u^T vt^T, a smaller SVD, says how
+    to turn them; what it leaves undetermined is decided by the tie-breaker in the same way.
     """
-    u, vt, keep = factors
-    d = u.shape[0]
-    widths = sorted({-(-d * part // 4) for part in (1, 2, 3, 4)})
+    d = len(keep)
 
-    def complete(width: int, u: Array, vt: Array, keep: Array) -> Array:
-        last, last_t, kept = u[:, d - width :], vt[d - width :], keep[d - width :]
-        inner = matmul(transpose(last), transpose(last_t))
-        free = (~kept[:, None] & ~kept[None, :]).astype(u.dtype)
-        twos = jnp.where(kept, 2, 0).astype(u.dtype)
-        a, _, bt = svd(free * inner + jnp.diag(twos))
-        return jnp.concatenate([u[:, : d - width], matmul(last, matmul(a, bt))], 1)
+    def of_last(width: int) -> Array:
+        def unfinished(state):
+            level, _, _, keep = state
+            return (level < 2) & ~jnp.all(keep)
 
-    branches: list[Callable] = [lambda u, vt, keep: u]
-    for width in widths:
-        branches.append(lambda *args, width=width: complete(width, *args))
-    missing = d - jnp.sum(keep)
-    # Not an array of widths: where a condition is batched, constants would be too.
-    index = sum((missing > width).astype(jnp.int32) for width in (0, *widths[:-1]))
-    return lax.switch(index, branches, u, vt, keep)
+        def turned(state):
+            level, u, vt, keep = state
+            prior = jnp.where(level == 0, jnp.eye(d, dtype=u.dtype), _tie_breaker(d, u.dtype))
+            block = matmul(transpose(u), matmul(prior, transpose(vt)))
+            a, s, bt = svd(_only_undetermined(block, keep))
+            return level + 1, matmul(u, a), matmul(bt, vt), s > 2 * default_rcond(u.dtype)
 
+        state = (0, u[:, d - width :], vt[d - width :], keep[d - width :])
+        _, last, last_t, _ = lax.while_loop(unfinished, turned, state)
+        left = jnp.concatenate([u[:, : d - width], last], axis=1)
+        return matmul(left, jnp.concatenate([vt[: d - width], last_t]))
 
-# --- values: matrix products alone -------------------------------------------------------------
-
-#: Singular values from this share of the largest on are brought to 1 by the schedule below;
-#: smaller ones by the steps after it.
-_SMALLEST = 1e-8
+    width = FEW_UNDETERMINED[0] * d // FEW_UNDETERMINED[1]
+    if width < 2:
+        return of_last(d)
+    few = jnp.sum(keep, dtype=jnp.int32) >= d - width
+    return lax.cond(few, lambda: of_last(width), lambda: of_last(d))
 
 
-def _best_quintic(lower: float) -> tuple[np.ndarray, float]:
-    """Odd polynomial of degree 5 nearest to 1 on [lower, 1], by Remez exchange; and its error."""
-    inner = np.array([(3 * lower + 1) / 4, (lower + 3) / 4])
-    signs = np.array([1.0, -1.0, 1.0, -1.0])
-    for _ in range(50):
-        points = np.array([lower, *inner, 1.0])
-        system = np.stack([points, points**3, points**5, signs], axis=1)
-        a, b, c, error = np.linalg.solve(system, np.ones(4))
-        root = np.sqrt(9 * b * b - 20 * a * c)
-        inner = np.sqrt(np.array([(-3 * b - root) / (10 * c), (-3 * b + root) / (10 * c)]))
-        inner = np.sort(inner)
-    return np.array([a, b, c]), float(error)
+def _only_undetermined(block: Array, keep: Array) -> Array:
+    """A block [k, k] without the rows and columns of determined directions.
+
+    These get twos on the diagonal, which keeps them apart from the rest, of a norm of about 1.
+    """
+    free = ~keep[:, None] & ~keep[None, :]
+    return jnp.where(free, block, jnp.diag(jnp.where(keep, 2, 0).astype(block.dtype)))
 
 
-def _value_at(coefficients: np.ndarray, x: float) -> float:
-    return float(coefficients @ np.array([x, x**3, x**5]))
+def polar_vectors(
+    m: Array, rcond: Array | float | None = None, size: float | None = None
+) -> tuple[Array, Array, Array]:
+    """`u` and `vt` with the polar factor u @ vt, and which of their directions count.
 
-
-def _quintic_schedule() -> np.ndarray:
-    """Coefficients [steps, 3] that bring [_SMALLEST, 1] close to 1."""
-    lower, steps = _SMALLEST, []
-    while lower < 0.9:
-        # The best polynomial of a wide range takes some large values down to the smallest,
-        # where rounding buries them: so the range is narrowed, at hardly a loss of speed.
-        coefficients, error = _best_quintic(max(lower, 0.03))
-        # Scaled so that the largest value is just below 1: rounding must not carry it out of
-        # the range where the next polynomial holds.
-        scale = 1 / (1 + error) / 1.002
-        steps.append(coefficients * scale)
-        lower = min(1 - error, _value_at(coefficients, lower)) * scale
-    return np.array(steps)
-
-
-def nearest_orthogonal(m: Array) -> Array:
-    """Polar factor by matrix products alone, for devices where an SVD is slow. No derivative.
-
-    Odd polynomials of degree 5, each the best for the range that the singular values are in,
-    as in Amsel et al., "The Polar Express" (arXiv 2505.16932), then Newton-Schulz steps until
-    the result is orthogonal. A trace of the identity is added, about a machine epsilon, which
-    fills exactly undetermined directions as `polar_factor` does; directions at the level of
-    rounding are filled in some orthogonal way.
+    On accelerators u is the polar factor itself and vt the identity, or the other way round, by
+    matrix products alone, if all directions count; else, and on CPUs, they are singular vectors.
 
     Args:
-        m: matrix [d_in, d_out], or batches of such under `jax.vmap`.
+        m: matrix [d_in, d_out].
+        rcond: relative cut-off for singular values; None means 8 machine epsilons.
+        size: what the cut-off is relative to; None means the largest singular value.
     """
-    if m.shape[0] < m.shape[1]:
-        return transpose(nearest_orthogonal(transpose(m)))
-    dtype = m.dtype
-    eps = float(jnp.finfo(dtype).eps)
-    eye = jnp.eye(m.shape[1], dtype=dtype)
-    m = m / power_of_two_scale(m)
-    rows, columns = (jnp.max(jnp.sum(jnp.abs(m), axis=i)) for i in (1, 0))
-    bound = jnp.minimum(jnp.sqrt(rows * columns), jnp.sqrt(jnp.sum(m * m)))
-    q = m * safe_inverse(1.001 * bound, bound > 0)
-    q = q + eps * jnp.eye(*m.shape, dtype=dtype)
+    cut = jnp.asarray(default_rcond(m.dtype) if rcond is None else rcond, m.dtype)
 
-    def step(q, coefficients):
-        a, b, c = coefficients
-        gram = matmul(transpose(q), q)
-        return matmul(q, a * eye + b * gram + c * matmul(gram, gram))
+    def by_svd(m: Array, cut: Array) -> tuple[Array, Array, Array]:
+        u, s, vt = svd(m)
+        return u, vt, counts(s, cut) if size is None else s > cut * size
 
-    schedule = jnp.asarray(_quintic_schedule(), dtype)
-    q, _ = lax.scan(lambda q, row: (step(q, (row[0], row[1], row[2])), None), q, schedule)
-    polish = tuple(jnp.asarray(value, dtype) for value in (15 / 8, -10 / 8, 3 / 8))
+    def by_products(m: Array, cut: Array) -> tuple[Array, Array, Array, Array]:
+        d = min(m.shape)
+        q, eye = nearest_orthogonal(m), jnp.zeros_like(m[:d, :d]) + jnp.eye(d, dtype=m.dtype)
+        wide = m.shape[0] < m.shape[1]
+        h = matmul(m, transpose(q)) if wide else matmul(transpose(q), m)
+        # The eigenvalues of h are the singular values. They are above the cut-off if h without
+        # it has a Cholesky factor. The norm bounds the largest.
+        limit = cut * (jnp.linalg.norm(h) if size is None else size)
+        determined = is_positive_definite((h + transpose(h)) / 2 - limit * eye)
+        return *((eye, q) if wide else (q, eye)), jnp.ones_like(eye[0], bool), determined
 
-    # The step that follows the last test takes an error to its third power.
-    tolerance = eps ** (1 / 3) / 4
+    @jax.custom_batching.custom_vmap
+    def on_accelerator(m: Array, cut: Array) -> tuple[Array, Array, Array]:
+        *found, determined = by_products(m, cut)
+        return lax.cond(determined, lambda: tuple(found), lambda: by_svd(m, cut))
 
-    def unfinished(state):
-        _, error, count = state
-        return (error > tolerance) & (count < 60)
+    @on_accelerator.def_vmap
+    def of_batch(axis_size, in_batched, m, cut):
+        # One condition for all: on its own, every element would compute both sides.
+        axes = tuple(0 if batched else None for batched in in_batched)
+        of_all = partial(jax.vmap, in_axes=axes, axis_size=axis_size)
+        *found, determined = of_all(by_products)(m, cut)
+        outputs = lax.cond(
+            jnp.all(determined), lambda: tuple(found), lambda: of_all(by_svd)(m, cut)
+        )
+        return outputs, (True, True, True)
 
-    def again(state):
-        q, _, count = state
-        error = jnp.max(jnp.abs(matmul(transpose(q), q) - eye))
-        return step(q, polish), error, count + 1
-
-    start = (q, jnp.ones((), dtype), jnp.zeros((), jnp.int32))
-    return lax.while_loop(unfinished, again, start)[0]
-
-
-# --- derivatives -------------------------------------------------------------------------------
+    return lax.platform_dependent(m, cut, cpu=by_svd, default=on_accelerator)
 
 
-def _complete(f: SpectralFactors, m: Array, *, rotation_only: bool = False) -> Array:
-    """The completed polar factor of `m` as a differentiable function.
+def of_few_anchors(completion: Completion, bases: Bases, rcond: Array | float | None) -> Array:
+    """The polar factor of a matrix between thin bases [d_in, d_out], n < min(d_in, d_out).
 
-    With `rotation_only` the determinant is +1: if need be the least determined direction is
-    reflected.
+    With the determined singular vectors U and V and the polar decomposition U^T V = H P, the
+    completed factor is
+
+        identity + U (1 + H) V^T - (U H + V) (1 + P)^-1 (U H + V)^T:
+
+    outside of the span of U and V the identity; within the plane of a pair of principal vectors
+    the direct rotation of one complement to the other (Davis and Kahan, "The rotation of
+    eigenvectors by a perturbation III", 1970). For unequal dimensions U or V is padded by zeros,
+    and the result cut. 1 + P has a condition number of at most 2.
     """
+    u, vt, keep = polar_vectors(bases.inner, rcond)
+    # Undetermined columns become zero on both sides.
+    u = matmul(bases.left, jnp.where(keep[None, :], u, 0))
+    v = matmul(bases.right, jnp.where(keep[None, :], transpose(vt), 0))
+    if completion == "partial":
+        return matmul(u, transpose(v))
+    d_in, d_out = u.shape[0], v.shape[0]
+    shared = min(d_in, d_out)
+    cosines = matmul(transpose(u[:shared]), v[:shared])
+    cosines = cosines + jnp.diag(jnp.where(keep, 0, 2).astype(u.dtype))
+    a, bt, filled = polar_vectors(cosines, size=2.0)
 
-    def deficient(f: SpectralFactors, m: Array) -> Array:
-        target = _with_rest(_isometry(f, m), jnp.eye(*m.shape, dtype=m.dtype))
-        full = spectral_factors(target)
-        full = full._replace(keep=jnp.ones_like(full.keep))
-        return _isometry(_signed(full, rotation_only), target)
+    def tie_broken() -> Array:
+        fixed = _tie_breaker(max(d_in, d_out), u.dtype)[:d_out, :d_in]
+        block = -transpose(matmul(transpose(v), matmul(fixed, u)))
+        c, _, et = svd(
+            _only_undetermined(matmul(transpose(a), matmul(block, transpose(bt))), filled)
+        )
+        return matmul(a, matmul(c, et))
 
-    if f.s.shape[0] < min(m.shape):
-        return deficient(f, m)
-    # The second factorisation is only paid for where the rank is deficient.
-    return lax.cond(
-        jnp.all(f.keep), lambda f, m: _isometry(_signed(f, rotation_only), m), deficient, f, m
-    )
+    h = matmul(lax.cond(jnp.all(filled), lambda: a, tie_broken), bt)
+    p = matmul(transpose(h), cosines)
+    eye = jnp.eye(len(keep), dtype=u.dtype)
+    factor = transpose(cholesky(eye + (p + transpose(p)) / 2))
+    root = solve_upper(factor, eye)
+    # (U H + V) root, of which the identity loses the square.
+    sides = [matmul(u, matmul(h, root)), matmul(v, root)]
+    first, second = (_padded_rows(side, max(d_in, d_out)) for side in sides)
+    turned = first + second
+    left = jnp.concatenate([u, turned[:d_in]], axis=1)
+    right = jnp.concatenate([matmul(eye + h, transpose(v)), -transpose(turned[:d_out])])
+    return jnp.eye(d_in, d_out, dtype=u.dtype) + matmul(left, right)
+
+
+def pad_to_square(m: Array) -> Array:
+    """`m` with zeros below or to the right."""
+    d = max(m.shape)
+    return jnp.pad(m, ((0, d - m.shape[0]), (0, d - m.shape[1])))
+
+
+def _padded_rows(a: Array, rows: int) -> Array:
+    return jnp.pad(a, ((0, rows - a.shape[0]), (0, 0)))
+
+
+def _tie_breaker(d: int, dtype) -> Array:
+    """A fixed matrix [d, d] without structure, with a norm of about 2.
+
+    It decides where the identity cannot: if one direction is undetermined in the source and an
+    orthogonal one in the target, both signs are equally near to the identity. Integers are hashed,
+    so that it is the same in every dtype.
+    """
+    index = jnp.arange(d, dtype=jnp.uint32)
+    bits = (index[:, None] * jnp.uint32(2654435761)) ^ (index[None, :] * jnp.uint32(2246822519))
+    bits = (bits ^ (bits >> jnp.uint32(15))) * jnp.uint32(3266489917)
+    bits = (bits ^ (bits >> jnp.uint32(13))) >> jnp.uint32(8)
+    uniform = bits.astype(dtype) / 2.0**24 - 0.5
+    return uniform * (12 / d) ** 0.5
+
+
+# --- derivative --------------------------------------------------------------------------------
+
+
+def _differentiable(
+    completion: Completion, rotation_only: bool, m: Array, rcond: Array | float | None
+) -> Array:
+    """The same polar factor as a differentiable function of `m`."""
+    f = spectral_factors(m, rcond)
+    if completion == "partial":
+        return _isometry(f, m)
+
+    def determined(m: Array) -> Array:
+        return _isometry(_signed(f, rotation_only), m)
+
+    def undetermined(m: Array) -> Array:
+        square = pad_to_square(m)
+        d = len(square)
+        by_identity = filled(_isometry(spectral_factors(square, rcond), square), jnp.eye(d))
+        known = spectral_factors(by_identity)
+        known = known._replace(keep=known.s > 2 * default_rcond(m.dtype))
+
+        def tie_broken() -> Array:
+            whole = filled(_isometry(known, by_identity), _tie_breaker(d, m.dtype))
+            f = spectral_factors(whole, 0.0)
+            return _isometry(_signed(f, rotation_only), whole)
+
+        def unique() -> Array:
+            return _isometry(_signed(known, rotation_only), by_identity)
+
+        return lax.cond(jnp.all(known.keep), unique, tie_broken)[: m.shape[0], : m.shape[1]]
+
+    def filled(p: Array, prior: Array) -> Array:
+        """Twice the isometry, and the prior between the rest; twos as in `_completed`."""
+        rest = prior.astype(p.dtype) - matmul(p, matmul(transpose(p), prior.astype(p.dtype)))
+        return 2 * p + rest - matmul(matmul(rest, transpose(p)), p)
+
+    return lax.cond(jnp.all(f.keep), determined, undetermined, m)
 
 
 def _signed(f: SpectralFactors, rotation_only: bool) -> SpectralFactors:
@@ -627,15 +318,6 @@ def _signed(f: SpectralFactors, rotation_only: bool) -> SpectralFactors:
         return f
     sign = jnp.linalg.slogdet(matmul(f.u, f.vt))[0]
     return f._replace(u=f.u.at[:, -1].multiply(sign), s=f.s.at[-1].multiply(sign))
-
-
-def _with_rest(determined: Array, naive: Array) -> Array:
-    """Twice the partial isometry, plus the naive map between the undetermined directions.
-
-    Twice, so that determined directions (2) stay apart from the others (at most 1).
-    """
-    rest = naive - matmul(determined, matmul(transpose(determined), naive))
-    return 2 * determined + rest - matmul(matmul(rest, transpose(determined)), determined)
 
 
 @jax.custom_jvp

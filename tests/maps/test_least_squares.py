@@ -1,4 +1,4 @@
-"""Least squares of float32 anchors in float64: to the last digit that float32 holds."""
+"""Affine and linear: as exact as the dtype can hold, in every regime."""
 
 from functools import partial
 from typing import Any
@@ -51,18 +51,36 @@ def error_and_floor(x, weight, expected):
     return error, floor
 
 
-SHAPES = [(40, 40), (41, 40), (44, 40), (60, 40), (2501, 40), (39, 40), (36, 40), (27, 40)]
-
-
-@pytest.mark.parametrize("rcond", [0.0, 1e-9, None, 1e-3])
-@pytest.mark.parametrize(("n", "d"), SHAPES)
-def test_as_exact_as_float32_can_hold(n, d, rcond):
+@pytest.mark.parametrize("rcond", [None, 1e-3])
+@pytest.mark.parametrize("n", [40, 44, 2501, 39, 27])
+def test_as_exact_as_float32_can_hold(n, rcond):
     for cond in (10.0, 1e4, 1e6):
-        x, y = anchors(n, d, 7, cond=cond)
+        x, y = anchors(n, 40, 7, cond=cond)
         expected = expected_weight(x, y, rcond=8 * EPS if rcond is None else rcond)
         weight = sa.fit_linear(x, y, rcond=rcond).weight
         error, floor = error_and_floor(x, weight, expected)
         assert error < 1.5 * floor + 1e-6, cond
+
+
+def test_no_cut_off_but_that_of_rounding():
+    x, y = anchors(100, 40, 7, cond=1e6)
+    weight = sa.fit_linear(x, y, rcond=0.0).weight
+    error, floor = error_and_floor(x, weight, expected_weight(x, y, rcond=2 * EPS))
+    assert error < 1.5 * floor + 1e-6
+
+
+@pytest.mark.parametrize("n", [60, 12, 6])
+def test_float64_anchors_by_qr_or_singular_values(n):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(n)
+        rank = min(n, 12)
+        for condition, rcond in ((1e2, None), (1e9, None), (1e9, 1e-6)):
+            spectrum = np.geomspace(1, 1 / condition, rank)
+            x = (rotation(n, rng)[:, :rank] * spectrum) @ rotation(12, rng)[:, :rank].T
+            y = rng.standard_normal((n, 3))
+            best = np.linalg.lstsq(x, y, rcond=1e-14 if rcond is None else rcond)[0]
+            got = sa.fit_linear(x, y, rcond=rcond).weight
+            assert np.abs(got - best).max() < 100 * 2e-16 * condition * np.abs(best).max()
 
 
 def test_a_target_that_is_not_finite_spoils_no_other():
@@ -79,7 +97,7 @@ def test_a_target_that_is_not_finite_spoils_no_other():
     assert np.isnan(jax.jit(fit)(targets[1, :, :5], y)).all()
 
 
-@pytest.mark.parametrize("n", [175, 179, 180, 192])
+@pytest.mark.parametrize("n", [175, 192])
 def test_centred_anchors_are_computed_once(n):
     # Otherwise, if XLA fuses what led to them, the Gram matrix and what is made of it would be of
     # rows that differ by a rounding.
@@ -99,17 +117,17 @@ def test_centred_anchors_are_computed_once(n):
 @pytest.mark.parametrize(
     ("ridge", "rcond"), [(1e-12, None), (1e-4, None), (1.0, None), (1e-4, 1e-3)]
 )
-@pytest.mark.parametrize(("n", "d"), [(60, 40), (40, 40), (30, 40)])
-def test_ridge(n, d, ridge, rcond):
-    x, y = anchors(n, d, 7, cond=1e6)
-    expected = expected_weight(x, y, ridge=ridge, rcond=rcond or 0.0)
+@pytest.mark.parametrize("n", [60, 30])
+def test_ridge(n, ridge, rcond):
+    x, y = anchors(n, 40, 7, cond=1e6)
+    expected = expected_weight(x, y, ridge=ridge, rcond=rcond or 2 * EPS)
     weight = sa.fit_linear(x, y, ridge=ridge, rcond=rcond).weight
     error, floor = error_and_floor(x, weight, expected)
     assert error < 2 * floor + 1e-6
 
 
-@pytest.mark.parametrize("rcond", [0.0, 1e-8, None])
-@pytest.mark.parametrize("n", [100, 42, 38])
+@pytest.mark.parametrize("rcond", [0.0, None])
+@pytest.mark.parametrize("n", [100, 38])
 def test_dependent_columns_give_the_smallest_solution(n, rcond):
     x, y = anchors(n, 40, 7, cond=10.0)
     x[:, 20:] = x[:, :20]  # exactly, in float32
@@ -118,26 +136,18 @@ def test_dependent_columns_give_the_smallest_solution(n, rcond):
     np.testing.assert_allclose(weight, expected, atol=3e-6 * np.abs(expected).max())
 
 
-def test_weights_of_zero_are_inert():
-    x, y = anchors(100, 40, 7, cond=1e3)
-    active = np.arange(100) < 30
-    x[~active] = np.nan
-    expected = expected_weight(x[:30], y[:30], rcond=1e-9)
-    for rcond in (None, 0.0):
-        weight = sa.fit_linear(x, y, weights=active, rcond=rcond).weight
-        np.testing.assert_allclose(weight, expected, atol=2e-5 * np.abs(expected).max())
-
-
-def test_an_offset_costs_no_digits():
-    x, y = anchors(90, 40, 7, cond=1e4)
-    x += np.float32(1e3)
-    centred = x.astype(np.float64) - x.astype(np.float64).mean(0)
-    target = y - y.astype(np.float64).mean(0)
-    expected = expected_weight(centred, target, rcond=0.0)
-    fitted = sa.fit_affine(x, y, rcond=0.0)
-    predicted = x @ np.asarray(fitted.weight, np.float64)
-    predicted -= predicted.mean(0)
-    assert np.linalg.norm(predicted - centred @ expected) < 1e-4 * np.linalg.norm(target)
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_of_zero_are_inert(ridge, dtype):
+    """CASES-2, 3: 16 rows of 24 dimensions, 8 of them of weight zero."""
+    with jax.enable_x64(dtype == "float64"):
+        for shape, active in (((16, 24, 5), 8), ((100, 40, 7), 30)):
+            x, y = (side.astype(dtype) for side in helpers.anchors(*shape, cond=10))
+            expected = sa.fit_affine(x[:active], y[:active], ridge=ridge).weight
+            weights = np.arange(len(x)) < active
+            x[~weights] = np.nan
+            weight = sa.fit_affine(x, y, weights=weights, ridge=ridge).weight
+            np.testing.assert_allclose(weight, expected, atol=2e-5 * np.abs(expected).max())
 
 
 def test_zero_and_nan_anchors():
@@ -148,34 +158,17 @@ def test_zero_and_nan_anchors():
         assert np.isnan(nan).any()
 
 
-def test_forced_cholesky():
-    for n in (60, 20):
-        x, y = anchors(n, 40, 7, cond=1e3)
-        for ridge in (0.0, 1e-3):
-            expected = expected_weight(x, y, ridge=ridge, rcond=0.0)
-            weight = sa.fit_linear(x, y, solver="cholesky", ridge=ridge).weight
-            error, floor = error_and_floor(x, weight, expected)
-            assert error < 1.5 * floor + 1e-6
-    x[:, 1] = x[:, 0] = 0  # nothing is tested, and nothing cut off
-    x = np.concatenate([x, x, x])
-    weight = sa.fit_linear(x, np.concatenate([y, y, y]), solver="cholesky").weight
-    assert not np.isfinite(weight).all()
-
-
 def test_under_transformations():
     pairs = [anchors(50, 40, 7, cond=1e3, seed=seed) for seed in (0, 1)]
     x, y = (jnp.stack([pair[side] for pair in pairs]) for side in (0, 1))
     one = lambda x, y, **options: sa.fit_linear(x, y, **options).weight  # noqa: E731
     expected = one(x[1], y[1])
     close = partial(np.testing.assert_allclose, atol=1e-5 * np.abs(expected).max())
-    close(jax.vmap(one)(x, y)[1], expected)
     close(jax.jit(jax.vmap(jax.jit(one)))(x, y)[1], expected)
     close(jax.vmap(jax.vmap(one))(x[None], y[None])[0, 1], expected)
-    close(jax.vmap(one, in_axes=(None, 0))(x[1], y)[1], expected)
     close(jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(x, y)[1, 1], expected)
     close(jax.lax.map(lambda pair: one(*pair), (x, y))[1], expected)
     close(jax.checkpoint(one)(x[1], y[1]), expected)
-    close(jax.jit(one).lower(x[1], y[1]).compile()(x[1], y[1]), expected)
     ridges = jnp.asarray([1e-3, 1.0])
     batched = jax.vmap(lambda ridge: one(x[1], y[1], ridge=ridge))(ridges)
     close(batched[1], one(x[1], y[1], ridge=1.0))
@@ -186,34 +179,11 @@ def test_under_transformations():
         close(one(x[1], y[1]), expected)
 
 
-def test_right_hand_sides_in_a_batch_share_one_factorisation():
+def test_what_only_derivatives_need_is_not_computed():
     x, y = anchors(50, 40, 7, cond=1e3)
-    batch = jnp.stack([jnp.asarray(y)] * 3)
-
-    def cholesky_count(fit, *arguments):
-        text = jax.jit(fit).lower(*arguments).compile().as_text()
-        assert text is not None
-        assert "while(" not in text  # no loop over the batch
-        assert "geqrf" not in text  # what only derivatives need is not computed
-        return text.count("potrf")
-
-    fit = lambda y: sa.fit_linear(x, y, rcond=None).weight  # noqa: E731
-    assert cholesky_count(jax.vmap(fit), batch) == cholesky_count(fit, batch[0]) == 2
-
-
-def test_a_sweep_solves_once_for_linear_and_l_ortho():
-    x, y = anchors(60, 40, 7, cond=1e3)
-    order = np.arange(60)[None]
-
-    def sweep(x, y, methods):
-        metrics = {"weight": lambda fitted, _: fitted.weight}
-        return sa.anchor_sweep(x, y, (50,), metrics=metrics, orders=order, methods=methods).values
-
-    counts = []
-    for methods in (("linear",), ("linear", "l-ortho")):
-        compiled = jax.jit(partial(sweep, methods=methods)).lower(x, y).compile()
-        counts.append((compiled.as_text() or "").count("potrf"))
-    assert counts[0] == counts[1] > 0
+    text = jax.jit(lambda x, y: sa.fit_linear(x, y).weight).lower(x, y).compile().as_text() or ""
+    assert "geqrf" not in text
+    assert "gesdd" not in text
 
 
 def test_the_derivative_is_that_of_float64():
@@ -228,16 +198,12 @@ def test_the_derivative_is_that_of_float64():
         np.testing.assert_allclose(got, exact, atol=1e-4 * np.abs(exact).max())
 
 
-def lowered_for(platform):
-    x, y = anchors(60, 40, 7, cond=10.0)
-    fit = jax.jit(lambda x, y: sa.fit_linear(x, y).weight)
-    return fit.trace(jnp.asarray(x), jnp.asarray(y)).lower(lowering_platforms=(platform,)).as_text()
-
-
 def test_float64_is_used_on_cpus_and_gpus_only():
-    assert "xf64>" in lowered_for("cpu")
-    assert "xf64>" in lowered_for("cuda")
-    assert "f64" not in lowered_for("tpu")
+    x, y = anchors(60, 40, 7, cond=10.0)
+    fit = jax.jit(lambda x, y: sa.fit_linear(x, y).weight).trace(jnp.asarray(x), jnp.asarray(y))
+    for platform, wide in (("cpu", True), ("cuda", True), ("tpu", False)):
+        text = fit.lower(lowering_platforms=(platform,)).as_text()
+        assert ("xf64>" in text) == wide, platform
 
 
 @pytest.mark.parametrize("n", [4096, 160])

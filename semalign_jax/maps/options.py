@@ -1,0 +1,161 @@
+"""The options of the four fits: what there is, what is allowed together, and how it is checked."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._core import checks
+from .._core.typing import (
+    COMPLETIONS,
+    METHODS,
+    NORMALIZE,
+    RIDGE_UNITS,
+    SOLVERS,
+    Array,
+    Completion,
+    Method,
+    Normalize,
+    RidgeUnit,
+    Solver,
+)
+
+
+class FitOptions(NamedTuple):
+    """The options that a compiled fit depends on, besides shapes and dtypes; hashable."""
+
+    method: Method
+    normalize: Normalize = "none"
+    ridge_unit: RidgeUnit = "absolute"
+    scale: bool = False
+    rotation_only: bool = False
+    completion: Completion = "orthogonal"
+    solver: Solver = "auto"
+    steps: int = 300
+
+    @property
+    def center(self) -> bool:
+        """Whether the anchors are centred."""
+        return self.method == "affine" or self.normalize != "none"
+
+
+class FitValues(NamedTuple):
+    """The options of a fit that may be traced."""
+
+    ridge: Array | None = None
+    rcond: Array | None = None
+    learning_rate: Array | None = None
+    key: Array | None = None
+
+
+_COMMON = ("weights", "normalize", "ridge", "ridge_unit", "rcond", "validate")
+_ORTHO = (*_COMMON, "scale", "rotation_only", "completion")
+#: The keyword options of each method.
+OPTIONS: dict[Method, tuple[str, ...]] = {
+    "affine": (*_COMMON, "solver", "steps", "learning_rate", "key"),
+    "linear": _COMMON,
+    "l-ortho": _ORTHO,
+    "ortho": _ORTHO,
+}
+
+
+def check_method(method: Any, options: Iterable[str]) -> None:
+    """Check the name of a method and that it has all of these options."""
+    checks.option("method", method, METHODS)
+    for name in options:
+        if name not in OPTIONS[method]:
+            raise ValueError(
+                f"{name} is not an option of method {method!r}; it takes "
+                f"{', '.join(OPTIONS[method])}"
+            )
+
+
+def check_options(
+    method: Method,
+    dimensions: tuple[int, int],
+    *,
+    normalize: Any = "none",
+    ridge: Any = 0.0,
+    ridge_unit: Any = "absolute",
+    rcond: Any = None,
+    scale: Any = False,
+    rotation_only: Any = False,
+    completion: Any = "orthogonal",
+    solver: Any = "auto",
+    steps: Any = 300,
+    learning_rate: Any = 1e-3,
+    key: Array | None = None,
+) -> tuple[FitOptions, FitValues]:
+    """Check the options of a fit between spaces of these dimensions (d_in, d_out)."""
+    checks.option("normalize", normalize, NORMALIZE)
+    checks.option("ridge_unit", ridge_unit, RIDGE_UNITS)
+    checks.option("completion", completion, COMPLETIONS)
+    checks.option("solver", solver, SOLVERS)
+    scale = checks.flag("scale", scale)
+    rotation_only = checks.flag("rotation_only", rotation_only)
+    d_in, d_out = dimensions
+    if rotation_only and d_in != d_out:
+        raise ValueError(
+            f"rotation_only needs equal dimensions: x has {d_in}, y has {d_out}; pad the smaller "
+            f"side with zeros, or leave rotation_only=False"
+        )
+    if rotation_only and completion == "partial":
+        raise ValueError(
+            "rotation_only needs completion='orthogonal': a partial isometry is no rotation"
+        )
+    ridge = _optional("ridge", ridge, zero_is_none=True)
+    rcond = _optional("rcond", rcond, zero_is_none=False)
+    if solver != "adam":
+        learning_rate = key = None
+    else:
+        if key is None:
+            raise ValueError("key is needed with solver='adam', e.g. jax.random.key(0)")
+        key = checks.prng_key("key", key)
+        if ridge is not None or rcond is not None:
+            raise ValueError(
+                "ridge and rcond are not part of the gradient form; use solver='auto' with them"
+            )
+        learning_rate = checks.scalar("learning_rate", learning_rate)
+    options = FitOptions(
+        method,
+        normalize,
+        ridge_unit,
+        scale,
+        rotation_only,
+        completion,
+        solver,
+        checks.positive_int("steps", steps),
+    )
+    return options, FitValues(ridge, rcond, learning_rate, key)
+
+
+def _optional(name: str, value: Any, *, zero_is_none: bool) -> Array | None:
+    if value is None or (zero_is_none and isinstance(value, int | float) and value == 0):
+        return None
+    value = checks.scalar(name, value)
+    return value.astype(jnp.float32) if jnp.issubdtype(value.dtype, jnp.integer) else value
+
+
+def check_anchors(x: Any, y: Any, weights: Any, validate: Any) -> tuple[Array, Array, Array | None]:
+    """Check anchors and their weights; the values too, if they can be looked at and `validate`."""
+    x, y = checks.pair(x, y)
+    if weights is not None:
+        weights = checks.row_weights(weights, x.shape[0])
+    if checks.flag("validate", validate) and checks.is_concrete(x, y, weights):
+        active = None
+        if weights is not None:
+            checks.weight_values(weights)
+            active = np.asarray(weights) > 0
+        checks.finite_rows("x", x, active)
+        checks.finite_rows("y", y, active)
+    return jnp.asarray(x), jnp.asarray(y), None if weights is None else jnp.asarray(weights)
+
+
+def work_values(values: FitValues, dtype) -> FitValues:
+    """The traced options in the dtype that the solvers work in."""
+    ridge, rcond, rate = (
+        None if a is None else a.astype(dtype)
+        for a in (values.ridge, values.rcond, values.learning_rate)
+    )
+    return FitValues(ridge, rcond, rate, values.key)
