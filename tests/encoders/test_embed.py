@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semalign_jax import AffineMap, io, open_store, verify_store
+from semalign_jax import AffineMap, open_store, save_map, verify_store
 from semalign_jax.encoders import _embed, _progress, embed, encode, load_encoder, read_embeddings
 from semalign_jax.encoders._items import modality_of
 
@@ -424,7 +424,7 @@ def test_missing_and_foreign_files_are_named(bert, store, tmp_path):
         "chunk-00003.safetensors is no chunk of this run, which has 3",
     )
     refused(lambda c: (c / second).write_bytes(b""), ValueError, f"{second} is damaged")
-    refused(lambda c: io.save_map(identity(), c / second), ValueError, f"{second} is damaged")
+    refused(lambda c: save_map(identity(), c / second), ValueError, f"{second} is damaged")
     refused(lambda c: (c / "ids.json").unlink(), FileNotFoundError, "ids.json is missing")
     refused(lambda c: (c / "ids.json").write_text("[]"), ValueError, "ids.json is damaged")
     refused(lambda c: (c / "manifest.json").unlink(), FileNotFoundError, "has no manifest.json")
