@@ -24,9 +24,10 @@ Route: TypeAlias = Literal["auto", "masks", "prefixes"]
 ROUTES: tuple[Route, ...] = ("auto", "masks", "prefixes")
 
 #: On a CPU, masks are taken up to this product of seeds, rows and both dimensions. Each count that
-#: prefixes compile takes 0.6 s a method; a masked fit of 1,000 rows and 384 dimensions takes 20 ms
-#: more than one of few rows: 10 counts of four maps take 5 s instead of 27 the first time.
-MASKED_WORK = 4 * 10**9
+#: prefixes compile takes 0.6 s a method; a masked fit of 1,000 rows and 384 dimensions takes 20 to
+#: 100 ms more than one of few rows: 10 counts of four maps and one seed take 5 s instead of 27 the
+#: first time, but five seeds of seven counts and six maps twice as long as by prefixes.
+MASKED_WORK = 4 * 10**8
 
 
 @dataclass(frozen=True, init=False)
@@ -144,7 +145,7 @@ def anchor_sweep(
             nothing, and 8 elsewhere.
         route: "auto" takes "masks" on accelerators, for traced counts, and on CPUs for sweeps so
             small that compilation would take longer than the fits (seeds x largest count x d_in x
-            d_out up to 4e9); else, and for methods that are functions, "prefixes".
+            d_out up to 4e8); else, and for methods that are functions, "prefixes".
 
     Returns:
         `SweepResult` with arrays [methods, counts, seeds].
