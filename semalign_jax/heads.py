@@ -254,7 +254,7 @@ def _fit_head(loss, num_classes, penalize_intercept, max_steps, x, labels, weigh
         fields = fields[None]
     else:
         columns = problem._replace(target=rows.target[:, None], weights=rows.weights[:, None])
-        axes = _LinearProblem(None, 0, 0, None, None)
+        axes = _LinearProblem(*cast(Any, (None, 0, 0, None, None)))
         v, fields = jax.vmap(optimum, (axes, None))(columns, tolerance)
         v = v[:, 0]
     mean = jnp.sum(fields[:, 2])
@@ -427,8 +427,8 @@ def _conjugate_gradients(
 #: Steps that L-BFGS remembers.
 _MEMORY = 10
 
-#: What L-BFGS promises may be too small by this factor, as measured on real data: where it promises
-#: so much less than the tolerance, a Newton step is tried.
+#: What L-BFGS promises may be too small by this factor, as measured on real data; a Newton step
+#: is tried where it promises so much less than the tolerance.
 _CAUTION = 30
 
 
@@ -522,20 +522,16 @@ def _search(
         direction = inverse_hessian(-now.gradient)
         promised = -jnp.sum(direction * now.gradient) / 2
         ready = _CAUTION * promised <= tolerance * now.value
-        if k == 1:
-            # With a new preconditioner this is a Newton step, and is believed.
-            exact, renew = age == 0, ready
-        else:
-            newton, exact = _conjugate_gradients(
-                partial(_hessian, loss, problem, now.terms),
-                inverse_hessian,
-                -now.gradient,
-                direction,
-                0.5,
-                ready,
-            )
-            direction = jnp.where(ready, newton, direction)
-            promised, renew = -jnp.sum(direction * now.gradient) / 2, False
+        newton, solved = _conjugate_gradients(
+            partial(_hessian, loss, problem, now.terms),
+            inverse_hessian,
+            -now.gradient,
+            direction,
+            0.5,
+            ready,
+        )
+        direction = jnp.where(ready, newton, direction)
+        promised = -jnp.sum(direction * now.gradient) / 2
         image = matmul(direction, x)
 
         def trial(length: Array) -> tuple[Any, ...]:
@@ -572,10 +568,10 @@ def _search(
             now.changes.at[place].set(change),
             inverse.at[place].set(safe_inverse(curvature, curvature > 0)),
             root,
-            jnp.where(renew, lifetime, age + 1),
+            age + 1,
             lifetime,
             now.count + 1,
-            ready & exact & enough & (promised <= tolerance * now.value),
+            ready & solved & enough & (promised <= tolerance * now.value),
             ~enough,
         )
 
