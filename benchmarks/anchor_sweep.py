@@ -9,24 +9,23 @@ et al. 2025 (arXiv 2503.04478) and Maiorca et al. 2023 (arXiv 2311.00664):
   class prompts decide;
 - zero-shot-unseen: as before, but the 10 subcategories to tell apart have no anchor.
 
-With --source and --target it runs on your own embeddings instead. The work is done by one call of
-`anchor_sweep` for each pair of encoders, see `Pair.run`.
+The work is done by one call of `anchor_sweep` for each pair of encoders, see `run_pair`. For your
+own embeddings there are `semalign stitch` and `semalign zeroshot`, or a `Pair` made of them.
 
 Examples:
     python benchmarks/anchor_sweep.py --out results
     python benchmarks/anchor_sweep.py --quick
-    python benchmarks/anchor_sweep.py --source a.npy --target b.npy --labels y.npy --out results
-    python benchmarks/anchor_sweep.py --source images.npz:embeddings --target reports.npz \
-        --labels y.npy --prompts prompts.npy --prompt-labels classes.npy
 """
 
 import argparse
+import itertools
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -44,7 +43,7 @@ from semalign_jax import (
     head_accuracy,
     identity_map,
 )
-from semalign_jax.studies import backend_settings, demo, figures, files, report
+from semalign_jax.studies import backend_settings, demo, figures, report
 
 backend_settings.apply(quick_compile=True)  # before JAX computes
 
@@ -65,8 +64,8 @@ METHODS = {
     "shuffled": SweepMethod("affine", ridge=1.0, ridge_unit="gram", shuffled=True),
 }
 
-#: In the order of the report; "stitching" is that of own embeddings.
-DEMO_PROTOCOLS = ("text-stitching", "vision-stitching", "zero-shot", "zero-shot-unseen")
+#: In the order of the report.
+PROTOCOLS = ("text-stitching", "vision-stitching", "zero-shot", "zero-shot-unseen")
 
 
 def stitching_accuracy(mapping: AffineMap, data: dict[str, Any]) -> jax.Array:
@@ -92,19 +91,20 @@ def zero_shot_accuracy(
 
 
 class Pair(NamedTuple):
-    """One protocol on one ordered pair of encoders, ready to run.
+    """One protocol on one ordered pair of encoders.
 
     Attributes:
         protocol: its name.
         source: name of the source encoder.
         target: name of the target encoder.
-        x: source embeddings that anchors come from [n, d_in].
-        y: target embeddings [n, d_out].
-        orders: row orders [seeds, m], whose prefixes are the anchors.
-        metric: `(map, data) -> accuracy`.
-        data: test data of the metric.
-        axes: which of them have an axis of seeds, as `eval_in_axes`.
-        references: name -> accuracies of the lines that use no anchors, one or [seeds].
+        x: source embeddings [n, d_in].
+        y: target embeddings [n, d_out], matched by row.
+        labels: class of each row [n].
+        orders: rows to take anchors from, in order [seeds, m].
+        tests: test rows for each seed.
+        prompts: for zero-shot, class prompts in the target space [p, d_out].
+        prompt_labels: class of each prompt [p].
+        allowed: for zero-shot, which classes can be predicted [seeds, classes].
     """
 
     protocol: str
@@ -112,39 +112,124 @@ class Pair(NamedTuple):
     target: str
     x: np.ndarray
     y: np.ndarray
+    labels: np.ndarray
     orders: np.ndarray
-    metric: Callable[[AffineMap, Any], jax.Array]
-    data: dict[str, Any]
-    axes: dict[str, Any]
-    references: dict[str, Any]
+    tests: Sequence[np.ndarray]
+    prompts: np.ndarray | None = None
+    prompt_labels: np.ndarray | None = None
+    allowed: np.ndarray | None = None
 
-    def run(self, counts: Sequence[int], methods: Mapping[str, Any]) -> list[report.Record]:
-        """Score every method at every anchor count and seed, in one compiled function."""
-        counts = [count for count in counts if count <= self.orders.shape[1]]
-        records: list[report.Record] = []
 
-        def record(method: str, anchors: int | None, seed: int | None, value: Any) -> None:
-            cell = dict(method=method, anchors=anchors, seed=seed, value=float(value))
-            pair = dict(protocol=self.protocol, source=self.source, target=self.target)
-            records.append(cast(report.Record, pair | cell | dict(metric="accuracy")))
+#: A metric, its test data, and which of them have an axis of seeds.
+Task = tuple[Callable[[AffineMap, Any], jax.Array], dict[str, Any], dict[str, Any]]
 
-        for name, scores in self.references.items():
-            for seed, score in enumerate(np.atleast_1d(scores)):
-                record(name, None, seed if np.ndim(scores) else None, score)
-        if counts:
-            result = anchor_sweep(
-                self.x,
-                self.y,
-                counts,
-                orders=self.orders,
-                methods=methods,
-                metrics={"accuracy": self.metric},
-                eval_data=self.data,
-                eval_in_axes=self.axes,
-            )
-            for (m, c, s), score in np.ndenumerate(np.asarray(result.values["accuracy"])):
-                record(result.methods[m], counts[c], s, score)
-        return records
+
+def stitching(pair: Pair) -> tuple[Task, dict[str, Any]]:
+    """A head trained on the target reads mapped source rows; also the lines without anchors."""
+    train, test = np.unique(pair.orders), pair.tests[0]
+    head = fit_head(pair.y[train], pair.labels[train], int(pair.labels.max()) + 1)
+    data = {"x": pair.x[test], "labels": pair.labels[test], "head": head}
+    naive = identity_map(pair.x.shape[1], pair.y.shape[1], dtype=head.weight.dtype)
+    return (stitching_accuracy, data, dict.fromkeys(data)), {
+        "naive": stitching_accuracy(naive, data),
+        "upper bound": head_accuracy(head, pair.y[test], pair.labels[test]),
+    }
+
+
+def zero_shot(pair: Pair) -> tuple[Task, dict[str, Any]]:
+    """Anchors are (image, caption) pairs, prompts stand for the classes."""
+    # Padded to one length, so that all seeds share compiled code.
+    longest = max(map(len, pair.tests))
+    rows = np.stack([np.resize(test, longest) for test in pair.tests])
+    data = {
+        "x": pair.x[rows],
+        "labels": pair.labels[rows],
+        "prompts": pair.prompts,
+        "prompt_labels": pair.prompt_labels,
+        "weights": np.stack([np.arange(longest) < len(test) for test in pair.tests]),
+        "allowed": pair.allowed,
+    }
+    axes = {name: None if "prompt" in name else 0 for name in data}
+    naive = identity_map(pair.x.shape[1], pair.y.shape[1], dtype=pair.x.dtype)
+    # Upper bound: the images' own captions, centred like the prompts.
+    center = jnp.asarray(pair.y[np.unique(pair.orders)].mean(axis=0))
+    own = AffineMap(jnp.eye(pair.y.shape[1], dtype=pair.y.dtype), center, center)
+
+    def of_seeds(mapping: AffineMap, data: dict[str, Any], centred: bool) -> jax.Array:
+        score = partial(zero_shot_accuracy, mapping, centred=centred)
+        return jax.jit(jax.vmap(score, in_axes=(axes,)))(data)
+
+    return (zero_shot_accuracy, data, axes), {
+        "naive": of_seeds(naive, data, False),
+        "upper bound": of_seeds(own, data | {"x": pair.y[rows]}, True),
+    }
+
+
+def run_pair(
+    pair: Pair, counts: Sequence[int], methods: Mapping[str, SweepMethod]
+) -> list[report.Record]:
+    """Score every method at every anchor count and seed."""
+    started = time.perf_counter()
+    task, references = stitching(pair) if pair.prompts is None else zero_shot(pair)
+    metric, data, axes = task
+    records: list[report.Record] = []
+
+    def record(method: str, anchors: int | None, seed: int | None, value: Any) -> None:
+        cell = dict(method=method, anchors=anchors, seed=seed, value=float(value))
+        names = dict(protocol=pair.protocol, source=pair.source, target=pair.target)
+        records.append(cast(report.Record, names | cell | dict(metric="accuracy")))
+
+    for name, scores in references.items():
+        if not np.ptp(scores):  # seeds with the same test rows
+            scores = np.mean(scores)
+        for seed, score in enumerate(np.atleast_1d(scores)):
+            record(name, None, seed if np.ndim(scores) else None, score)
+    counts = [count for count in counts if count <= pair.orders.shape[1]]
+    if counts:
+        result = anchor_sweep(
+            pair.x,
+            pair.y,
+            counts,
+            orders=pair.orders,
+            methods=methods,
+            metrics={"accuracy": metric},
+            eval_data=data,
+            eval_in_axes=axes,
+        )
+        for (m, c, s), score in np.ndenumerate(np.asarray(result.values["accuracy"])):
+            record(result.methods[m], counts[c], s, score)
+    seconds = time.perf_counter() - started
+    print(f"{pair.protocol}: {pair.source} to {pair.target}, {seconds:.0f} s", file=sys.stderr)
+    return records
+
+
+def run_all(
+    pairs: Sequence[Pair], counts: Sequence[int], methods: Mapping[str, SweepMethod] = METHODS
+) -> list[report.Record]:
+    """Run all pairs; those of equal dimensions, which share compiled fits, in one process."""
+
+    def dims(index: int) -> tuple[int, int]:
+        return pairs[index].x.shape[1], pairs[index].y.shape[1]
+
+    order = sorted(range(len(pairs)), key=dims)
+    groups = [list(group) for _, group in itertools.groupby(order, dims)]
+    groups.sort(key=len, reverse=True)
+    tasks = [([pairs[index] for index in group], counts, methods) for group in groups]
+    if len(tasks) == 1 or jax.default_backend() != "cpu":  # a GPU serves one process
+        done = [run_group(*task) for task in tasks]
+    else:
+        os.environ.setdefault("NPROC", "1")  # XLA's threads in each
+        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+            done = list(pool.map(run_group, *zip(*tasks, strict=True)))
+    found = dict(zip(sum(groups, []), sum(done, []), strict=True))
+    return [record for index in range(len(pairs)) for record in found[index]]
+
+
+def run_group(
+    pairs: Sequence[Pair], counts: Sequence[int], methods: Mapping[str, SweepMethod]
+) -> list[list[report.Record]]:
+    """Run pairs one after the other."""
+    return [run_pair(pair, counts, methods) for pair in pairs]
 
 
 #: rows -> (rows for anchors and heads, held-out test rows)
@@ -158,85 +243,15 @@ def split_rows(n: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
-def random_orders(rows: np.ndarray, seeds: int) -> np.ndarray:
-    """A random order of `rows` for each seed [seeds, len(rows)]."""
-    keys = jax.random.split(jax.random.key(0), seeds)
-    return rows[np.asarray(jax.vmap(partial(anchor_order, n=len(rows)))(keys))]
-
-
-def stitching_pair(protocol, names, x, y, labels, num_classes, seeds, split=split_rows) -> Pair:
-    """Stitching: a head trained on the target's training rows, tested on mapped source rows."""
-    train, test = split(len(x))
-    head = fit_head(y[train], labels[train], num_classes)
-    data = {"x": x[test], "labels": labels[test], "head": head}
-    naive = identity_map(x.shape[1], y.shape[1], dtype=head.weight.dtype)
-    references = {
-        "naive": stitching_accuracy(naive, data),
-        "upper bound": head_accuracy(head, y[test], labels[test]),
-    }
-    orders = random_orders(train, seeds)
-    axes = dict.fromkeys(data)
-    source, target = names
-    return Pair(protocol, source, target, x, y, orders, stitching_accuracy, data, axes, references)
-
-
-def zero_shot_pair(
-    protocol, names, x, y, labels, prompts, prompt_labels, orders, tests, allowed
-) -> Pair:
-    """Zero-shot: anchors are (image, caption) pairs, prompts stand for the classes.
-
-    Args:
-        protocol: its name.
-        names: source and target encoder.
-        x: image embeddings [n, d_in].
-        y: embeddings of the images' captions [n, d_out].
-        labels: class of each image [n].
-        prompts: prompt embeddings [p, d_out].
-        prompt_labels: class of each prompt [p].
-        orders: rows to take anchors from, in order [seeds, m].
-        tests: rows of the test images for each seed.
-        allowed: which classes can be predicted [seeds, classes].
-    """
-    # Padded to one length, so that all seeds share compiled code.
-    longest = max(map(len, tests))
-    rows = np.stack([np.resize(test, longest) for test in tests])
-    weights = np.stack([np.arange(longest) < len(test) for test in tests])
-    data = {
-        "x": x[rows],
-        "labels": labels[rows],
-        "prompts": prompts,
-        "prompt_labels": prompt_labels,
-        "weights": weights,
-        "allowed": allowed,
-    }
-    axes = {name: None if "prompt" in name else 0 for name in data}
-    # Upper bound: the images' own captions, centred like the prompts.
-    center = jnp.asarray(y[np.unique(orders)].mean(axis=0))
-    own = AffineMap(jnp.eye(y.shape[1], dtype=y.dtype), center, center)
-    naive = identity_map(x.shape[1], y.shape[1], dtype=x.dtype)
-
-    def of_seeds(mapping: AffineMap, data: dict[str, Any], centred: bool) -> jax.Array:
-        score = partial(zero_shot_accuracy, mapping, centred=centred)
-        return jax.jit(jax.vmap(score, in_axes=(axes,)))(data)
-
-    references = {
-        "naive": of_seeds(naive, data, False),
-        "upper bound": of_seeds(own, data | {"x": y[rows]}, True),
-    }
-    if all(np.array_equal(test, tests[0]) for test in tests):
-        references = {name: scores[0] for name, scores in references.items()}
-    source, target = names
-    return Pair(protocol, source, target, x, y, orders, zero_shot_accuracy, data, axes, references)
-
-
-def all_class_parts(n: int, num_classes: int, seeds: int, split: Split = split_rows) -> tuple:
-    """Anchor orders, test rows and allowed classes of plain zero-shot."""
+def random_rows(n: int, seeds: int, split: Split) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Training rows in a random order for each seed [seeds, m], and the test rows of each."""
     train, test = split(n)
-    return random_orders(train, seeds), [test] * seeds, np.ones((seeds, num_classes), bool)
+    keys = jax.random.split(jax.random.key(0), seeds)
+    return train[np.asarray(jax.vmap(partial(anchor_order, n=len(train)))(keys))], [test] * seeds
 
 
-def unseen_class_parts(labels: np.ndarray, num_classes: int, splits: int) -> tuple:
-    """The same for classes without anchors: in each split 10 classes to tell apart.
+def unseen_class_rows(labels: np.ndarray, num_classes: int, splits: int) -> tuple[Any, Any, Any]:
+    """Orders, tests and allowed classes: in each split 10 classes to tell apart have no anchor.
 
     All images of these classes are tested; anchors are images of the other classes.
     """
@@ -255,129 +270,44 @@ def unseen_class_parts(labels: np.ndarray, num_classes: int, splits: int) -> tup
 
 def demo_pairs(
     protocols: Sequence[str], seeds: int, splits: int, split: Split = split_rows
-) -> list[Callable[[], Pair]]:
-    """The chosen protocols on the shipped embeddings; each call prepares one pair."""
+) -> list[Pair]:
+    """The chosen protocols on the shipped embeddings."""
     load = demo.load_demo
-    pairs: list[Callable[[], Pair]] = []
-    if "text-stitching" in protocols:
-        texts = {f"MiniLM-L{n}": load(f"glosses_minilm_l{n}") for n in (3, 6)}
-        senses, names = texts["MiniLM-L6"].labels("supersense")
-        for a, b in (("MiniLM-L3", "MiniLM-L6"), ("MiniLM-L6", "MiniLM-L3")):
-            sides = texts[a].values, texts[b].values
-            more = (senses, len(names), seeds, split)
-            pairs.append(partial(stitching_pair, "text-stitching", (a, b), *sides, *more))
+    pairs: list[Pair] = []
+    texts = {f"MiniLM-L{n}": load(f"glosses_minilm_l{n}") for n in (3, 6)}
+    senses = texts["MiniLM-L6"].labels("supersense")[0]
+    rows = random_rows(len(senses), seeds, split)
+    for a, b in itertools.permutations(texts, 2):
+        pairs.append(Pair("text-stitching", a, b, texts[a].values, texts[b].values, senses, *rows))
     dino, captions = load("emoji_dinov2_small"), load("emoji_captions_minilm_l6")
     # The first of each group of equal rows: no test image may also be an anchor.
-    rows = np.sort(np.unique(dino.values, axis=0, return_index=True)[1])
+    kept = np.sort(np.unique(dino.values, axis=0, return_index=True)[1])
     images = {
-        "EfficientNet-Lite0": load("emoji_efficientnet_lite0").values[rows],
-        "DINOv2-small": dino.values[rows],
+        "EfficientNet-Lite0": load("emoji_efficientnet_lite0").values[kept],
+        "DINOv2-small": dino.values[kept],
     }
-    prompts, kinds = load("emoji_prompts_minilm_l6"), {}
-    for kind in ("category", "subcategory"):
-        labels, names = captions.labels(kind)
-        kinds[kind] = (labels[rows], len(names), prompts.labels(kind)[0])
-    if "vision-stitching" in protocols:
-        labels, classes, _ = kinds["category"]
-        for a, b in (tuple(images), tuple(images)[::-1]):
-            more = (labels, classes, seeds, split)
-            pairs.append(
-                partial(stitching_pair, "vision-stitching", (a, b), images[a], images[b], *more)
-            )
-    # Classes are padded to the number of subcategories.
-    number = len(prompts.values)
+    prompts = load("emoji_prompts_minilm_l6")
+    labels = {kind: captions.labels(kind)[0][kept] for kind in ("category", "subcategory")}
+    rows = random_rows(len(kept), seeds, split)
+    for a, b in itertools.permutations(images, 2):
+        pairs.append(
+            Pair("vision-stitching", a, b, images[a], images[b], labels["category"], *rows)
+        )
+    number = len(prompts.values)  # classes are padded to the number of subcategories
     for protocol, kind in (("zero-shot", "category"), ("zero-shot-unseen", "subcategory")):
-        labels, _, prompt_labels = kinds[kind]
+        if kind == "category":
+            orders, tests, allowed = *rows, np.ones((seeds, number), bool)
+        else:
+            orders, tests, allowed = unseen_class_rows(labels[kind], number, splits)
+        more = orders, tests, prompts.values, prompts.labels(kind)[0], allowed
         for name, x in images.items():
-            if protocol in protocols:
-                parts = (
-                    all_class_parts(len(rows), number, seeds, split)
-                    if kind == "category"
-                    else unseen_class_parts(labels, number, splits)
-                )
-                sides = (x, captions.values[rows], labels, prompts.values, prompt_labels)
-                pairs.append(partial(zero_shot_pair, protocol, (name, "MiniLM-L6"), *sides, *parts))
-    return pairs
+            sides = x, captions.values[kept], labels[kind]
+            pairs.append(Pair(protocol, name, "MiniLM-L6", *sides, *more))
+    return [pair for pair in pairs if pair.protocol in protocols]
 
 
-def user_pairs(arguments: argparse.Namespace, seeds: int) -> list[Callable[[], Pair]]:
-    """The protocol for a user's own embeddings: zero-shot if prompts are given, else stitching."""
-    for name in ("source", "target", "labels"):
-        if getattr(arguments, name) is None:
-            raise ValueError(
-                f"--{name} is missing: own embeddings need --source, --target, --labels"
-            )
-    if (arguments.prompts is None) != (arguments.prompt_labels is None):
-        raise ValueError("--prompts and --prompt-labels go together; one of them is missing")
-    if (arguments.source_ids is None) != (arguments.target_ids is None):
-        raise ValueError("--source-ids and --target-ids go together; one of them is missing")
-    x = files.load_matrix("--source", arguments.source)
-    y = files.load_matrix("--target", arguments.target)
-    vector = files.load_vector
-    labels = vector("--labels", arguments.labels, len(x), "--source")
-    if arguments.source_ids is not None:
-        rows, columns = files.match_rows(
-            vector("--source-ids", arguments.source_ids, len(x), "--source"),
-            vector("--target-ids", arguments.target_ids, len(y), "--target"),
-        )
-        missed = len(x) + len(y) - 2 * len(rows)
-        if missed:
-            print(f"{len(rows)} rows match by id; {missed} have no partner", file=sys.stderr)
-        x, labels, y = x[rows], labels[rows], y[columns]
-    elif len(x) != len(y):
-        raise ValueError(
-            f"--source has {len(x)} rows and --target {len(y)}: give both in the same order, or "
-            f"--source-ids and --target-ids"
-        )
-    dtype = np.promote_types(x.dtype, y.dtype)
-    x, y = x.astype(dtype), y.astype(dtype)
-    names = (Path(arguments.source).stem, Path(arguments.target).stem)
-    classes, labels = np.unique(labels, return_inverse=True)
-    labels = labels.astype(np.int32)
-    if len(classes) < 2:
-        raise ValueError(f"--labels: needs at least two classes; got only {classes[0]!r}")
-    if arguments.prompts is None:
-        build = partial(stitching_pair, "stitching", names, x, y, labels, len(classes), seeds)
-        return [build]
-    prompts = files.load_matrix("--prompts", arguments.prompts).astype(dtype)
-    if prompts.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"--prompts: needs {y.shape[1]} dimensions, as --target; got {prompts.shape[1]}"
-        )
-    given = vector("--prompt-labels", arguments.prompt_labels, len(prompts), "--prompts")
-    unknown = np.setdiff1d(given, classes)
-    without = np.setdiff1d(classes, given)
-    if unknown.size:
-        raise ValueError(f"--prompt-labels: {unknown[0]!r} is not among the classes of --labels")
-    if without.size:
-        raise ValueError(f"--prompt-labels: class {without[0]!r} of --labels has no prompt")
-    prompt_labels = np.searchsorted(classes, given).astype(np.int32)
-    parts = all_class_parts(len(x), len(classes), seeds)
-    data = (x, y, labels, prompts, prompt_labels, *parts)
-    return [partial(zero_shot_pair, "zero-shot", names, *data)]
-
-
-def run_all(
-    builds: Sequence[Callable[[], Pair]],
-    counts: Sequence[int],
-    methods: Mapping[str, Any] = METHODS,
-) -> list[report.Record]:
-    """Run all pairs, one on each core, with a line on stderr for each."""
-
-    def run(build: Callable[[], Pair]) -> list[report.Record]:
-        started = time.perf_counter()
-        pair = build()
-        records = pair.run(counts, methods)
-        seconds = time.perf_counter() - started
-        print(f"{pair.protocol}: {pair.source} to {pair.target}, {seconds:.0f} s", file=sys.stderr)
-        return records
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [record for records in pool.map(run, builds) for record in records]
-
-
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status."""
     summary, _, rest = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -386,38 +316,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer counts, seeds and splits")
     parser.add_argument("--counts", type=int, nargs="+", help=f"anchor counts (default {COUNTS})")
     parser.add_argument("--seeds", type=int, help=f"random anchor sets (default {SEEDS})")
-    parser.add_argument(
-        "--protocols", nargs="+", choices=DEMO_PROTOCOLS, help="only these protocols"
-    )
-    own = parser.add_argument_group("own embeddings (.npy, .npz or .safetensors; FILE:KEY)")
-    own.add_argument("--source", help="source embeddings [n, d_in]")
-    own.add_argument("--target", help="target embeddings [n, d_out]")
-    own.add_argument("--labels", help="class of each source row, integers or text [n]")
-    own.add_argument("--prompts", help="prompt embeddings [p, d_out]: zero-shot, not stitching")
-    own.add_argument("--prompt-labels", help="class of each prompt [p]")
-    own.add_argument("--source-ids", help="ids of the source rows, to match rows by id")
-    own.add_argument("--target-ids", help="ids of the target rows")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; returns the exit status."""
-    options = parse_arguments(arguments)
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
+    options = parser.parse_args(arguments)
     started = time.perf_counter()
     try:
         counts = sorted(set(options.counts or ((20, 200) if options.quick else COUNTS)))
-        seeds = options.seeds or (2 if options.quick else SEEDS)
-        splits = 2 if options.quick else SPLITS
+        seeds = SEEDS if options.seeds is None else options.seeds
+        seeds, splits = (min(seeds, 2), 2) if options.quick else (seeds, SPLITS)
         if counts[0] < 1 or seeds < 1:
             raise ValueError("--counts and --seeds must be at least 1")
-        own = any(
-            getattr(options, name) is not None
-            for name in ("source", "target", "labels", "prompts", "prompt_labels")
-        )
-        if own:
-            pairs = user_pairs(options, seeds)
-        else:
-            pairs = demo_pairs(options.protocols or DEMO_PROTOCOLS, seeds, splits)
+        pairs = demo_pairs(options.protocols, seeds, splits)
         if options.out is not None:
             report.prepare_directory(options.out)
         records = run_all(pairs, counts)
@@ -430,9 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             elapsed = round(time.perf_counter() - started, 1)
             settings = {"counts": counts, "seeds": seeds, "splits": splits, "seconds": elapsed}
             report.write_json(options.out / "run.json", settings | report.environment())
-            print(
-                f"wrote results.json, summary.csv, run.json and {len(plots)} plots to {options.out}"
-            )
+            print(f"wrote results.json, summary.csv, run.json, {len(plots)} plots: {options.out}")
             if not plots:
                 print("no plots: install matplotlib (the 'plot' extra)", file=sys.stderr)
     except (ValueError, TypeError, OSError) as error:

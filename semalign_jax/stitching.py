@@ -1,11 +1,14 @@
 """Stitching: a classification head of one encoder runs on mapped embeddings of another."""
 
+from functools import partial
 from typing import NamedTuple, overload
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ._core import checks
+from ._core.linalg import in_batches
 from ._core.typing import Array, ArrayLike
 from ._samples import in_range, integers, poisoned, sample_weights, weighted_mean
 from .heads import Head, MlpHead
@@ -58,7 +61,12 @@ def stitch(head: Head, mapping: AffineMap) -> Head:
 
 
 def head_accuracy(
-    head: Head, x: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None
+    head: Head,
+    x: ArrayLike,
+    labels: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    batch_size: int | None = None,
 ) -> Array:
     """Weighted share of rows whose class has the largest score of a head, the first if several.
 
@@ -68,6 +76,7 @@ def head_accuracy(
         labels: their classes [n], integers in [0, c).
         weights: [n], >= 0, floats, counts or a boolean mask; rows of weight zero may hold
             anything. None means equal weights.
+        batch_size: rows that are scored at a time; bounds the memory. None means all.
 
     Returns:
         Scalar in [0, 1], float32 or the wider dtype of `weights`; NaN if all weights are zero.
@@ -79,7 +88,7 @@ def head_accuracy(
         ValueError: for shapes that do not match, negative weights, classes out of range, and
             rows of `x` or of the scores as above.
     """
-    return _accuracy("x", head, x, labels, weights)
+    return _accuracy("x", head, x, labels, weights, batch_size)
 
 
 def evaluate_stitching(
@@ -110,7 +119,12 @@ def evaluate_stitching(
 
 
 def _accuracy(
-    name: str, head: Head, x: ArrayLike, labels: ArrayLike, weights: ArrayLike | None
+    name: str,
+    head: Head,
+    x: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike | None,
+    batch_size: int | None = None,
 ) -> Array:
     """`head_accuracy` of an argument `name`."""
     x = checks.float_array(name, x, 2)
@@ -118,10 +132,10 @@ def _accuracy(
     weights = sample_weights(weights, x.shape[:1], jnp.float32)
     if checks.is_concrete(x, weights):
         checks.finite_rows(name, x, np.asarray(weights) > 0)
-    scores = head(x)
-    valid = in_range("labels", labels, scores.shape[1], weights)
-    # A NaN would be the largest score, and so a class.
-    defined = jnp.isfinite(x).all(axis=1) & ~jnp.isnan(scores).any(axis=1)
+    valid = in_range("labels", labels, head.d_out, weights)
+    if batch_size is not None:
+        batch_size = checks.positive_int("batch_size", batch_size)
+    predicted, defined = _predictions(batch_size, head, x)
     if checks.is_concrete(defined, weights):
         bad = np.flatnonzero(~(np.asarray(defined) | (np.asarray(weights) == 0)))
         if bad.size:
@@ -129,5 +143,18 @@ def _accuracy(
                 f"head gives NaN for {bad.size} of {len(x)} rows of {name}, first for row "
                 f"{bad[0]}: its parameters or those of the map are NaN, or the scores overflow"
             )
-    hits = (labels == predicted_classes(scores)).astype(weights.dtype)
+    hits = (labels == predicted).astype(weights.dtype)
     return weighted_mean(hits, poisoned(weights, valid & defined))
+
+
+@partial(jax.jit, static_argnums=0)
+def _predictions(batch_size: int | None, head: Head, x: Array) -> tuple[Array, Array]:
+    """The class of each row, and whether it has one."""
+
+    def of_rows(rows: Array) -> tuple[Array, Array]:
+        scores = head(rows)
+        # A NaN would be the largest score, and so a class.
+        defined = jnp.isfinite(rows).all(axis=1) & ~jnp.isnan(scores).any(axis=1)
+        return predicted_classes(scores), defined
+
+    return in_batches(of_rows, x, batch_size)

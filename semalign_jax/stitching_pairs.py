@@ -15,7 +15,7 @@ import numpy as np
 
 from ._core import checks
 from ._core.typing import METHODS, Array, ArrayLike, Method
-from ._samples import in_range, sum_of_others, targets, weighted_mean
+from ._samples import in_range, poisoned, sum_of_others, targets, weighted_mean
 from .heads import (
     LOSSES,
     Head,
@@ -419,6 +419,8 @@ def _of_classes(
             scores = log_odds(scores)
         score = auroc if name == "auroc" else average_precision
         return macro_mean(score(labels, scores, weights=weights))
+    # A NaN would be the largest score, and so a class.
+    weights = poisoned(weights, ~jnp.isnan(scores).any(axis=-1))
     predicted = predicted_classes(scores)
     if name == "accuracy":
         return macro_mean(accuracy(labels, predicted, weights=weights)[None])
@@ -437,6 +439,7 @@ def _of_labels(name: HeadMetric, scores: Array, labels: Array, weights: Array) -
     if name in ("auroc", "average_precision"):
         score = auroc if name == "auroc" else average_precision
         return macro_mean(score(labels, scores, weights=weights))
+    weights = poisoned(weights, ~jnp.isnan(scores))
     predicted = scores > 0
     truth, _ = targets(labels, scores.shape, weights)
     if name == "accuracy":

@@ -2,14 +2,22 @@
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ._core import checks
-from ._core.linalg import common_dtype, compute_dtype, matmul, safe_inverse, svd, transpose
+from ._core.linalg import (
+    common_dtype,
+    compute_dtype,
+    in_batches,
+    matmul,
+    safe_inverse,
+    svd,
+    transpose,
+)
 from ._core.typing import Array, ArrayLike
 from ._samples import in_range, integers
 from .maps.affine_map import AffineMap
@@ -123,7 +131,11 @@ def _units(rows: Array) -> Array:
 
 
 def zero_shot_logits(
-    embeddings: ArrayLike, classes: Array, *, center: ArrayLike | None = None
+    embeddings: ArrayLike,
+    classes: Array,
+    *,
+    center: ArrayLike | None = None,
+    batch_size: int | None = None,
 ) -> Array:
     """Cosine similarity of mapped image embeddings with class embeddings.
 
@@ -131,6 +143,7 @@ def zero_shot_logits(
         embeddings: images in the text encoder's space [n, d].
         classes: unit vectors [num_classes, d] from `class_embeddings`.
         center: [d] subtracted from the images; give the one that `classes` were made with.
+        batch_size: images that are scored at a time; bounds the memory. None means all.
 
     Returns:
         [n, num_classes] in [-1, 1]; NaN for images that hold NaN or infinity.
@@ -145,19 +158,36 @@ def zero_shot_logits(
             f"embeddings must live in the space of the classes, {classes.shape[1]} dimensions; "
             f"got {embeddings.shape}: map them first"
         )
-    if center is not None:
-        embeddings = embeddings - jnp.asarray(center)[None, :]
-    return matmul(_units(embeddings), transpose(classes))
+    center = None if center is None else jnp.asarray(center)
+    return _logits(checked_batch_size(batch_size), embeddings, classes, center)
+
+
+def checked_batch_size(batch_size: int | None) -> int | None:
+    """A batch size as an int, or None."""
+    return None if batch_size is None else checks.positive_int("batch_size", batch_size)
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(batch_size: int | None, embeddings: Array, classes: Array, center: Any) -> Array:
+    def of_rows(rows: Array) -> Array:
+        rows = rows if center is None else rows - center[None, :]
+        return matmul(_units(rows), transpose(classes))
+
+    return in_batches(of_rows, embeddings, batch_size)
 
 
 def zero_shot_predict(
-    embeddings: ArrayLike, classes: Array, *, center: ArrayLike | None = None
+    embeddings: ArrayLike,
+    classes: Array,
+    *,
+    center: ArrayLike | None = None,
+    batch_size: int | None = None,
 ) -> Array:
     """The class of the largest cosine similarity, int [n]; see `zero_shot_logits`.
 
     It is -1 where no similarity is defined, of images that hold NaN or infinity.
     """
-    logits = zero_shot_logits(embeddings, classes, center=center)
+    logits = zero_shot_logits(embeddings, classes, center=center, batch_size=batch_size)
     return jnp.where(jnp.isnan(logits).any(axis=-1), -1, predicted_classes(logits))
 
 
@@ -172,6 +202,7 @@ def evaluate_zero_shot(
     center: ArrayLike | None = None,
     weights: Array | None = None,
     allowed: Array | None = None,
+    batch_size: int | None = None,
 ) -> Array:
     """Accuracy of unimodal zero-shot classification.
 
@@ -186,6 +217,7 @@ def evaluate_zero_shot(
             of a map fitted with a normalisation, which is the mean of the text anchors.
         weights: [n], >= 0, floats or a boolean mask over the images.
         allowed: boolean [num_classes], which classes may be predicted; None means all.
+        batch_size: images that are scored at a time; bounds the memory. None means all.
 
     Returns:
         Scalar accuracy in [0, 1]; NaN if all weights are zero, or an image of positive weight holds
@@ -197,14 +229,29 @@ def evaluate_zero_shot(
     head = AffineMap.from_weight(transpose(classes))
     if center is not None:
         head = head._replace(source_offset=jnp.asarray(center))
-    logits = stitch(head, mapping).apply(images)
-    undefined = ~jnp.isfinite(logits).all(axis=-1)
-    if allowed is not None:
-        logits = jnp.where(allowed[None, :], logits, -jnp.inf)
+    images = checks.float_array("images", images, 2)
+    size = checked_batch_size(batch_size)
+    predicted, defined = _predictions(size, stitch(head, mapping), images, allowed)
     if weights is not None:
-        undefined &= jnp.asarray(weights) > 0
-    share = accuracy(labels, predicted_classes(logits), weights=weights)
-    return jnp.where(undefined.any(), jnp.nan, share)
+        defined |= jnp.asarray(weights) <= 0
+    share = accuracy(labels, predicted, weights=weights)
+    return jnp.where(defined.all(), share, jnp.nan)
+
+
+@partial(jax.jit, static_argnums=0)
+def _predictions(
+    batch_size: int | None, head: AffineMap, images: Array, allowed: Array | None
+) -> tuple[Array, Array]:
+    """The class of each image, and whether it has one."""
+
+    def of_rows(rows: Array) -> tuple[Array, Array]:
+        logits = head(rows)
+        defined = jnp.isfinite(logits).all(axis=-1)
+        if allowed is not None:
+            logits = jnp.where(allowed[None, :], logits, -jnp.inf)
+        return predicted_classes(logits), defined
+
+    return in_batches(of_rows, images, batch_size)
 
 
 # --- prompt sets -------------------------------------------------------------------------------
@@ -219,7 +266,11 @@ def prompt_prototypes(prompts: EmbeddedPrompts) -> Prototypes:
 
 
 def prompt_scores(
-    images: ArrayLike, prompts: EmbeddedPrompts, *, temperature: float | Array = TEMPERATURE
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    temperature: float | Array = TEMPERATURE,
+    batch_size: int | None = None,
 ) -> Array:
     """Scores of images that are in the space of the prompts.
 
@@ -233,6 +284,7 @@ def prompt_scores(
         prompts: of the same d.
         temperature: > 0, of the softmax; may be traced. It changes neither rankings nor
             decisions, except that small ones tie scores (see `TEMPERATURE`).
+        batch_size: images that are scored at a time; bounds the memory. None means all.
 
     Returns:
         [n, num_classes]; NaN for images that hold NaN or infinity.
@@ -249,8 +301,14 @@ def prompt_scores(
         )
     dtype = common_dtype(images.dtype, prompts.embeddings.dtype)
     prompts = replace(prompts, embeddings=prompts.embeddings.astype(dtype))
-    units = _units(images.astype(dtype))
-    return prototype_scores(units, prompt_prototypes(prompts), prompts.task, temperature)
+    prototypes = prompt_prototypes(prompts)
+    temperature = _checked_temperature(temperature)
+
+    def of_rows(rows: Array) -> Array:
+        units = _units(rows.astype(dtype))
+        return prototype_scores(units, prototypes, prompts.task, temperature)
+
+    return in_batches(of_rows, images, checked_batch_size(batch_size))
 
 
 def prototype_scores(
@@ -260,11 +318,16 @@ def prototype_scores(
     positive = matmul(images, transpose(prototypes.positive))
     if task == "single-label":
         return positive
+    temperature = _checked_temperature(temperature)
+    negative = matmul(images, transpose(prototypes.negative))
+    return jax.nn.sigmoid((positive - negative) / temperature.astype(positive.dtype))
+
+
+def _checked_temperature(temperature: float | Array) -> Array:
     temperature = checks.scalar("temperature", temperature)
     if checks.is_concrete(temperature) and not float(temperature) > 0:
         raise ValueError(f"temperature must be > 0; got {float(temperature)}")
-    negative = matmul(images, transpose(prototypes.negative))
-    return jax.nn.sigmoid((positive - negative) / temperature.astype(positive.dtype))
+    return temperature
 
 
 def anchor_space(
@@ -339,6 +402,7 @@ def zero_shot_scores(
     normalization: SpaceNormalization = "none",
     space: AnchorSpace | None = None,
     temperature: float | Array = TEMPERATURE,
+    batch_size: int | None = None,
 ) -> Array:
     """Scores of unimodal zero-shot classification.
 
@@ -355,6 +419,8 @@ def zero_shot_scores(
         space: of the anchors that `mapping` was fitted to, from `anchor_space`; needed unless
             `normalization` is "none".
         temperature: see `prompt_scores`.
+        batch_size: images that are mapped and scored at a time; bounds the memory. None means
+            all.
 
     Returns:
         [n, num_classes], see `prompt_scores`.
@@ -364,18 +430,24 @@ def zero_shot_scores(
         ValueError: if dimensions differ, for an unknown normalisation or one without `space`.
     """
     checks.option("normalization", normalization, SPACE_NORMALIZATIONS)
-    mapped = mapping.apply(checks.float_array("images", images, 2))
-    if normalization == "none":
-        return prompt_scores(mapped, prompts, temperature=temperature)
-    if space is None:
+    images = checks.float_array("images", images, 2)
+    if normalization != "none" and space is None:
         raise ValueError(f"normalization {normalization!r} needs space: give anchor_space(...)")
-    dtype = common_dtype(mapped.dtype, prompts.embeddings.dtype)
-    mean = mapping.apply(space.source_mean[None, :])
-    rows = mapped.astype(dtype) - mean.astype(dtype)
-    texts = prompts.embeddings.astype(dtype) - space.target_mean[None, :].astype(dtype)
-    if normalization == "whiten":
-        rows, texts = (matmul(a, space.whitening.astype(dtype)) for a in (rows, texts))
-    return prompt_scores(rows, replace(prompts, embeddings=texts), temperature=temperature)
+    temperature = _checked_temperature(temperature)
+
+    def of_rows(rows: Array) -> Array:
+        mapped = mapping.apply(rows)
+        if space is None or normalization == "none":
+            return prompt_scores(mapped, prompts, temperature=temperature)
+        dtype = common_dtype(mapped.dtype, prompts.embeddings.dtype)
+        mean = mapping.apply(space.source_mean[None, :])
+        mapped = mapped.astype(dtype) - mean.astype(dtype)
+        texts = prompts.embeddings.astype(dtype) - space.target_mean[None, :].astype(dtype)
+        if normalization == "whiten":
+            mapped, texts = (matmul(a, space.whitening.astype(dtype)) for a in (mapped, texts))
+        return prompt_scores(mapped, replace(prompts, embeddings=texts), temperature=temperature)
+
+    return in_batches(of_rows, images, checked_batch_size(batch_size))
 
 
 # --- thresholds --------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ def close(path, expected):
 @pytest.mark.parametrize(
     ("method", "flags", "options"),
     [
-        ("ortho", (), {}),
+        ("ortho", (), {"normalize": "isotropic"}),
+        ("ortho", ("--normalize", "none"), {}),
         ("affine", ("--ridge", 0.5), {"ridge": 0.5}),
         (
             "l-ortho",
@@ -46,7 +47,7 @@ def close(path, expected):
             {"normalize": "center", "completion": "partial", "scale": True},
         ),
     ],
-    ids=["ortho", "affine", "l-ortho"],
+    ids=["ortho", "plain ortho", "affine", "l-ortho"],
 )
 def test_a_fit_is_that_of_the_matched_rows(method, flags, options, stores, tmp_path):
     out = tmp_path / "map.safetensors"
@@ -75,7 +76,7 @@ def test_a_fit_to_some_ids_and_to_random_anchors(stores, tmp_path):
     for name in ("ids.txt", "ids.json"):
         found = values_of("fit", *stores, "--ids", tmp_path / name, "--out", out)
         assert (found["anchors"], found["ids_not_found"]) == (6, 1)
-        close(out, sa.fit("ortho", *pairs(stores, wanted)))
+        close(out, sa.fit("ortho", *pairs(stores, wanted), normalize="isotropic"))
     maps = []
     for seed in (0, 0, 1):
         words = ("fit", *stores, "--anchors", 10, "--seed", seed, "--batch-rows", 4, "--out", out)

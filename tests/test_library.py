@@ -210,3 +210,48 @@ def test_cosine_of_zero_and_tiny_vectors():
     x = jnp.array([[0.0, 0], [3e-30, 4e-30]], jnp.float32)
     np.testing.assert_allclose(sa.metrics.normalize_rows(x), [[0, 0], [0.6, 0.8]], rtol=1e-6)
     assert np.isfinite(jax.grad(lambda x: sa.metrics.cosine_similarity(x, x).sum())(x)).all()
+
+
+def test_scores_in_batches():
+    """The same as all at once, with the memory of a batch and not of all rows."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((1001, 32)))
+    labels = jnp.asarray(rng.integers(0, 3, 1001))
+    mapping = sa.fit_affine(x[:50], jnp.asarray(rng.standard_normal((50, 32))))
+    texts = jnp.asarray(rng.standard_normal((6, 32)))
+    classes = sa.class_embeddings(texts, np.arange(6) % 3, 3)
+    prompts = sa.EmbeddedPrompts(
+        texts, jnp.arange(6, dtype=jnp.int32) % 3, jnp.arange(6) < 3, ("a", "b", "c"), "multi-label"
+    )
+    space = sa.anchor_space(x[:50], mapping(x[:50]))
+    head = sa.fit_head(mapping(x), labels, 3)
+    mlp = sa.fit_mlp_head(jax.random.key(0), x, labels, 3, units=4, max_steps=3)
+    calls = [
+        lambda x, size: head_accuracy(mapping >> head, x, labels[: len(x)], batch_size=size),
+        lambda x, size: sa.zero_shot_logits(x, classes, center=texts.mean(0), batch_size=size),
+        lambda x, size: sa.zero_shot_predict(x, classes, batch_size=size),
+        lambda x, size: sa.evaluate_zero_shot(
+            mapping, x, labels[: len(x)], texts, np.arange(6) % 3, 3, batch_size=size
+        ),
+        lambda x, size: sa.prompt_scores(x, prompts, batch_size=size),
+        lambda x, size: sa.zero_shot_scores(
+            mapping, x, prompts, normalization="whiten", space=space, batch_size=size
+        ),
+        lambda x, size: mlp.apply(x, batch_size=size),
+    ]
+    for call in calls:
+        expected = call(x, None)
+        for size in (100, 1001, 5000):
+            np.testing.assert_allclose(call(x, size), expected, rtol=1e-12)
+        labels = jnp.zeros(100_000, jnp.int32)
+        rows = jnp.zeros((100_000, 32))
+        compiled = jax.jit(lambda x, call=call: call(x, 100)).lower(rows).compile()
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        assert memory.temp_size_in_bytes < 5_000_000  # the rows take 25.6 MB
+        labels = jnp.asarray(rng.integers(0, 3, 1001))
+        with pytest.raises((TypeError, ValueError), match="batch_size"):
+            call(x, 0)
+    total = jax.grad(lambda x: jnp.sum(sa.zero_shot_logits(x, classes, batch_size=30) ** 2))
+    whole = jax.grad(lambda x: jnp.sum(sa.zero_shot_logits(x, classes) ** 2))
+    np.testing.assert_allclose(total(x[:100]), whole(x[:100]), rtol=1e-10)

@@ -233,6 +233,20 @@ def test_undefined_scores_are_counted():
         assert field["accuracy"].undefined[index] == 0
 
 
+def test_a_score_that_is_nan_is_no_class():
+    train, test = embeddings({"a": 4, "b": 4})
+    heads = {name: sa.fit_head(x, CLASSES, K) for name, x in train.items()}
+    heads["b"] = heads["b"]._replace(target_offset=heads["b"].target_offset.at[1].set(jnp.nan))
+    metrics = ("accuracy", "balanced_accuracy", "macro_f1")
+    result = sa.evaluate_stitching_pairs(
+        train, CLASSES, test, TEST_CLASSES, K, [10], orders=np.arange(N)[None], heads=heads,
+        methods=["linear"], metrics=metrics, control=False,
+    )  # fmt: skip
+    for name in metrics:
+        assert np.isfinite(result.upper_bound[name].value[0])
+        assert np.isnan(result.upper_bound[name].value[1])
+
+
 def test_odds_of_sure_predictions_are_not_tied():
     odds = stitching_pairs.log_odds(jnp.asarray([[60.0, 0, 0], [61.0, 0, 0]]))
     assert odds[1, 0] > odds[0, 0] > 50

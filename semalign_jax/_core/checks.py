@@ -171,6 +171,8 @@ def scalar(name: str, value: Any) -> Array:
         raise ValueError(f"{name} must be a scalar; got shape {array.shape}")
     if is_concrete(array) and not (np.isfinite(float(array)) and float(array) >= 0):
         raise ValueError(f"{name} must be finite and >= 0; got {float(array)}")
+    if not isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jnp.integer):
+        array = array.astype(np.float64)  # before JAX takes 64-bit integers modulo 2^32
     return jnp.asarray(array)
 
 
@@ -190,7 +192,7 @@ def weight_values(weights: Array) -> None:
 def finite_rows(name: str, value: Array, active: np.ndarray | None = None) -> None:
     """Refuse NaN or infinity in the rows of a concrete `value` that are `active`."""
     on_cpu = value.is_fully_addressable and all(d.platform == "cpu" for d in value.devices())
-    if on_cpu and np.isfinite(np.asarray(value)).all():
+    if on_cpu and _all_finite(np.asarray(value)):
         return  # NumPy reads it in place, and takes a third of the time
     finite = np.asarray(jnp.isfinite(value).all(axis=tuple(range(1, value.ndim))))
     if active is not None:
@@ -201,3 +203,8 @@ def finite_rows(name: str, value: Array, active: np.ndarray | None = None) -> No
             f"{name} holds NaN or infinity in {bad.size} of {finite.size} rows, first in row "
             f"{bad[0]}; drop these rows or give them weight 0"
         )
+
+
+def _all_finite(host: np.ndarray, block: int = 4096) -> bool:
+    """Whether all values are finite; in blocks of rows, since the answers take memory too."""
+    return all(np.isfinite(host[i : i + block]).all() for i in range(0, len(host), block))

@@ -130,6 +130,28 @@ def _mapped(function: Callable, in_batched: Any, args: tuple) -> Any:
     return lax.map(one, [leaf for leaf, f in zip(leaves, flags, strict=True) if f])
 
 
+def in_batches(function: Callable[[Array], Any], rows: Array, batch_size: int | None) -> Any:
+    """`function(rows)`, row by row independent, of at most `batch_size` rows at a time.
+
+    What is held besides the result is that of one batch: `rows` are not copied or padded, for
+    which the last batch may overlap the one before.
+    """
+    n = rows.shape[0]
+    if batch_size is None or batch_size >= n:
+        return function(rows)
+
+    def step(index: Array, found: Any) -> Any:
+        start = jnp.minimum(index * batch_size, n - batch_size)
+        part = function(lax.dynamic_slice_in_dim(rows, start, batch_size))
+        return jax.tree.map(
+            lambda whole, new: lax.dynamic_update_slice_in_dim(whole, new, start, 0), found, part
+        )
+
+    shapes = jax.eval_shape(function, rows)
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return lax.fori_loop(0, -(-n // batch_size), step, empty)
+
+
 def in_float64(function: Callable) -> Callable:
     """`function` of arrays, computed in float64 and rounded to the first one's dtype.
 

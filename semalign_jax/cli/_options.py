@@ -45,7 +45,9 @@ ReaderOption = Annotated[
 NormalizeOption = Annotated[
     str | None,
     option(
-        "Of both spaces before the fit", values="none|center|standard|isotropic", default="none"
+        "Of both spaces before the fit",
+        values="none|center|standard|isotropic",
+        default="isotropic for ortho and l-ortho, else none",
     ),
 ]
 

@@ -102,7 +102,8 @@ class FitSettings(Settings):
         anchors: how many pairs, drawn at random; None for all.
         seed: of the draw.
         ids: file of the ids to fit to, one a line or a JSON list; None for all.
-        normalize: of both spaces before the fit.
+        normalize: of both spaces before the fit; None for "isotropic" of the orthogonal maps, which
+            match neither offset nor scale, and "none" of the others.
         ridge: penalty of the squared weights.
         ridge_unit: of `ridge`.
         rcond: relative cut-off of singular values.
@@ -119,7 +120,7 @@ class FitSettings(Settings):
     anchors: Count | None = None
     seed: int = 0
     ids: DataPath | None = None
-    normalize: Normalize = "none"
+    normalize: Normalize | None = None
     ridge: float | None = None
     ridge_unit: RidgeUnit | None = None
     rcond: float | None = None
@@ -140,7 +141,13 @@ class FitSettings(Settings):
             "rotation_only",
             "completion",
         )
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {"normalize": usual_normalization(self.method)} | given
+
+
+def usual_normalization(method: Method) -> Normalize:
+    """What the commands normalise by if nothing is said."""
+    return "isotropic" if "ortho" in method else "none"
 
 
 class ApplySettings(Settings):
@@ -171,7 +178,7 @@ class SweepSettings(Settings):
         methods: of the four maps.
         anchors: how many anchors.
         seeds: how many draws of anchors.
-        normalize: of both spaces before the fits.
+        normalize: of both spaces before the fits; None as in `FitSettings`.
         dataset: of the pairs, so that no patient is on both sides.
         test_split: split of the data set that is held out; None for patients drawn at random.
         test_ids: instead: file of the ids that are held out.
@@ -186,7 +193,7 @@ class SweepSettings(Settings):
     methods: Annotated[tuple[Method, ...], BeforeValidator(_listed), Field(min_length=1)] = METHODS
     anchors: Counts = (50, 100, 200, 400)
     seeds: Count = 5
-    normalize: Normalize = "none"
+    normalize: Normalize | None = None
     dataset: DatasetSettings | None = None
     test_split: str | None = None
     test_ids: DataPath | None = None

@@ -1,7 +1,6 @@
 """`semalign sweep`."""
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -22,6 +21,7 @@ from ._options import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from .._core.typing import Method
     from ..store import EmbeddingStore, JoinedRows
     from ..studies.report import Record
     from ._settings import SweepSettings
@@ -221,12 +221,15 @@ def _records(
     import numpy as np
 
     from .. import SweepMethod, anchor_sweep
+    from ._settings import usual_normalization
 
     def rows(positions: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
         found = source.rows(matched.rows_a[positions]), target.rows(matched.rows_b[positions])
         return found[0].astype(np.float32), found[1].astype(np.float32)
 
-    line = partial(SweepMethod, normalize=settings.normalize)
+    def line(name: "Method") -> SweepMethod:
+        return SweepMethod(name, normalize=settings.normalize or usual_normalization(name))
+
     result = anchor_sweep(
         *rows(parts.train),
         settings.anchors,

@@ -1,5 +1,6 @@
 """`AffineMap`: the at most affine map between two embedding spaces, as a pytree."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
-from .._core.linalg import common_dtype, compute_dtype, matmul
+from .._core.linalg import common_dtype, compute_dtype, in_batches, matmul
 from .._core.typing import Array, ArrayLike
 from ._solvers.least_squares import least_squares
 
@@ -123,11 +124,9 @@ class AffineMap(NamedTuple):
                 f"x must be [n, {self.d_in}] for a batch of maps {self.batch_shape}; got a vector"
             )
         if batch_size is not None:
-            batch_size = checks.positive_int("batch_size", batch_size)
-            if x.ndim != 2 or self.batch_shape:
+            if self.batch_shape:
                 raise ValueError("batch_size is for one map and x [n, d_in]; leave it None")
-            if batch_size < len(x):
-                return jax.lax.map(self.apply, x, batch_size=batch_size)
+            return apply_in_batches(self, x, batch_size)
         dtype = common_dtype(x.dtype, self.weight.dtype)
         work = compute_dtype(dtype)
         weight, source, target = (a.astype(work) for a in self)
@@ -213,3 +212,16 @@ def identity_map(d_in: int, d_out: int, *, dtype=jnp.float32) -> AffineMap:
     d_in, d_out = checks.positive_int("d_in", d_in), checks.positive_int("d_out", d_out)
     weight = jnp.eye(d_in, d_out, dtype=dtype)
     return AffineMap(weight, jnp.zeros(d_in, dtype), jnp.zeros(d_out, dtype))
+
+
+def apply_in_batches(function: Any, x: ArrayLike, batch_size: int) -> Array:
+    """`function(x)` of rows `x` [n, d], a pytree such as a map or a head, in batches of rows."""
+    x = checks.float_array("x", x, (1, 2))
+    if x.ndim != 2:
+        raise ValueError(f"batch_size is for x [n, d_in]; leave it None for shape {x.shape}")
+    return _apply_in_batches(checks.positive_int("batch_size", batch_size), function, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _apply_in_batches(batch_size: int, function: Any, x: Array) -> Array:
+    return in_batches(function, x, batch_size)

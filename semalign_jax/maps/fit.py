@@ -310,7 +310,7 @@ def orthogonality_error(weight: Array) -> Array:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _fit(
+def compiled_fit(
     options: FitOptions,
     info: bool,
     x: Array,
@@ -318,6 +318,7 @@ def _fit(
     weights: Array | None,
     values: FitValues,
 ) -> Any:
+    """The map, or with `info` the map and its `FitInfo`, of checked arguments."""
     fitted, matrix = fit_anchors(options, x, y, weights, values)
     if not info:
         return fitted
@@ -337,7 +338,7 @@ def _checked_fit(
     """Check every argument of a fit, then run it compiled."""
     x, y, weights = check_anchors(x, y, weights, validate)
     static, values = check_options(method, (x.shape[1], y.shape[1]), **options)
-    return _fit(static, checks.flag("info", info), x, y, weights, values)
+    return compiled_fit(static, checks.flag("info", info), x, y, weights, values)
 
 
 # --- the public functions ----------------------------------------------------------------------

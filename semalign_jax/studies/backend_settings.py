@@ -33,4 +33,5 @@ def apply(*, quick_compile: bool) -> None:
         flags.append("--xla_backend_optimization_level=0")
         if version.startswith(("0.9.", "0.10.")):
             flags.append("--xla_cpu_use_fusion_emitters=false")
+            flags.append("--xla_cpu_parallel_codegen_split_count=1")  # each part costs time
     os.environ["XLA_FLAGS"] = " ".join((*flags, os.environ.get("XLA_FLAGS", "")))

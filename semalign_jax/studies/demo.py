@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from .files import load_array
+from safetensors.numpy import load_file
 
 DATA = Path(__file__).parent / "demo_data"
 
@@ -39,7 +38,7 @@ def load_demo(name: str, directory: Path = DATA) -> Embeddings:
     if not card_path.is_file():
         raise ValueError(f"demo data: {card_path} is missing; run make_demo_embeddings.py")
     card = json.loads(card_path.read_text(encoding="utf-8"))
-    values = load_array(directory / f"{name}.safetensors").astype(np.float32)
+    values = load_file(directory / f"{name}.safetensors")["embeddings"].astype(np.float32)
     if values.shape != (len(card["row_ids"]), card["dimension"]):
         raise ValueError(f"demo data: {name} has shape {values.shape}, unlike its card")
     return Embeddings(values, card)

@@ -198,7 +198,7 @@ def _heads_of_pair(
 def _own_head(line: SweepMethod, n: int, x: Array, y: Array, layer: AffineMap) -> AffineMap:
     """The map of one line at one count, fitted on its own."""
     target = jnp.roll(y[:n], 1, axis=0) if line.shuffled else y[:n]
-    return line.fit(x[:n], target) >> layer
+    return line.fitter(x.shape[1], y.shape[1])(x[:n], target, None) >> layer
 
 
 @partial(jax.jit, static_argnums=0)

@@ -15,7 +15,7 @@ import numpy as np
 from .._core import checks
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
-from ..maps.fit import fit_anchors
+from ..maps.fit import compiled_fit
 from ..maps.options import check_method, check_options
 from .anchors import anchor_order, check_counts
 
@@ -64,10 +64,10 @@ class SweepMethod:
         object.__setattr__(self, "options", tuple(sorted(options.items())))
         object.__setattr__(self, "shuffled", checks.flag("shuffled", shuffled))
 
-    def fit(self, x: Array, y: Array, weights: Array | None = None) -> AffineMap:
-        """The map of this line, fitted to checked anchors; traceable."""
-        options, values = check_options(self.method, (x.shape[1], y.shape[1]), **dict(self.options))
-        return fit_anchors(options, x, y, weights, values)[0]
+    def fitter(self, d_in: int, d_out: int) -> Callable[..., AffineMap]:
+        """The compiled fit `(x, y, weights or None) -> map` of checked anchors."""
+        options, values = check_options(self.method, (d_in, d_out), **dict(self.options))
+        return lambda x, y, weights: compiled_fit(options, False, x, y, weights, values)
 
 
 #: Fits a map to anchors: `(x [n, d_in], y [n, d_out]) -> AffineMap`.
@@ -111,15 +111,14 @@ def anchor_sweep(
 ) -> SweepResult:
     """Fit every method on nested anchor sets of every size and seed, and score the maps.
 
-    One compiled function for all counts and seeds; it compiles once per combination of shapes,
-    methods, metrics (and counts, if the route is "prefixes"). The callables are part of that key,
-    so define them once, outside of loops. The same keys give the same result. Anchors are the
-    first rows of a random order, so a smaller set is part of every larger one.
+    The same keys give the same result. Anchors are the first rows of a random order, so a smaller
+    set is part of every larger one. What is compiled is kept for later calls of the same shapes,
+    with the callables as part of the key: define them once, outside of loops.
 
     Two routes give equal results up to rounding:
 
-    - "prefixes": the fit of n anchors sees n rows. One fit is compiled a count, and few anchors
-      cost little.
+    - "prefixes": the fit of n anchors sees n rows, and few anchors cost little. One fit is compiled
+      a count; later sweeps of other data of the same dimensions use it too.
     - "masks": every fit sees as many rows as the largest count, with weight zero for those that
       are no anchors, and is vmapped over counts and seeds. One fit is compiled, whatever the number
       of counts, which may be a traced array.
@@ -140,9 +139,8 @@ def anchor_sweep(
         labels: integer classes [n] to stratify the random anchors by.
         eval_in_axes: as `in_axes` of `jax.vmap`: which leaves of `eval_data` have a leading
             seeds axis; None means that all seeds share it.
-        batch_size: how many fits of a method run at once (vmapped; with "prefixes" of one count
-            and several seeds); bounds the memory. None means 1 on a CPU, where more brings
-            nothing, and 8 elsewhere.
+        batch_size: how many fits of a method run at once by masks (vmapped); bounds the memory.
+            None means 1 on a CPU, where more brings nothing, and 8 elsewhere.
         route: "auto" takes "masks" on accelerators, for traced counts, and on CPUs for sweeps so
             small that compilation would take longer than the fits (seeds x largest count x d_in x
             d_out up to 4e8); else, and for methods that are functions, "prefixes".
@@ -170,7 +168,7 @@ def anchor_sweep(
     axes = _freeze_axes(eval_in_axes, eval_data)
     if route == "prefixes":
         assert isinstance(checked, tuple)
-        values = _by_prefixes(lines, scored, axes, batch_size, checked, x, y, orders, eval_data)
+        values = _by_prefixes(lines, scored, axes, checked, x, y, orders, eval_data)
     else:
         sizes = jnp.asarray(checked, jnp.int32)
         values = _by_masks(lines, scored, axes, batch_size, sizes, x, y, orders, eval_data)
@@ -303,40 +301,67 @@ def _own_data(axes: tuple[int | None, ...], data: Any) -> tuple[list[Array], Cal
     return [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis == 0], of_seed
 
 
-def _scores(metrics: tuple[tuple[str, Metric], ...], maps: Sequence[AffineMap], data: Any) -> Any:
-    """Scores of every map, stacked [methods]."""
-    found = [{name: metric(fitted, data) for name, metric in metrics} for fitted in maps]
-    return _stacked(found, 0)
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _stacked(trees: Sequence[Any], axis: int) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *trees)
+def _fitters(
+    lines: Sequence[tuple[str, SweepMethod | Fitter]], d_in: int, d_out: int
+) -> list[tuple[Callable[..., AffineMap], bool]]:
+    """For each line the compiled fit `(x, y, weights) -> map`, and whether `y` is shuffled."""
+    return [
+        (line.fitter(d_in, d_out), line.shuffled)
+        if isinstance(line, SweepMethod)
+        else (partial(_fitted, line), False)
+        for _, line in lines
+    ]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _by_prefixes(lines, metrics, axes, batch_size, counts, x, y, orders, eval_data):
+def _by_prefixes(
+    lines: Sequence[tuple[str, SweepMethod | Fitter]],
+    metrics: tuple[tuple[str, Metric], ...],
+    axes: tuple[int | None, ...],
+    counts: tuple[int, ...],
+    x: Array,
+    y: Array,
+    orders: Array,
+    eval_data: Any,
+) -> Any:
+    """Each fit is a program of its own, which pairs of equal dimensions and later calls share."""
     own, of_seed = _own_data(axes, eval_data)
+    fitters = _fitters(lines, x.shape[1], y.shape[1])
 
-    def one_seed(order_and_own):
-        order, own = order_and_own
-        data, cells = of_seed(own), []
+    def one_seed(cell: tuple[Array, list[Array]]) -> Any:
+        order, data, scores = cell[0], of_seed(cell[1]), []
         for n in counts:
             source, target = x[order[:n]], y[order[:n]]
-            maps = []
-            for _, line in lines:
-                if not isinstance(line, SweepMethod):
-                    maps.append(line(source, target))
-                elif line.shuffled:
-                    maps.append(line.fit(source, jnp.roll(target, 1, axis=0)))
-                else:
-                    maps.append(line.fit(source, target))
-            cells.append(_scores(metrics, maps, data))
-        return _stacked(cells, 1)
+            wrong = jnp.roll(target, 1, axis=0)
+            maps = [fitter(source, wrong if roll else target, None) for fitter, roll in fitters]
+            scores.append(_scores(metrics, tuple(maps), data))
+        return _stacked(scores)
 
-    # A batch of one would still be vmapped.
-    chunk = None if batch_size == 1 else min(batch_size, len(orders))
-    values = jax.lax.map(one_seed, (orders, own), batch_size=chunk)
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2), values)
+    if checks.is_concrete(x, y, orders, *own):
+        seeds = range(len(orders))
+        values = _stacked([one_seed((orders[s], [leaf[s] for leaf in own])) for s in seeds])
+    else:  # inside of a transformation a loop would compile every seed
+        values = jax.lax.map(one_seed, (orders, own))
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, (0, 1, 2), (2, 1, 0)), values)
+
+
+@partial(jax.jit, static_argnums=0)
+def _fitted(line: Fitter, source: Array, target: Array, weights: None) -> AffineMap:
+    return line(source, target)
+
+
+@partial(jax.jit, static_argnums=0)
+def _scores(metrics: tuple[tuple[str, Metric], ...], maps: tuple[AffineMap, ...], data: Any) -> Any:
+    """Scores of every map, stacked [maps]."""
+
+    def score(fitted: AffineMap) -> Any:
+        return {name: metric(fitted, data) for name, metric in metrics}
+
+    # One after the other: the mapped rows of all of them may not fit in memory.
+    return jax.lax.map(score, _stacked(maps))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -350,8 +375,11 @@ def _by_masks(lines, metrics, axes, batch_size, counts, x, y, orders, eval_data)
         order, data = orders[seed], of_seed([leaf[seed] for leaf in own])
         source, target, weights = x[order], y[order], position < n
         wrong = target[jnp.where(position > 0, position - 1, n - 1)]
-        maps = [line.fit(source, wrong if line.shuffled else target, weights) for _, line in lines]
-        return _scores(metrics, maps, data)
+        maps = [
+            fitter(source, wrong if roll else target, weights)
+            for fitter, roll in _fitters(lines, x.shape[1], y.shape[1])
+        ]
+        return _scores(metrics, tuple(maps), data)
 
     cells = (jnp.repeat(jnp.arange(seeds), len(counts)), jnp.tile(counts, seeds))
     chunk = None if batch_size == 1 else min(batch_size, seeds * len(counts))

@@ -207,5 +207,7 @@ def test_many_rows_in_batches():
     memory = lowered.compile().memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes < 200_000  # the result itself has 3.2 MB
-    with pytest.raises(ValueError, match="batch_size is for one map"):
+    with pytest.raises(ValueError, match="x must have"):
         fitted.apply(X, batch_size=2)
+    with pytest.raises(ValueError, match="batch_size is for one map"):
+        jax.tree.map(lambda a: a[None], fitted).apply(X[0], batch_size=2)

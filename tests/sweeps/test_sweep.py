@@ -159,3 +159,35 @@ def test_keys_and_orders_are_checked():
         run(orders=np.arange(12)[None], methods={"own": sa.fit_ortho}, route="masks")
     raw = jax.random.split(jax.random.PRNGKey(0), 2)
     assert run(raw, methods=["ortho"]).values["map"][0].shape == (1, 1, 2, 4, 4)
+
+
+def test_classes_are_told_apart_before_any_cast():
+    """Beyond 32 bits, where JAX without 64-bit types takes integers modulo 2^32."""
+    labels = np.arange(40) % 2 * 2**32
+    with jax.enable_x64(False):
+        order = sa.anchor_order(jax.random.key(0), 40, labels=labels)
+        expected = sa.anchor_order(jax.random.key(0), 40, labels=(labels > 0).astype(np.int32))
+        np.testing.assert_array_equal(order, expected)
+        x = anchors(10, 3, 3)[0].astype(np.float32)
+        big = sa.fit_linear(x, x, ridge=np.int64(2**32))
+        assert float(jnp.max(jnp.abs(big.weight))) < 1e-6
+
+
+def test_fits_are_shared_by_pairs_of_equal_dimensions():
+    """The second pair differs in its number of rows, its metric and its data."""
+    x, y = anchors(40, 5, 4)
+    keys = jax.random.split(jax.random.key(0), 2)
+    run = partial(sa.anchor_sweep, counts=(7, 11), methods=["l-ortho"], route="prefixes")
+    run(x, y, keys=keys, metrics={"map": the_map})
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        compiled: list[str] = []
+        patch.setattr("logging.Logger.handle", lambda _, r: compiled.append(r.getMessage()))
+        run(
+            y[:30] @ np.ones((4, 5)) + x[:30],
+            y[:30],
+            keys=keys,
+            metrics={"trace": lambda mapping, data: jnp.trace(mapping.weight) + data},
+            eval_data=1.0,
+        )
+    assert any("compilation of jit(_scores)" in text for text in compiled)
+    assert not any("compilation of jit(compiled_fit)" in text for text in compiled)

@@ -104,11 +104,10 @@ def _of_matrix(m: Array, rcond: Array | float | None) -> Array:
     if m.shape[0] == m.shape[1]:
         return _completed(u, vt, keep)
 
-    def padded() -> Array:
-        f = spectral_factors(pad_to_square(m), rcond)
-        return _completed(f.u, f.vt, f.keep)[: m.shape[0], : m.shape[1]]
+    def completed() -> Array:
+        return _completed_between(*(jnp.where(keep, a, 0) for a in (u, transpose(vt))), keep)
 
-    return lax.cond(jnp.all(keep), lambda: matmul(u, vt), padded)
+    return lax.cond(jnp.all(keep), lambda: matmul(u, vt), completed)
 
 
 def _completed(u: Array, vt: Array, keep: Array) -> Array:
@@ -202,7 +201,18 @@ def polar_vectors(
 
 
 def of_few_anchors(completion: Completion, bases: Bases, rcond: Array | float | None) -> Array:
-    """The polar factor of a matrix between thin bases [d_in, d_out], n < min(d_in, d_out).
+    """The polar factor of a matrix between thin bases [d_in, d_out], n < min(d_in, d_out)."""
+    u, vt, keep = polar_vectors(bases.inner, rcond)
+    # Undetermined columns become zero on both sides.
+    u = matmul(bases.left, jnp.where(keep[None, :], u, 0))
+    v = matmul(bases.right, jnp.where(keep[None, :], transpose(vt), 0))
+    if completion == "partial":
+        return matmul(u, transpose(v))
+    return _completed_between(u, v, keep)
+
+
+def _completed_between(u: Array, v: Array, keep: Array) -> Array:
+    """`u @ v^T` of [d_in, n] and [d_out, n] with all other directions completed.
 
     With the determined singular vectors U and V and the polar decomposition U^T V = H P, the
     completed factor is
@@ -212,14 +222,9 @@ def of_few_anchors(completion: Completion, bases: Bases, rcond: Array | float | 
     outside of the span of U and V the identity; within the plane of a pair of principal vectors
     the direct rotation of one complement to the other (Davis and Kahan, "The rotation of
     eigenvectors by a perturbation III", 1970). For unequal dimensions U or V is padded by zeros,
-    and the result cut. 1 + P has a condition number of at most 2.
+    and the result cut. 1 + P has a condition number of at most 2. Columns that `keep` leaves out
+    are zero on both sides.
     """
-    u, vt, keep = polar_vectors(bases.inner, rcond)
-    # Undetermined columns become zero on both sides.
-    u = matmul(bases.left, jnp.where(keep[None, :], u, 0))
-    v = matmul(bases.right, jnp.where(keep[None, :], transpose(vt), 0))
-    if completion == "partial":
-        return matmul(u, transpose(v))
     d_in, d_out = u.shape[0], v.shape[0]
     shared = min(d_in, d_out)
     cosines = matmul(transpose(u[:shared]), v[:shared])

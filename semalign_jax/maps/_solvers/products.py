@@ -79,10 +79,14 @@ def nearest_orthogonal(m: Array) -> Array:
         gram = matmul(transpose(q), q)
         return matmul(q, a * eye + b * gram + c * matmul(gram, gram))
 
-    schedule = jnp.asarray(_quintic_schedule(), dtype)
+    # Made of scalars: an array constant of a custom_vmap fails in a condition that is batched.
+    schedule = jnp.stack(
+        [
+            jnp.stack([jnp.full((), float(value), dtype) for value in row])
+            for row in _quintic_schedule()
+        ]
+    )
     q, _ = lax.scan(lambda q, row: (step(q, (row[0], row[1], row[2])), None), q, schedule)
-    polish = tuple(jnp.asarray(value, dtype) for value in (15 / 8, -10 / 8, 3 / 8))
-
     # The step that follows the last test takes an error to its third power.
     tolerance = eps ** (1 / 3) / 4
 
@@ -93,7 +97,7 @@ def nearest_orthogonal(m: Array) -> Array:
     def again(state):
         q, _, count = state
         error = jnp.max(jnp.abs(matmul(transpose(q), q) - eye))
-        return step(q, polish), error, count + 1
+        return step(q, (15 / 8, -10 / 8, 3 / 8)), error, count + 1
 
     # The error starts as an entry of q, so that both vary over the same axes of a mesh.
     start = (q, jnp.ones_like(q[0, 0]), jnp.zeros_like(q[0, 0], jnp.int32))
