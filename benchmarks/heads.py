@@ -299,11 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(
                 f"{row.problem} {row.loss} {row.l2:g} {row.dtype}: {row.ratio:.3g}", file=sys.stderr
             )
-    kernels = {info.get("architecture") for info in threadpoolctl.threadpool_info()} - {None}
     given = " ".join(sys.argv[1:] if arguments is None else arguments)
-    where = (
-        f"{report.environment()['processor']}, one thread, OpenBLAS {', '.join(sorted(kernels))}"
-    )
+    where = f"{report.environment()['processor']}, one thread, OpenBLAS {report.blas_kernels()}"
     text = (
         f"Printed by `{f'python benchmarks/heads.py {given}'.strip()}`.\n\n"
         f"On {where}, jax {jax.__version__}, scikit-learn {sklearn.__version__}. Both solve each "

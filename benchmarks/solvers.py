@@ -12,6 +12,7 @@ Examples:
     python benchmarks/solvers.py --skip sweeps --docs docs/solver-speed.md
     python benchmarks/solvers.py --skip single cold --docs docs/solver-sweeps.md
     python benchmarks/solvers.py --dims 384 --counts 50 500 --skip sweeps cold --out results
+    python benchmarks/solvers.py --large --docs docs/solver-large.md
     python benchmarks/solvers.py --batch 100
 """
 
@@ -237,6 +238,7 @@ def peers(method: str) -> dict[str, Callable[[Any, Any], Any]]:
 
         found = {"semalign_jax": lambda x, y: fit_linear(x, y, rcond=0.0).weight}
         found["numpy"] = lambda x, y: np.linalg.lstsq(x, y, rcond=0.0)[0]
+        found["numpy, normal equations"] = normal_equations
         found["scikit-learn"] = lambda x, y: LinearRegression(fit_intercept=False).fit(x, y).coef_.T
         found["jax.numpy"] = _naive_linear
     try:
@@ -254,6 +256,14 @@ def peers(method: str) -> dict[str, Callable[[Any, Any], Any]]:
 
     found["torch"] = torch_ortho if method == "ortho" else torch_linear
     return found
+
+
+def normal_equations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least squares in three lines of NumPy, in float64; no rank is looked at."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    if len(x) >= x.shape[1]:
+        return np.linalg.solve(x.T @ x, x.T @ y)
+    return x.T @ np.linalg.solve(x @ x.T, y)
 
 
 @jax.jit
@@ -310,6 +320,57 @@ def timings(
                     yield Timing(
                         method, n, d, solver, 1e3 * median, 100 * spread, median / own, float(error)
                     )
+
+
+class Large(NamedTuple):
+    """One solver on one large problem, compiled and warm, run once.
+
+    Attributes:
+        method: "ortho" or "linear".
+        n: number of anchors.
+        d: dimension.
+        solver: who.
+        seconds: wall time.
+        ratio: its time over ours; above 1 we are faster.
+        difference: from ours: of ortho that of the objective, of linear that of the predictions,
+            relatively.
+    """
+
+    method: str
+    n: int
+    d: int
+    solver: str
+    seconds: float
+    ratio: float
+    difference: float
+
+
+def large_timings() -> Iterator[Large]:
+    """Few anchors of many dimensions, and many anchors, next to SciPy and NumPy."""
+    scipy_map: Callable = lambda x, y: scipy.linalg.orthogonal_procrustes(x, y)[0]  # noqa: E731
+    for method, n, solver, other in (
+        ("ortho", 1000, "scipy", scipy_map),
+        ("linear", 20_000, "numpy, normal equations", normal_equations),
+    ):
+        x, y = correlated_anchors(n, 4096, condition=1e4)
+        sides = jnp.asarray(x), jnp.asarray(y)
+        run = partial(fit, method, *sides)
+        jax.block_until_ready(run())  # compiles
+        start = time.perf_counter()
+        own = np.asarray(jax.block_until_ready(run()).weight)
+        middle = time.perf_counter()
+        theirs = other(x, y)
+        end = time.perf_counter()
+        ours, others = x @ own, x @ theirs.astype(np.float32)
+        if method == "ortho":
+            difference = float(1 - np.sum(ours * y) / np.sum(others * y))
+        else:
+            difference = relative_error(ours, others.astype(np.float64))
+        del x, y, sides, ours, others
+        yield Large(method, n, 4096, "semalign_jax", middle - start, 1.0, 0.0)
+        yield Large(
+            method, n, 4096, solver, end - middle, (end - middle) / (middle - start), difference
+        )
 
 
 class ColdStart(NamedTuple):
@@ -440,6 +501,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--accuracy", action="store_true", help="errors, not times")
+    parser.add_argument("--large", action="store_true", help="4,096 dimensions, some minutes")
     parser.add_argument("--batch", type=int, metavar="FITS", help="a vmapped batch of fits")
     parser.add_argument("--dims", type=int, nargs="+", default=None, help="dimensions")
     parser.add_argument(
@@ -480,7 +542,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where = report.environment()["processor"] if device.platform == "cpu" else device.device_kind
     say(f"Printed by `{command}`.\n")
     say(f"On {where}, jax {jax.__version__}, float32, one thread if not said otherwise.\n")
-    run = _accuracy if options.accuracy else _batch if options.batch else _speed
+    say(f"OpenBLAS: {report.blas_kernels()} (OPENBLAS_CORETYPE is not set).\n")
+    if options.accuracy:
+        run = _accuracy
+    else:
+        run = _batch if options.batch else _large if options.large else _speed
     status = run(options, say)
     if options.docs is not None:
         report.write_text(options.docs, text.getvalue())
@@ -504,6 +570,13 @@ def _batch(options: argparse.Namespace, say: Callable[..., None]) -> int:
         print(f"{row.solver} d={row.d}: {row.milliseconds:.3g} ms", file=sys.stderr)
     say(report.markdown(rows))
     _write(options.out, "batch.json", {"batch": rows})
+    return 0
+
+
+def _large(options: argparse.Namespace, say: Callable[..., None]) -> int:
+    rows = list(large_timings())
+    say(report.markdown(rows))
+    _write(options.out, "large.json", {"large": rows})
     return 0
 
 
@@ -549,6 +622,9 @@ def _write(out: Path | None, name: str, tables: dict[str, Sequence[Any]], **more
 
 
 if __name__ == "__main__":
+    # The kernels of this machine, for NumPy, which has loaded its BLAS already.
+    if os.environ.pop("OPENBLAS_CORETYPE", None):
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     # XLA takes its number of threads from here when it starts; its own flag has no effect.
     os.environ.setdefault("NPROC", "1")
     sys.exit(main())

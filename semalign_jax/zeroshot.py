@@ -117,8 +117,14 @@ def class_embeddings(
     num_classes = checks.positive_int("num_classes", num_classes)
     labels = integers("prompt_labels", prompt_labels, prompts.shape[:1])
     in_range("prompt_labels", labels, num_classes)
+    center = None if center is None else jnp.asarray(center)
+    return _class_embeddings(num_classes, prompts, labels, center)
+
+
+@partial(jax.jit, static_argnums=0)
+def _class_embeddings(num_classes: int, prompts: Array, labels: Array, center: Any) -> Array:
     if center is not None:
-        prompts = prompts - jnp.asarray(center)[None, :]
+        prompts = prompts - center[None, :]
     member = jax.nn.one_hot(labels, num_classes, axis=0, dtype=prompts.dtype)
     means = matmul(member, _units(prompts))
     return _units(means)

@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
+import threadpoolctl
+
 from .._core.files import write_atomically
 
 
@@ -85,6 +87,13 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "devices": [device.device_kind for device in jax.devices()],
     }
+
+
+def blas_kernels() -> str:
+    """The kernels that the loaded BLAS libraries chose for this processor, e.g. "Zen"."""
+    return ", ".join(
+        sorted({k for lib in threadpoolctl.threadpool_info() if (k := lib.get("architecture"))})
+    )
 
 
 def _processor() -> str:
