@@ -33,17 +33,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semalign_jax import (
-    AffineMap,
-    SweepMethod,
-    anchor_order,
-    anchor_sweep,
-    evaluate_zero_shot,
-    fit_head,
-    head_accuracy,
-    identity_map,
-)
+from semalign_jax import AffineMap, SweepMethod, anchor_sweep, fit_head, identity_map
+from semalign_jax.stitching import head_accuracy
 from semalign_jax.studies import backend_settings, demo, figures, report
+from semalign_jax.sweeps import anchor_order
+from semalign_jax.zeroshot import evaluate_zero_shot
 
 backend_settings.apply(quick_compile=True)  # before JAX computes
 

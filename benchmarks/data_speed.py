@@ -33,16 +33,10 @@ import numpy as np
 from clinical_trees import chest_film, dicom
 from solver_sweeps import memory_megabytes, reset_peak
 
-from semalign_jax import (
-    accumulate_stats,
-    create_store,
-    fit_from_stats,
-    join_stores,
-    open_store,
-    paired_batches,
-    row_batches,
-)
+from semalign_jax import accumulate_stats, fit_from_stats
 from semalign_jax.data import read_many, read_pixels
+from semalign_jax.maps import row_batches
+from semalign_jax.stores import create_store, join_stores, open_store, paired_batches
 
 DIMENSION = 768
 CHUNK_ROWS = 1 << 16

@@ -26,7 +26,8 @@ import numpy as np
 import sklearn
 from sklearn.metrics import roc_auc_score
 
-from semalign_jax import intervals, metrics
+from semalign_jax import metrics
+from semalign_jax.metrics import intervals
 from semalign_jax.studies import backend_settings, report
 
 backend_settings.apply(quick_compile=False)  # before JAX computes

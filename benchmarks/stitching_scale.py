@@ -26,9 +26,9 @@ import jax
 import numpy as np
 from solver_sweeps import COUNTS, memory_megabytes, reset_peak
 
-from semalign_jax import StitchingMatrix, evaluate_stitching_pairs
-from semalign_jax.heads import LOSSES
-from semalign_jax.stitching_pairs import HEAD_METRICS
+from semalign_jax.stitching import StitchingMatrix, evaluate_stitching_pairs
+from semalign_jax.stitching.heads import LOSSES
+from semalign_jax.stitching.matrix import HEAD_METRICS
 from semalign_jax.studies import backend_settings, report
 
 backend_settings.apply(quick_compile=False)  # before JAX computes

@@ -67,7 +67,9 @@ def pair_of_stores(folder, rows=60, dimensions=(6, 5), noise=0.05):
         )
         ids = [f"i{row}" for row in kept]
         order = rng.permutation(len(ids))
-        store = sa.create_store(folder / name, description={"made": name}, dimension=dimension)
+        store = sa.stores.create_store(
+            folder / name, description={"made": name}, dimension=dimension
+        )
         store.append([ids[k] for k in order], values[kept][order].astype(np.float32))
         stores.append(folder / name)
     return stores

@@ -1,4 +1,5 @@
 import gc
+from pathlib import Path
 
 import jax
 import pytest
@@ -28,5 +29,7 @@ def precision(request):
 def free_compiled_code():
     """Compiled programs hold memory maps, of which a process has only about 65,000."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 8_000:
+        jax.clear_caches()
+        gc.collect()

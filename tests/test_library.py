@@ -74,14 +74,14 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_anchor_masks_are_exact_nested_and_stratified():
     labels = np.repeat([0, 1, 2], [60, 30, 10])
-    masks = np.asarray(sa.anchor_masks(jax.random.key(0), 100, [10, 50], labels=labels))
+    masks = np.asarray(sa.sweeps.anchor_masks(jax.random.key(0), 100, [10, 50], labels=labels))
     assert masks.sum(1).tolist() == [10, 50]
     assert (masks[0] <= masks[1]).all()
     assert np.abs(np.bincount(labels[masks[1]]) - [30, 15, 5]).max() <= 1
-    again = sa.anchor_masks(jax.random.key(0), 100, [10, 50], labels=labels)
+    again = sa.sweeps.anchor_masks(jax.random.key(0), 100, [10, 50], labels=labels)
     np.testing.assert_array_equal(masks, again)
     with pytest.raises(ValueError, match="only 100 rows"):
-        sa.anchor_masks(jax.random.key(0), 100, [101])
+        sa.sweeps.anchor_masks(jax.random.key(0), 100, [101])
 
 
 def squared_error(mapping, data):
@@ -103,7 +103,7 @@ def test_sweep_equals_independent_fits():
     )
     assert result.values["mse"].shape == (6, 2, 2)
     for s, key in enumerate(keys):
-        order = sa.anchor_order(key, 60)
+        order = sa.sweeps.anchor_order(key, 60)
         for c, n in enumerate(result.counts):
             rows = order[:n]
             maps = [sa.fit(m, x[rows], y[rows]) for m in ("affine", "linear", "l-ortho", "ortho")]
@@ -201,7 +201,7 @@ def test_traced_rows_that_are_not_numbers_make_the_accuracy_undefined():
 
 def test_zero_shot_normalises_averages_and_normalises_again():
     prompts = np.array([[2.0, 0], [0, 1], [0, -5]])
-    classes = sa.class_embeddings(prompts, np.array([0, 0, 1]), 2)
+    classes = sa.zeroshot.class_embeddings(prompts, np.array([0, 0, 1]), 2)
     np.testing.assert_allclose(classes, [[0.5**0.5, 0.5**0.5], [0, -1]], atol=1e-12)
     assert sa.zero_shot_predict(np.array([[3.0, 2], [0.1, -9]]), classes).tolist() == [0, 1]
 
@@ -219,22 +219,22 @@ def test_scores_in_batches():
     labels = jnp.asarray(rng.integers(0, 3, 1001))
     mapping = sa.fit_affine(x[:50], jnp.asarray(rng.standard_normal((50, 32))))
     texts = jnp.asarray(rng.standard_normal((6, 32)))
-    classes = sa.class_embeddings(texts, np.arange(6) % 3, 3)
-    prompts = sa.EmbeddedPrompts(
+    classes = sa.zeroshot.class_embeddings(texts, np.arange(6) % 3, 3)
+    prompts = sa.zeroshot.EmbeddedPrompts(
         texts, jnp.arange(6, dtype=jnp.int32) % 3, jnp.arange(6) < 3, ("a", "b", "c"), "multi-label"
     )
-    space = sa.anchor_space(x[:50], mapping(x[:50]))
+    space = sa.zeroshot.anchor_space(x[:50], mapping(x[:50]))
     head = sa.fit_head(mapping(x), labels, 3)
-    mlp = sa.fit_mlp_head(jax.random.key(0), x, labels, 3, units=4, max_steps=3)
+    mlp = sa.stitching.fit_mlp_head(jax.random.key(0), x, labels, 3, units=4, max_steps=3)
     calls = [
         lambda x, size: head_accuracy(mapping >> head, x, labels[: len(x)], batch_size=size),
         lambda x, size: sa.zero_shot_logits(x, classes, center=texts.mean(0), batch_size=size),
         lambda x, size: sa.zero_shot_predict(x, classes, batch_size=size),
-        lambda x, size: sa.evaluate_zero_shot(
+        lambda x, size: sa.zeroshot.evaluate_zero_shot(
             mapping, x, labels[: len(x)], texts, np.arange(6) % 3, 3, batch_size=size
         ),
-        lambda x, size: sa.prompt_scores(x, prompts, batch_size=size),
-        lambda x, size: sa.zero_shot_scores(
+        lambda x, size: sa.zeroshot.prompt_scores(x, prompts, batch_size=size),
+        lambda x, size: sa.zeroshot.zero_shot_scores(
             mapping, x, prompts, normalization="whiten", space=space, batch_size=size
         ),
         lambda x, size: mlp.apply(x, batch_size=size),

@@ -11,7 +11,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from .._core.typing import Array
+from .typing import Array
 
 
 def is_concrete(*arrays: Any) -> bool:

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._processes import jointly
 from ..data import read_pixels
 from ..data._dataset import known_groups
 from ..data._files import find_files
-from ..prompts import load_prompts, prompt_ids, prompt_texts
+from ..distributed.processes import jointly
 from ..studies.cells import run_cells
 from ..studies.inputs import read_dataset
+from ..zeroshot.prompts import load_prompts, prompt_ids, prompt_texts
 from ._settings import EmbedSettings
 
 TEXT, IMAGE = "text", "image"

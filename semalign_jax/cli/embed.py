@@ -28,13 +28,7 @@ from ._distributed import (
     TimeoutOption,
     join,
 )
-from ._options import (
-    DatasetOption,
-    DatasetPathOption,
-    ReaderOption,
-    dataset_flags,
-    option,
-)
+from ._options import DatasetOption, DatasetPathOption, ReaderOption, dataset_flags, option
 
 if TYPE_CHECKING:
     from ._settings import EmbedSettings
@@ -153,8 +147,8 @@ def embed(
 
 def run(settings: "EmbedSettings") -> Outcome:
     """Embed as the settings say."""
-    from .._chunks import refuse_other_contents
-    from .._processes import by_first
+    from ..distributed.processes import by_first
+    from ..stores.chunks import refuse_other_contents
     from ._sources import IMAGE, find_broken, pixel_reader, read_source, worker_count
 
     started = time.monotonic()

@@ -41,9 +41,9 @@ def describe(name: str) -> tuple[str, dict[str, Any]]:
         FileNotFoundError: if there is nothing, and no prompt set of this name either.
         ValueError: if it is nothing that is known here, or damaged.
     """
-    from .._chunks import MANIFEST
-    from .._documents import SUFFIXES
-    from ..prompts import shipped_prompt_sets
+    from .._core.documents import SUFFIXES
+    from ..stores.chunks import MANIFEST
+    from ..zeroshot.prompts import shipped_prompt_sets
 
     path = Path(name).expanduser()
     if path.is_dir():
@@ -77,8 +77,8 @@ def describe(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _store(path: Path) -> dict[str, Any]:
-    from .._chunks import read_manifest
-    from ..store import open_store
+    from ..stores.chunks import read_manifest
+    from ..stores.store import open_store
 
     store = open_store(path)
     chunks, versions = read_manifest(path)
@@ -136,7 +136,7 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def _prompts(name: str) -> dict[str, Any]:
-    from ..prompts import load_prompts, prompt_texts
+    from ..zeroshot.prompts import load_prompts, prompt_texts
 
     prompt_set = load_prompts(name)
     return {
@@ -181,7 +181,7 @@ def verify(
     store: Annotated[Path, typer.Argument(help="Folder of a store.")],
 ) -> Outcome:
     """Read all of a store and list what is wrong with it; exit with 1 if anything is."""
-    from ..store import open_store, verify_store
+    from ..stores.store import open_store, verify_store
 
     if not store.is_dir():
         raise FileNotFoundError(f"{store}: there is no such folder")
@@ -221,16 +221,17 @@ def convert(
     A .npy file has its ids as a JSON list beside it, in NAME.ids.json. An import that was
     interrupted goes on when it is run again; an existing file is replaced.
     """
-    from ..store import _SUFFIXES, export_store, import_store, open_store
+    from ..stores import export_store, import_store, open_store
+    from ..stores.exchange import SUFFIXES
 
-    to_file, from_store = out.suffix in _SUFFIXES, source.is_dir()
+    to_file, from_store = out.suffix in SUFFIXES, source.is_dir()
     description = {"file": source.name, **keys_and_values("describe", describe_as)}
     named: dict[str, Any] = {"description": description, "embeddings": embeddings, "ids": ids}
     if not source.exists():
         raise FileNotFoundError(f"{source}: there is no such file or folder")
     if from_store and not to_file:
         raise ValueError(
-            f"{out}: a store becomes a file of {', '.join(_SUFFIXES)}; to copy it, copy its folder"
+            f"{out}: a store becomes a file of {', '.join(SUFFIXES)}; to copy it, copy its folder"
         )
     if to_file and not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: there is no such folder for the file")

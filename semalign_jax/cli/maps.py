@@ -32,7 +32,7 @@ from ._options import METHODS, NormalizeOption, option
 if TYPE_CHECKING:
     from ..maps.affine_map import AffineMap
     from ..maps.stats import PairStats
-    from ..store import EmbeddingStore, JoinedRows
+    from ..stores.store import EmbeddingStore, JoinedRows
     from ._settings import ApplySettings, FitSettings
 
 
@@ -104,16 +104,12 @@ def run_fit(settings: "FitSettings") -> Outcome:
     """Fit as the settings say."""
     import numpy as np
 
-    from .. import (
-        fit_from_stats,
-        join_stores,
-        open_store,
-        paired_batches,
-        save_map,
-    )
-    from .._processes import by_first
-    from ..distributed import accumulate_stats, shard_rows, this_process
+    from ..distributed.merge import accumulate_stats, shard_rows, this_process
+    from ..distributed.processes import by_first
+    from ..maps.fit_from_stats import fit_from_stats
+    from ..maps.io import save_map
     from ..maps.options import check_method, check_options
+    from ..stores.store import join_stores, open_store, paired_batches
 
     source, target = open_store(settings.source), open_store(settings.target)
     # Before hours of reading.
@@ -274,7 +270,8 @@ def apply(
 
 def run_apply(settings: "ApplySettings") -> Outcome:
     """Apply as the settings say."""
-    from .. import load_map, open_store
+    from ..maps.io import load_map
+    from ..stores.store import open_store
 
     mapping, store = load_map(settings.map), open_store(settings.store)
     if mapping.batch_shape:
@@ -306,7 +303,7 @@ def _map_store(
     import jax.numpy as jnp
     import numpy as np
 
-    from .. import create_store
+    from ..stores.store import create_store
 
     description = {
         "map": {"sha256": map_hash(mapping)},

@@ -22,14 +22,7 @@ from ._console import (
     settings_of,
     writing,
 )
-from ._options import (
-    READERS,
-    DatasetOption,
-    DatasetPathOption,
-    ReaderOption,
-    dataset_flags,
-    option,
-)
+from ._options import READERS, DatasetOption, DatasetPathOption, ReaderOption, dataset_flags, option
 
 if TYPE_CHECKING:
     from ..studies.outputs import StudyResults

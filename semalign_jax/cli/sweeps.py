@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .._core.typing import Method
-    from ..store import EmbeddingStore, JoinedRows
+    from ..stores.store import EmbeddingStore, JoinedRows
     from ..studies.report import Record
     from ._settings import SweepSettings
 
@@ -90,7 +90,7 @@ def run(settings: "SweepSettings") -> Outcome:
     from ..studies import backend_settings
 
     backend_settings.apply(quick_compile=True)
-    from .. import join_stores, open_store
+    from ..stores.store import join_stores, open_store
     from ..studies import report
 
     started = time.monotonic()
@@ -220,7 +220,7 @@ def _records(
     import jax
     import numpy as np
 
-    from .. import SweepMethod, anchor_sweep
+    from ..sweeps.one_pair import SweepMethod, anchor_sweep
     from ._settings import usual_normalization
 
     def rows(positions: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:

@@ -26,3 +26,32 @@ from .tables import read_chexpert as read_chexpert
 from .tables import read_padchest as read_padchest
 from .tables import read_table as read_table
 from .vindr import read_vindr_cxr as read_vindr_cxr
+
+__all__ = [
+    "AnchorSample",
+    "BinaryLabels",
+    "Box",
+    "DatasetError",
+    "DatasetSummary",
+    "ImageTextDataset",
+    "Label",
+    "LabelCounts",
+    "PatientSplit",
+    "PixelError",
+    "PixelReader",
+    "binary_labels",
+    "check_disjoint",
+    "parse_sections",
+    "patient_split",
+    "read_chexpert",
+    "read_many",
+    "read_mimic_cxr",
+    "read_open_i",
+    "read_padchest",
+    "read_pixels",
+    "read_rsna",
+    "read_table",
+    "read_vindr_cxr",
+    "report_text",
+    "sample_anchors",
+]

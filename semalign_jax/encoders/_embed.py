@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .._chunks import Chunk
 from .._core.checks import flag, option, positive_int
-from .._processes import Section, alone, jointly
+from ..distributed.processes import Section, alone, jointly
+from ..stores.chunks import Chunk
 from ._encoder import DTYPES, Encoder, encode, example_batch, read_config
 from ._family import TEXT
 from ._items import Items, contents_hash, ids_of, modality_of, refuse_repeated, sequence

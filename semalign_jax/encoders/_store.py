@@ -1,4 +1,4 @@
-"""The folder that `embed` writes into; see `semalign_jax._chunks` for its format.
+"""The folder that `embed` writes into; see `semalign_jax.stores.chunks` for its format.
 
 Several processes write into one folder: process 0 holds its lock, writes the manifest and the ids,
 and says which chunks are missing; these are dealt out in turn.
@@ -15,7 +15,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .._chunks import (
+from .._core.files import write_atomically
+from ..distributed.processes import Section, wait_until
+from ..stores.chunks import (
     IDS,
     MANIFEST,
     Chunk,
@@ -28,8 +30,6 @@ from .._chunks import (
     refuse_other_run,
     write_manifest,
 )
-from .._core.files import write_atomically
-from .._processes import Section, wait_until
 
 #: Seconds until a file that another machine has written must be visible here: networked file
 #: systems remember for a while that it was not there.

@@ -9,7 +9,7 @@ import safetensors.flax
 
 from .._core.checks import is_concrete
 from .._core.files import write_atomically
-from ..maps.affine_map import AffineMap
+from .affine_map import AffineMap
 
 _FORMAT = "semalign_jax.AffineMap"
 _FORMAT_VERSION = "1"

@@ -163,13 +163,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 def progress_bar(description: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr; gives what to call after each step."""
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}"),

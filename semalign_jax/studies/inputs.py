@@ -17,9 +17,9 @@ from pydantic import (
 )
 
 from .. import data
-from .._documents import SUFFIXES, read_document
+from .._core.documents import SUFFIXES, read_document
 from ..data import ImageTextDataset
-from ..store import EmbeddingStore, open_store
+from ..stores.store import EmbeddingStore, open_store
 
 READERS: Mapping[str, Callable[..., ImageTextDataset]] = {
     "table": data.read_table,

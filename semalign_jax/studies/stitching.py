@@ -25,9 +25,8 @@ from .. import data
 from .._core.typing import Array
 from ..data import ImageTextDataset, Label
 from ..data._dataset import shown
-from ..heads import Head, HeadInfo, fit_head
-from ..intervals import bootstrap
 from ..maps.affine_map import identity_map
+from ..maps.mlp_head import Head
 from ..metrics import (
     MacroMean,
     auroc_from_ranking,
@@ -36,8 +35,11 @@ from ..metrics import (
     predicted_classes,
     rank_scores,
 )
-from ..stitching import stitch
-from ..stitching_pairs import HeadMetric, StitchingMatrix, evaluate_stitching_pairs, log_odds
+from ..metrics.by_name import HeadMetric, log_odds
+from ..metrics.intervals import bootstrap
+from ..stitching.evaluate import stitch
+from ..stitching.heads import HeadInfo, fit_head
+from ..stitching.matrix import StitchingMatrix, evaluate_stitching_pairs
 from ..sweeps.many_pairs import sweep_pairs
 from .cells import run_cells
 from .common import (
@@ -53,14 +55,7 @@ from .common import (
 )
 from .demo import load_demo
 from .inputs import DataPath, DatasetSettings, Settings, match_stores, read_dataset
-from .outputs import (
-    FORMAT,
-    UPPER_BOUND,
-    VERSION,
-    ClassRow,
-    StudyResults,
-    resolved_settings,
-)
+from .outputs import FORMAT, UPPER_BOUND, VERSION, ClassRow, StudyResults, resolved_settings
 from .report import Row, environment
 
 DemoGroup: TypeAlias = Literal["glosses", "emoji"]

@@ -28,13 +28,13 @@ from pydantic import (
 )
 
 from .. import data
-from ..baselines import BASELINES, Baseline, naive_scores
 from ..data import ImageTextDataset
 from ..data._dataset import shown
-from ..prompts import PromptSet, embedded_prompts, load_prompts, prompt_ids, prompt_texts
-from ..protocol import AnchorPairs, Images, Multimodal, ZeroShotResult, zero_shot_protocol
-from ..store import EmbeddingStore, open_store
-from ..zeroshot import TEMPERATURE, EmbeddedPrompts, SpaceNormalization, ThresholdRule
+from ..stores.store import EmbeddingStore, open_store
+from ..zeroshot.baselines import BASELINES, Baseline, naive_scores
+from ..zeroshot.prompts import PromptSet, embedded_prompts, load_prompts, prompt_ids, prompt_texts
+from ..zeroshot.protocol import AnchorPairs, Images, Multimodal, ZeroShotResult, zero_shot_protocol
+from ..zeroshot.scores import TEMPERATURE, EmbeddedPrompts, SpaceNormalization, ThresholdRule
 from . import common
 from .cells import run_cells
 from .common import (
@@ -205,9 +205,8 @@ class ZeroShotSettings(Settings):
         methods: name -> options of `SweepMethod`. A list of names of maps does too, and a name of
             a map instead of options.
         baselines: name -> options of a baseline, the key `baseline` says of which: "naive",
-            "relative", "asif" or "csa" (see `semalign_jax.baselines`), or "probe", a linear probe
-            on as many labelled images as there are anchors (option `l2`). A list of these names
-            does too.
+            "relative", "asif" or "csa" (see `zeroshot.baselines`), or "probe", a linear probe on as
+            many labelled images as there are anchors (option `l2`). A list of these names does too.
         normalizations: of the mapped space, see `zero_shot_scores`. With several each map has
             several lines, and the notes compare them.
         multimodal: a multimodal model as a reference.

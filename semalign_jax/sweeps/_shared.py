@@ -28,10 +28,12 @@ from jax.scipy.linalg import cho_solve
 from .._core.linalg import (
     cholesky,
     default_rcond,
+    eigh,
     is_positive_definite,
     matmul,
     power_of_two_scale,
     qr,
+    safe_inverse,
     solve_upper,
     transpose,
 )
@@ -89,9 +91,10 @@ class Variant(NamedTuple):
         q: orthonormal columns [d, k], k the longest prefix that is solved in the span of few rows.
         r: upper triangular [k, k], rows[:k] = (q r)^T.
         few: lower Cholesky factor of x x^T for the longest prefix of less than d rows, float64.
-        many: those of x^T x for each prefix of at least d rows, float64.
-        safe: whether no singular value is below each cut-off, and so the factor is exact
-            [cuts, counts].
+        many: for each prefix of at least d rows and each cut-off, a root of the inverse of x^T x
+            without the directions below the cut-off, float64.
+        safe: whether what is here is exact, for each cut-off and count: with fewer rows than d, and
+            in float64, only if no singular value is below the cut-off [cuts, counts].
     """
 
     rows: Array
@@ -101,7 +104,7 @@ class Variant(NamedTuple):
     q: Array
     r: Array
     few: Array
-    many: tuple[Array, ...]
+    many: tuple[tuple[Array, ...], ...]
     safe: Array
 
 
@@ -157,8 +160,8 @@ def _variant(plan: Plan, data: Array, center: bool) -> Variant:
         for m in lengths[len(few) :]:
             total = total + row_sums(gram_matrix, rows[start:m])
             start = m
-            many.append(cholesky(total))
-            safe.append(_is_safe(total, cuts))
+            many.append(tuple(inverse_root(total, cut) for cut in cuts))
+            safe.append(jnp.ones(len(cuts), bool) if plan.float32 else _is_safe(total, cuts))
     trusted = jnp.stack(safe, axis=1) if cuts else jnp.ones((0, len(lengths)), bool)
     return Variant(rows, unit, means, scales, q, r, factor, tuple(many), trusted)
 
@@ -169,6 +172,21 @@ def _is_safe(gram: Array, cuts: Sequence[float]) -> Array:
         return jnp.zeros(len(cuts), bool)
     size, eye = jnp.linalg.norm(gram), jnp.eye(len(gram), dtype=gram.dtype)
     return jnp.stack([is_positive_definite(gram - cut * cut * size * eye) for cut in cuts])
+
+
+def inverse_root(gram: Array, cut: float) -> Array:
+    """`root` with root root^T = gram^-1, without directions whose root is below `cut`."""
+    eye = jnp.eye(len(gram), dtype=gram.dtype)
+
+    def by_cholesky() -> Array:
+        return solve_upper(transpose(cholesky(gram)), eye)
+
+    def by_eigenvectors() -> Array:
+        values, vectors = eigh(gram)
+        keep = values > cut * cut * values[-1]
+        return vectors * jnp.sqrt(safe_inverse(values, keep))[None, :]
+
+    return lax.cond(_is_safe(gram, (cut,))[0], by_cholesky, by_eigenvectors)
 
 
 def contrasts(data: Array) -> Array:
@@ -298,7 +316,7 @@ def _l_ortho(
                 inverse = transpose(solve_upper(source.r[:m, :m], eye))
                 inner = matmul(inverse, transpose(target.r[:m, :m]))
                 bases = Bases(source.q[:, :m], inner, target.q[:, :m])
-            linear = _solution(plan, source, m, target.rows[:m], cross)
+            linear = _solution(plan, line, source, m, target.rows[:m], cross)
             linear = linear.astype(source.rows.dtype)
             weight = orthogonal_factor(_completion(line), False, linear, None, bases)
             cells.append(matmul(weight, readout.weight))
@@ -316,15 +334,18 @@ def _least_squares(
     for m, before in _spans(plan, is_centered(line)):
         if m > before:
             total = total + row_sums(_cross, x.rows[before:m], values[before:m])
-        found.append(_solution(plan, x, m, values[:m], total))
+        found.append(_solution(plan, line, x, m, values[:m], total))
     return found
 
 
-def _solution(plan: Plan, x: Variant, m: int, values: Array, cross: Array) -> Array:
+def _solution(
+    plan: Plan, line: SweepMethod, x: Variant, m: int, values: Array, cross: Array
+) -> Array:
     """The least-squares solution of the first `m` rows in float64.
 
     Args:
-        plan: counts.
+        plan: counts and cut-offs.
+        line: for its cut-off.
         x: the source.
         m: number of rows.
         values: right-hand sides [m, c].
@@ -336,15 +357,10 @@ def _solution(plan: Plan, x: Variant, m: int, values: Array, cross: Array) -> Ar
     if m < d:
         z = cho_solve((x.few[:m, :m], True), values.astype(jnp.float64))
         return _cross(x.rows[:m].astype(jnp.float64), z)
-    return cho_solve((_factor_of(plan, x, m), True), cross)
-
-
-def _factor_of(plan: Plan, x: Variant, m: int) -> Array:
-    """The factor in `x.many` of the prefix of `m` rows."""
-    d = x.rows.shape[1]
-    centers = [c for c in (0, 1) if len(x.rows) == max(plan.counts) - c]
-    lengths = [n - centers[0] for n in plan.counts if n - centers[0] >= d]
-    return x.many[lengths.index(m)]
+    center = is_centered(line)
+    lengths = [n - center for n in plan.counts if n - center >= d]
+    root = x.many[lengths.index(m)][plan.cuts(center).index(plan.cut(line))]
+    return matmul(root, matmul(transpose(root), cross))
 
 
 def _completion(line: SweepMethod):

@@ -51,18 +51,18 @@ def anchor_order(
         if 4 * size <= n:
             return jax.lax.top_k(-priority, size)[1].astype(jnp.int32)
         return jnp.argsort(priority)[:size].astype(jnp.int32)
-    labels = checks.host_array("labels", labels)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels must be integer classes; got dtype {labels.dtype}")
-    if labels.shape != (n,):
-        raise ValueError(f"labels must have shape ({n},); got {labels.shape}")
-    if isinstance(labels, np.ndarray):
+    classes = checks.host_array("labels", labels)
+    if not jnp.issubdtype(classes.dtype, jnp.integer):
+        raise TypeError(f"labels must be integer classes; got dtype {classes.dtype}")
+    if classes.shape != (n,):
+        raise ValueError(f"labels must have shape ({n},); got {classes.shape}")
+    if isinstance(classes, np.ndarray):
         # Numbered from 0: JAX takes 64-bit integers modulo 2^32, which would merge classes.
-        labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-    labels = jnp.asarray(labels)
+        classes = np.unique(classes, return_inverse=True)[1].astype(np.int32)
+    numbers = jnp.asarray(classes)
     key_rank, key_shift = jax.random.split(key)
-    by_class = jnp.lexsort((jax.random.uniform(key_rank, (n,)), labels))
-    sorted_labels = labels[by_class]
+    by_class = jnp.lexsort((jax.random.uniform(key_rank, (n,)), numbers))
+    sorted_labels = numbers[by_class]
     first = jnp.searchsorted(sorted_labels, sorted_labels, side="left")
     members = jnp.searchsorted(sorted_labels, sorted_labels, side="right") - first
     # Member r of a class of c rows comes at about the fraction r / c of the order.

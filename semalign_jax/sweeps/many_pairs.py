@@ -6,7 +6,7 @@ What is shared, and how, is in `_shared`; sweeps of one pair are in `one_pair`.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -16,8 +16,9 @@ import numpy as np
 from .._core import checks
 from .._core.linalg import common_dtype, compute_dtype
 from .._core.typing import METHODS, Array, ArrayLike, Method
-from ..heads import Head, after_first_layer, first_layer
 from ..maps.affine_map import AffineMap
+from ..maps.mlp_head import Head, after_first_layer, first_layer
+from ..metrics.by_name import HEAD_METRICS, HeadMetric, score_by_name
 from ._shared import Plan, Variant, is_shared, prepare, shared_heads
 from .one_pair import SweepMethod, checked_lines, checked_orders
 
@@ -51,7 +52,7 @@ def sweep_pairs(
     *,
     readouts: Mapping[str, Head],
     test: Mapping[str, ArrayLike],
-    metrics: Mapping[str, ScoreMetric],
+    metrics: Mapping[str, ScoreMetric] | Sequence[HeadMetric],
     eval_data: Any = None,
     methods: Sequence[Method] | Mapping[str, str | SweepMethod] = METHODS,
     pairs: Sequence[tuple[str, str]] | None = None,
@@ -81,8 +82,10 @@ def sweep_pairs(
             `fit_head`, or `AffineMap.from_weight(class_embeddings.T)`, whose largest score is
             the largest cosine similarity. Or an `MlpHead`.
         test: name of a source -> test embeddings [t, d], rows matched.
-        metrics: name -> function `(scores [t, c], eval_data) -> scalar` (or a pytree of
-            arrays); must be traceable. Define it once: it is part of the key of compiled code.
+        metrics: names of scores ("accuracy", "balanced_accuracy", "macro_f1", "auroc",
+            "average_precision"; `eval_data` is then the test labels, [t] or booleans [t, c]), or
+            name -> function `(scores [t, c], eval_data) -> scalar` (or a pytree of arrays); must
+            be traceable. Define it once: it is part of the key of compiled code.
         eval_data: any pytree of arrays, handed to the metrics, e.g. the test labels.
         methods: names of maps, or label -> name or `SweepMethod`.
         pairs: ordered (source, target) pairs; None means all of different encoders.
@@ -122,7 +125,7 @@ def sweep_pairs(
     ascending = tuple(sorted(set(checked)))
     shared = dict.fromkeys(line for _, line in lines if is_shared(line))
     plan = Plan(tuple(shared), ascending, dtype == jnp.float32)
-    score = partial(_score, tuple(metrics.items()))
+    score = partial(_score, _checked_metrics(metrics))
 
     def of_encoder(order: Array, name: str) -> _Encoder:
         ordered = data[name][order]
@@ -229,6 +232,27 @@ def checked_methods(
             raise ValueError(f"methods[{label!r}] must be a name or a SweepMethod; got {line!r}")
         lines.append((label, line))
     return tuple(lines)
+
+
+def _checked_metrics(
+    metrics: Mapping[str, ScoreMetric] | Sequence[HeadMetric],
+) -> tuple[tuple[str, ScoreMetric], ...]:
+    if isinstance(metrics, Mapping):
+        return tuple(metrics.items())
+    if isinstance(metrics, str):
+        raise ValueError(f"metrics must be a list of names; got {metrics!r}, write [{metrics!r}]")
+    for name in metrics:
+        checks.option("metrics", name, HEAD_METRICS)
+    return tuple((name, _named_metric(name)) for name in dict.fromkeys(metrics))
+
+
+@cache  # one function for each, as compiled code is found by it
+def _named_metric(name: HeadMetric) -> ScoreMetric:
+    def of_scores(scores: Array, labels: Array) -> Array:
+        weights = jnp.ones(labels.shape, scores.dtype)
+        return score_by_name(name, True, scores.shape[1])(scores, (labels, weights)).value
+
+    return of_scores
 
 
 def _checked_pairs(

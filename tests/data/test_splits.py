@@ -5,12 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semalign_jax.data import (
-    ImageTextDataset,
-    check_disjoint,
-    patient_split,
-    sample_anchors,
-)
+from semalign_jax.data import ImageTextDataset, check_disjoint, patient_split, sample_anchors
 
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
 RNG = np.random.default_rng(0)

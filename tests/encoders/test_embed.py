@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semalign_jax import AffineMap, open_store, save_map, verify_store
+from semalign_jax import AffineMap, save_map
 from semalign_jax.encoders import _embed, _progress, embed, encode, load_encoder, read_embeddings
 from semalign_jax.encoders._items import modality_of
+from semalign_jax.stores import open_store, verify_store
 
 from .harness import all_cases, read_golden, write_checkpoint
 

@@ -4,14 +4,7 @@ import pytest
 
 from semalign_jax.encoders import load_encoder
 
-from .harness import (
-    GOLDEN,
-    all_cases,
-    assert_equal,
-    our_outputs,
-    read_golden,
-    write_checkpoint,
-)
+from .harness import GOLDEN, all_cases, assert_equal, our_outputs, read_golden, write_checkpoint
 
 CASES = all_cases()
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 from planted import BIRTH, NAME, NUMBER, files_of, leaks, said
 
-from semalign_jax import open_store, verify_store
 from semalign_jax.encoders import embed, load_encoder
+from semalign_jax.stores import open_store, verify_store
 
 from . import harness
 from .test_texts import write_tokenizer

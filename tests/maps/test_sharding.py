@@ -31,8 +31,8 @@ def sharded(mesh):
 
 
 def fit_by_stats(method, x, y):
-    stats = sa.init_stats(x.shape[1], y.shape[1], dtype=x.dtype)
-    return sa.fit_from_stats(method, sa.update_stats(stats, x, y), normalize="center")
+    stats = sa.maps.init_stats(x.shape[1], y.shape[1], dtype=x.dtype)
+    return sa.fit_from_stats(method, sa.maps.update_stats(stats, x, y), normalize="center")
 
 
 def gathers(compiled):
@@ -70,12 +70,14 @@ def test_shard_map_with_psum(mesh, sharded):
         out_specs=PartitionSpec(),
     )
     def statistics(x, y):
-        own = sa.init_stats(x.shape[1], y.shape[1], dtype=x.dtype)
+        own = sa.maps.init_stats(x.shape[1], y.shape[1], dtype=x.dtype)
         own = jax.tree.map(lambda a: jax.lax.pcast(a, ("rows",), to="varying"), own)
-        return sa.psum_stats(sa.update_stats(own, x, y), "rows")
+        return sa.maps.psum_stats(sa.maps.update_stats(own, x, y), "rows")
 
     x, y = sharded
-    whole = sa.update_stats(sa.init_stats(WIDTH, 5, dtype=x.dtype), np.asarray(x), np.asarray(y))
+    whole = sa.maps.update_stats(
+        sa.maps.init_stats(WIDTH, 5, dtype=x.dtype), np.asarray(x), np.asarray(y)
+    )
     for one, two in zip(statistics(x, y), whole, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-10)
 
@@ -125,7 +127,7 @@ def test_meshes_of_explicit_axes():
         with pytest.raises(ValueError, match="x is spread over Explicit axes of a mesh"):
             sa.fit_ortho(one, two)
         with pytest.raises(ValueError, match="reshard"):
-            sa.update_stats(sa.init_stats(WIDTH, 5, dtype=one.dtype), one, two)
+            sa.maps.update_stats(sa.maps.init_stats(WIDTH, 5, dtype=one.dtype), one, two)
         # The remedies of the message.
         expected = sa.fit_ortho(x, y).weight
         x, y = (jax.sharding.reshard(a, PartitionSpec()) for a in (one, two))
@@ -152,7 +154,7 @@ x, y = (jax.make_array_from_process_local_data(sharding, data[k][half]) for k in
 
 @jax.jit
 def weight_of(x, y):
-    stats = sa.update_stats(sa.init_stats(6, 5, dtype=x.dtype), x, y)
+    stats = sa.maps.update_stats(sa.maps.init_stats(6, 5, dtype=x.dtype), x, y)
     return sa.fit_from_stats("ortho", stats, normalize="center").weight
 
 np.save(f"{folder}/weight{rank}.npy", np.asarray(weight_of(x, y).addressable_data(0)))

@@ -16,10 +16,10 @@ NORMALIZE = ("none", "center", "standard", "isotropic")
 
 
 def stats_of(x, y, weights=None, parts=1, dtype=jnp.float64):
-    stats = sa.init_stats(x.shape[1], y.shape[1], dtype=dtype)
+    stats = sa.maps.init_stats(x.shape[1], y.shape[1], dtype=dtype)
     for rows in np.array_split(np.arange(len(x)), parts):
         batch = None if weights is None else weights[rows]
-        stats = sa.update_stats(stats, x[rows], y[rows], weights=batch)
+        stats = sa.maps.update_stats(stats, x[rows], y[rows], weights=batch)
     return stats
 
 
@@ -64,9 +64,9 @@ def test_merging_is_associative_and_equals_one_pass(seed, i, j):
     )
     whole = stats_of(x, y, weights)
     for merged in (
-        sa.merge_stats(sa.merge_stats(a, b), c),
-        sa.merge_stats(a, sa.merge_stats(b, c)),
-        sa.merge_stats(c, sa.merge_stats(b, a)),
+        sa.maps.merge_stats(sa.maps.merge_stats(a, b), c),
+        sa.maps.merge_stats(a, sa.maps.merge_stats(b, c)),
+        sa.maps.merge_stats(c, sa.maps.merge_stats(b, a)),
     ):
         for one, two in zip(merged, whole, strict=True):
             np.testing.assert_allclose(one, two, atol=1e-10)
@@ -96,7 +96,7 @@ def test_streaming_in_float64_survives_condition_1e6_with_64_bit_types_off(metho
     x, y = (a.astype(np.float32) for a in anchors(400, 32, 32, cond=1e6))
     seen = []
     with jax.enable_x64(False):
-        stats = sa.accumulate_stats(sa.row_batches(x, y, 90), progress=seen.append)
+        stats = sa.accumulate_stats(sa.maps.row_batches(x, y, 90), progress=seen.append)
         assert seen == [90, 180, 270, 360, 400]
         fitted = sa.fit_from_stats(method, stats)
         assert fitted.weight.dtype == jnp.float32
@@ -113,7 +113,7 @@ def test_memory_mapped_files_and_weights(tmp_path):
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "y.npy", y)
     mapped_x, mapped_y = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy")
-    stats = sa.accumulate_stats(sa.row_batches(mapped_x, mapped_y, 4500, weights=weights))
+    stats = sa.accumulate_stats(sa.maps.row_batches(mapped_x, mapped_y, 4500, weights=weights))
     expected = sa.fit_affine(x, y, weights=weights)
     fitted = sa.fit_from_stats("affine", stats)
     np.testing.assert_allclose(fitted.weight, expected.weight, atol=1e-9)
@@ -138,7 +138,7 @@ def test_gradients_flow_through_the_statistics(method):
     probe = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4)))
 
     def by_stats(x):
-        stats = sa.update_stats(sa.init_stats(4, 4, dtype=x.dtype), x, y)
+        stats = sa.maps.update_stats(sa.maps.init_stats(4, 4, dtype=x.dtype), x, y)
         return jnp.vdot(sa.fit_from_stats(method, stats).weight, probe)
 
     def by_anchors(x):
@@ -151,11 +151,11 @@ def test_bad_input_is_named():
     x, y = anchors(6, 3, 2)
     stats = stats_of(x, y)
     with pytest.raises(ValueError, match="must have 3 and 2 features"):
-        sa.update_stats(stats, x[:, :2], y)
+        sa.maps.update_stats(stats, x[:, :2], y)
     with pytest.raises(TypeError, match="stats must be a PairStats"):
         sa.fit_from_stats("ortho", (x, y))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="hold no anchors"):
-        sa.fit_from_stats("ortho", sa.init_stats(3, 2))
+        sa.fit_from_stats("ortho", sa.maps.init_stats(3, 2))
     with pytest.raises(ValueError, match="weights is not an option of fit_from_stats"):
         sa.fit_from_stats("ortho", stats, weights=np.ones(6))
     with pytest.raises(ValueError, match="batches is empty"):
@@ -167,4 +167,4 @@ def test_bad_input_is_named():
     with pytest.raises(TypeError, match="floating-point"):
         sa.accumulate_stats([(x.astype(int), y)])
     with pytest.raises(ValueError, match="differ in rows"):
-        sa.row_batches(x, y[:4], 2)
+        sa.maps.row_batches(x, y[:4], 2)

@@ -29,7 +29,7 @@ def head(x, labels):
 
 
 def zero_shot(x, prompts):
-    classes = sa.class_embeddings(prompts, jnp.arange(4, dtype=jnp.int32) % 3, 3)
+    classes = sa.zeroshot.class_embeddings(prompts, jnp.arange(4, dtype=jnp.int32) % 3, 3)
     return sa.zero_shot_logits(x, classes)
 
 

@@ -1,11 +1,14 @@
 """A sweep over pairs of encoders gives the scores of independent fits."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import sklearn.metrics
 from helpers import relative, rotation
 
 import semalign_jax as sa
@@ -234,3 +237,29 @@ def test_bad_input_is_named():
     data["b"][3, 1] = np.nan
     with pytest.raises(ValueError, match=r"embeddings\['b'\]"):
         sa.sweep_pairs(data, [5], **run)
+
+
+def test_metrics_by_name():
+    """Those of classes and those of labels are the functions of `metrics`."""
+    data, rest = encoders({"a": 8, "b": 8})
+    labels = np.random.default_rng(2).integers(0, 4, 11)
+    names = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision"]
+    run = partial(sa.sweep_pairs, data, (20,), orders=np.arange(N)[None], methods=["ortho"], **rest)
+    named = run(metrics=names, eval_data=labels).values
+    (logits,) = run(metrics={"scores": scores_of}).values["scores"][:1, 0, 0, 0]
+    decided = np.argmax(logits, axis=1)
+    assert named["accuracy"][0, 0, 0, 0] == pytest.approx(np.mean(decided == labels))
+    expected = sklearn.metrics.balanced_accuracy_score(labels, decided)
+    assert named["balanced_accuracy"][0, 0, 0, 0] == pytest.approx(expected)
+    expected = sklearn.metrics.roc_auc_score(
+        labels, scipy.special.softmax(logits, axis=1), multi_class="ovr"
+    )
+    assert named["auroc"][0, 0, 0, 0] == pytest.approx(expected)
+    several = labels[:, None] <= np.arange(4)
+    several[0], several[1] = True, False
+    named = run(metrics=names, eval_data=several).values
+    expected = sklearn.metrics.average_precision_score(several, logits, average="macro")
+    assert named["average_precision"][0, 0, 0, 0] == pytest.approx(expected)
+    for metrics, message in (("accuracy", "must be a list"), (["recall"], "must be one of")):
+        with pytest.raises(ValueError, match=message):
+            run(metrics=metrics, eval_data=labels)

@@ -165,8 +165,10 @@ def test_classes_are_told_apart_before_any_cast():
     """Beyond 32 bits, where JAX without 64-bit types takes integers modulo 2^32."""
     labels = np.arange(40) % 2 * 2**32
     with jax.enable_x64(False):
-        order = sa.anchor_order(jax.random.key(0), 40, labels=labels)
-        expected = sa.anchor_order(jax.random.key(0), 40, labels=(labels > 0).astype(np.int32))
+        order = sa.sweeps.anchor_order(jax.random.key(0), 40, labels=labels)
+        expected = sa.sweeps.anchor_order(
+            jax.random.key(0), 40, labels=(labels > 0).astype(np.int32)
+        )
         np.testing.assert_array_equal(order, expected)
         x = anchors(10, 3, 3)[0].astype(np.float32)
         big = sa.fit_linear(x, x, ridge=np.int64(2**32))

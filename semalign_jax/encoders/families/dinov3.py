@@ -9,14 +9,7 @@ import numpy as np
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
-from .._layers import (
-    ACTIVATION_NAMES,
-    Array,
-    Outputs,
-    PatchEmbedding,
-    PreNormBlock,
-    layer_norm,
-)
+from .._layers import ACTIVATION_NAMES, Array, Outputs, PatchEmbedding, PreNormBlock, layer_norm
 from .._weights import Rule, linear, norm, patch_embedding
 
 

@@ -105,7 +105,8 @@ def _of_matrix(m: Array, rcond: Array | float | None) -> Array:
         return _completed(u, vt, keep)
 
     def completed() -> Array:
-        return _completed_between(*(jnp.where(keep, a, 0) for a in (u, transpose(vt))), keep)
+        v = jnp.where(keep[None, :], transpose(vt), 0)
+        return _completed_between(jnp.where(keep[None, :], u, 0), v, keep)
 
     return lax.cond(jnp.all(keep), lambda: matmul(u, vt), completed)
 

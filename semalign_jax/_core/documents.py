@@ -1,0 +1,59 @@
+"""JSON and YAML files that people write: prompt sets and settings."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".json", ".yaml", ".yml")
+
+
+def read_document(path: Path, what: str) -> Any:
+    """Read a JSON or YAML file, by its suffix.
+
+    Args:
+        path: the file.
+        what: is in it, for the message.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a file of another type, one that is not UTF-8 or cannot be parsed, and
+            for a key that occurs twice in one object, of which a plain reader keeps the last.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what} at {path}: there is no such file")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: a {what} is a file of {', '.join(SUFFIXES)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return json.loads(text, object_pairs_hook=_without_repeats)
+        return _yaml(path, text)
+    except ValueError as error:  # also of JSON and of the encoding
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict:
+    result = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {key!r} occurs twice in one object")
+        result[key] = value
+    return result
+
+
+def _yaml(path: Path, text: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """The loader of `yaml.safe_load` that refuses repeated keys."""
+
+        def construct_mapping(self, node, deep=False):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            _without_repeats((str(key), None) for key in keys)
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {error}") from None

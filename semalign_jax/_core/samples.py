@@ -1,0 +1,306 @@
+"""Evaluated samples: checks of labels and weights, and sums over many rows that stay accurate.
+
+The rules of every score: a row of weight zero is inert, whatever it holds; an undefined value
+(no row, an empty class) is NaN. Where values cannot be looked at, a row of positive weight with
+an invalid label or score makes the result NaN, since raising is impossible.
+
+Values are looked at before they are cast: JAX itself wraps 64-bit integers that it narrows.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from . import checks
+from .linalg import common_dtype, compute_dtype, matmul, power_of_two_scale
+from .typing import Array, ArrayLike
+
+INT32 = np.iinfo(np.int32)
+
+
+class MacroMean(NamedTuple):
+    """Mean over the classes (or labels) for which a score is defined.
+
+    Attributes:
+        value: mean of the defined entries [...]; NaN if there are none.
+        undefined: int32 [...], how many entries were undefined and left out.
+    """
+
+    value: Array
+    undefined: Array
+
+
+def macro_mean(values: Array) -> MacroMean:
+    """Mean of the last axis without its undefined (NaN) entries, which are counted.
+
+    Args:
+        values: one score a class [..., num_classes], e.g. of `auroc` or `precision_recall_f1`.
+
+    Raises:
+        TypeError: if `values` is not floating point.
+        ValueError: if it is a scalar or empty.
+    """
+    values = checks.float_array("values", values, tuple(range(1, max(2, np.ndim(values) + 1))))
+    defined = ~jnp.isnan(values)
+    value = weighted_mean(
+        jnp.moveaxis(values, -1, 0),
+        jnp.moveaxis(defined, -1, 0).astype(compute_dtype(values.dtype)),
+    )
+    return MacroMean(value, jnp.sum(~defined, axis=-1, dtype=jnp.int32))
+
+
+# --- checks ------------------------------------------------------------------------------------
+
+
+def sample_weights(weights: ArrayLike | None, shape: tuple[int, ...], dtype) -> Array:
+    """Weights of `shape`, [n] or [n, labels], as floats.
+
+    Args:
+        weights: floats, integers (counts) or booleans, [n] or `shape`; None means ones.
+        shape: of the scores.
+        dtype: floating; the result has it or, if `weights` are more precise, theirs.
+    """
+    dtype = compute_dtype(dtype)
+    if weights is None:
+        return jnp.ones(shape, dtype)
+    array = checks.host_array("weights", weights)
+    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize <= 8:
+        dtype = common_dtype(dtype, jax.dtypes.canonicalize_dtype(array.dtype))
+    elif not (array.dtype == np.bool_ or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(
+            f"weights must be floats of at most 64 bits, counts or a boolean mask; got dtype "
+            f"{array.dtype}"
+        )
+    if array.shape not in (shape, shape[:1]):
+        choices = " or ".join(str(s) for s in dict.fromkeys((shape[:1], shape)))
+        raise ValueError(f"weights must have shape {choices}, one per row; got {array.shape}")
+    if checks.is_concrete(array):
+        host, limits = np.asarray(array, np.float64), jnp.finfo(dtype)
+        usable = (host == 0) | (host >= float(limits.tiny)) & (host <= float(limits.max))
+        bad = np.argwhere(~usable)
+        if bad.size:
+            where = tuple(bad[0].tolist())
+            raise ValueError(
+                f"weights must be finite and >= 0, and in the range of {dtype}; entry {where} is "
+                f"{host[where]} ({len(bad)} such entries)"
+            )
+    array = unsharded(jnp.asarray(array.astype(dtype)))
+    if array.shape != shape:
+        array = jnp.broadcast_to(array[:, None], shape)
+    return array
+
+
+def integer_array(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> Any:
+    """Integers or booleans in their own dtype, of `shape` or, if that is None, non-empty [n].
+
+    Returns:
+        A JAX array, or a NumPy array that may hold integers beyond what JAX can.
+    """
+    array = checks.host_array(name, value)
+    if not (array.dtype == np.bool_ or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(
+            f"{name} must be integers or booleans; got dtype {array.dtype}. Compare or convert "
+            f"it first, e.g. {name} == 1"
+        )
+    if shape is None and (array.ndim != 1 or array.size == 0):
+        raise ValueError(f"{name} must have shape [n] with n >= 1; got {array.shape}")
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}; got {array.shape}")
+    return array
+
+
+def integers(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> Array:
+    """`integer_array` as int32; what is beyond becomes its last value, which `in_range` refuses."""
+    array = integer_array(name, value, shape)
+    if array.dtype != np.bool_ and jnp.iinfo(array.dtype).max > INT32.max:
+        clip = np.clip if isinstance(array, np.ndarray) else jnp.clip
+        array = clip(array, max(INT32.min, jnp.iinfo(array.dtype).min), INT32.max)
+    return unsharded(jnp.asarray(array.astype(np.int32)))
+
+
+def unsharded(array: Array) -> Array:
+    """`array` with all rows on each device, if its type says how it lies on an Explicit mesh.
+
+    Sorting and scattering rows that are spread is an error there; labels and weights are small.
+    """
+    sharding = jax.typeof(array).sharding
+    if all(axis is None for axis in sharding.spec):
+        return array
+    return jax.sharding.reshard(array, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def refuse_wrapping(name: str, data: Any) -> None:
+    """Refuse a pytree with NumPy arrays that JAX cannot take, or whose integers it would wrap."""
+    for leaf in jax.tree_util.tree_leaves(data):
+        if not isinstance(leaf, np.ndarray | np.generic):
+            continue
+        taken = jnp.asarray(checks.host_array(name, leaf))
+        if leaf.dtype.kind in "iu" and np.any(np.asarray(taken) != leaf):
+            raise ValueError(
+                f"{name} holds {leaf.dtype} beyond the range of {taken.dtype}, as which JAX takes "
+                f"them here: renumber them, e.g. by np.unique(..., return_inverse=True)"
+            )
+
+
+def in_range(
+    name: str, labels: Array, stop: int, weights: Array | None = None, *, start: int = 0
+) -> Array:
+    """Which of the integer `labels` are in [start, stop); refuses others that have a weight.
+
+    Args:
+        name: argument name used in the message.
+        labels: of `integers`.
+        stop: first value that is too large.
+        weights: of the shape of `labels`; None means that none is zero.
+        start: first value that is allowed.
+    """
+    valid = (labels >= start) & (labels < stop)
+    if checks.is_concrete(labels, weights):
+        ignored = False if weights is None else np.asarray(weights) == 0
+        bad = np.argwhere(~(np.asarray(valid) | ignored))
+        if bad.size:
+            where = tuple(bad[0].tolist())
+            value = int(np.asarray(labels)[where])
+            raise ValueError(
+                f"{name} must be in [{start}, {stop}); entry {where} is "
+                f"{'beyond 32 bits' if value in (INT32.min, INT32.max) else value}. "
+                f"Give rows without a label the weight 0"
+            )
+    return valid
+
+
+def in_32_bits(name: str, labels: Array, weights: Array) -> Array:
+    """Like `in_range`, for any integers: which `integers` has not cut off."""
+    return in_range(name, labels, INT32.max, weights, start=-INT32.max)
+
+
+def poisoned(weights: Array, valid: Array) -> Array:
+    """`weights` with NaN for invalid rows of positive weight, so that the score becomes NaN."""
+    return jnp.where(valid | (weights == 0), weights, jnp.nan)
+
+
+def targets(
+    labels: ArrayLike, shape: tuple[int, ...], weights: Array | None = None
+) -> tuple[Array, Array]:
+    """True classes in the shape of the scores, one column a class, and which are valid.
+
+    Args:
+        labels: for scores [n] or [n, labels] booleans or 0/1 of this shape; for scores
+            [n, num_classes] also classes [n].
+        shape: of the scores.
+        weights: of `shape`; None means that none is zero.
+
+    Returns:
+        Booleans (target, valid), both of `shape`.
+    """
+    ndim = np.ndim(labels)
+    if ndim not in (1, len(shape)):
+        raise ValueError(
+            f"labels must have the shape of the scores {shape}, or ({shape[0]},) for classes; "
+            f"got {np.shape(labels)}"
+        )
+    if ndim == len(shape):
+        labels = integers("labels", labels, shape)
+        valid = in_range("labels", labels, 2, weights)
+        return labels == 1, valid
+    labels = integers("labels", labels, shape[:1])
+    row_weights = None if weights is None else jnp.max(weights, axis=1)
+    valid = in_range("labels", labels, shape[1], row_weights)
+    classes = jnp.arange(shape[1], dtype=jnp.int32)
+    return labels[:, None] == classes[None, :], jnp.broadcast_to(valid[:, None], shape)
+
+
+# --- sums --------------------------------------------------------------------------------------
+
+
+#: Rows that are added one after the other; float32 sums of more, e.g. of constants, drift.
+BLOCK = 32
+
+
+@jax.jit
+def row_sum(values: Array) -> Array:
+    """Sums over the first axis [n, ...], in short sums and a tree over these.
+
+    How `jnp.sum` adds up depends on what XLA fuses it with; one after the other, 1e5 rows lose
+    two digits.
+    """
+    blocks = -(-values.shape[0] // BLOCK)
+    rest = [(0, 0)] * (values.ndim - 1)
+    values = jnp.pad(values, [(0, blocks * BLOCK - values.shape[0]), *rest])
+    return tree_sums(jnp.sum(values.reshape(BLOCK, blocks, *values.shape[1:]), axis=0))[-1]
+
+
+def tree_sums(values: Array) -> Array:
+    """Cumulative sums over the first axis, whose rounding grows with the log of its length."""
+    return lax.associative_scan(jnp.add, values)
+
+
+@jax.jit
+def weighted_mean(values: Array, weights: Array) -> Array:
+    """Mean over the first axis; NaN where all weights are zero.
+
+    Args:
+        values: [n, ...]; anything in entries of weight zero.
+        weights: of the same shape, >= 0.
+    """
+    dtype = common_dtype(values.dtype, weights.dtype)
+    values, weights = values.astype(dtype), weights.astype(dtype)
+    total = row_sum(weights)
+    mean = row_sum(weights * jnp.where(weights == 0, 0, values))
+    # NaN weights, see `poisoned`, give NaN in either branch.
+    return jnp.where(total > 0, mean / jnp.where(total > 0, total, 1), jnp.nan)
+
+
+@partial(jax.jit, static_argnums=2)
+def segment_sum(values: Array, segments: Array, num_segments: int) -> Array:
+    """Sums of the `values` [n] of each segment, accurate for any n below 2^22.
+
+    A scatter adds one value after the other, by which float32 would lose several digits.
+
+    Args:
+        values: [n].
+        segments: int32 [n]; values of segments outside of [0, num_segments) are dropped.
+        num_segments: static.
+    """
+    segments = jnp.where(segments < 0, num_segments, segments)
+
+    def total(part):
+        return jnp.zeros(num_segments, part.dtype).at[segments].add(part, mode="drop")
+
+    high, low = _high_and_low(values)
+    return total(high) + total(low)
+
+
+@jax.jit
+def masked_sums(values: Array, mask: Array) -> Array:
+    """Sums [c] of the `values` [n] in each column of the boolean `mask` [n, c], as accurate.
+
+    A matrix product, so that many vectors of values with one mask are cheap.
+    """
+    return jnp.sum(matmul(jnp.stack(_high_and_low(values)), mask.astype(values.dtype)), axis=0)
+
+
+def _high_and_low(values: Array) -> tuple[Array, Array]:
+    """Multiples of a quantum, whose sums are exact in any order, and small remainders.
+
+    Whole numbers whose sum is below 2^23 have no remainders.
+    """
+    eps = jnp.finfo(values.dtype).eps
+    quantum = power_of_two_scale(jnp.sum(jnp.abs(values))) * jnp.asarray(2 * eps, values.dtype)
+    high = jnp.round(values / quantum) * quantum
+    return high, values - high
+
+
+def sum_of_others(values: Array, axis: int) -> Array:
+    """For every entry the sum of all others along an axis, without cancellation."""
+    values = jnp.moveaxis(values, axis, -1)
+    pad = [(0, 0)] * (values.ndim - 1)
+    below = jnp.cumsum(values, axis=-1)[..., :-1]
+    above = jnp.flip(jnp.cumsum(jnp.flip(values, -1), axis=-1)[..., :-1], -1)
+    others = jnp.pad(below, [*pad, (1, 0)]) + jnp.pad(above, [*pad, (0, 1)])
+    return jnp.moveaxis(others, -1, axis)

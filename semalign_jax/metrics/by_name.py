@@ -1,0 +1,78 @@
+"""Scores of classifiers by name, from logits: what sweeps and studies take as `metrics`."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+
+from .._core.samples import MacroMean, macro_mean, poisoned, sum_of_others, targets, weighted_mean
+from .._core.typing import Array
+from .classification import accuracy, balanced_accuracy, precision_recall_f1, predicted_classes
+from .ranking import auroc, average_precision
+
+#: What there is.
+HeadMetric: TypeAlias = Literal[
+    "accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision"
+]
+HEAD_METRICS: tuple[HeadMetric, ...] = get_args(HeadMetric)
+
+
+@cache  # one function for each, as compiled code is found by it
+def score_by_name(name: HeadMetric, softmax: bool, num_classes: int) -> Callable[..., MacroMean]:
+    """The score of that name: `(scores [n, num_classes], (labels, weights)) -> MacroMean`.
+
+    Args:
+        name: of `HEAD_METRICS`. That of classes is the macro mean, of labels that over the labels.
+        softmax: whether classes are ranked by their softmax and not by their scores.
+        num_classes: number of classes or labels.
+    """
+
+    def of_scores(scores: Array, truth: tuple[Array, Array]) -> MacroMean:
+        labels, weights = truth
+        if labels.ndim == 2:
+            return _of_labels(name, scores, labels, weights)
+        return _of_classes(name, softmax, num_classes, scores, labels, weights)
+
+    return of_scores
+
+
+def _of_classes(
+    name: HeadMetric, softmax: bool, num_classes: int, scores: Array, labels: Array, weights: Array
+) -> MacroMean:
+    if name in ("auroc", "average_precision"):
+        if softmax:
+            scores = log_odds(scores)
+        score = auroc if name == "auroc" else average_precision
+        return macro_mean(score(labels, scores, weights=weights))
+    # A NaN would be the largest score, and so a class.
+    weights = poisoned(weights, ~jnp.isnan(scores).any(axis=-1))
+    predicted = predicted_classes(scores)
+    if name == "accuracy":
+        return macro_mean(accuracy(labels, predicted, weights=weights)[None])
+    if name == "balanced_accuracy":
+        return balanced_accuracy(labels, predicted, num_classes, weights=weights)
+    return macro_mean(precision_recall_f1(labels, predicted, num_classes, weights=weights).f1)
+
+
+def log_odds(logits: Array) -> Array:
+    """Log of p / (1 - p) of the softmax, in the order of p but not tied where p rounds to 1."""
+    p = jax.nn.softmax(logits, axis=-1)
+    return jax.nn.log_softmax(logits, axis=-1) - jnp.log(sum_of_others(p, -1))
+
+
+def _of_labels(name: HeadMetric, scores: Array, labels: Array, weights: Array) -> MacroMean:
+    if name in ("auroc", "average_precision"):
+        score = auroc if name == "auroc" else average_precision
+        return macro_mean(score(labels, scores, weights=weights))
+    weights = poisoned(weights, ~jnp.isnan(scores))
+    predicted = scores > 0
+    truth, _ = targets(labels, scores.shape, weights)
+    if name == "accuracy":
+        return macro_mean(weighted_mean((truth == predicted).astype(weights.dtype), weights))
+    positive = precision_recall_f1(truth, predicted, weights=weights)
+    if name == "macro_f1":
+        return macro_mean(positive.f1)
+    negative = precision_recall_f1(~truth, ~predicted, weights=weights)
+    return macro_mean((positive.recall + negative.recall) / 2)

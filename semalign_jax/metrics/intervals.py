@@ -1,0 +1,723 @@
+"""Confidence intervals and tests of scores: bootstrap, DeLong, paired comparisons.
+
+A resample of the rows is a vector of weights, the number of times that each row was drawn. So
+every score that takes weights can be bootstrapped by one compiled function, in chunks of
+`batch_size` resamples, which bounds the memory.
+
+A statistic is a function `(data, weights [n]) -> scalar, array or pytree of scores`, traceable
+by JAX. It is part of the key under which compiled code is kept: define it once, outside of
+loops, and hand over arrays as `data`. Example, the AUROC of many labels from one sort:
+
+    ranking = metrics.rank_scores(labels, scores)
+    bootstrap(metrics.auroc_from_ranking, ranking, len(labels), jax.random.key(0))
+
+Strata and clusters may be numbered by any integers of 64 bits, whatever types JAX has switched on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.special import ndtr, ndtri
+
+from .._core import checks
+from .._core.linalg import common_dtype, compute_dtype
+from .._core.samples import (
+    integer_array,
+    refuse_wrapping,
+    row_sum,
+    sample_weights,
+    unsharded,
+    weighted_mean,
+)
+from .._core.typing import Array, ArrayLike
+from .ranking import RankedScores, placements, ranked
+
+Statistic: TypeAlias = Callable[[Any, Array], Any]
+
+#: Replicates within so many machine epsilons of a value count as equal to it.
+TIE_EPS = 8
+
+
+class BootstrapInterval(NamedTuple):
+    """Bootstrap of a statistic; every field has the structure of its result.
+
+    Attributes:
+        estimate: the statistic of the data.
+        lower: end of the interval.
+        upper: end of the interval.
+        standard_error: standard deviation of the resamples.
+        undefined: int32, resamples in which the statistic is NaN; they are left out.
+    """
+
+    estimate: Any
+    lower: Any
+    upper: Any
+    standard_error: Any
+    undefined: Any
+
+
+class PairedBootstrap(NamedTuple):
+    """Paired bootstrap of a difference; every field has the structure of the statistic.
+
+    Attributes:
+        difference: first minus second method.
+        lower: end of the percentile interval of the difference.
+        upper: end of the percentile interval of the difference.
+        standard_error: standard deviation of the resampled differences.
+        p_value: two-sided, of no difference.
+        undefined: int32, resamples in which the difference is NaN; they are left out.
+    """
+
+    difference: Any
+    lower: Any
+    upper: Any
+    standard_error: Any
+    p_value: Any
+    undefined: Any
+
+
+class PermutationTest(NamedTuple):
+    """Paired permutation test; every field has the structure of the statistic.
+
+    Attributes:
+        difference: first minus second method.
+        p_value: two-sided, of exchangeable methods.
+        undefined: int32, permutations in which the difference is NaN; they are left out.
+    """
+
+    difference: Any
+    p_value: Any
+    undefined: Any
+
+
+class DeLongInterval(NamedTuple):
+    """AUROC with its DeLong interval; scalars or one entry a label.
+
+    Attributes:
+        estimate: the AUROC.
+        lower: end of the interval, >= 0.
+        upper: end of the interval, <= 1.
+        standard_error: root of the DeLong variance.
+    """
+
+    estimate: Array
+    lower: Array
+    upper: Array
+    standard_error: Array
+
+
+class DeLongTest(NamedTuple):
+    """Comparison of two correlated AUROCs; scalars or one entry a label.
+
+    Attributes:
+        difference: AUROC of the first minus that of the second scores.
+        standard_error: of the difference.
+        z: difference / standard_error; 0 where the difference is 0.
+        p_value: two-sided, from the normal distribution.
+    """
+
+    difference: Array
+    standard_error: Array
+    z: Array
+    p_value: Array
+
+
+# --- bootstrap ---------------------------------------------------------------------------------
+
+
+class _Plan(NamedTuple):
+    """What is drawn: units (clusters, or rows) within strata; unused slots at the end.
+
+    Attributes:
+        weights: of the rows [n].
+        unit: int32 [n], the unit of each row.
+        stratum: int32 [n], of each unit; n for units without weight.
+        member: int32 [n], units sorted by stratum.
+        start: int32 [n], position of the first member of the stratum of each sorted unit.
+        size: int32 [n], number of units in this stratum.
+    """
+
+    weights: Array
+    unit: Array
+    stratum: Array
+    member: Array
+    start: Array
+    size: Array
+
+
+def bootstrap_weights(
+    key: Array,
+    rows: int,
+    resamples: int,
+    *,
+    strata: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> Array:
+    """Weights of bootstrap resamples, those that `bootstrap` uses with the same arguments.
+
+    Args:
+        key: PRNG key.
+        rows: number of rows n (static).
+        resamples: how many (static).
+        strata: integers [n]; within each stratum as many units are drawn as it has.
+        clusters: integers [n] of any size, e.g. patients: all rows of a cluster are drawn together.
+        weights: [n], see `bootstrap`.
+
+    Returns:
+        [resamples, n]: number of times that each row was drawn, times `weights`.
+
+    Raises:
+        TypeError: for `strata` or `clusters` that are not integers.
+        ValueError: for shapes that do not match, negative weights or a cluster in two strata.
+    """
+    plan = _plan(rows, strata, clusters, weights)
+    keys = jax.random.split(key, checks.positive_int("resamples", resamples))
+    return jax.vmap(partial(_drawn_weights, plan))(keys)
+
+
+def bootstrap(
+    statistic: Statistic,
+    data: Any,
+    rows: int,
+    key: Array,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    method: Literal["percentile", "bca"] = "percentile",
+    strata: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    batch_size: int = 128,
+) -> BootstrapInterval:
+    """Bootstrap confidence interval of a statistic (Efron and Tibshirani 1993).
+
+    Args:
+        statistic: `(data, weights [n]) -> scores`, see the top of this module.
+        data: any pytree of arrays, handed to `statistic` as it is.
+        rows: number of rows n (static).
+        key: PRNG key; the same key gives the same resamples.
+        resamples: how many (static).
+        level: of the interval, in (0, 1).
+        method: "percentile" or "bca", bias-corrected and accelerated (Efron 1987), which also
+            takes n evaluations with one unit left out each.
+        strata: integers [n], e.g. classes: every resample draws as many units from each stratum
+            as it has.
+        clusters: integers [n], e.g. patients: the units that are drawn are whole clusters. Each
+            must lie in one stratum. None means that every row is a unit.
+        weights: [n], >= 0, floats, counts or a boolean mask, which multiply the counts of a
+            resample. Rows of weight zero are not drawn. None means ones.
+        batch_size: resamples evaluated at a time (static).
+
+    Returns:
+        `BootstrapInterval`. NaN where the statistic, or every resample, is undefined; with
+        "bca" also where all resamples lie on one side of the estimate.
+
+    Raises:
+        TypeError: for options of the wrong type, `strata` or `clusters` that are not integers.
+        ValueError: for shapes that do not match, options out of range, negative weights, a
+            cluster in two strata or `data` with integers that JAX would wrap around.
+    """
+    checks.option("method", method, ("percentile", "bca"))
+    tail = _tail(level)
+    refuse_wrapping("data", data)
+    plan = _plan(rows, strata, clusters, weights)
+    resamples = checks.positive_int("resamples", resamples)
+    batch_size = checks.positive_int("batch_size", batch_size)
+    estimate, replicates = _replicates(statistic, data, plan, key, resamples, batch_size)
+    if method == "bca":
+        left_out = _left_out(statistic, data, plan, batch_size)
+        bounds = jax.tree_util.tree_map(
+            partial(_bca, plan.stratum, tail), estimate, replicates, left_out
+        )
+    else:
+        bounds = jax.tree_util.tree_map(partial(_percentile, tail), estimate, replicates)
+    return BootstrapInterval(*_transposed(bounds, estimate, 5))
+
+
+def paired_bootstrap_test(
+    statistic: Statistic,
+    first: Any,
+    second: Any,
+    rows: int,
+    key: Array,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    strata: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    batch_size: int = 128,
+) -> PairedBootstrap:
+    """Bootstrap of the difference between two methods on the same rows.
+
+    Both methods see the same resamples. The p-value is the share of resampled differences d*
+    with |d* - d| >= |d|, where d is the observed one, counting the data themselves as one more
+    resample (Efron and Tibshirani 1993, chapter 16).
+
+    Args:
+        statistic: `(data, weights [n]) -> scores`, see the top of this module.
+        first: data of the first method.
+        second: data of the second method.
+        rows: number of rows n (static).
+        key: PRNG key.
+        resamples: how many (static).
+        level: of the interval, in (0, 1).
+        strata: see `bootstrap`.
+        clusters: see `bootstrap`.
+        weights: see `bootstrap`.
+        batch_size: resamples evaluated at a time (static).
+
+    Returns:
+        `PairedBootstrap`; NaN where the difference is undefined.
+
+    Raises:
+        TypeError: for options of the wrong type, `strata` or `clusters` that are not integers.
+        ValueError: for shapes that do not match, options out of range, negative weights, a
+            cluster in two strata or data with integers that JAX would wrap around.
+    """
+    tail = _tail(level)
+    refuse_wrapping("first", first)
+    refuse_wrapping("second", second)
+    plan = _plan(rows, strata, clusters, weights)
+    resamples = checks.positive_int("resamples", resamples)
+    batch_size = checks.positive_int("batch_size", batch_size)
+    both, replicates = _replicates(
+        _Both(statistic), (first, second), plan, key, resamples, batch_size
+    )
+
+    parts = jax.tree_util.tree_map(partial(_paired_bootstrap, tail), both, replicates)
+    return PairedBootstrap(*_transposed(parts, both, 6))
+
+
+def paired_permutation_test(
+    statistic: Statistic,
+    first: Any,
+    second: Any,
+    rows: int,
+    key: Array,
+    *,
+    permutations: int = 2000,
+    clusters: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    batch_size: int = 128,
+) -> PermutationTest:
+    """Test whether two methods are exchangeable: swap their outputs row by row at random.
+
+    The outputs must be on a common scale, e.g. probabilities, or ranks for AUROC. The p-value is
+    the share of permutations whose difference is at least as large as the observed one, counting
+    the data themselves as one more permutation (Phipson and Smyth 2010).
+
+    Args:
+        statistic: `(data, weights [n]) -> scores`, see the top of this module.
+        first: data of the first method: a pytree of arrays [n, ...], one entry a row, e.g.
+            `(labels, scores)`.
+        second: data of the second method, of the same structure and shapes.
+        rows: number of rows n (static).
+        key: PRNG key.
+        permutations: how many (static).
+        clusters: integers [n]; the rows of a cluster are swapped together.
+        weights: [n], >= 0, floats, counts or a boolean mask, handed to `statistic`; None means
+            ones.
+        batch_size: permutations evaluated at a time (static).
+
+    Returns:
+        `PermutationTest`; NaN where the difference is undefined.
+
+    Raises:
+        TypeError: for options of the wrong type or `clusters` that are not integers.
+        ValueError: for shapes that do not match, options out of range, negative weights or data
+            with integers that JAX would wrap around.
+    """
+    refuse_wrapping("first", first)
+    refuse_wrapping("second", second)
+    plan = _plan(rows, None, clusters, weights)
+    permutations = checks.positive_int("permutations", permutations)
+    batch_size = checks.positive_int("batch_size", batch_size)
+    first, second = (
+        jax.tree_util.tree_map(lambda leaf: unsharded(jnp.asarray(leaf)), data)
+        for data in (first, second)
+    )
+    structures = [jax.tree_util.tree_structure(data) for data in (first, second)]
+    if structures[0] != structures[1]:
+        raise ValueError(
+            f"first and second must have the same structure; got {structures[0]} and "
+            f"{structures[1]}"
+        )
+    for a, b in zip(*map(jax.tree_util.tree_leaves, (first, second)), strict=True):
+        if a.shape != b.shape or a.shape[:1] != (rows,):
+            raise ValueError(
+                f"first and second must hold arrays with one entry for each of the {rows} rows; "
+                f"got {a.shape} and {b.shape}"
+            )
+    both, replicates = _permuted(statistic, first, second, plan, key, permutations, batch_size)
+
+    parts = jax.tree_util.tree_map(_paired_permutation, both, replicates)
+    return PermutationTest(*_transposed(parts, both, 3))
+
+
+@dataclass(frozen=True)
+class _Both:
+    """The statistic of two data, stacked [2, ...]; equal, as a static argument must, if it is."""
+
+    statistic: Statistic
+
+    def __call__(self, data: tuple[Any, Any], weights: Array) -> Any:
+        return jax.tree_util.tree_map(
+            lambda *results: jnp.stack([_floating(r) for r in results]),
+            *(self.statistic(d, weights) for d in data),
+        )
+
+
+def _plan(
+    rows: int, strata: ArrayLike | None, clusters: ArrayLike | None, weights: ArrayLike | None
+) -> _Plan:
+    rows = checks.positive_int("rows", rows)
+    weights = sample_weights(weights, (rows,), jnp.float32)
+    index = jnp.arange(rows, dtype=jnp.int32)
+    unit = index if clusters is None else _compact("clusters", clusters, rows)
+    layer = jnp.zeros_like(index) if strata is None else _compact("strata", strata, rows)
+    if clusters is not None and strata is not None:
+        _check_nested(unit, layer, weights)
+    return _planned(unit, layer, weights)
+
+
+@jax.jit
+def _planned(unit: Array, layer: Array, weights: Array) -> _Plan:
+    rows = unit.shape[0]
+    # Units without weight, and numbers that no cluster has, form a stratum of their own.
+    layer = jnp.where(weights > 0, layer, -1)
+    stratum = jnp.full(rows, -1, jnp.int32).at[unit].max(layer)
+    stratum = jnp.where(stratum < 0, rows, stratum)
+    member = jnp.argsort(stratum).astype(jnp.int32)
+    ordered = stratum[member]
+    start = jnp.searchsorted(ordered, ordered, side="left").astype(jnp.int32)
+    stop = jnp.searchsorted(ordered, ordered, side="right").astype(jnp.int32)
+    return _Plan(weights, unit, stratum, member, start, stop - start)
+
+
+def _compact(name: str, value: ArrayLike, rows: int) -> Array:
+    """Integers [rows] renumbered 0, 1, ... without gaps."""
+    array = integer_array(name, value, (rows,))
+    if checks.is_concrete(array):
+        # By NumPy, since JAX may wrap 64-bit integers around, so that two clusters become one.
+        return jnp.asarray(np.unique(np.asarray(array), return_inverse=True)[1].astype(np.int32))
+    array = unsharded(array)
+    return jnp.unique(array, return_inverse=True, size=rows)[1].astype(jnp.int32)
+
+
+def _check_nested(unit: Array, layer: Array, weights: Array) -> None:
+    if not checks.is_concrete(unit, layer, weights):
+        return
+    active = np.asarray(weights) > 0
+    pairs = np.unique(np.stack([np.asarray(unit)[active], np.asarray(layer)[active]]), axis=1)
+    split = len(pairs[0]) - len(np.unique(pairs[0]))
+    if split:
+        raise ValueError(
+            f"strata split {split} of the clusters: every cluster must lie in one stratum. "
+            f"Stratify by something that is the same for all rows of a cluster"
+        )
+
+
+def _drawn_weights(plan: _Plan, key: Array) -> Array:
+    """Row weights [n] of one resample."""
+    rows = plan.weights.shape[0]
+    # `jax.random.randint` draws twice the bits to be unbiased; so probabilities differ by at most
+    # size / 2^32, relatively.
+    bits = jax.random.bits(key, (rows,), jnp.uint32)
+    position = plan.start + (bits % plan.size.astype(jnp.uint32)).astype(jnp.int32)
+    drawn = (plan.stratum[plan.member] < rows).astype(plan.weights.dtype)
+    counts = jnp.zeros_like(plan.weights).at[plan.member[position]].add(drawn)
+    return plan.weights * counts[plan.unit]
+
+
+def _floating(value: Array) -> Array:
+    """Results such as counts as floats, so that they have quantiles and can be NaN."""
+    value = jnp.asarray(value)
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        return value.astype(compute_dtype(value.dtype))
+    return value.astype(jnp.float32)
+
+
+def _even_batch(total: int, batch_size: int) -> int:
+    """Batch size for as many batches, but with a small rest or none, which compiles anew."""
+    batches = -(-total // batch_size)
+    return -(-total // batches)
+
+
+@partial(jax.jit, static_argnums=(0, 4, 5))
+def _replicates(statistic, data, plan, key, resamples, batch_size):
+    """The statistic of the data, and of resamples [resamples, ...]."""
+
+    def evaluate(weights):
+        return jax.tree_util.tree_map(_floating, statistic(data, weights))
+
+    replicates = lax.map(
+        lambda key: evaluate(_drawn_weights(plan, key)),
+        jax.random.split(key, resamples),
+        batch_size=_even_batch(resamples, batch_size),
+    )
+    return evaluate(plan.weights), replicates
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _left_out(statistic, data, plan, batch_size):
+    """The statistic [n, ...] without each unit in turn."""
+
+    def evaluate(unit):
+        weights = jnp.where(plan.unit == unit, 0, plan.weights)
+        return jax.tree_util.tree_map(_floating, statistic(data, weights))
+
+    units = jnp.arange(plan.unit.shape[0], dtype=jnp.int32)
+    return lax.map(evaluate, units, batch_size=_even_batch(len(units), batch_size))
+
+
+@partial(jax.jit, static_argnums=(0, 5, 6))
+def _permuted(statistic, first, second, plan, key, permutations, batch_size):
+    """Both statistics [2, ...], and those with rows swapped [permutations, 2, ...]."""
+    both = _Both(statistic)
+    rows = plan.unit.shape[0]
+
+    def evaluate(key):
+        swap = jax.random.bernoulli(key, shape=(rows,))[plan.unit]
+
+        def pick(a, b):
+            return jnp.where(swap.reshape(rows, *(1,) * (a.ndim - 1)), b, a)
+
+        swapped = [
+            jax.tree_util.tree_map(pick, *pair) for pair in ((first, second), (second, first))
+        ]
+        return both((swapped[0], swapped[1]), plan.weights)
+
+    keys = jax.random.split(key, permutations)
+    replicates = lax.map(evaluate, keys, batch_size=_even_batch(permutations, batch_size))
+    return both((first, second), plan.weights), replicates
+
+
+def _tail(level: float) -> float:
+    if not isinstance(level, int | float | np.number) or not 0 < level < 1:
+        raise ValueError(f"level must be a number in (0, 1), e.g. 0.95; got {level!r}")
+    return (1 - float(level)) / 2
+
+
+@jax.jit
+def _percentile(tail: float, estimate: Array, replicates: Array):
+    """(estimate, lower, upper, standard error, undefined) of replicates [resamples, ...]."""
+    lower, upper = (
+        _quantile(replicates, jnp.full(estimate.shape, share).astype(estimate.dtype))
+        for share in (tail, 1 - tail)
+    )
+    return _with_errors(estimate, lower, upper, replicates)
+
+
+@jax.jit
+def _bca(stratum: Array, tail: float, estimate: Array, replicates: Array, left_out: Array):
+    """Like `_percentile` with corrected shares; `left_out` [units, ...] lacks a unit each."""
+    tie = TIE_EPS * jnp.finfo(estimate.dtype).eps * jnp.abs(estimate)
+    side = jnp.where(
+        jnp.abs(replicates - estimate[None]) <= tie[None],
+        0.5,
+        (replicates < estimate[None]).astype(estimate.dtype),
+    )
+    below = weighted_mean(side, (~jnp.isnan(replicates)).astype(estimate.dtype))
+    bias = ndtri(below)
+    acceleration = _acceleration(stratum, left_out)
+    bounds = []
+    for share in (tail, 1 - tail):
+        shifted = bias + ndtri(jnp.asarray(share).astype(estimate.dtype))
+        share = ndtr(bias + shifted / (1 - acceleration * shifted))
+        bounds.append(_quantile(replicates, share))
+    return _with_errors(estimate, bounds[0], bounds[1], replicates)
+
+
+def _acceleration(stratum: Array, left_out: Array) -> Array:
+    """Skewness constant by the jackknife, several samples as in Davison and Hinkley (1997)."""
+    units = stratum.shape[0]
+    valid = (stratum < units).reshape(units, *(1,) * (left_out.ndim - 1)) & ~jnp.isnan(left_out)
+
+    def of_stratum(values):  # sums over the units of each stratum, spread to its units
+        sums = jnp.zeros((units + 1, *values.shape[1:]), values.dtype).at[stratum].add(values)
+        return sums[stratum]
+
+    size = jnp.maximum(of_stratum(valid.astype(left_out.dtype)), 1)
+    # Differences to the overall mean keep the digits that a float32 sum of scores would lose.
+    origin = jnp.nanmean(left_out, axis=0, keepdims=True)
+    offset = jnp.where(valid, left_out - origin, 0)
+    influence = jnp.where(valid, (size - 1) / size * (of_stratum(offset) / size - offset), 0)
+    # Relative to the largest, so that cubes of small numbers do not underflow.
+    largest = jnp.max(jnp.abs(influence), axis=0, keepdims=True)
+    influence = influence / jnp.where(largest > 0, largest, 1)
+    squares, cubes = row_sum(influence**2), row_sum(influence**3)
+    return jnp.where(squares > 0, cubes / (6 * jnp.where(squares > 0, squares, 1) ** 1.5), 0)
+
+
+def _with_errors(estimate: Array, lower: Array, upper: Array, replicates: Array):
+    defined = ~jnp.isnan(replicates)
+    count = jnp.sum(defined, axis=0, dtype=jnp.int32)
+    shares = defined.astype(estimate.dtype)
+    mean = weighted_mean(replicates, shares)
+    variance = weighted_mean((replicates - mean[None]) ** 2, shares)
+    total = count.astype(estimate.dtype)
+    error = jnp.where(count > 1, jnp.sqrt(variance * total / jnp.maximum(total - 1, 1)), jnp.nan)
+    lower, upper = (jnp.where(jnp.isnan(estimate), jnp.nan, bound) for bound in (lower, upper))
+    return estimate, lower, upper, error, replicates.shape[0] - count
+
+
+def _quantile(replicates: Array, share: Array) -> Array:
+    """Quantiles [...] of the defined replicates [resamples, ...], linearly interpolated."""
+    ordered = jnp.sort(replicates, axis=0)  # NaN comes last
+    count = jnp.sum(~jnp.isnan(ordered), axis=0, dtype=jnp.int32)
+    position = share * jnp.maximum(count - 1, 0).astype(share.dtype)
+    defined = (count > 0) & ~jnp.isnan(share)
+    position = jnp.where(defined, position, 0)
+    below = jnp.floor(position).astype(jnp.int32)
+    above = jnp.minimum(below + 1, jnp.maximum(count - 1, 0))
+    low, high = (jnp.take_along_axis(ordered, i[None], axis=0)[0] for i in (below, above))
+    between = low + (position - below.astype(position.dtype)) * (high - low)
+    return jnp.where(defined, between, jnp.nan)
+
+
+@jax.jit
+def _paired_bootstrap(tail: float, both: Array, replicates: Array):
+    """The fields of `PairedBootstrap` from scores [2, ...] and [resamples, 2, ...]."""
+    difference, differences = both[0] - both[1], replicates[:, 0] - replicates[:, 1]
+    _, lower, upper, error, undefined = _percentile(tail, difference, differences)
+    p_value = _p_value(both, differences - difference[None])
+    return difference, lower, upper, error, p_value, undefined
+
+
+@jax.jit
+def _paired_permutation(both: Array, replicates: Array):
+    """The fields of `PermutationTest` from scores [2, ...] and [permutations, 2, ...]."""
+    differences = replicates[:, 0] - replicates[:, 1]
+    undefined = jnp.sum(jnp.isnan(differences), axis=0, dtype=jnp.int32)
+    return both[0] - both[1], _p_value(both, differences), undefined
+
+
+def _p_value(both: Array, null: Array) -> Array:
+    """Two-sided, of scores [2, ...] and differences under the null hypothesis [resamples, ...]."""
+    difference = both[0] - both[1]
+    # Equal up to the rounding of the scores is as extreme.
+    tie = TIE_EPS * jnp.finfo(both.dtype).eps * jnp.max(jnp.abs(both), axis=0)
+    extreme = jnp.abs(null) >= (jnp.abs(difference) - tie)[None]
+    defined = jnp.sum(~jnp.isnan(null), axis=0, dtype=jnp.int32)
+    count = jnp.sum(extreme, axis=0, dtype=jnp.int32)
+    share = (count + 1).astype(difference.dtype) / (defined + 1).astype(difference.dtype)
+    return jnp.where(jnp.isnan(difference) | (defined == 0), jnp.nan, share)
+
+
+def _transposed(parts: Any, structure: Any, fields: int) -> Any:
+    """From a tree of tuples of `fields` entries to a tuple of trees."""
+    outer = jax.tree_util.tree_structure(structure)
+    inner = jax.tree_util.tree_structure((0,) * fields)
+    return jax.tree_util.tree_transpose(outer, inner, parts)
+
+
+# --- DeLong ------------------------------------------------------------------------------------
+
+
+def delong_interval(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    *,
+    level: float = 0.95,
+    weights: ArrayLike | None = None,
+) -> DeLongInterval:
+    """AUROC with the variance and normal interval of DeLong et al. (1988).
+
+    Assumes independent rows; for several rows a patient use `bootstrap` with `clusters`.
+
+    Args:
+        labels: see `metrics.auroc`.
+        scores: see `metrics.auroc`.
+        level: of the interval, in (0, 1).
+        weights: [n], or of the shape of `scores`: a boolean mask or counts (a row of weight 2
+            is two rows); rows of weight zero are inert. None means ones.
+
+    Returns:
+        `DeLongInterval`, the interval cut off at 0 and 1. NaN where a class is empty; all but
+        the estimate where it has one row only.
+
+    Raises:
+        TypeError: for labels that are not integers or booleans, or scores that are not floats.
+        ValueError: for shapes that do not match, labels or level out of range, negative weights.
+    """
+    tail = _tail(level)
+    (estimate, error), *_ = _delong(labels, (scores,), weights)
+    reach = -ndtri(jnp.asarray(tail, estimate.dtype)) * error
+    return DeLongInterval(
+        estimate, jnp.maximum(estimate - reach, 0), jnp.minimum(estimate + reach, 1), error
+    )
+
+
+def delong_test(
+    labels: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+) -> DeLongTest:
+    """Test of equal AUROC of two scores of the same rows (DeLong et al. 1988).
+
+    Args:
+        labels: see `metrics.auroc`.
+        first: scores of the first method, see `metrics.auroc`.
+        second: scores of the second method, of the same shape.
+        weights: see `delong_interval`.
+
+    Returns:
+        `DeLongTest`; NaN where a class is empty or has one row only.
+
+    Raises:
+        TypeError: for labels that are not integers or booleans, or scores that are not floats.
+        ValueError: for shapes that do not match, labels out of range or negative weights.
+    """
+    difference, error = _delong(labels, (first, second), weights)[-1]
+    z = jnp.where(difference == 0, jnp.where(jnp.isnan(error), jnp.nan, 0), difference / error)
+    return DeLongTest(difference, error, z, 2 * ndtr(-jnp.abs(z)))
+
+
+def _delong(labels, sides: tuple[ArrayLike, ...], weights) -> list[tuple[Array, Array]]:
+    """(AUROC, standard error) of each of one or two scores, and of the difference of two."""
+    names = ("scores",) if len(sides) == 1 else ("first", "second")
+    arrays = [checks.float_array(n, s, (1, 2)) for n, s in zip(names, sides, strict=True)]
+    if arrays[0].shape != arrays[-1].shape:
+        raise ValueError(
+            f"first and second must have the same shape; got {arrays[0].shape} and "
+            f"{arrays[-1].shape}"
+        )
+    shape = arrays[0].shape
+    dtype = common_dtype(arrays[0].dtype, arrays[-1].dtype)
+    weights = sample_weights(weights, shape, dtype)
+    rankings = [ranked(labels, array, weights) for array in arrays]
+    return _delong_of_rankings(weights.T, *rankings)
+
+
+@jax.jit
+def _delong_of_rankings(weights: Array, *rankings: RankedScores) -> list[tuple[Array, Array]]:
+    if weights.ndim > 1:
+        return jax.vmap(_delong_of_rankings)(weights, *rankings)
+    parts = [placements(ranking, weights) for ranking in rankings]
+    values = [placement for placement, _ in parts]
+    if len(values) == 2:
+        values.append(values[0] - values[1])
+    return [_mean_and_error(v, parts[0][1], weights) for v in values]
+
+
+def _mean_and_error(placement: Array, positive: Array, weights: Array) -> tuple[Array, Array]:
+    """Mean over the positive rows, and its standard error from the placements of both classes."""
+    means, variance = [], jnp.zeros((), weights.dtype)
+    for mask in (positive, ~positive):
+        of_class = jnp.where(mask, weights, 0)
+        means.append(weighted_mean(placement, of_class))
+        count = row_sum(of_class)
+        spread = row_sum(of_class * jnp.where(of_class > 0, placement - means[-1], 0) ** 2)
+        several = count > 1
+        variance += jnp.where(several, spread / jnp.where(several, (count - 1) * count, 1), jnp.nan)
+    return means[0], jnp.sqrt(variance)

@@ -1,0 +1,160 @@
+"""Stitching: a classification head of one encoder runs on mapped embeddings of another."""
+
+from functools import partial
+from typing import NamedTuple, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._core import checks
+from .._core.linalg import in_batches
+from .._core.samples import in_range, integers, poisoned, sample_weights, weighted_mean
+from .._core.typing import Array, ArrayLike
+from ..maps.affine_map import AffineMap, identity_map
+from ..maps.mlp_head import Head, MlpHead
+from ..metrics import predicted_classes
+
+
+class StitchingScores(NamedTuple):
+    """Accuracy of a head with and without alignment; scalars in [0, 1].
+
+    Attributes:
+        naive: the head on the source embeddings, dimensions padded or cut.
+        aligned: the head on the mapped source embeddings.
+        upper_bound: the head on its own encoder's embeddings.
+    """
+
+    naive: Array
+    aligned: Array
+    upper_bound: Array
+
+
+@overload
+def stitch(head: AffineMap, mapping: AffineMap) -> AffineMap: ...
+
+
+@overload
+def stitch(head: MlpHead, mapping: AffineMap) -> MlpHead: ...
+
+
+def stitch(head: Head, mapping: AffineMap) -> Head:
+    """Fold a map into a head: `stitch(head, mapping)(x)` are the logits `head(mapping(x))`.
+
+    Args:
+        head: head of the target encoder [d_out, classes]; of an `MlpHead` the first layer
+            takes up the map.
+        mapping: map from the source to the target space [d_in, d_out].
+
+    Returns:
+        A head [d_in, classes] of the same type for the source encoder.
+
+    Raises:
+        TypeError: if `head` is no head, or `mapping` no `AffineMap`.
+        ValueError: if the map does not end in the head's space.
+    """
+    if not isinstance(head, AffineMap | MlpHead):
+        raise TypeError(f"head must be an AffineMap or MlpHead; got {type(head).__name__}")
+    if not isinstance(mapping, AffineMap):
+        raise TypeError(f"mapping must be an AffineMap; got {type(mapping).__name__}")
+    return mapping >> head
+
+
+def head_accuracy(
+    head: Head,
+    x: ArrayLike,
+    labels: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    batch_size: int | None = None,
+) -> Array:
+    """Weighted share of rows whose class has the largest score of a head, the first if several.
+
+    Args:
+        head: of c classes.
+        x: embeddings [n, d], floating point.
+        labels: their classes [n], integers in [0, c).
+        weights: [n], >= 0, floats, counts or a boolean mask; rows of weight zero may hold
+            anything. None means equal weights.
+        batch_size: rows that are scored at a time; bounds the memory. None means all.
+
+    Returns:
+        Scalar in [0, 1], float32 or the wider dtype of `weights`; NaN if all weights are zero.
+        Where values cannot be looked at (under `jit`), also NaN if a row of positive weight
+        has a class out of range, or NaN or infinity in `x`, or a score that is NaN.
+
+    Raises:
+        TypeError: if `x` is not floating point, or `labels` are not integers or booleans.
+        ValueError: for shapes that do not match, negative weights, classes out of range, and
+            rows of `x` or of the scores as above.
+    """
+    return _accuracy("x", head, x, labels, weights, batch_size)
+
+
+def evaluate_stitching(
+    head: Head, mapping: AffineMap, x: ArrayLike, y: ArrayLike, labels: ArrayLike
+) -> StitchingScores:
+    """Score a stitched head between its two references.
+
+    Args:
+        head: head trained on the target encoder, of c classes.
+        mapping: fitted map from the source to the target space.
+        x: test embeddings of the source encoder [m, d_in], floating point.
+        y: test embeddings of the target encoder for the same items [m, d_out].
+        labels: their classes [m], integers in [0, c).
+
+    Returns:
+        `StitchingScores` (naive, aligned, upper_bound); NaN as in `head_accuracy`.
+
+    Raises:
+        TypeError: see `head_accuracy` and `stitch`.
+        ValueError: see `head_accuracy` and `stitch`.
+    """
+    naive = identity_map(mapping.d_in, mapping.d_out, dtype=mapping.weight.dtype)
+    return StitchingScores(
+        naive=_accuracy("x", stitch(head, naive), x, labels, None),
+        aligned=_accuracy("x", stitch(head, mapping), x, labels, None),
+        upper_bound=_accuracy("y", head, y, labels, None),
+    )
+
+
+def _accuracy(
+    name: str,
+    head: Head,
+    x: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike | None,
+    batch_size: int | None = None,
+) -> Array:
+    """`head_accuracy` of an argument `name`."""
+    x = checks.float_array(name, x, 2)
+    labels = integers("labels", labels, x.shape[:1])
+    weights = sample_weights(weights, x.shape[:1], jnp.float32)
+    if checks.is_concrete(x, weights):
+        checks.finite_rows(name, x, np.asarray(weights) > 0)
+    valid = in_range("labels", labels, head.d_out, weights)
+    if batch_size is not None:
+        batch_size = checks.positive_int("batch_size", batch_size)
+    predicted, defined = _predictions(batch_size, head, x)
+    if checks.is_concrete(defined, weights):
+        bad = np.flatnonzero(~(np.asarray(defined) | (np.asarray(weights) == 0)))
+        if bad.size:
+            raise ValueError(
+                f"head gives NaN for {bad.size} of {len(x)} rows of {name}, first for row "
+                f"{bad[0]}: its parameters or those of the map are NaN, or the scores overflow"
+            )
+    hits = (labels == predicted).astype(weights.dtype)
+    return weighted_mean(hits, poisoned(weights, valid & defined))
+
+
+@partial(jax.jit, static_argnums=0)
+def _predictions(batch_size: int | None, head: Head, x: Array) -> tuple[Array, Array]:
+    """The class of each row, and whether it has one."""
+
+    def of_rows(rows: Array) -> tuple[Array, Array]:
+        scores = head(rows)
+        # A NaN would be the largest score, and so a class.
+        defined = jnp.isfinite(rows).all(axis=1) & ~jnp.isnan(scores).any(axis=1)
+        return predicted_classes(scores), defined
+
+    return in_batches(of_rows, x, batch_size)

@@ -1,0 +1,373 @@
+"""The format of embeddings on disk: a manifest and chunks that are whole or absent.
+
+There are two kinds of folders. Version 1 is written by `encoders.embed`: all ids are known from the
+start, in one file, and chunks are of one size. Version 2 grows: each chunk has a file of ids, and
+the manifest lists the chunks, so that an append counts when the manifest is replaced.
+
+The manifest's ``run`` says what decides the embeddings, and every chunk carries the hash of it, its
+number and a checksum of its values. So a chunk that was cut, changed, misplaced or written by
+another run is found when it is read.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from .._core.files import write_atomically
+
+MANIFEST, IDS = "manifest.json", "ids.json"
+_LOCK = ".lock"
+_FORMAT = "semalign_jax.embeddings"
+FIXED, GROWING = 1, 2
+_SAFETENSORS_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
+#: What a store can hold.
+DTYPES = tuple(_SAFETENSORS_NAMES)
+#: What a reader needs of a manifest's ``run``; the rest only identifies the run.
+_RUN_KEYS = {
+    FIXED: {"items": int, "dimension": int, "dtype": str, "chunk_size": int, "ids": str},
+    GROWING: {"description": dict, "dimension": int, "dtype": str},
+}
+_HASHED_BYTES = 1 << 20
+
+
+class Chunk(NamedTuple):
+    """Consecutive items.
+
+    Attributes:
+        embeddings: ``[rows, dimension]``.
+        truncated: number of texts that were cut.
+    """
+
+    embeddings: np.ndarray
+    truncated: int
+
+
+class Part(NamedTuple):
+    """What the manifest of a growing folder says of a chunk.
+
+    Attributes:
+        rows: number of rows, at least 1.
+        ids: sha256 of the chunk's file of ids.
+        sha256: checksum of the chunk.
+    """
+
+    rows: int
+    ids: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ChunkFolder:
+    """The chunks of one folder.
+
+    Attributes:
+        folder: where they are.
+        run: all that decides their bytes; JSON values.
+        parts: the chunks of a folder that grows, else None.
+    """
+
+    folder: Path
+    run: Mapping[str, Any]
+    parts: tuple[Part, ...] | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of `run`."""
+        return hashlib.sha256(_json(self.run)).hexdigest()
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """For each chunk the position after its last item, ``[count]``."""
+        if self.parts is not None:
+            return np.cumsum([part.rows for part in self.parts], dtype=np.int64)
+        items, size = self.run["items"], self.run["chunk_size"]
+        return np.minimum(np.arange(1, -(-items // size) + 1) * size, items)
+
+    @property
+    def count(self) -> int:
+        """Number of chunks."""
+        return len(self.ends)
+
+    @property
+    def items(self) -> int:
+        """Number of items."""
+        return int(self.ends[-1]) if self.count else 0
+
+    @cached_property
+    def id_files(self) -> dict[str, str]:
+        """The names of the files of ids, in order, and their sha256."""
+        if self.parts is None:
+            return {IDS: self.run["ids"]}
+        return {ids_name(number): part.ids for number, part in enumerate(self.parts)}
+
+    def span(self, number: int) -> range:
+        """Return the positions of a chunk's items."""
+        return range(int(self.ends[number - 1]) if number else 0, int(self.ends[number]))
+
+    def path(self, number: int) -> Path:
+        """Return the file of a chunk."""
+        return self.folder / f"chunk-{number:05d}.safetensors"
+
+    def foreign(self) -> list[Path]:
+        """Return the files that are named like chunks or their ids and do not belong here."""
+        known = {self.path(number) for number in range(self.count)}
+        known |= {self.folder / name for name in self.id_files}
+        found = [*self.folder.glob("chunk-*"), *self.folder.glob("ids-*.json")]
+        return sorted(set(found) - known)
+
+    def write(self, number: int, chunk: Chunk) -> str:
+        """Write a chunk, in one step, and return its checksum."""
+        header = self._header(number, chunk.truncated)
+        header["sha256"] = _checksum(header, chunk.embeddings)
+        # One metadata entry: safetensors writes several in an order that differs between runs.
+        metadata = {"chunk": _json(header).decode()}
+        data = safetensors.numpy.save({"embeddings": chunk.embeddings}, metadata)
+        write_atomically(self.path(number), data)
+        return header["sha256"]
+
+    def read(self, number: int) -> Chunk:
+        """Read and verify a chunk; `embeddings` is mapped from its file.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            ValueError: if it is not whole, not as it was written, or of another run or place.
+        """
+        embeddings, header = self._open(number)
+        checksum = header.pop("sha256")
+        if checksum != _checksum(header, embeddings):
+            raise ValueError(
+                f"{self.path(number)} is damaged: its contents do not have their sha256"
+            )
+        return Chunk(embeddings, header["truncated"])
+
+    def view(self, number: int) -> np.ndarray:
+        """Map a chunk's ``[rows, dimension]`` into memory; checks all but the values.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            ValueError: if it is not whole, or of another run or place.
+        """
+        return self._open(number)[0]
+
+    def read_ids(self) -> list[str]:
+        """Read and verify the ids.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if it is not as it was written, or does not hold one id per item.
+        """
+        return [id_ for number in range(len(self.id_files)) for id_ in self.read_id_file(number)]
+
+    def read_id_file(self, number: int) -> list[str]:
+        """Read and verify one file of ids, by its position in `id_files`.
+
+        Raises:
+            FileNotFoundError: if it is missing.
+            ValueError: if it is not as it was written, or does not hold one id per item.
+        """
+        name, checksum = list(self.id_files.items())[number]
+        path = self.folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: {self._remedy}")
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != checksum:
+            raise ValueError(f"{path} is damaged: its sha256 is not the one in {MANIFEST}")
+        ids = json.loads(data)
+        items = self.items if self.parts is None else self.parts[number].rows
+        if len(ids) != items:
+            raise ValueError(f"{path} holds {len(ids)} ids; {MANIFEST} says {items} items")
+        return ids
+
+    def _open(self, number: int) -> tuple[np.ndarray, dict[str, Any]]:
+        path = self.path(number)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: {self._remedy}")
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                names = list(file.keys())
+                header = json.loads(file.metadata()["chunk"])
+                tensor = file.get_slice("embeddings")
+                found = [names, tensor.get_dtype(), list(tensor.get_shape())]
+            origin = (header["run"], header["chunk"])
+            truncated, checksum = header["truncated"], header["sha256"]
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged or no chunk of embeddings: {error}") from None
+        if origin != (self.digest, number):
+            raise ValueError(
+                f"{path} is chunk {origin[1]} of run {str(origin[0])[:12]}; expected chunk "
+                f"{number} of run {self.digest[:12]}, which {MANIFEST} describes"
+            )
+        name, shape = self.run["dtype"], [len(self.span(number)), self.run["dimension"]]
+        if found != [["embeddings"], _SAFETENSORS_NAMES[name], shape]:
+            raise ValueError(f"{path} is damaged: its tensor is not {name} {shape}")
+        if header != {**self._header(number, truncated), "sha256": checksum} or (
+            self.parts is not None and checksum != self.parts[number].sha256
+        ):
+            raise ValueError(f"{path} is damaged: its contents do not have their sha256")
+        dtype = jnp.dtype(name)
+        # safe_open has checked that the one tensor fills the file after the header.
+        offset = path.stat().st_size - shape[0] * shape[1] * dtype.itemsize
+        return np.memmap(path, dtype, "r", offset, (shape[0], shape[1])), header
+
+    def _header(self, number: int, truncated: int) -> dict[str, Any]:
+        header = {"run": self.digest, "chunk": number, "truncated": truncated}
+        if self.parts is not None:  # otherwise run has the hash of all ids
+            header["ids"] = self.parts[number].ids
+        return header
+
+    @property
+    def _remedy(self) -> str:
+        if self.parts is None:
+            return (
+                "the run was not finished, or the file was removed; run embed again with the same "
+                "arguments to make it"
+            )
+        return "it was removed; restore it from a copy, or make the folder again"
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _checksum(header: Mapping[str, Any], embeddings: np.ndarray) -> str:
+    total = hashlib.sha256(_json(header))
+    rows = max(1, _HASHED_BYTES // (embeddings.itemsize * embeddings.shape[1]))
+    for start in range(0, len(embeddings), rows):
+        total.update(np.ascontiguousarray(embeddings[start : start + rows]).tobytes())
+    return total.hexdigest()
+
+
+def ids_name(number: int) -> str:
+    """Return the name of the file of a chunk's ids, in a folder that grows."""
+    return f"ids-{number:05d}.json"
+
+
+def encoded_ids(ids: Sequence[str]) -> bytes:
+    """Return the bytes of a file of ids."""
+    # ASCII, since names of files can hold bytes that are not UTF-8.
+    return json.dumps(list(ids), indent=0).encode("ascii")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing into a folder; also removes what killed writers left.
+
+    The lock belongs to the process, not to the file ``.lock``, which stays: it ends with the
+    process, however that ends.
+
+    Raises:
+        RuntimeError: if another process has it.
+    """
+    import filelock  # only who writes needs it
+
+    lock = filelock.FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RuntimeError(f"another process writes embeddings into {folder}") from None
+    try:
+        for name in (MANIFEST, "ids*.json", "chunk-*.safetensors"):
+            for left in folder.glob(f".{name}.*"):
+                left.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+def refuse_other_contents(folder: Path) -> bool:
+    """Return whether a folder holds anything; raises FileExistsError unless it is embeddings."""
+    others = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    if others and MANIFEST not in others:
+        raise FileExistsError(
+            f"{folder} holds {sorted(others)[0]} and no {MANIFEST}: it is no folder of "
+            "embeddings; choose another"
+        )
+    return bool(others)
+
+
+def refuse_other_run(folder: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError if two runs differ; lists what differs."""
+    lines = differing(stored, now, "there", "now")
+    if lines:
+        raise ValueError(
+            f"{folder} holds embeddings of another run, so it cannot be continued; choose "
+            "another folder. Different are\n  " + "\n  ".join(lines)
+        )
+
+
+def differing(
+    one: Mapping[str, Any], two: Mapping[str, Any], where_one: str, where_two: str
+) -> list[str]:
+    """Return a line for each key whose values differ."""
+    return [
+        f"{name}: {one.get(name)!r} {where_one}, {two.get(name)!r} {where_two}"
+        for name in sorted(one.keys() | two.keys())
+        if one.get(name) != two.get(name)
+    ]
+
+
+def write_manifest(chunks: ChunkFolder, versions: Mapping[str, str] | None = None) -> None:
+    """Write the manifest in one step.
+
+    Args:
+        chunks: what it describes.
+        versions: of the packages that made the embeddings; by default those installed.
+    """
+    if versions is None:
+        packages = ("semalign_jax", "jax", "jaxlib")
+        versions = {name: importlib.metadata.version(name) for name in packages}
+    manifest = {
+        "format": _FORMAT,
+        "format_version": FIXED if chunks.parts is None else GROWING,
+        "versions": versions,
+        "run": chunks.run,
+    }
+    if chunks.parts is not None:
+        manifest["chunks"] = [part._asdict() for part in chunks.parts]
+    data = json.dumps(manifest, indent=2, sort_keys=True).encode()
+    write_atomically(chunks.folder / MANIFEST, data)
+
+
+def read_manifest(folder: Path) -> tuple[ChunkFolder, dict[str, str]]:
+    """Return what the manifest of a folder of embeddings says, and the versions of packages.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is malformed or of another format version.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {MANIFEST}: it is no folder of embeddings")
+    try:
+        manifest = json.loads(path.read_bytes())
+        found, version, run = (manifest[k] for k in ("format", "format_version", "run"))
+        known = found == _FORMAT and version in (FIXED, GROWING)
+        keys = _RUN_KEYS[version] if known else {}
+        wrong = [key for key, kind in keys.items() if not isinstance(run[key], kind)]
+        wrong += [key for key, kind in keys.items() if kind is int and run[key] < 1]
+        parts = None
+        if version == GROWING:
+            parts = tuple(Part(**entry) for entry in manifest["chunks"])
+            wrong += ["chunks"] * (not all(type(p.rows) is int and p.rows > 0 for p in parts))
+        versions = dict(manifest["versions"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or no manifest of embeddings: {error!r}") from None
+    if not known:
+        raise ValueError(
+            f"{path} has format {found!r} version {version!r}; this release reads {_FORMAT!r} "
+            f"versions {FIXED} and {GROWING}"
+        )
+    if wrong or run["dtype"] not in _SAFETENSORS_NAMES:
+        raise ValueError(f"{path} is damaged: see {', '.join(wrong) or 'dtype'}")
+    return ChunkFolder(folder, run, parts), versions

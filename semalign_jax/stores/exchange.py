@@ -1,0 +1,324 @@
+"""Stores from and to the files of other tools: npy and npz, Parquet, HDF5."""
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._core import checks
+from .._core.files import write_atomically
+from .chunks import DTYPES, encoded_ids
+from .store import ROWS_AT_ONCE, EmbeddingStore, create_store
+
+SUFFIXES = (".npy", ".npz", ".parquet", ".h5", ".hdf5")
+_EMBEDDINGS, _IDS = "embeddings", "ids"
+
+
+def _suffix(path: Path) -> str:
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"path must end in one of {', '.join(SUFFIXES)}; got {path.name!r}")
+    return path.suffix
+
+
+def _ids_path(path: Path) -> Path:
+    return path.with_suffix(".ids.json")
+
+
+def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
+    """Write a store as one file for other programs, block by block.
+
+    bfloat16, which these formats do not have, becomes float32.
+
+    Args:
+        store: what to write.
+        path: its ending says the format. ``.npy``: the rows, and the ids as a JSON list in
+            ``<name>.ids.json``; ``.npz``: arrays "embeddings" and "ids"; ``.parquet``: columns
+            "ids" and "embeddings" (needs pyarrow); ``.h5``, ``.hdf5``: data sets of these names
+            (needs h5py). Replaced in one step if it exists.
+
+    Raises:
+        ModuleNotFoundError: if the format's package is missing; names the extra.
+        ValueError: for another ending, an empty store, or ids that the format cannot hold.
+    """
+    path = Path(path)
+    if len(store) == 0:
+        raise ValueError(f"store: {store.folder} is empty, there is nothing to export")
+    writer = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
+    dtype = np.dtype(np.float32) if store.dtype == jnp.bfloat16 else store.dtype
+    with _replaced(path) as temporary:
+        try:
+            writer.get(_suffix(path), _write_hdf5)(store, temporary, dtype)
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{path}: an id is no Unicode text: {error}") from None
+    if path.suffix == ".npy":
+        write_atomically(_ids_path(path), encoded_ids(store.ids))
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    # Written beside the file and moved: whole or absent, without a copy in memory.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)
+
+
+def _write_array(store: EmbeddingStore, file: Any, dtype: np.dtype) -> None:
+    shape = (len(store), store.dimension)
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for rows in store.batches(ROWS_AT_ONCE):
+        file.write(rows.astype(dtype).tobytes())
+
+
+def _write_npy(store: EmbeddingStore, path: Path, dtype: np.dtype) -> None:
+    with path.open("wb") as file:
+        _write_array(store, file, dtype)
+
+
+def _write_npz(store: EmbeddingStore, path: Path, dtype: np.dtype) -> None:
+    ids = np.array(store.ids, np.str_)
+    if ids.tolist() != list(store.ids):  # NumPy cuts them
+        raise ValueError("an id ends in a NUL character, which .npz cannot hold")
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open(f"{_EMBEDDINGS}.npy", "w", force_zip64=True) as file:
+            _write_array(store, file, dtype)
+        with archive.open(f"{_IDS}.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, ids, allow_pickle=False)
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Parquet needs pyarrow: pip install 'semalign_jax[parquet]'"
+        ) from error
+    return pyarrow
+
+
+def _h5py() -> Any:
+    try:
+        import h5py  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("HDF5 needs h5py: pip install 'semalign_jax[hdf5]'") from error
+    return h5py
+
+
+def _write_parquet(store: EmbeddingStore, path: Path, dtype: np.dtype) -> None:
+    pa = _pyarrow()
+    vector = pa.list_(pa.from_numpy_dtype(dtype), store.dimension)
+    schema = pa.schema([(_IDS, pa.string()), (_EMBEDDINGS, vector)])
+    with pa.parquet.ParquetWriter(path, schema) as writer:
+        for start, rows in zip(
+            range(0, len(store), ROWS_AT_ONCE), store.batches(ROWS_AT_ONCE), strict=True
+        ):
+            values = pa.array(rows.astype(dtype).reshape(-1))
+            lists = pa.FixedSizeListArray.from_arrays(values, type=vector)
+            ids = pa.array(store.ids[start : start + ROWS_AT_ONCE], pa.string())
+            writer.write_table(pa.table([ids, lists], schema=schema))
+
+
+def _write_hdf5(store: EmbeddingStore, path: Path, dtype: np.dtype) -> None:
+    h5py = _h5py()
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset(_EMBEDDINGS, (len(store), store.dimension), dtype)
+        for start, rows in zip(
+            range(0, len(store), ROWS_AT_ONCE), store.batches(ROWS_AT_ONCE), strict=True
+        ):
+            data[start : start + len(rows)] = rows.astype(dtype)
+        ids = [name.encode() for name in store.ids]
+        file.create_dataset(_IDS, data=ids, shape=(len(ids),), dtype=h5py.string_dtype())
+
+
+def import_store(
+    path: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    description: Mapping[str, Any],
+    embeddings: str = _EMBEDDINGS,
+    ids: str = _IDS,
+    chunk_rows: int = 16384,
+) -> EmbeddingStore:
+    """Make a store of a file that `export_store` or another program wrote; nothing is unpickled.
+
+    An import that was interrupted continues when it is called again. Files are read block by
+    block, but ``.npz`` whole.
+
+    Args:
+        path: ``.npy`` with a JSON list of ids in ``<name>.ids.json``, ``.npz``, ``.parquet``,
+            ``.h5`` or ``.hdf5``; see `export_store`.
+        folder: of the new store.
+        description: what made the embeddings; see `create_store`.
+        embeddings: name of the array, column or data set of the rows ``[n, dimension]``; the dtype
+            is kept.
+        ids: name of that of the ids, text.
+        chunk_rows: rows in a chunk.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ModuleNotFoundError: if the format's package is missing; names the extra.
+        ValueError: if the file is damaged, lacks a key or holds rows or ids that do not fit (names
+            file, key and row), or if the folder holds other embeddings (lists what differs).
+    """
+    path = Path(path)
+    chunk_rows = checks.positive_int("chunk_rows", chunk_rows)
+    suffix = _suffix(path)
+    for needed in (path, _ids_path(path)) if suffix == ".npy" else (path,):
+        if not needed.is_file():
+            raise FileNotFoundError(f"{needed} is missing")
+    reader = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
+    with reader.get(suffix, _read_hdf5)(path, embeddings, ids) as (names, rows):
+        if len(rows.shape) != 2 or rows.dtype.name not in DTYPES:
+            raise ValueError(
+                f"{path}: {embeddings!r} has shape {rows.shape} of {rows.dtype}; expected "
+                f"[n, dimension] of one of {', '.join(DTYPES)}"
+            )
+        if len(names) != rows.shape[0]:
+            raise ValueError(
+                f"{path}: {len(names)} ids in {ids!r} and {rows.shape[0]} rows in {embeddings!r}; "
+                "there must be one id per row"
+            )
+        store = create_store(
+            folder, description=description, dimension=rows.shape[1], dtype=rows.dtype
+        )
+        done = len(store)
+        if list(store.ids) != names[:done]:
+            raise ValueError(f"{folder} holds rows of other ids than {path}: choose another folder")
+        for start in range(done, len(names), chunk_rows):
+            block = slice(start, start + chunk_rows)
+            try:
+                store = store.append(names[block], rows[block])
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}, rows from {start}: {error}") from None
+        return store
+
+
+@contextmanager
+def _plain_arrays(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged or holds no plain array: {error}") from None
+
+
+@contextmanager
+def _read_npy(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+    with _plain_arrays(path):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        names = json.loads(_ids_path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{_ids_path(path)} is no JSON: {error}") from None
+    if not isinstance(names, list):
+        raise ValueError(f"{_ids_path(path)} must hold a JSON list of ids")
+    yield names, array
+
+
+@contextmanager
+def _read_npz(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+    with path.open("rb") as file:  # NumPy leaves broken archives open
+        with _plain_arrays(path):
+            archive = np.load(file, allow_pickle=False)
+            found = archive.files
+        keys = _keys(path, found, embeddings, ids)
+        with _plain_arrays(path):
+            rows, names = (archive[key] for key in keys)
+    yield names.tolist(), rows
+
+
+@contextmanager
+def _read_hdf5(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+    h5py = _h5py()
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} is damaged or no HDF5 file: {error}") from None
+    with file:
+        keys = _keys(path, file, embeddings, ids)
+        for key in keys:
+            if not isinstance(file[key], h5py.Dataset):
+                raise ValueError(f"{path}: {key!r} is no data set")
+        if h5py.check_string_dtype(file[keys[1]].dtype) is None:
+            raise ValueError(f"{path}: {ids!r} is {file[keys[1]].dtype}; it must be text")
+        yield file[keys[1]].asstr()[:].tolist(), file[keys[0]]
+
+
+def _keys(path: Path, found: Any, *keys: str) -> tuple[str, ...]:
+    for key in keys:
+        if key not in found:
+            raise ValueError(f"{path} has no {key!r}; it holds {', '.join(map(repr, found))}")
+    return keys
+
+
+class _ParquetRows:
+    """Rows of a column of lists, to be sliced in ascending order."""
+
+    def __init__(self, path: Path, file: Any, column: str):
+        self._path, self._file, self._column = path, file, column
+        first = next(file.iter_batches(batch_size=1, columns=[column]), None)
+        if first is None:
+            raise ValueError(f"{path} has no rows")
+        example = self._values(first.column(0), 0, None)
+        self.dtype, self.shape = example.dtype, (file.metadata.num_rows, example.shape[1])
+
+    def __getitem__(self, block: slice) -> np.ndarray:
+        start, stop, _ = block.indices(self.shape[0])
+        out = np.empty((stop - start, self.shape[1]), self.dtype)
+        first = 0
+        for group in range(self._file.num_row_groups):
+            last = first + self._file.metadata.row_group(group).num_rows
+            if first < stop and last > start:
+                self._copy(group, first, start, out)
+            first = last
+        return out
+
+    def _copy(self, group: int, first: int, start: int, out: np.ndarray) -> None:
+        options = {"batch_size": ROWS_AT_ONCE, "row_groups": [group], "columns": [self._column]}
+        for batch in self._file.iter_batches(**options):
+            low, high = max(first, start), min(first + len(batch), start + len(out))
+            if low < high:
+                column = batch.column(0).slice(low - first, high - low)
+                out[low - start : high - start] = self._values(column, low, self.shape[1])
+            first += len(batch)
+
+    def _values(self, column: Any, row: int, dimension: int | None) -> np.ndarray:
+        name = f"{self._path}: {self._column!r}"
+        if not hasattr(column, "flatten") or not hasattr(column.type, "value_type"):
+            raise ValueError(f"{name} is {column.type}; it must hold lists of floats")
+        if column.null_count:
+            bad = row + int(np.argmax(np.asarray(column.is_null())))
+            raise ValueError(f"{name} is empty in row {bad}")
+        lengths = np.asarray(column.value_lengths())
+        wrong = np.flatnonzero(lengths != (lengths[0] if dimension is None else dimension))
+        if wrong.size:
+            raise ValueError(
+                f"{name} has {lengths[wrong[0]]} values in row {row + wrong[0]}, and {dimension} "
+                "in row 0"
+            )
+        values = column.flatten()
+        if values.null_count:
+            bad = row + int(np.argmax(np.asarray(values.is_null()))) // int(lengths[0])
+            raise ValueError(f"{name} has an empty value in row {bad}")
+        return values.to_numpy(zero_copy_only=False).reshape(len(lengths), -1)
+
+
+@contextmanager
+def _read_parquet(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+    pa = _pyarrow()
+    try:
+        file = pa.parquet.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{path} is damaged or no Parquet file: {error}") from None
+    with file:
+        _keys(path, file.schema_arrow.names, embeddings, ids)
+        names = file.read(columns=[ids]).column(0).to_pylist()
+        yield names, _ParquetRows(path, file, embeddings)

@@ -1,0 +1,370 @@
+"""What a fitted map is compared with: other ways to classify images by prompts.
+
+Each takes `(source, target, images, prompts)` and gives scores [n, num_classes] as
+`prompt_scores` does:
+
+    source: source anchors [k, d_in], embeddings of the image encoder
+    target: target anchors [k, d_out], embeddings of the text encoder, matched by row
+    images: embeddings of the image encoder [n, d_in]
+    prompts: class prompts in the text encoder's space [p, d_out]
+
+All are pure and safe under `jit` and `vmap`. They raise TypeError for embeddings that are not
+floating point and ValueError for shapes that do not match, NaN or infinity. The linear probe,
+which learns from labels, and multimodal models, which need no anchors, are here as references.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from .._core import checks
+from .._core.linalg import common_dtype, compute_dtype, counts, matmul, safe_inverse, svd, transpose
+from .._core.samples import in_range, integers
+from .._core.typing import Array, ArrayLike
+from ..maps.affine_map import AffineMap, identity_map
+from ..metrics import cosine_similarity, normalize_rows
+from ..stitching.heads import fit_head
+from .scores import (
+    TASKS,
+    TEMPERATURE,
+    EmbeddedPrompts,
+    Task,
+    prompt_prototypes,
+    prompt_scores,
+    prototype_scores,
+)
+
+#: `(source, target, images, prompts) -> scores [n, num_classes]`.
+Baseline: TypeAlias = Callable[[Array, Array, Array, EmbeddedPrompts], Array]
+
+
+class CanonicalMaps(NamedTuple):
+    """Projections of two spaces into their canonical coordinates.
+
+    Attributes:
+        source: affine map [d_in, r].
+        target: affine map [d_out, r].
+        correlations: canonical correlations [r], descending, in [0, 1].
+    """
+
+    source: AffineMap
+    target: AffineMap
+    correlations: Array
+
+
+# --- no alignment ------------------------------------------------------------------------------
+
+
+def naive_scores(
+    source: ArrayLike,
+    target: ArrayLike,
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    temperature: float | Array = TEMPERATURE,
+) -> Array:
+    """The images as they are, dimensions zero-padded or cut at the end; see `identity_map`.
+
+    Args:
+        source: source anchors [k, d_in], of which only the dimension matters.
+        target: target anchors [k, d_out], likewise.
+        images: [n, d_in].
+        prompts: [p, d_out].
+        temperature: see `prompt_scores`.
+    """
+    source, target, images, prompts = _checked(source, target, images, prompts)
+    naive = identity_map(source.shape[1], target.shape[1], dtype=images.dtype)
+    return prompt_scores(naive(images), prompts, temperature=temperature)
+
+
+def multimodal_scores(
+    images: ArrayLike, prompts: EmbeddedPrompts, *, temperature: float | Array = TEMPERATURE
+) -> Array:
+    """Scores of a multimodal model: both in its space, so no anchors and no map.
+
+    Args:
+        images: embeddings of the model's image encoder [n, d].
+        prompts: the same prompt set under the model's text encoder [p, d].
+        temperature: see `prompt_scores`.
+    """
+    return prompt_scores(images, prompts, temperature=temperature)
+
+
+# --- similarities to anchors -------------------------------------------------------------------
+
+
+def relative_scores(
+    source: ArrayLike,
+    target: ArrayLike,
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    center: bool = False,
+    temperature: float | Array = TEMPERATURE,
+) -> Array:
+    """Relative representations (Moschella et al. 2023, arXiv 2209.15430).
+
+    Every embedding becomes the vector of its cosines with the anchors of its own side, [k]; these
+    are compared by cosine. Invariant to rotations and isotropic scale of either space.
+
+    Args:
+        source: source anchors [k, d_in].
+        target: target anchors [k, d_out].
+        images: [n, d_in].
+        prompts: [p, d_out].
+        center: whether the anchors' mean is subtracted on either side (static; not in the paper).
+        temperature: see `prompt_scores`.
+    """
+    source, target, images, prompts = _checked(source, target, images, prompts)
+    source, target, images, prompts = _centred(center, source, target, images, prompts)
+    texts = cosine_similarity(prompts.embeddings, target)
+    return prompt_scores(
+        cosine_similarity(images, source),
+        replace(prompts, embeddings=texts),
+        temperature=temperature,
+    )
+
+
+def asif_scores(
+    source: ArrayLike,
+    target: ArrayLike,
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    top: int = 50,
+    exponent: float | Array = 8.0,
+    center: bool = False,
+    temperature: float | Array = TEMPERATURE,
+) -> Array:
+    """ASIF: sparse relative representations (Norelli et al. 2023, arXiv 2210.01738).
+
+    Of the cosines with the anchors, the `top` largest are kept, raised to the power `exponent`
+    and compared by cosine. The paper takes 800 and 8 with 1.6 million pairs; `top` of 10 to 50 did
+    best on validation rows of the demo with 50 to 800 pairs. Negative cosines, which few anchors
+    let through, count as zero here. Prompts of a class are averaged in the sparse space.
+
+    Args:
+        source: source anchors [k, d_in].
+        target: target anchors [k, d_out].
+        images: [n, d_in].
+        prompts: [p, d_out].
+        top: how many anchors each embedding keeps, at least 1 (static); all of them if there are
+            fewer.
+        exponent: > 0, may be traced.
+        center: whether the anchors' mean is subtracted on either side (static; not in the paper).
+        temperature: see `prompt_scores`.
+    """
+    source, target, images, prompts = _checked(source, target, images, prompts)
+    top = min(checks.positive_int("top", top), source.shape[0])
+    exponent = checks.scalar("exponent", exponent)
+    if checks.is_concrete(exponent) and not float(exponent) > 0:
+        raise ValueError(f"exponent must be > 0; got {float(exponent)}")
+    source, target, images, prompts = _centred(center, source, target, images, prompts)
+    texts = _sparse(cosine_similarity(prompts.embeddings, target), top, exponent)
+    return prompt_scores(
+        _sparse(cosine_similarity(images, source), top, exponent),
+        replace(prompts, embeddings=texts),
+        temperature=temperature,
+    )
+
+
+def _sparse(similarity: Array, top: int, exponent: Array) -> Array:
+    """The `top` largest of every row, without negative ones, to a power; zero elsewhere."""
+    values, columns = jax.lax.top_k(similarity, top)
+    # Powers of small cosines underflow in float32; the rows' scale is free.
+    largest = values[:, :1]
+    values = jnp.maximum(values, 0) * safe_inverse(largest, largest > 0)
+    rows = jnp.arange(similarity.shape[0])[:, None]
+    powers = values ** exponent.astype(similarity.dtype)
+    return jnp.zeros_like(similarity).at[rows, columns].set(powers)
+
+
+# --- canonical correlations --------------------------------------------------------------------
+
+
+def fit_canonical(
+    source: ArrayLike, target: ArrayLike, *, ridge: float | Array = 1.0, dims: int | None = None
+) -> CanonicalMaps:
+    """Regularised canonical correlation analysis of anchors (Hotelling 1936; Vinod 1976).
+
+    Both sides are centred and whitened by (C + ridge tr(C) / d I)^(-1/2), C their covariance; the
+    singular vectors and values of the whitened cross-covariance are the canonical directions and
+    correlations.
+
+    Args:
+        source: source anchors [k, d_in].
+        target: target anchors [k, d_out].
+        ridge: >= 0, in units of the mean variance of a side; may be traced. Without it, and with
+            no more anchors than dimensions, all correlations are 1 and mean nothing. The default
+            was chosen on validation rows of the demo, where 1 to 3 did far better than 0.1.
+        dims: how many canonical coordinates to keep (static); None means all min(k, d_in, d_out).
+
+    Returns:
+        `CanonicalMaps`. Not differentiable.
+    """
+    source, target = checks.pair(source, target)
+    dtype = common_dtype(source.dtype, target.dtype)
+    work = compute_dtype(dtype)
+    ridge = checks.scalar("ridge", ridge).astype(work)
+    limit = min(source.shape[0], source.shape[1], target.shape[1])
+    dims = limit if dims is None else min(checks.positive_int("dims", dims), limit)
+    sides = [_whitened(a.astype(work), ridge) for a in (source, target)]
+    (left, inverse_left, mean_left), (right, inverse_right, mean_right) = sides
+    u, s, vt = svd(matmul(transpose(left), right))
+    weights = matmul(inverse_left, u[:, :dims]), matmul(inverse_right, transpose(vt)[:, :dims])
+    first, second = (
+        AffineMap(w.astype(dtype), mean.astype(dtype), jnp.zeros(dims, dtype))
+        for w, mean in zip(weights, (mean_left, mean_right), strict=True)
+    )
+    return CanonicalMaps(first, second, jnp.minimum(s[:dims], 1).astype(dtype))
+
+
+def _whitened(rows: Array, ridge: Array) -> tuple[Array, Array, Array]:
+    """Whitened anchors [k, r], the matrix [d, r] that whitens, and the mean [d]."""
+    mean = jnp.mean(rows, axis=0)
+    u, s, vt = svd(rows - mean[None, :])
+    root = jnp.sqrt(s * s + ridge * jnp.sum(s * s) / rows.shape[1])
+    inverse = safe_inverse(root, counts(s))
+    return u * (s * inverse)[None, :], transpose(vt) * inverse[None, :], mean
+
+
+def csa_scores(
+    source: ArrayLike,
+    target: ArrayLike,
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    ridge: float | Array = 1.0,
+    dims: int | None = None,
+    temperature: float | Array = TEMPERATURE,
+) -> Array:
+    """Canonical similarity analysis (Li, Chinchali and Topcu 2025, arXiv 2410.07610).
+
+    Both sides are projected on their canonical coordinates, and compared by the cosine in which
+    coordinate i counts with its canonical correlation rho_i: sum_i rho_i u_i v_i for the unit
+    vectors u and v. The paper has no penalty and so needs more anchors than dimensions; `ridge`
+    allows fewer. Invariant to rotations, offsets and isotropic scale of either space.
+
+    Args:
+        source: source anchors [k, d_in].
+        target: target anchors [k, d_out].
+        images: [n, d_in].
+        prompts: [p, d_out].
+        ridge: see `fit_canonical`.
+        dims: see `fit_canonical`.
+        temperature: see `prompt_scores`.
+    """
+    source, target, images, prompts = _checked(source, target, images, prompts)
+    maps = fit_canonical(source, target, ridge=ridge, dims=dims)
+    projected = replace(prompts, embeddings=maps.target(prompts.embeddings))
+    units = normalize_rows(maps.source(images)) * maps.correlations[None, :]
+    return prototype_scores(units, prompt_prototypes(projected), prompts.task, temperature)
+
+
+# --- labels ------------------------------------------------------------------------------------
+
+
+def linear_probe_scores(
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    images: ArrayLike,
+    num_classes: int,
+    *,
+    task: Task,
+    l2: float | Array = 1.0,
+    known: ArrayLike | None = None,
+) -> Array:
+    """Logistic regression on labelled images: what the same number of labels would be worth.
+
+    Args:
+        embeddings: labelled images under the image encoder [k, d].
+        labels: classes [k] in [0, num_classes) for a single-label task, else booleans or 0/1
+            [k, num_classes].
+        images: images to score [n, d].
+        num_classes: number of classes (static).
+        task: see `zeroshot.Task` (static); a multi-label one takes a regression a finding.
+        l2: see `fit_head`, for unit-norm or other embeddings as they are.
+        known: of a multi-label task, bool [k, num_classes], which labels are known. None means
+            all.
+
+    Returns:
+        Probabilities [n, num_classes].
+
+    Raises:
+        TypeError: for embeddings that are not floating point or labels that are not integers.
+        ValueError: for shapes that do not match or labels out of range.
+    """
+    checks.option("task", task, TASKS)
+    num_classes = checks.positive_int("num_classes", num_classes)
+    embeddings = checks.float_array("embeddings", embeddings, 2)
+    images = checks.float_array("images", images, 2)
+    if images.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            f"images must have the {embeddings.shape[1]} features of embeddings; got {images.shape}"
+        )
+    rows = embeddings.shape[0]
+    if task == "single-label":
+        labels = integers("labels", labels, (rows,))
+        in_range("labels", labels, num_classes)
+        head = fit_head(embeddings, labels, num_classes, l2=l2)
+        return jax.nn.softmax(head(images), axis=-1)
+    labels = integers("labels", labels, (rows, num_classes))
+    in_range("labels", labels, 2)
+    if known is None:
+        known = jnp.ones(labels.shape, bool)
+
+    def of_class(column: Array, weights: Array) -> AffineMap:
+        return fit_head(embeddings, column, 2, l2=l2, weights=weights)
+
+    heads = jax.vmap(of_class, in_axes=1)(labels, jnp.asarray(known))
+    logits = heads(images)
+    return transpose(jax.nn.sigmoid(logits[..., 1] - logits[..., 0]))
+
+
+#: The baselines that need anchors and have no map, by name.
+BASELINES: Mapping[str, Baseline] = {
+    "relative": relative_scores,
+    "asif": asif_scores,
+    "csa": csa_scores,
+}
+
+
+def _checked(
+    source: ArrayLike, target: ArrayLike, images: ArrayLike, prompts: EmbeddedPrompts
+) -> tuple[Array, Array, Array, EmbeddedPrompts]:
+    """The arguments of a baseline in one dtype."""
+    texts = prompts.embeddings
+    arrays = {"source": source, "target": target, "images": images, "prompts": texts}
+    checked = {name: checks.float_array(name, value, 2) for name, value in arrays.items()}
+    for name, array in checked.items():
+        if checks.is_concrete(array):
+            checks.finite_rows(name, array)
+    shapes = {name: array.shape for name, array in checked.items()}
+    if shapes["source"][0] != shapes["target"][0]:
+        raise ValueError(
+            f"source and target must have the same number of rows; got {shapes['source']} and "
+            f"{shapes['target']}"
+        )
+    for name, like in (("images", "source"), ("prompts", "target")):
+        if shapes[name][1] != shapes[like][1]:
+            raise ValueError(
+                f"{name} must have the {shapes[like][1]} features of {like}; got {shapes[name]}"
+            )
+    dtype = checked["source"].dtype
+    for array in checked.values():
+        dtype = common_dtype(dtype, array.dtype)
+    source, target, images, texts = (array.astype(dtype) for array in checked.values())
+    return source, target, images, replace(prompts, embeddings=texts)
+
+
+def _centred(
+    center: bool, source: Array, target: Array, images: Array, prompts: EmbeddedPrompts
+) -> tuple[Array, Array, Array, EmbeddedPrompts]:
+    if not checks.flag("center", center):
+        return source, target, images, prompts
+    first, second = (jnp.mean(a, axis=0, keepdims=True) for a in (source, target))
+    texts = replace(prompts, embeddings=prompts.embeddings - second)
+    return source - first, target - second, images - first, texts

@@ -1,0 +1,545 @@
+"""Unimodal zero-shot classification: mapped image embeddings against class prompts."""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._core import checks
+from .._core.linalg import (
+    common_dtype,
+    compute_dtype,
+    in_batches,
+    matmul,
+    safe_inverse,
+    svd,
+    transpose,
+)
+from .._core.samples import in_range, integers
+from .._core.typing import Array, ArrayLike
+from ..maps.affine_map import AffineMap
+from ..metrics import accuracy, normalize_rows, predicted_classes
+from ..stitching.evaluate import stitch
+
+#: "single-label": one of the classes; "multi-label": each finding is present or not.
+Task: TypeAlias = Literal["single-label", "multi-label"]
+#: What is done to the text space, and to the images mapped into it, before cosines are taken.
+SpaceNormalization: TypeAlias = Literal["none", "center", "whiten"]
+#: How a threshold is chosen: largest sensitivity + specificity - 1, or largest F1.
+ThresholdRule: TypeAlias = Literal["youden", "f1"]
+
+TASKS: tuple[Task, ...] = get_args(Task)
+SPACE_NORMALIZATIONS: tuple[SpaceNormalization, ...] = get_args(SpaceNormalization)
+THRESHOLD_RULES: tuple[ThresholdRule, ...] = get_args(ThresholdRule)
+
+#: As CheXzero (Tiu et al. 2022). Rankings and decisions are those of any other, but small ones let
+#: probabilities saturate in float32, which ties them: 0.07 ties cosines that differ by more than 1.
+TEMPERATURE = 1.0
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class EmbeddedPrompts:
+    """Class prompts in the space of a text encoder; made by `prompts.embedded_prompts`.
+
+    Attributes:
+        embeddings: [p, d].
+        classes: int32 [p], class of each prompt.
+        positive: bool [p], whether a prompt speaks for the class or against it.
+        names: of the classes (static).
+        task: see `Task` (static).
+    """
+
+    embeddings: Array
+    classes: Array
+    positive: Array
+    names: tuple[str, ...] = field(metadata={"static": True})
+    task: Task = field(metadata={"static": True})
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+
+class Prototypes(NamedTuple):
+    """One unit vector a class and polarity; zero where there are no prompts.
+
+    Attributes:
+        positive: [num_classes, d].
+        negative: [num_classes, d].
+    """
+
+    positive: Array
+    negative: Array
+
+
+class AnchorSpace(NamedTuple):
+    """What the anchors say of both spaces, for `zero_shot_scores`.
+
+    Attributes:
+        source_mean: [d_in], mean of the source anchors.
+        target_mean: [d_out], mean of the target anchors.
+        whitening: [d_out, d_out], symmetric inverse root of the target anchors' covariance.
+    """
+
+    source_mean: Array
+    target_mean: Array
+    whitening: Array
+
+
+def class_embeddings(
+    prompts: ArrayLike,
+    prompt_labels: ArrayLike,
+    num_classes: int,
+    *,
+    center: ArrayLike | None = None,
+) -> Array:
+    """One unit vector a class: each prompt normalised, averaged, normalised again.
+
+    Args:
+        prompts: text embeddings of the prompts [p, d].
+        prompt_labels: class of each prompt [p], integers in [0, num_classes).
+        num_classes: number of classes (static).
+        center: [d] subtracted from the prompts first, e.g. the mean of the target anchors.
+
+    Returns:
+        [num_classes, d]; zero for a class without prompts, NaN if a prompt holds NaN or infinity.
+
+    Raises:
+        TypeError: for prompts that are not floating point or labels that are not integers.
+        ValueError: for shapes that do not match or labels outside [0, num_classes).
+    """
+    prompts = checks.float_array("prompts", prompts, 2)
+    num_classes = checks.positive_int("num_classes", num_classes)
+    labels = integers("prompt_labels", prompt_labels, prompts.shape[:1])
+    in_range("prompt_labels", labels, num_classes)
+    center = None if center is None else jnp.asarray(center)
+    return _class_embeddings(num_classes, prompts, labels, center)
+
+
+@partial(jax.jit, static_argnums=0)
+def _class_embeddings(num_classes: int, prompts: Array, labels: Array, center: Any) -> Array:
+    if center is not None:
+        prompts = prompts - center[None, :]
+    member = jax.nn.one_hot(labels, num_classes, axis=0, dtype=prompts.dtype)
+    means = matmul(member, _units(prompts))
+    return _units(means)
+
+
+def _units(rows: Array) -> Array:
+    """Rows of length 1; NaN where they hold NaN or infinity, which would pass for zero."""
+    finite = jnp.isfinite(rows).all(axis=1, keepdims=True)
+    return jnp.where(finite, normalize_rows(rows), jnp.nan)
+
+
+def zero_shot_logits(
+    embeddings: ArrayLike,
+    classes: Array,
+    *,
+    center: ArrayLike | None = None,
+    batch_size: int | None = None,
+) -> Array:
+    """Cosine similarity of mapped image embeddings with class embeddings.
+
+    Args:
+        embeddings: images in the text encoder's space [n, d].
+        classes: unit vectors [num_classes, d] from `class_embeddings`.
+        center: [d] subtracted from the images; give the one that `classes` were made with.
+        batch_size: images that are scored at a time; bounds the memory. None means all.
+
+    Returns:
+        [n, num_classes] in [-1, 1]; NaN for images that hold NaN or infinity.
+
+    Raises:
+        TypeError: for embeddings that are not floating point.
+        ValueError: if the dimensions differ.
+    """
+    embeddings = checks.float_array("embeddings", embeddings, 2)
+    if embeddings.shape[1] != classes.shape[1]:
+        raise ValueError(
+            f"embeddings must live in the space of the classes, {classes.shape[1]} dimensions; "
+            f"got {embeddings.shape}: map them first"
+        )
+    center = None if center is None else jnp.asarray(center)
+    return _logits(checked_batch_size(batch_size), embeddings, classes, center)
+
+
+def checked_batch_size(batch_size: int | None) -> int | None:
+    """A batch size as an int, or None."""
+    return None if batch_size is None else checks.positive_int("batch_size", batch_size)
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(batch_size: int | None, embeddings: Array, classes: Array, center: Any) -> Array:
+    def of_rows(rows: Array) -> Array:
+        rows = rows if center is None else rows - center[None, :]
+        return matmul(_units(rows), transpose(classes))
+
+    return in_batches(of_rows, embeddings, batch_size)
+
+
+def zero_shot_predict(
+    embeddings: ArrayLike,
+    classes: Array,
+    *,
+    center: ArrayLike | None = None,
+    batch_size: int | None = None,
+) -> Array:
+    """The class of the largest cosine similarity, int [n]; see `zero_shot_logits`.
+
+    It is -1 where no similarity is defined, of images that hold NaN or infinity.
+    """
+    logits = zero_shot_logits(embeddings, classes, center=center, batch_size=batch_size)
+    return jnp.where(jnp.isnan(logits).any(axis=-1), -1, predicted_classes(logits))
+
+
+def evaluate_zero_shot(
+    mapping: AffineMap,
+    images: ArrayLike,
+    labels: Array,
+    prompts: ArrayLike,
+    prompt_labels: ArrayLike,
+    num_classes: int,
+    *,
+    center: ArrayLike | None = None,
+    weights: Array | None = None,
+    allowed: Array | None = None,
+    batch_size: int | None = None,
+) -> Array:
+    """Accuracy of unimodal zero-shot classification.
+
+    Args:
+        mapping: map from the image encoder's into the text encoder's space.
+        images: embeddings of the image encoder [n, d_in].
+        labels: true classes [n], integers.
+        prompts: text embeddings of the prompts [p, d_out].
+        prompt_labels: class of each prompt [p], integers.
+        num_classes: number of classes (static).
+        center: [d_out] subtracted from mapped images and prompts, e.g. `mapping.target_offset`
+            of a map fitted with a normalisation, which is the mean of the text anchors.
+        weights: [n], >= 0, floats or a boolean mask over the images.
+        allowed: boolean [num_classes], which classes may be predicted; None means all.
+        batch_size: images that are scored at a time; bounds the memory. None means all.
+
+    Returns:
+        Scalar accuracy in [0, 1]; NaN if all weights are zero, or an image of positive weight holds
+        NaN or infinity.
+    """
+    classes = class_embeddings(prompts, prompt_labels, num_classes, center=center)
+    # The norm of an image does not change which class is nearest to it; without it, the prompts
+    # fold into the map like a head.
+    head = AffineMap.from_weight(transpose(classes))
+    if center is not None:
+        head = head._replace(source_offset=jnp.asarray(center))
+    images = checks.float_array("images", images, 2)
+    size = checked_batch_size(batch_size)
+    predicted, defined = _predictions(size, stitch(head, mapping), images, allowed)
+    if weights is not None:
+        defined |= jnp.asarray(weights) <= 0
+    share = accuracy(labels, predicted, weights=weights)
+    return jnp.where(defined.all(), share, jnp.nan)
+
+
+@partial(jax.jit, static_argnums=0)
+def _predictions(
+    batch_size: int | None, head: AffineMap, images: Array, allowed: Array | None
+) -> tuple[Array, Array]:
+    """The class of each image, and whether it has one."""
+
+    def of_rows(rows: Array) -> tuple[Array, Array]:
+        logits = head(rows)
+        defined = jnp.isfinite(logits).all(axis=-1)
+        if allowed is not None:
+            logits = jnp.where(allowed[None, :], logits, -jnp.inf)
+        return predicted_classes(logits), defined
+
+    return in_batches(of_rows, images, batch_size)
+
+
+# --- prompt sets -------------------------------------------------------------------------------
+
+
+def prompt_prototypes(prompts: EmbeddedPrompts) -> Prototypes:
+    """Ensembles of the prompts: see `class_embeddings`, for either polarity."""
+    count = prompts.num_classes
+    index = prompts.classes + jnp.where(prompts.positive, 0, count).astype(prompts.classes.dtype)
+    both = class_embeddings(prompts.embeddings, index, 2 * count)
+    return Prototypes(both[:count], both[count:])
+
+
+def prompt_scores(
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    temperature: float | Array = TEMPERATURE,
+    batch_size: int | None = None,
+) -> Array:
+    """Scores of images that are in the space of the prompts.
+
+    Single-label tasks: the cosine similarity with the class's ensemble of positive prompts.
+    Multi-label tasks: the softmax of the cosines with the positive and the negative ensemble over
+    the temperature, i.e. the probability of the finding; this is the decision of BioViL (Boecking
+    et al. 2022), positive above negative, made graded.
+
+    Args:
+        images: [n, d].
+        prompts: of the same d.
+        temperature: > 0, of the softmax; may be traced. It changes neither rankings nor
+            decisions, except that small ones tie scores (see `TEMPERATURE`).
+        batch_size: images that are scored at a time; bounds the memory. None means all.
+
+    Returns:
+        [n, num_classes]; NaN for images that hold NaN or infinity.
+
+    Raises:
+        TypeError: for embeddings that are not floating point.
+        ValueError: if the dimensions differ or the temperature is not positive.
+    """
+    images = checks.float_array("images", images, 2)
+    if images.shape[1] != prompts.embeddings.shape[1]:
+        raise ValueError(
+            f"images must live in the space of the prompts, {prompts.embeddings.shape[1]} "
+            f"dimensions; got {images.shape}: map them first"
+        )
+    dtype = common_dtype(images.dtype, prompts.embeddings.dtype)
+    prompts = replace(prompts, embeddings=prompts.embeddings.astype(dtype))
+    prototypes = prompt_prototypes(prompts)
+    temperature = _checked_temperature(temperature)
+
+    def of_rows(rows: Array) -> Array:
+        units = _units(rows.astype(dtype))
+        return prototype_scores(units, prototypes, prompts.task, temperature)
+
+    return in_batches(of_rows, images, checked_batch_size(batch_size))
+
+
+def prototype_scores(
+    images: Array, prototypes: Prototypes, task: Task, temperature: float | Array
+) -> Array:
+    """`prompt_scores` of unit vectors [n, d] (or unit vectors with weighted dimensions)."""
+    positive = matmul(images, transpose(prototypes.positive))
+    if task == "single-label":
+        return positive
+    temperature = _checked_temperature(temperature)
+    negative = matmul(images, transpose(prototypes.negative))
+    return jax.nn.sigmoid((positive - negative) / temperature.astype(positive.dtype))
+
+
+def _checked_temperature(temperature: float | Array) -> Array:
+    temperature = checks.scalar("temperature", temperature)
+    if checks.is_concrete(temperature) and not float(temperature) > 0:
+        raise ValueError(f"temperature must be > 0; got {float(temperature)}")
+    return temperature
+
+
+def anchor_space(
+    source: ArrayLike, target: ArrayLike, *, shrinkage: float | Array | None = None
+) -> AnchorSpace:
+    """Means and covariance of anchors, by which `zero_shot_scores` normalises the text space.
+
+    The covariance S of the target anchors is shrunk, (1 - a) S + a tr(S) / d I, since there are
+    often fewer anchors than dimensions.
+
+    Args:
+        source: source anchors [n, d_in].
+        target: target anchors [n, d_out], matched by row.
+        shrinkage: a in [0, 1], may be traced; None means the estimate of Ledoit and Wolf (2004).
+            Without shrinkage, directions in which the anchors do not vary are dropped.
+
+    Returns:
+        `AnchorSpace`. Not differentiable. If the target anchors do not vary at all, e.g. a single
+        one, `whitening` is the identity.
+
+    Raises:
+        TypeError: for embeddings that are not floating point.
+        ValueError: for rows that do not match or a shrinkage outside of [0, 1].
+    """
+    source, target = checks.pair(source, target)
+    if shrinkage is not None:
+        shrinkage = checks.scalar("shrinkage", shrinkage)
+        if checks.is_concrete(shrinkage) and float(shrinkage) > 1:
+            raise ValueError(f"shrinkage must be in [0, 1]; got {float(shrinkage)}")
+    return _anchor_space(source, target, shrinkage)
+
+
+@jax.jit
+def _anchor_space(source: Array, target: Array, shrinkage: Array | None) -> AnchorSpace:
+    source, target = (a.astype(compute_dtype(a.dtype)) for a in (source, target))
+    n, d = target.shape
+    mean = jnp.mean(target, axis=0)
+    rows = target - mean[None, :]
+    _, s, vt = svd(rows)
+    values = s * s / n
+    average = jnp.sum(values) / d
+    if shrinkage is None:
+        # Ledoit and Wolf (2004), section 3.2, with the Frobenius norm over d.
+        squares = jnp.sum(values * values)
+        error = (jnp.sum(jnp.sum(rows * rows, axis=1) ** 2) / n - squares) / (n * d)
+        spread = squares / d - average * average
+        part = jnp.clip(error * safe_inverse(spread, spread > 0), 0, 1)
+        shrinkage = jnp.where(spread > 0, part, 1)
+    else:
+        shrinkage = shrinkage.astype(target.dtype)
+    rest = shrinkage * average
+    inverse = _inverse_root((1 - shrinkage) * values + rest, average)
+    outside = _inverse_root(rest, average)
+    whitening = matmul(transpose(vt) * (inverse - outside)[None, :], vt)
+    whitening = whitening + outside * jnp.eye(d, dtype=target.dtype)
+    whitening = jnp.where(average > 0, whitening, jnp.eye(d, dtype=target.dtype))
+    return AnchorSpace(jnp.mean(source, axis=0), mean, whitening)
+
+
+def _inverse_root(values: Array, average: Array) -> Array:
+    """1 / sqrt(values), or 0 where a value is zero next to the average."""
+    root = jnp.sqrt(values)
+    cut = 8 * jnp.finfo(values.dtype).eps * jnp.sqrt(average)
+    return safe_inverse(root, root > cut)
+
+
+def zero_shot_scores(
+    mapping: AffineMap,
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    normalization: SpaceNormalization = "none",
+    space: AnchorSpace | None = None,
+    temperature: float | Array = TEMPERATURE,
+    batch_size: int | None = None,
+) -> Array:
+    """Scores of unimodal zero-shot classification.
+
+    The mapped space can be normalised before cosines are taken: "center" subtracts the mean of
+    the target anchors from the prompts and that of the mapped source anchors from the mapped
+    images (for a least-squares map with bias both are the same); "whiten" also multiplies both by
+    `space.whitening`, so that cosines become those of a Mahalanobis geometry.
+
+    Args:
+        mapping: map from the image encoder's into the text encoder's space.
+        images: embeddings of the image encoder [n, d_in].
+        prompts: in the text encoder's space [p, d_out].
+        normalization: "none", "center" or "whiten" (static).
+        space: of the anchors that `mapping` was fitted to, from `anchor_space`; needed unless
+            `normalization` is "none".
+        temperature: see `prompt_scores`.
+        batch_size: images that are mapped and scored at a time; bounds the memory. None means
+            all.
+
+    Returns:
+        [n, num_classes], see `prompt_scores`.
+
+    Raises:
+        TypeError: for embeddings that are not floating point.
+        ValueError: if dimensions differ, for an unknown normalisation or one without `space`.
+    """
+    checks.option("normalization", normalization, SPACE_NORMALIZATIONS)
+    images = checks.float_array("images", images, 2)
+    if normalization != "none" and space is None:
+        raise ValueError(f"normalization {normalization!r} needs space: give anchor_space(...)")
+    temperature = _checked_temperature(temperature)
+
+    def of_rows(rows: Array) -> Array:
+        mapped = mapping.apply(rows)
+        if space is None or normalization == "none":
+            return prompt_scores(mapped, prompts, temperature=temperature)
+        dtype = common_dtype(mapped.dtype, prompts.embeddings.dtype)
+        mean = mapping.apply(space.source_mean[None, :])
+        mapped = mapped.astype(dtype) - mean.astype(dtype)
+        texts = prompts.embeddings.astype(dtype) - space.target_mean[None, :].astype(dtype)
+        if normalization == "whiten":
+            mapped, texts = (matmul(a, space.whitening.astype(dtype)) for a in (mapped, texts))
+        return prompt_scores(mapped, replace(prompts, embeddings=texts), temperature=temperature)
+
+    return in_batches(of_rows, images, checked_batch_size(batch_size))
+
+
+# --- thresholds --------------------------------------------------------------------------------
+
+
+def choose_threshold(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    *,
+    rule: ThresholdRule = "youden",
+    known: ArrayLike | None = None,
+) -> Array:
+    """The score from which on a finding counts as present, chosen on validation images.
+
+    Args:
+        labels: booleans or 0/1 [n] or [n, num_labels]. Never those of the test part.
+        scores: of the same shape, floating point; higher is more likely.
+        rule: "youden", the largest sensitivity + specificity - 1 (Youden 1950), or "f1". Of equal
+            maxima, the highest threshold is taken.
+        known: booleans of the shape of `labels`, which labels are known; the others count
+            nowhere. None means all.
+
+    Returns:
+        Scalar or [num_labels]: one of the scores; `scores >= threshold` decides. NaN where the
+        rule is undefined (a label without positive or, for "youden", without negative images)
+        or, under `jit`, where a score is NaN.
+
+    Raises:
+        TypeError: for labels that are not integers or booleans, or scores that are not floats.
+        ValueError: for shapes that do not match, labels that are not 0 or 1, or NaN scores.
+    """
+    checks.option("rule", rule, THRESHOLD_RULES)
+    scores = checks.float_array("scores", scores, (1, 2))
+    labels = integers("labels", labels, scores.shape)
+    valid = in_range("labels", labels, 2)
+    not_nan("scores", scores)
+    if known is None:
+        known = jnp.ones(labels.shape, bool)
+    known = jnp.asarray(known)
+    if known.shape != labels.shape or known.dtype != jnp.bool_:
+        raise ValueError(
+            f"known must be booleans of shape {labels.shape}; got {known.dtype} {known.shape}"
+        )
+    columns = (scores, labels, valid, known)
+    if scores.ndim == 1:
+        columns = tuple(a[:, None] for a in columns)
+    thresholds = jax.vmap(partial(_threshold, rule), in_axes=1)(*columns)
+    return thresholds[0] if scores.ndim == 1 else thresholds
+
+
+@partial(jax.jit, static_argnums=0)
+def _threshold(
+    rule: ThresholdRule, scores: Array, labels: Array, valid: Array, known: Array
+) -> Array:
+    # Below all others, rows that are not known can only repeat the last threshold.
+    lowest = jnp.min(jnp.where(known, scores, jnp.inf))
+    scores = jnp.where(known, scores, lowest)
+    order = jnp.argsort(-scores)
+    scores, known = scores[order], known[order]
+    positive = labels[order] == 1
+    true = jnp.cumsum(positive & known, dtype=jnp.int32)
+    false = jnp.cumsum(~positive & known, dtype=jnp.int32)
+    positives, negatives = true[-1], false[-1]
+    # Only the last of equal scores is a threshold: those before it cannot be told apart from it.
+    last = jnp.append(scores[1:] != scores[:-1], True)
+    dtype = compute_dtype(scores.dtype)
+    if rule == "youden":
+        # In whole numbers where they fit, so that ties are ties.
+        value = true.astype(dtype) * negatives.astype(dtype)
+        value = value - false.astype(dtype) * positives.astype(dtype)
+        defined = (positives > 0) & (negatives > 0)
+    else:
+        value = 2 * true.astype(dtype) / (positives + true + false).astype(dtype)
+        defined = positives > 0
+    best = scores[jnp.argmax(jnp.where(last, value, -jnp.inf))]
+    defined &= valid.all() & ~jnp.isnan(scores).any()
+    return jnp.where(defined, best, jnp.nan)
+
+
+def not_nan(name: str, scores: Array) -> None:
+    """Refuse NaN in concrete scores [n] or [n, classes]."""
+    if not checks.is_concrete(scores):
+        return
+    bad = np.argwhere(np.isnan(np.asarray(scores)))
+    if bad.size:
+        raise ValueError(
+            f"{name} holds NaN in {len(bad)} entries, first at {tuple(bad[0].tolist())}; check "
+            f"the embeddings that it comes from"
+        )

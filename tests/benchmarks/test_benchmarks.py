@@ -1,0 +1,64 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import anchor_sweep
+import pytest
+
+from semalign_jax.studies import report
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "anchor_sweep.py"
+
+
+def run(*arguments):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_demo_text_stitching_writes_its_results(tmp_path):
+    done = run("--protocols", "text-stitching", "--counts", 50, "--seeds", 1, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = json.loads((tmp_path / "results.json").read_text())
+    scores = {r["method"]: r["value"] for r in records if r["source"] == "MiniLM-L3"}
+    assert set(records[0]) == {
+        "protocol",
+        "source",
+        "target",
+        "method",
+        "anchors",
+        "seed",
+        "metric",
+        "value",
+    }
+    assert 0.6 < scores["upper bound"] < 0.72
+    assert 0.25 < scores["ridge"] < 0.5
+    assert scores["shuffled"] < 0.1
+    assert (tmp_path / "summary.csv").is_file()
+    assert (tmp_path / "text-stitching.png").is_file()
+
+
+def test_bad_counts_are_named(capsys):
+    for arguments in (["--counts", "0"], ["--seeds", "0"]):
+        assert anchor_sweep.main(arguments) == 2
+        assert "at least 1" in capsys.readouterr().err
+
+
+def test_out_must_be_a_directory(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert anchor_sweep.main(["--quick", "--out", str(tmp_path / "file")]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_results_are_replaced_as_a_whole(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    report.write_json(path, [1])
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        report.write_json(path, [2])
+    assert json.loads(path.read_text()) == [1]
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]

@@ -1,0 +1,259 @@
+"""`semalign embed`: what is embedded under which ids, broken files, and interrupted runs."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from cli_cases import WORDS, error_of, image_encoder, run, text_encoder, values_of
+from data.trees import MIMIC_IMAGES, dicom, mimic_tree, write_csv, write_dicom, write_image
+
+import semalign_jax as sa
+from semalign_jax import encoders
+from semalign_jax.cli import _sources
+from semalign_jax.data import read_pixels
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return text_encoder(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    return image_encoder(tmp_path_factory.mktemp("vit"))
+
+
+def pixels(seed):
+    return np.random.default_rng(seed).integers(0, 256, (40, 32)).astype(np.uint8)
+
+
+def rows_of(folder):
+    store = sa.stores.open_store(folder)
+    return dict(zip(store.ids, store.rows(slice(None)), strict=True))
+
+
+def embedded(encoder, items):
+    found = encoders.embed(encoders.load_encoder(encoder), items, progress=False)
+    return found.embeddings
+
+
+def test_lines_of_a_text_file(bert, tmp_path):
+    (tmp_path / "texts.txt").write_text("no acute finding\n\n left finding \n" + "no " * 30 + "\n")
+    found = values_of("embed", bert, tmp_path / "texts.txt", "--out", tmp_path / "store")
+    assert found.pop("seconds") > 0
+    assert found == {
+        "store": str(tmp_path / "store"),
+        "modality": "text",
+        "rows": 3,
+        "dimension": 24,
+        "dtype": "float32",
+        "truncated": 1,
+        "without_text": 1,
+        "skipped": [],
+    }
+    rows = rows_of(tmp_path / "store")
+    assert list(rows) == ["1", "3", "4"]
+    expected = embedded(bert, ["no acute finding", "left finding", "no " * 14])
+    np.testing.assert_allclose(np.stack(list(rows.values())), expected, atol=1e-5)
+    saved = json.loads((tmp_path / "store" / "settings.json").read_text())
+    assert (saved["encoder"], saved["batch_size"]) == (str(bert), 32)
+    # The same again does nothing, other settings are refused.
+    words = ("embed", "--config", tmp_path / "store" / "settings.json")
+    assert values_of(*words)["truncated"] == 1
+    assert "pooling: 'mean' there, 'cls' now" in error_of(*words, "--pooling", "cls")
+
+
+def test_text_for_people(bert, tmp_path):
+    (tmp_path / "texts.txt").write_text("no acute finding\n\n" + "no " * 30)
+    result = run("embed", bert, tmp_path / "texts.txt", "--out", tmp_path / "s", "--quiet")
+    assert result.stdout.splitlines()[1:] == [
+        "1 texts are longer than the encoder reads and were cut",
+        "1 items without a text were left out",
+    ]
+    assert result.stderr == ""
+
+
+def test_images_of_folders_files_and_patterns(vit, tmp_path):
+    for name in ("a/1.png", "a/b/2.PNG", "c/3.png"):
+        write_image(tmp_path / "all" / name, pixels(len(name)))
+    (tmp_path / "all" / "a" / "notes.md").write_text("no image")
+    inputs = (tmp_path / "all" / "a", tmp_path / "all" / "c" / "3.png")
+    values_of("embed", vit, *inputs, "--out", tmp_path / "path")
+    rows = rows_of(tmp_path / "path")
+    assert list(rows) == ["1.png", "b/2.PNG", "3.png"]
+    paths = [tmp_path / "all" / "a/1.png", tmp_path / "all" / "a/b/2.PNG", inputs[1]]
+    np.testing.assert_allclose(np.stack(list(rows.values())), embedded(vit, paths), atol=1e-5)
+    words = ("embed", vit, tmp_path / "all" / "**" / "*.png", "--id-from", "stem")
+    assert values_of(*words, "--out", tmp_path / "stem")["rows"] == 2
+    assert list(rows_of(tmp_path / "stem")) == ["1", "3"]
+
+
+def test_texts_and_images_of_a_data_set(bert, vit, tmp_path):
+    root = mimic_tree(tmp_path / "mimic")
+    source = ("--dataset", "mimic-cxr", "--path", root, "--option", f"reports={root}")
+    texts = ("--option", "section=impression", "--texts")
+    found = values_of("embed", bert, *source, *texts, "--out", tmp_path / "texts")
+    assert found["rows"] == len(MIMIC_IMAGES)
+    rows = rows_of(tmp_path / "texts")
+    assert list(rows) == [image for image, *_ in MIMIC_IMAGES]
+    expected = embedded(bert, ["No acute process."])
+    np.testing.assert_allclose(rows["cccc-1"], expected[0], atol=1e-5)
+    saved = json.loads((tmp_path / "texts" / "settings.json").read_text())
+    assert saved["dataset"]["options"] == {"reports": str(root), "section": "impression"}
+    words = ("embed", vit, *source, "--images", "--split", "train")
+    values_of(*words, "--view", "PA", "--out", tmp_path / "views")
+    assert list(rows_of(tmp_path / "views")) == ["aaaa-1"]
+    values_of(*words, "--split", "validate", "--one-per-study", "--out", tmp_path / "studies")
+    assert list(rows_of(tmp_path / "studies")) == ["aaaa-1", "bbbb-1"]
+    message = error_of(*words, "--view", "LL", "--out", tmp_path / "none")
+    assert message == "view 'LL': MIMIC-CXR has only 'AP', 'LATERAL', 'PA'"
+
+
+def test_values_of_a_column_that_was_mistaken_for_splits_are_not_printed(bert, tmp_path):
+    rows = [[f"k{i}", "left", f"Doe {i}"] for i in range(21)]
+    write_csv(tmp_path / "t.csv", ["key", "report", "patient"], rows)
+    words = ("embed", bert, "--dataset", "table", "--path", tmp_path / "t.csv", "--texts")
+    words = (*words, "--option", "id=key", "--option", "text=report", "--option", "split=patient")
+    message = error_of(*words, "--split", "train", "--out", tmp_path / "store")
+    assert message == "split 'train': t.csv has only 21 different ones"
+
+
+def test_a_table_with_texts_and_rows_without(bert, tmp_path):
+    rows = [["k1", "no finding"], ["k2", ""], ["k1", "left"]]
+    write_csv(tmp_path / "t.csv", ["key", "report"], rows)
+    words = ("embed", bert, "--dataset", "table", "--path", tmp_path / "t.csv", "--texts")
+    words = (*words, "--option", "id=key", "--option", "text=report", "--out", tmp_path / "store")
+    assert "2 problems" in error_of(*words)
+    found = values_of(*words, "--skip-broken", status=1)
+    assert found["rows"] == 1
+    assert ["line 3" in why or "line 4" in why for why in found["skipped"]] == [True, True]
+
+
+def test_texts_of_a_prompt_set(bert, tmp_path):
+    values_of("embed", bert, "--prompts", "rsna_pneumonia", "--out", tmp_path / "store")
+    prompt_set = sa.zeroshot.load_prompts("rsna_pneumonia")
+    texts = sa.zeroshot.prompt_texts(prompt_set)
+    store = sa.stores.open_store(tmp_path / "store")
+    assert store.ids[0] == "Pneumonia/positive/0"
+    assert store.ids[-1] == f"Pneumonia/negative/{np.sum(~texts.positive) - 1}"
+    rows = store.rows(slice(None))
+    np.testing.assert_allclose(rows, embedded(bert, list(texts.texts)), atol=1e-5)
+
+
+@pytest.fixture
+def films(tmp_path):
+    """DICOM files and a PNG, of which two cannot be read."""
+    folder = tmp_path / "films"
+    write_dicom(folder / "1.dcm", pixels(1))
+    write_dicom(folder / "2.dcm", pixels(2), photometric="MONOCHROME1")
+    write_image(folder / "3.png", pixels(3))
+    write_image(folder / "4.png", pixels(4))
+    (folder / "4.png").write_bytes((folder / "4.png").read_bytes()[:200])
+    header = dicom(pixels(5), PatientName="Doe^Jane", PatientID="12345")
+    del header.PixelData
+    header.save_as(folder / "5.dcm", enforce_file_format=True)
+    return folder
+
+
+def test_broken_images_end_a_run_or_are_left_out(vit, films, tmp_path):
+    words = ("embed", vit, films, "--out", tmp_path / "store")
+    message = error_of(*words)
+    assert str(films) in message
+    assert message.endswith("; --skip-broken leaves such files out")
+    words = (*words[:-1], tmp_path / "some", "--skip-broken")
+    result = run(*words, status=1)
+    assert "2 were skipped:" in result.stdout
+    assert f"{films}/4.png is a broken image" in result.stdout
+    assert f"{films}/5.dcm: has no Pixel Data" in result.stdout
+    assert "Doe" not in result.output
+    assert "12345" not in result.output
+    rows = rows_of(tmp_path / "some")
+    assert list(rows) == ["1.dcm", "2.dcm", "3.png"]
+    shown = [read_pixels(films / "1.dcm"), 255 - pixels(2), pixels(3)]
+    np.testing.assert_allclose(np.stack(list(rows.values())), embedded(vit, shown), atol=1e-5)
+    assert "read_pixels" in sa.stores.open_store(tmp_path / "some").description["reader"]
+    # What was checked is not read again.
+    (films / "4.png").unlink()
+    write_image(films / "4.png", pixels(4))
+    assert values_of(*words, status=1)["rows"] == 3
+
+
+def test_processes_decode_the_same(films):
+    paths = sorted(films.glob("[12].dcm"))
+    with _sources.pixel_reader(paths, True, 1) as reader:
+        assert reader is not None
+        for path in paths:
+            np.testing.assert_array_equal(reader(path), read_pixels(path))
+        assert reader(films / "3.png") == films / "3.png"
+    with _sources.pixel_reader([films / "3.png"], None, 4) as reader:
+        assert reader is None
+
+
+def test_nothing_is_left(vit, films, tmp_path):
+    words = ("embed", vit, films / "4.png", "--skip-broken", "--out", tmp_path / "store")
+    assert error_of(*words).startswith(f"no image can be embedded; the first: {films}/4.png")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name", "message"),
+    [
+        ("vit", "a.txt", "embeds images, but these are texts"),
+        ("bert", "a.png", "embeds texts, but these are images"),
+        ("vit", "none.png", "there is no such file or folder, and nothing matches"),
+        ("vit", "empty", "no images in this folder"),
+        ("bert", "latin.txt", "is no UTF-8 text: byte 0"),
+        ("bert", "blank.txt", "holds no text"),
+        ("none/of/these", "a.txt", "there is no folder 'none/of/these', and that is no id"),
+    ],
+)
+def test_wrong_inputs(encoder, name, message, tmp_path, request):
+    (tmp_path / "a.txt").write_text("no finding")
+    write_image(tmp_path / "a.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "latin.txt").write_bytes(b"\xe9")
+    (tmp_path / "blank.txt").write_text("\n \n")
+    folder = encoder if "/" in encoder else request.getfixturevalue(encoder)
+    assert message in error_of("embed", folder, tmp_path / name, "--out", tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_of_something_else_stays_as_it_is(vit, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("do not lose")
+    write_image(tmp_path / "a.png")
+    words = ("embed", vit, tmp_path / "a.png", "--skip-broken", "--out", tmp_path / "mine")
+    assert "it is no folder of embeddings; choose another" in error_of(*words)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_killed_run_goes_on(bert, tmp_path):
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, 6)) for _ in range(800)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    store = tmp_path / "store"
+    words = ["embed", bert, tmp_path / "texts.txt", "--out", store, "--chunk-size", 10, "--json"]
+    command = [sys.executable, "-m", "semalign_jax.cli", *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not (store / "chunk-00003.safetensors").exists():
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    before = {path.name: path.stat().st_mtime_ns for path in store.glob("chunk-*")}
+    assert 3 < len(before) < 80
+    assert run("verify", store, status=1).stdout.count("chunk-") == 80 - len(before)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(done.stdout)["rows"] == 800
+    after = {path.name: path.stat().st_mtime_ns for path in store.glob("chunk-*")}
+    assert len(after) == 80
+    assert {name: after[name] for name in before} == before
+    assert sa.stores.verify_store(store) == []
+    few = slice(0, 800, 100)
+    rows = sa.stores.open_store(store).rows(few)
+    np.testing.assert_allclose(rows, embedded(bert, texts[few]), atol=1e-5)

@@ -1,0 +1,116 @@
+"""`semalign info`, `verify` and `convert`."""
+
+import json
+
+import numpy as np
+import pytest
+from cli_cases import error_of, image_encoder, pair_of_stores, run, text_encoder, values_of
+
+import semalign_jax as sa
+
+
+@pytest.fixture
+def store(tmp_path):
+    return pair_of_stores(tmp_path)[0]
+
+
+def test_info_of_a_store(store):
+    found = values_of("info", store)
+    assert found["kind"] == "store"
+    assert (found["rows"], found["dimension"], found["dtype"]) == (65, 6, "float32")
+    assert found["description"] == {"made": "a"}
+    (store / "chunk-00000.safetensors").unlink()
+    text = run("info", store).stdout
+    assert "chunks_missing: 1" in text
+    assert "made: a" in text
+
+
+def test_info_of_an_encoder(tmp_path):
+    found = values_of("info", text_encoder(tmp_path / "bert"))
+    assert found["kind"] == "encoder"
+    assert (found["model_type"], found["modalities"]) == ("bert", ["text"])
+    tensors = sa.encoders.load_encoder(tmp_path / "bert").params
+    assert found["parameters"] >= sum(leaf.size for leaf in _leaves(tensors))
+    image_encoder(tmp_path / "vit")
+    config = json.loads((tmp_path / "vit" / "config.json").read_text())
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(config | {"model_type": "new"}))
+    assert values_of("info", tmp_path / "vit")["supported"] is False
+
+
+def _leaves(tree):
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+def test_info_of_prompts(tmp_path):
+    found = values_of("info", "rsna_pneumonia")
+    assert (found["kind"], found["task"], found["classes"]) == (
+        "prompt set",
+        "multi-label",
+        ["Pneumonia"],
+    )
+    assert found["texts"] == len(
+        sa.zeroshot.prompt_texts(sa.zeroshot.load_prompts("rsna_pneumonia")).texts
+    )
+    (tmp_path / "mine.json").write_text('{"name": "mine"}')
+    assert "mine.json: the key 'task' is missing" in error_of("info", tmp_path / "mine.json")
+
+
+def test_info_of_results(store, tmp_path):
+    run("sweep", *pair_of_stores(tmp_path / "more"), "--anchors", 5, "--seeds", 1, "--methods",
+        "ortho", "--out", tmp_path / "sweep")  # fmt: skip
+    found = values_of("info", tmp_path / "sweep")
+    assert (found["kind"], found["format"], found["rows"]) == ("results", "semalign_jax.sweep", 3)
+    (tmp_path / "sweep" / "results.json").write_text("[]")
+    assert "holds no results of semalign_jax" in error_of("info", tmp_path / "sweep")
+
+
+def test_info_refuses(tmp_path):
+    assert "neither a store" in error_of("info", tmp_path)
+    (tmp_path / "a.pt").write_bytes(b"")
+    assert "files of .pt are not known here" in error_of("info", tmp_path / "a.pt")
+    (tmp_path / "a.safetensors").write_bytes(b"cut")
+    assert "is not a whole safetensors file" in error_of("info", tmp_path / "a.safetensors")
+
+
+def test_verify(store):
+    assert run("verify", store).stdout == f"{store}: 65 rows, all whole\n"
+    path = store / "chunk-00000.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    result = run("verify", store, status=1)
+    assert result.stdout.splitlines()[0] == f"{store}: 1 problems"
+    assert "contents do not have their sha256" in result.stdout
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".parquet", ".h5"])
+def test_convert_there_and_back(suffix, store, tmp_path):
+    file = tmp_path / f"rows{suffix}"
+    found = values_of("convert", store, file)
+    assert (found["rows"], found["dimension"]) == (65, 6)
+    values_of("convert", file, tmp_path / "back", "--describe", "encoder=vit")
+    before, after = sa.stores.open_store(store), sa.stores.open_store(tmp_path / "back")
+    assert after.ids == before.ids
+    assert after.description == {"file": file.name, "encoder": "vit"}
+    np.testing.assert_array_equal(after.rows(slice(None)), before.rows(slice(None)))
+
+
+def test_convert_files_by_other_names(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", features=rows, names=np.array(list("abcd")))
+    words = ("convert", tmp_path / "a.npz", tmp_path / "b.parquet")
+    assert "has no 'embeddings'" in error_of(*words)
+    values_of(*words, "--embeddings", "features", "--ids", "names")
+    values_of("convert", tmp_path / "b.parquet", tmp_path / "c")
+    np.testing.assert_array_equal(sa.stores.open_store(tmp_path / "c").rows(slice(None)), rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.parquet", "c"]
+
+
+def test_convert_refuses(store, tmp_path):
+    assert "a store becomes a file of .npy" in error_of("convert", store, tmp_path / "copy")
+    assert "path must end in one of" in error_of("convert", __file__, tmp_path / "copy")
+    assert "no such file or folder" in error_of("convert", tmp_path / "no.npz", tmp_path / "s")
+    message = error_of("convert", store, tmp_path / "no" / "a.npz")
+    assert message == f"{tmp_path}/no: there is no such folder for the file"

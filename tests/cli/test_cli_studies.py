@@ -1,0 +1,220 @@
+"""`semalign stitch`, `zeroshot`, `report` and `demo`: that settings arrive and results come out."""
+
+import json
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+from cli_cases import error_of, run, values_of
+from data.trees import write_csv
+from studies.test_study_zero_shot import D_IMAGE, LABELS, make_world
+
+import semalign_jax as sa
+from semalign_jax.studies import outputs, stitching, zero_shot
+
+ENCODERS = {"one": 6, "two": 5}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A table of 40 items with two labels, and two stores of them."""
+    folder = tmp_path_factory.mktemp("items")
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (40, 2))
+    parts = ["train" if row < 28 else "test" for row in range(40)]
+    header = ["key", "person", "part", "A", "B"]
+    rows = [[f"k{r}", f"p{r}", parts[r], *labels[r]] for r in range(40)]
+    write_csv(folder / "items.csv", header, rows)
+    latent = np.hstack([2.0 * labels - 1, rng.standard_normal((40, 2))])
+    for name, dimension in ENCODERS.items():
+        values = latent @ rng.standard_normal((4, dimension))
+        values += 0.1 * rng.standard_normal(values.shape)
+        store = sa.stores.create_store(
+            folder / name, description={"made": name}, dimension=dimension
+        )
+        store.append([f"k{row}" for row in range(40)], values.astype(np.float32))
+    return folder
+
+
+def source(folder):
+    columns = ("id=key", "patient=person", "split=part", 'label=["A","B"]')
+    options = [word for column in columns for word in ("--option", column)]
+    return ("--dataset", "table", "--path", folder / "items.csv", *options)
+
+
+def stitch_words(folder, out):
+    stores = [word for name in ENCODERS for word in ("--store", f"{name}={folder / name}")]
+    splits = ("--train", "train", "--test", "test")
+    few = ("--anchors", "4,16", "--seeds", 1, "--set", 'methods=["ortho"]')
+    more = ("--set", "control=false", "--set", 'metrics=["auroc"]', "--set", "intervals=null")
+    return ("stitch", *source(folder), *stores, *splits, *few, *more, "--out", out)
+
+
+@pytest.fixture(scope="module")
+def stitched(folder, tmp_path_factory):
+    """A study of the command line: its values and its folder."""
+    out = tmp_path_factory.mktemp("results") / "stitching"
+    return values_of(*stitch_words(folder, out)), out
+
+
+def test_a_stitching_study(stitched, folder):
+    values, out = stitched
+    assert (values["kind"], values["out"]) == ("stitching", str(out))
+    settings = values["settings"]
+    assert settings["stores"] == {name: str(folder / name) for name in ENCODERS}
+    assert (settings["counts"], settings["seeds"]) == ([4, 16], 1)
+    assert (settings["intervals"], settings["control"]) == (None, False)
+    scores = {r["method"]: r["mean"] for r in values["rows"] if r["anchors"] in (16, None)}
+    assert scores["ortho"] > 0.8
+    assert outputs.load_results(out)["rows"] == values["rows"]
+    assert (out / "report.html").is_file()
+
+
+def test_a_study_of_saved_settings_is_the_same(stitched, tmp_path, monkeypatch):
+    values, out = stitched
+    seen = []
+
+    def run_study(settings, folder):
+        seen.append((settings, folder))
+        return outputs.load_results(out)
+
+    monkeypatch.setattr(stitching, "run", run_study)
+    words = ("stitch", "--config", out / "settings.json", "--out", tmp_path / "again")
+    assert values_of(*words)["rows"] == values["rows"]
+    assert outputs.resolved_settings(seen[0][0]) == values["settings"]
+    assert seen[0][1] == tmp_path / "again"
+    shown = run(*words, "--seeds", 3, "--set", "title=More").stdout
+    assert (seen[1][0].seeds, seen[1][0].title) == (3, "More")
+    assert "(auroc, mean ± std)" in shown
+
+
+def test_a_study_is_quiet_if_asked(folder, tmp_path):
+    assert run(*stitch_words(folder, tmp_path), "--quiet").stderr == ""
+
+
+def test_a_report_of_several_studies(stitched, tmp_path):
+    _, out = stitched
+    file = tmp_path / "report.html"
+    found = values_of("report", out, out / "results.json", "--out", file)
+    assert [study["kind"] for study in found["studies"]] == ["stitching"] * 2
+    assert file.read_text().count("<h2>Stitching") >= 2
+    assert "no results at" in error_of("report", tmp_path, "--out", file)
+
+
+def test_info_of_a_study(stitched):
+    found = values_of("info", stitched[1])
+    assert (found["kind"], found["format"]) == ("results", "semalign_jax.study")
+    assert found["study"] == "stitching"
+
+
+def zeroshot_words(world, out):
+    """The same as `config` of the study's own tests, in words."""
+    table = ("id=id", "patient=person", "split=part")
+    options = [word for column in table for word in ("--option", column)]
+    anchors = [word for column in table for word in ("--anchor-option", column)]
+    stores = [
+        word
+        for name in D_IMAGE
+        for kind in ("image", "anchor")
+        for word in (f"--{kind}-store", f"{name}={world / name}")
+    ]
+    return (
+        *("zeroshot", "--dataset", "table", "--path", world / "images.csv", *options),
+        *("--option", f"label={json.dumps(LABELS)}", "--validation", "validation"),
+        *("--test", "test", "--anchor-dataset", "table", "--anchor-path", world / "anchors.csv"),
+        *(*anchors, "--anchor-split", "train", *stores),
+        *("--text-store", f"bert={world / 'reports'}", "--prompts", world / "prompts.json"),
+        *("--prompt-store", f"bert={world / 'texts'}", "--anchors", "16", "--seeds", 1),
+        *("--set", 'label_names={"mass":"Mass"}', "--set", 'ignored_labels=["device"]'),
+        *("--set", 'methods=["ortho"]', "--set", "baselines={}", "--set", "resamples=5"),
+        *("--set", 'metrics=["macro AUROC"]', "--set", "class_metrics=[]"),
+        *("--out", out),
+    )
+
+
+def test_a_zero_shot_study(tmp_path):
+    make_world(tmp_path)
+    found = values_of(*zeroshot_words(tmp_path, tmp_path / "out"))
+    assert found["kind"] == "zero-shot"
+    settings = found["settings"]
+    assert settings["image_stores"] == {name: str(tmp_path / name) for name in D_IMAGE}
+    assert settings["prompt_embeddings"]["bert"]["store"] == str(tmp_path / "texts")
+    assert settings["images"]["options"]["label"] == list(LABELS)
+    assert (settings["counts"], settings["resamples"]) == ([16], 5)
+    assert {row["source"] for row in found["rows"]} == set(D_IMAGE)
+    assert {row["anchors"] for row in found["rows"]} == {16}
+    assert outputs.load_results(tmp_path / "out")["rows"] == found["rows"]
+
+
+class Inline:
+    """A pool of processes that are not there."""
+
+    def __init__(self, workers, context, *, initializer):
+        assert (workers, context.get_start_method()) == (2, "spawn")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def submit(self, function, *words):
+        future = Future()
+        try:
+            future.set_result(function(*words))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def test_the_demo_runs_both_studies(stitched, tmp_path, monkeypatch):
+    """Which takes a minute, so each writes what is there already."""
+    seen = []
+    results = outputs.load_results(stitched[1])
+
+    def study(kind):
+        def run_study(settings, out):
+            seen.append((settings, out))
+            out.mkdir(parents=True)
+            written = {**results, "kind": kind, "title": settings.title}
+            (out / "results.json").write_text(json.dumps(written))
+
+        return run_study
+
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(stitching, "run", study("stitching"))
+    monkeypatch.setattr(zero_shot, "run", study("zero-shot"))
+    found = values_of("demo", "--out", tmp_path / "demo")
+    assert [settings for settings, _ in seen] == [
+        stitching.demo_settings(quick=True),
+        zero_shot.demo_settings(quick=True),
+    ]
+    assert [one["kind"] for one in found["studies"]] == ["stitching", "zero-shot"]
+    report = (tmp_path / "demo" / "report.html").read_text()
+    assert all(one["title"] in report for one in found["studies"])
+    run("demo", "--full", "--out", tmp_path / "full")
+    assert seen[2][0] == stitching.demo_settings()
+
+    def fail(settings, out):
+        raise ValueError("demo data: a card is missing")
+
+    monkeypatch.setattr(zero_shot, "run", fail)
+    assert error_of("demo", "--out", tmp_path / "none") == "demo data: a card is missing"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("zeroshot",), "missing: --out, the folder of the results"),
+        (("zeroshot", "--out", "o"), "images is missing; a run on the shipped data has demo: true"),
+        (("stitch",), "missing: --out, the folder of the results"),
+        (("stitch", "--out", "o"), "dataset is missing: give dataset and stores, or demo"),
+        (("stitch", "--out", "o", "--anchors", "few"), "--anchors 'few': expected numbers with"),
+        (("stitch", "--out", "o", "--store", "one"), "--store 'one': expected KEY=VALUE"),
+        (("stitch", "--out", "o", "--set", "tittle=A"), "tittle: Extra inputs are not permitted"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_wrong_settings(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in error_of(*words)

@@ -1,0 +1,530 @@
+"""The stitching study on small stores, against its parts and scikit-learn; stops and mistakes."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import stitching as script
+import yaml
+from sklearn import metrics as reference
+
+import semalign_jax as sa
+from semalign_jax.metrics import intervals
+from semalign_jax.studies import inputs, outputs, stitching
+
+N, T, D, K = 48, 30, 4, 3
+PATIENTS = 26  # three images each
+NAMES = ("dog", "cat", "owl")
+ENCODERS = ("vit", "dino", "bert")
+FINDINGS = ("edema", "mass", "nodule")
+RNG = np.random.default_rng(0)
+CLASSES = RNG.integers(0, K, N + T)
+CODES = RNG.choice(["1", "0", "-1", ""], (N + T, K), p=[0.4, 0.4, 0.1, 0.1])
+LATENT = 3 * np.eye(K)[CLASSES] + (CODES == "1") + RNG.standard_normal((N + T, K))
+VIEWS = {
+    name: (LATENT @ RNG.standard_normal((K, D)) + RNG.standard_normal((N + T, D)) / 2).astype("f")
+    for name in ENCODERS
+}
+IDS = [f"image{i}" for i in range(N + T)]
+OWNERS = [f"person{i // 3}" for i in range(N + T)]
+PARTS = ["fit"] * (N // 2) + ["more"] * (N // 2) + ["final"] * T
+
+
+def write_data(folder: Path, **columns: Any) -> None:
+    """A table, and stores whose rows are in another order, with rows that the table lacks."""
+    table = {"key": IDS, "person": OWNERS, "part": PARTS}
+    table |= {"animal": [NAMES[c] for c in CLASSES]}
+    table |= {name: CODES[:, k] for k, name in enumerate(FINDINGS)} | columns
+    lines = [",".join(table), *(",".join(row) for row in zip(*table.values(), strict=True))]
+    (folder / "items.csv").write_text("\n".join(lines) + "\n")
+    for number, (name, values) in enumerate(VIEWS.items()):
+        order = np.random.default_rng(number).permutation(N + T)
+        store = sa.stores.create_store(folder / "stores" / name, description={}, dimension=D)
+        store = store.append([IDS[i] for i in order], values[order])
+        store.append([f"other{number}"], np.ones((1, D), np.float32))
+
+
+OPTIONS = {"id": "key", "patient": "person", "split": "part"}
+SETTINGS: dict[str, Any] = {
+    "title": "Animals",
+    "dataset": {
+        "reader": "table",
+        "path": "items.csv",
+        "options": {**OPTIONS, "label": "animal"},
+    },
+    "stores": {name: f"stores/{name}" for name in ENCODERS},
+    "train": ["fit", "more"],
+    "test": ["final"],
+    "task": "multinomial",
+    "labels": list(NAMES),
+    "counts": [5, 20],
+    "seeds": 2,
+    "seed": 3,
+    "methods": {"ortho": "ortho", "centred": {"method": "ortho", "normalize": "center"}},
+    "metrics": ["accuracy", "auroc"],
+    "l2": 0.5,
+    "intervals": {"metrics": ["auroc", "f1"], "resamples": 20, "level": 0.9},
+}
+METHODS = {"ortho": sa.SweepMethod("ortho"), "centred": sa.SweepMethod("ortho", normalize="center")}
+
+
+def settings_of(folder: Path, **changes: Any) -> stitching.StitchingSettings:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({**SETTINGS, **changes}, sort_keys=False))
+    return inputs.load_settings(stitching.StitchingSettings, path)
+
+
+def task_of(settings):
+    assert settings.dataset is not None
+    return stitching._own_task(settings, settings.dataset)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A folder with data, and the outputs and results of one study with them."""
+    folder = tmp_path_factory.mktemp("study")
+    write_data(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs, "CLASS_FIGURES", 1)
+        return folder, stitching.run(settings_of(folder), folder / "out")
+
+
+def scores_of(results) -> dict[tuple, Any]:
+    """(source, target, method, anchors, metric) -> row."""
+    keys = ("source", "target", "method", "anchors", "metric")
+    return {tuple(row[k] for k in keys): row for row in results["rows"]}
+
+
+def whole_matrix(**options: Any) -> sa.stitching.StitchingMatrix:
+    """All encoders at once, as the library has it."""
+    train, test = ({name: part(v) for name, v in VIEWS.items()} for part in (first, last))
+    return sa.stitching.evaluate_stitching_pairs(
+        train, counts=(5, 20), keys=jax.random.split(jax.random.key(3), 2), test=test,
+        num_classes=K, methods=METHODS, metrics=("accuracy", "auroc"),
+        head_options={"l2": 0.5}, **options,
+    )  # fmt: skip
+
+
+def first(values):
+    return values[:N]
+
+
+def last(values):
+    return values[N:]
+
+
+def check_rows(found, matrix):
+    """Every row against the matrix."""
+    expected = 0
+    for i, source in enumerate(ENCODERS):
+        for j, target in enumerate(ENCODERS):
+            for metric in ("accuracy", "auroc"):
+                if source == target:
+                    continue
+                pair = source, target
+                cells: dict[tuple, Any] = {
+                    (*pair, "naive", None, metric): matrix.naive[metric].value[i, j],
+                    (*pair, "upper bound", None, metric): matrix.upper_bound[metric].value[j],
+                }
+                for before, field in (("", matrix.aligned), ("shuffled ", matrix.shuffled)):
+                    for m, method in enumerate(METHODS):
+                        for c, count in enumerate((5, 20)):
+                            key = (*pair, before + method, count, metric)
+                            cells[key] = field[metric].value[i, j, m, c]
+                for key, values in cells.items():
+                    values = np.atleast_1d(values)
+                    row = found[key]
+                    assert row["seeds"] == len(values)
+                    assert row["mean"] == pytest.approx(np.mean(values), abs=1e-5)
+                    std = np.std(values, ddof=1) if len(values) > 1 else 0
+                    assert row["std"] == pytest.approx(std, abs=1e-5)
+                expected += len(cells)
+    assert len(found) == expected
+
+
+def test_rows_are_those_of_all_pairs_at_once(study):
+    labels = CLASSES.astype(np.int32)
+    matrix = whole_matrix(labels=labels[:N], test_labels=labels[N:])
+    check_rows(scores_of(study[1]), matrix)
+
+
+def class_reference(logits, metric, label, resamples):
+    """Score of a class, and the 5 % and 95 % quantiles, by scikit-learn."""
+    truth = CLASSES[N:] == label
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p = (p / p.sum(1, keepdims=True))[:, label]
+    predicted = logits.argmax(1) == label
+    values = []
+    for weights in (np.ones(T), *resamples):
+        if metric == "f1":
+            values.append(reference.f1_score(truth, predicted, sample_weight=weights))
+        else:
+            values.append(reference.roc_auc_score(truth, p, sample_weight=weights))
+    return values[0], values[1:]
+
+
+@pytest.mark.parametrize("metric", ["auroc", "f1"])
+@pytest.mark.parametrize("method", ["upper bound", "naive", "ortho"])
+def test_classes_are_those_of_scikit_learn_with_patients_resampled(study, method, metric):
+    labels = CLASSES.astype(np.int32)
+    owners = np.unique(OWNERS[N:], return_inverse=True)[1]
+    resamples = intervals.bootstrap_weights(jax.random.key(3), T, 20, clusters=owners)
+    head = sa.fit_head(VIEWS["dino"][:N], labels[:N], K, l2=0.5)
+    source = VIEWS["dino" if method == "upper bound" else "vit"]
+    draws = [source[N:]]
+    if method == "ortho":
+        orders = [
+            sa.sweeps.anchor_order(key, N, size=20)
+            for key in jax.random.split(jax.random.key(3), 2)
+        ]
+        draws = [
+            sa.fit_ortho(VIEWS["vit"][order], VIEWS["dino"][order])(source[N:]) for order in orders
+        ]
+    found = {
+        row["label"]: row
+        for row in study[1]["classes"]
+        if (row["source"], row["target"], row["method"], row["metric"])
+        == ("vit", "dino", method, metric)
+    }
+    assert list(found) == list(NAMES)
+    for k, name in enumerate(NAMES):
+        each = [class_reference(np.asarray(head(x)), metric, k, resamples) for x in draws]
+        row = found[name]
+        assert row["anchors"] == (20 if method == "ortho" else None)
+        assert row["value"] == pytest.approx(np.mean([one[0] for one in each]), abs=1e-5)
+        means = np.mean([one[1] for one in each], axis=0)
+        ends = np.quantile(means, [0.05, 0.95])
+        np.testing.assert_allclose([row["lower"], row["upper"]], ends, atol=1e-5)
+
+
+def test_files_hold_no_ids_and_can_be_run_again(study, monkeypatch):
+    folder, results = study
+    out = folder / "out"
+    assert outputs.load_results(out) == json.loads(json.dumps(results))
+    for path in out.rglob("*"):
+        if path.is_file() and path.suffix != ".pdf":
+            text = path.read_bytes().decode(errors="replace")
+            assert not re.search(r"(person|image)\d", text), path
+    settings = inputs.load_settings(stitching.StitchingSettings, out / "settings.json")
+    assert outputs.resolved_settings(settings) == results["settings"]
+    note = "48 images of 16 patients to train on, 48 images of 16 patients to draw anchors from, "
+    assert note + "30 images of 10 patients to test" in results["notes"][0]
+    # All is computed already: the same bytes, the time that was spent included.
+    before = {path: path.read_bytes() for path in out.rglob("*.[jct]*")}
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    stitching.run(settings, out)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_stopped_run_goes_on_to_the_same_results(study, monkeypatch):
+    folder, results = study
+    settings, out = settings_of(folder), folder / "stopped"
+    computed = []
+    compute = stitching._Runner.cell
+
+    def stopped_in_the_third(runner, a, b):
+        if len(computed) == 2:
+            raise KeyboardInterrupt
+        computed.append((a, b))
+        return compute(runner, a, b)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stitching._Runner, "cell", stopped_in_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            stitching.run(settings, out)
+    assert sorted(path.name for path in out.iterdir()) == ["cells.jsonl", "cells.jsonl.lock"]
+
+    def counted(runner, a, b):
+        computed.append((a, b))
+        return compute(runner, a, b)
+
+    monkeypatch.setattr(stitching._Runner, "cell", counted)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    again = stitching.run(settings, out)
+    assert computed == [("vit", "dino"), ("vit", "bert"), ("dino", "bert")]
+    assert {**again, "seconds": 0} == {**results, "seconds": 0}
+    for name in ("settings.json", "summary.csv", "classes.csv", "tables.tex"):
+        assert (out / name).read_bytes() == (folder / "out" / name).read_bytes()
+
+
+def test_pairs_of_equal_shapes_compile_once(study):
+    folder, _ = study
+    counts, number = [], 0
+
+    def compiled(event: str, duration_secs: float, **_: Any) -> None:
+        nonlocal number
+        number += event == "/jax/core/compile/backend_compile_duration"
+
+    settings = settings_of(folder, seed=4, counts=[4, 15])  # not compiled yet
+    task = task_of(settings)
+    runner = stitching._Runner(task, settings)
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+    try:
+        for pair in (("vit", "dino"), ("vit", "bert"), ("dino", "bert")):
+            runner.cell(*pair)
+            counts.append(number)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(compiled)
+    assert counts[0] > 0
+    assert counts[1:] == [counts[0]] * 2
+
+
+def test_other_data_or_settings_do_not_go_on_with_old_results(study, tmp_path, monkeypatch):
+    folder, _ = study
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ValueError, match="made with other settings .*l2: 0.5 there, 2.0 now"):
+        stitching.run(settings_of(folder, l2=2.0), folder / "out")
+    # A title is not what scores rest on; the rows of a store are.
+    assert stitching.run(settings_of(folder, title="B"), folder / "out")["title"] == "B"
+    write_data(tmp_path, animal=[NAMES[0], *(NAMES[c] for c in CLASSES[1:])])
+    with pytest.raises(ValueError, match=r"other settings \(data\.stitching\.labels: "):
+        stitching.run(settings_of(tmp_path), folder / "out")
+
+
+def test_multilabel_with_unknown_labels_and_anchors_of_their_own(tmp_path):
+    write_data(tmp_path)
+    dataset = {**SETTINGS["dataset"], "options": {**OPTIONS, "label": list(FINDINGS)}}
+    settings = settings_of(
+        tmp_path, dataset=dataset, task="multilabel", labels=None, train=["fit"],
+        anchors=["more"], uncertain="ones", control=False, intervals={"resamples": 10},
+        counts=[5, 20], methods=["ortho"],
+    )  # fmt: skip
+    results = stitching.run(settings)
+    labels = np.isin(CODES, ["1", "-1"]).astype(np.int32)
+    known = CODES != ""
+    fit, more = slice(N // 2), slice(N // 2, N)
+    heads = {
+        name: sa.fit_head(view[fit], labels[fit], K, loss="multilabel", l2=0.5, mask=known[fit])
+        for name, view in VIEWS.items()
+    }
+    matrix = sa.stitching.evaluate_stitching_pairs(
+        {name: view[fit] for name, view in VIEWS.items()},
+        labels[fit],
+        {name: view[N:] for name, view in VIEWS.items()},
+        labels[N:],
+        K,
+        (5, 20),
+        jax.random.split(jax.random.key(3), 2),
+        loss="multilabel",
+        metrics=("auroc",),
+        methods=["ortho"],
+        anchors={name: view[more] for name, view in VIEWS.items()},
+        heads=heads,
+        test_mask=known[N:],
+        control=False,
+    )
+    found = scores_of(results)
+    assert not any("shuffled" in key[2] for key in found)
+    for i, source in enumerate(ENCODERS):
+        for j, target in enumerate(ENCODERS):
+            if source != target:
+                row = found[source, target, "ortho", 20, "auroc"]
+                values = matrix.aligned["auroc"].value[i, j, 0, 1]
+                assert row["mean"] == pytest.approx(float(np.mean(values)), abs=1e-5)
+    for k, name in enumerate(FINDINGS):
+        rows, test = known[N:, k], np.asarray(heads["bert"](VIEWS["bert"][N:]))
+        expected = reference.roc_auc_score(labels[N:][rows, k], test[rows, k])
+        (row,) = (
+            row
+            for row in results["classes"]
+            if (row["source"], row["target"], row["method"], row["label"])
+            == ("vit", "bert", "upper bound", name)
+        )
+        assert row["value"] == pytest.approx(expected, abs=1e-5)
+        assert row["lower"] <= row["upper"]
+
+
+def test_a_split_by_patient(tmp_path):
+    write_data(tmp_path)
+    split = {"test": 0.4, "seed": 1}
+    settings = settings_of(tmp_path, train=None, test=None, patient_split=split)
+    task = task_of(settings)
+    parts = sa.data.patient_split(OWNERS, {"train": 0.6, "test": 0.4}, 1).parts
+    for name, view in VIEWS.items():
+        np.testing.assert_array_equal(task.train[name], view[parts["train"]])
+        np.testing.assert_array_equal(task.test[name], view[parts["test"]])
+    np.testing.assert_array_equal(task.labels, CLASSES[parts["train"]])
+    assert task.anchors is None
+
+
+def test_labels_that_the_test_part_lacks_are_noted(tmp_path):
+    animals = [NAMES[c] for c in CLASSES]
+    animals[N:] = [NAMES[i % 2] for i in range(T)]
+    write_data(tmp_path, animal=animals)
+    settings = settings_of(tmp_path)
+    task = task_of(settings)
+    assert "Labels without test images" in task.notes[1]
+    assert task.notes[1].endswith(": owl.")
+
+
+def changed(values, place, value):
+    return [*values[:place], value, *values[place + 1 :]]
+
+
+ANIMALS = [NAMES[c] for c in CLASSES]
+MULTILABEL: dict[str, Any] = {
+    "task": "multilabel",
+    "labels": None,
+    "dataset": {**SETTINGS["dataset"], "options": {**OPTIONS, "label": list(FINDINGS)}},
+}
+
+
+@pytest.mark.parametrize(
+    ("columns", "changes", "message"),
+    [
+        (
+            {"person": changed(OWNERS, N, OWNERS[0])},
+            {},
+            r"items\.csv: train and test overlap: 1 patients are in both sets: person0",
+        ),
+        (
+            {"person": changed(OWNERS, N, OWNERS[N - 1])},
+            {"train": ["fit"], "anchors": ["more"]},
+            "anchors and test overlap: 1 patients",
+        ),
+        ({}, {"train": ["first"]}, r"train: .*items\.csv has no image of the split 'first'"),
+        ({}, {"labels": ["dog", "pig"]}, r"labels: 'pig' is no label of .*items\.csv; it has cat"),
+        (
+            {},
+            {"labels": ["dog", "cat"]},
+            rf"items\.csv: {np.sum(CLASSES[:N] == 2)} images of train do not have exactly one of "
+            r"the labels dog, cat.*with owl",
+        ),
+        ({"animal": changed(ANIMALS, 2, "")}, {}, "the first is 'image2' with no label"),
+        (
+            {"animal": [*ANIMALS[:N], *["owl"] * T]},
+            {},
+            r"items\.csv: all test images have the label 'owl'",
+        ),
+        (
+            {"animal": [*np.array(NAMES)[CLASSES[:N] % 2], *ANIMALS[N:]]},
+            {},
+            "no training image has the label owl",
+        ),
+        (
+            {"edema": ["1"] * N + ["0"] * T},
+            MULTILABEL,
+            "all training images have the same value of edema",
+        ),
+        (
+            {name: [*CODES[:N, k], *["0"] * T] for k, name in enumerate(FINDINGS)},
+            MULTILABEL,
+            "every label has the same value in all test images",
+        ),
+        ({}, {"counts": [5, 49]}, r"counts: 49 anchors are more than the 48 images of .*items"),
+        ({}, {"stores": {"vit": "stores/vit", "b": "stores/b"}}, r"stores\.b: there is no folder"),
+        ({}, {"stores": {"vit": "stores/vit", "b": "stores"}}, "stores"),
+        (
+            {},
+            {"train": None, "test": None, "patient_split": {"test": 0.01}, "counts": [79]},
+            r"counts: 79 anchors are more than the 75 images",
+        ),
+    ],
+)  # fmt: skip
+def test_data_that_do_not_fit_are_named(tmp_path, columns, changes, message):
+    write_data(tmp_path, **columns)
+    settings = settings_of(tmp_path, **changes)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        stitching.run(settings, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tset": ["final"]}, "tset: Extra inputs are not permitted"),
+        ({"stores": {"vit": "stores/vit"}}, "stores must name at least two encoders"),
+        ({"dataset": None}, "dataset is missing: give dataset and stores, or demo"),
+        ({"test": None}, "train and test are missing"),
+        ({"test": ["more"]}, "train and test both have the split 'more'"),
+        ({"patient_split": {}}, "patient_split and train cannot both be given"),
+        ({"demo": ["emoji"]}, "demo and dataset cannot both be given"),
+        ({"counts": [5, 5]}, "counts: .*5 is there more than once"),
+        ({"counts": [0]}, r"counts\.0: .*greater than or equal to 1"),
+        ({"metrics": ["accuracy", "mcc"]}, r"metrics\.1: "),
+        ({"methods": ["ortho", "ortho"]}, "methods: .*a name is there more than once"),
+        ({"methods": {"x": {"ridge": 1.0}}}, "methods: .*x: the name of the map is missing"),
+        ({"methods": {"x": {"method": "ortho", "rigde": 1.0}}}, "methods: .*x: .*rigde"),
+        ({"methods": {"x": {"method": "affine", "solver": "lu"}}}, "methods: .*x: solver must be"),
+        ({"methods": {"naive": "ortho"}}, "methods: .*'naive' is the name of a reference"),
+        ({"methods": {"x": {"method": "ortho", "shuffled": True}}}, "methods: .*shuffled is no"),
+        ({"intervals": {"level": 95}}, r"intervals\.level: "),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_named(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=rf"run\.yaml: .*{message}"):
+        settings_of(tmp_path, **changes)
+
+
+def test_the_example_of_the_docs_has_the_defaults():
+    text = (Path(script.__file__).parents[1] / "docs" / "stitching.md").read_text()
+    example = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    settings = stitching.StitchingSettings(**example)
+    needed = ("title", "dataset", "stores", "train", "test", "task")
+    assert settings == stitching.StitchingSettings(**{name: example[name] for name in needed})
+    # Every setting is in it, those that exclude others as comments.
+    for name in {*stitching.StitchingSettings.model_fields} - {"demo"}:
+        assert name in example or f"\n# {name}: " in text
+
+
+def test_methods_by_name():
+    own: dict[str, Any] = {**SETTINGS, "methods": ["ortho", "affine"]}
+    settings = stitching.StitchingSettings(**own)
+    assert settings.methods == {"ortho": {"method": "ortho"}, "affine": {"method": "affine"}}
+
+
+# The script and the demo
+
+
+def test_the_script_prints_tables_and_one_line_for_a_mistake(study, capsys, monkeypatch):
+    folder, _ = study
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    settings_of(folder)
+    arguments = ["--config", str(folder / "run.yaml"), "--out", str(folder / "out")]
+    assert script.main(arguments) == 0
+    printed = capsys.readouterr().out
+    for shown in ("vit → dino (accuracy", "shuffled centred", "upper bound", "Naive: "):
+        assert shown in printed
+    for wrong, message in (
+        (["--quick"], "--quick is for the demo"),
+        (["--config", str(folder / "none.yaml")], "none.yaml"),
+        (["--out", str(folder / "items.csv")], "cannot make this directory"),
+    ):
+        assert script.main([*arguments, *wrong]) == 2
+        *_, line = capsys.readouterr().err.splitlines()  # after the progress bar
+        assert line.startswith("stitching: error: ")
+        assert message in line
+
+
+def test_demo_test_items_are_not_in_training():
+    sizes: dict[stitching.DemoGroup, tuple[int, int]] = {
+        "glosses": (3000, 26),
+        "emoji": (1892, 9),
+    }
+    for group, (rows, classes) in sizes.items():
+        task = stitching._demo_task(group)
+        assert len(task.names) == classes
+        for name, train in task.train.items():
+            both = np.concatenate([train, task.test[name]])
+            assert both.shape[0] == len(np.unique(both, axis=0)) == rows
+        assert set(task.test_labels.tolist()) <= set(task.labels.tolist())
+
+
+def test_the_quick_demo_runs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    quick = stitching.demo_settings(quick=True)
+    assert quick.demo == ("glosses", "emoji")
+    methods = {name: stitching.METHODS[name] for name in ("ortho", "ridge")}
+    changes: dict[str, Any] = {"demo": ("glosses",), "counts": (200,), "methods": methods}
+    results = stitching.run(quick.model_copy(update=changes), tmp_path)
+    found = scores_of(results)
+    pair = ("MiniLM-L3", "MiniLM-L6")
+    assert 0.6 < found[*pair, "upper bound", None, "accuracy"]["mean"] < 0.72
+    assert 0.4 < found[*pair, "ridge", 200, "accuracy"]["mean"] < 0.6
+    assert found[*pair, "shuffled ridge", 200, "accuracy"]["mean"] < 0.1
+    assert len({row["label"] for row in results["classes"]}) == 26
+    assert (tmp_path / "report.html").is_file()

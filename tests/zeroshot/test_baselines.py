@@ -1,0 +1,310 @@
+"""Baselines against short NumPy references, their invariances, and on real embeddings."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import anchors, rotation
+from sklearn.linear_model import LogisticRegression
+
+import semalign_jax as sa
+from semalign_jax.studies import demo
+from semalign_jax.zeroshot import Task, baselines
+
+SCORERS = {
+    "naive": baselines.naive_scores,
+    "relative": baselines.relative_scores,
+    "asif": partial(baselines.asif_scores, top=7),
+    "csa": baselines.csa_scores,
+}
+
+
+def unit(x):
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / np.where(norm > 0, norm, 1)
+
+
+def problem(k=20, d_in=6, d_out=8, classes=3, n=15, seed=0, task: Task = "multi-label"):
+    rng = np.random.default_rng(seed)
+    source, target = anchors(k + n, d_in, d_out, cond=5, offset=0.3, seed=seed)
+    which = np.arange(4 * classes) % classes
+    texts = rng.standard_normal((4 * classes, d_out)) + target.mean(0)
+    prompts = sa.zeroshot.EmbeddedPrompts(
+        jnp.asarray(texts),
+        jnp.asarray(which, jnp.int32),
+        jnp.asarray(np.arange(4 * classes) < 2 * classes),
+        tuple(map(str, range(classes))),
+        task,
+    )
+    return source[:k], target[:k], source[k:], prompts
+
+
+def finish(images, texts, prompts, weights: Any = 1.0, temperature=1.0):
+    """Scores of unit images by the definition."""
+    classes, positive = np.asarray(prompts.classes), np.asarray(prompts.positive)
+    cosines = [
+        unit(images)
+        * weights
+        @ unit(
+            np.stack(
+                [
+                    unit(texts)[(classes == c) & (positive == side)].sum(0)
+                    for c in range(prompts.num_classes)
+                ]
+            )
+        ).T
+        for side in (True, False)
+    ]
+    if prompts.task == "single-label":
+        return cosines[0]
+    e = [np.exp(c / temperature) for c in cosines]
+    return e[0] / (e[0] + e[1])
+
+
+def reference_relative(source, target, images, texts):
+    return unit(images) @ unit(source).T, unit(texts) @ unit(target).T
+
+
+def reference_asif(source, target, images, texts, top=7, exponent=8.0):
+    sides = []
+    for similarity in reference_relative(source, target, images, texts):
+        cut = np.sort(similarity, axis=1)[:, -top][:, None]
+        sides.append(np.where((similarity >= cut) & (similarity > 0), similarity, 0) ** exponent)
+    return sides[0], sides[1]
+
+
+def inverse_root(m):
+    values, vectors = np.linalg.eigh(m)
+    return vectors / np.sqrt(values) @ vectors.T
+
+
+def reference_csa(source, target, images, texts, ridge=1.0, dims=None):
+    a, b = source - source.mean(0), target - target.mean(0)
+    roots = [
+        inverse_root(c.T @ c + ridge * np.trace(c.T @ c) / c.shape[1] * np.eye(c.shape[1]))
+        for c in (a, b)
+    ]
+    u, s, vt = np.linalg.svd(roots[0] @ a.T @ b @ roots[1], full_matrices=False)
+    dims = min(dims or len(s), len(source))
+    images = (images - source.mean(0)) @ roots[0] @ u[:, :dims]
+    return images, (texts - target.mean(0)) @ roots[1] @ vt.T[:, :dims], s[:dims]
+
+
+@pytest.mark.parametrize("task", ["multi-label", "single-label"])
+def test_against_numpy(task):
+    source, target, images, prompts = problem(task=task)
+    texts = np.asarray(prompts.embeddings)
+    padded = np.pad(images, ((0, 0), (0, 2)))
+    csa = reference_csa(source, target, images, texts)
+    expected = {
+        "naive": finish(padded, texts, prompts),
+        "relative": finish(*reference_relative(source, target, images, texts), prompts),
+        "asif": finish(*reference_asif(source, target, images, texts), prompts),
+        "csa": finish(*csa[:2], prompts, weights=csa[2]),
+    }
+    for name, scorer in SCORERS.items():
+        got = scorer(source, target, images, prompts)
+        assert got.shape == (15, 3)
+        np.testing.assert_allclose(got, expected[name], atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize(("k", "ridge", "dims"), [(5, 0.1, None), (30, 0.0, None), (30, 0.5, 4)])
+def test_csa_with_few_anchors_or_few_coordinates(k, ridge, dims):
+    source, target, images, prompts = problem(k=k)
+    texts = np.asarray(prompts.embeddings)
+    reference = reference_csa(source, target, images, texts, ridge, dims)
+    if k == 5:  # the full reference has directions without variance, of correlation zero
+        reference = tuple(part[..., :4] for part in reference)
+    expected = finish(reference[0], reference[1], prompts, weights=reference[2])
+    got = baselines.csa_scores(source, target, images, prompts, ridge=ridge, dims=dims)
+    np.testing.assert_allclose(got, expected, atol=1e-7)
+
+
+def test_canonical_correlations_are_those_of_the_projections():
+    source, target, _, _ = problem(k=200)
+    maps = baselines.fit_canonical(source, target, ridge=0.0)
+    u, v = maps.source(source), maps.target(target)
+    for i, correlation in enumerate(np.asarray(maps.correlations)):
+        np.testing.assert_allclose(np.corrcoef(u[:, i], v[:, i])[0, 1], correlation, atol=1e-9)
+    assert (np.diff(maps.correlations) <= 0).all()
+    same = baselines.fit_canonical(source, source @ rotation(6, np.random.default_rng(1)), ridge=0)
+    np.testing.assert_allclose(same.correlations, 1, atol=1e-9)
+
+
+def test_rotations_of_a_space_change_nothing():
+    rng = np.random.default_rng(5)
+    source, target, images, prompts = problem()
+    q, r = rotation(6, rng), rotation(8, rng)
+    turned = replace(prompts, embeddings=prompts.embeddings @ r)
+    for name in ("relative", "asif", "csa"):
+        expected = SCORERS[name](source, target, images, prompts)
+        got = SCORERS[name](3 * source @ q, target @ r, 3 * images @ q, turned)
+        np.testing.assert_allclose(got, expected, atol=1e-8, err_msg=name)
+    naive = SCORERS["naive"]
+    before, after = naive(source, target, images, prompts), naive(source, target, images, turned)
+    assert np.abs(np.asarray(before - after)).max() > 0.01
+
+
+def test_offsets_change_nothing_for_csa_and_centred_similarities():
+    source, target, images, prompts = problem()
+    moved = replace(prompts, embeddings=prompts.embeddings + 2.0)
+    centred = {
+        "csa": baselines.csa_scores,
+        "relative": partial(baselines.relative_scores, center=True),
+        "asif": partial(baselines.asif_scores, center=True, top=5),
+    }
+    for name, scorer in centred.items():
+        expected = scorer(source, target, images, prompts)
+        got = scorer(source - 1, target + 2, images - 1, moved)
+        np.testing.assert_allclose(got, expected, atol=1e-8, err_msg=name)
+
+
+def test_asif_with_all_anchors_and_power_one_is_relative_where_cosines_are_positive():
+    source, target, images, prompts = problem()
+    shifted = replace(prompts, embeddings=jnp.abs(prompts.embeddings))
+    arguments = np.abs(source), np.abs(target), np.abs(images), shifted
+    np.testing.assert_allclose(
+        baselines.asif_scores(*arguments, exponent=1.0),
+        baselines.relative_scores(*arguments),
+        atol=1e-9,
+    )
+
+
+def test_asif_keeps_scores_apart_where_powers_underflow():
+    # cosines of 1e-6 to the power 8 are zero in float32
+    source = np.eye(4, dtype=np.float32)
+    target = np.eye(4, dtype=np.float32)
+    images = np.array([[1, 1e-6, 0, 0], [0, 0, 1e-6, 1]], np.float32)
+    texts = np.array([[1, 0, 0, 0], [0, 0, 0, 1]], np.float32)
+    prompts = sa.zeroshot.EmbeddedPrompts(
+        jnp.asarray(texts), jnp.arange(2), jnp.ones(2, bool), ("a", "b"), "single-label"
+    )
+    got = baselines.asif_scores(source, target, images * 1e-6, prompts)
+    np.testing.assert_allclose(got, np.eye(2), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_dtype_jit_and_vmap(name):
+    source, target, images, prompts = problem()
+    expected = SCORERS[name](source, target, images, prompts)
+    half = [jnp.asarray(a, jnp.float32) for a in (source, target, images)]
+    single = replace(prompts, embeddings=prompts.embeddings.astype(jnp.float32))
+    got = SCORERS[name](*half, single)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    order = np.arange(20)[::-1]
+    stacks = [np.stack([a, a[order]]) for a in (source, target)]
+    both = jax.jit(jax.vmap(SCORERS[name], in_axes=(0, 0, None, None)))(*stacks, images, prompts)
+    np.testing.assert_allclose(both[0], expected, atol=1e-9)
+    np.testing.assert_allclose(both[1], expected, atol=1e-7)  # the order of anchors is free
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_one_anchor_gives_finite_scores(name):
+    source, target, images, prompts = problem()
+    assert np.isfinite(SCORERS[name](source[:1], target[:1], images, prompts)).all()
+
+
+def test_bad_input_names_the_argument():
+    source, target, images, prompts = problem()
+    score = baselines.relative_scores
+    with pytest.raises(ValueError, match="source and target must have the same number of rows"):
+        score(source[:-1], target, images, prompts)
+    with pytest.raises(ValueError, match="images must have the 6 features of source"):
+        score(source, target, images[:, :5], prompts)
+    with pytest.raises(ValueError, match="prompts must have the 7 features of target"):
+        score(source, target[:, :7], images, prompts)
+    with pytest.raises(ValueError, match="source is empty"):
+        score(source[:0], target[:0], images, prompts)
+    with pytest.raises(TypeError, match="images must have a floating-point dtype"):
+        score(source, target, np.ones((2, 6), int), prompts)
+    broken = np.where(np.arange(20)[:, None] == 3, np.nan, target)
+    with pytest.raises(ValueError, match="target holds NaN .* first in row 3"):
+        score(source, broken, images, prompts)
+    with pytest.raises(ValueError, match="top must be at least 1"):
+        baselines.asif_scores(source, target, images, prompts, top=0)
+    with pytest.raises(ValueError, match="exponent must be > 0"):
+        baselines.asif_scores(source, target, images, prompts, exponent=0.0)
+    with pytest.raises(ValueError, match="ridge must be finite"):
+        baselines.csa_scores(source, target, images, prompts, ridge=-1.0)
+    with pytest.raises(ValueError, match="temperature must be > 0"):
+        score(source, target, images, prompts, temperature=0.0)
+
+
+def test_linear_probe_equals_sklearn():
+    rng = np.random.default_rng(0)
+    x, images = rng.standard_normal((60, 4)), rng.standard_normal((10, 4))
+    classes = np.argmax(x[:, :3] + 0.5 * rng.standard_normal((60, 3)), axis=1)
+    got = baselines.linear_probe_scores(x, classes, images, 3, task="single-label", l2=0.5)
+    expected = LogisticRegression(C=2.0, tol=1e-8, max_iter=1000).fit(x, classes)
+    np.testing.assert_allclose(got, expected.predict_proba(images), atol=2e-3)
+    findings = np.stack([classes == 0, x[:, 3] + 0.5 * rng.standard_normal(60) > 0], axis=1)
+    got = baselines.linear_probe_scores(x, findings, images, 2, task="multi-label", l2=0.5)
+    for c in range(2):
+        # the two-class softmax spreads a weight w over +-w/2, whose penalty is half as large
+        binary = LogisticRegression(C=4.0, tol=1e-8, max_iter=1000).fit(x, findings[:, c])
+        np.testing.assert_allclose(got[:, c], binary.predict_proba(images)[:, 1], atol=2e-3)
+
+
+def test_linear_probe_leaves_unknown_labels_out():
+    rng = np.random.default_rng(4)
+    x, images = rng.standard_normal((30, 4)), rng.standard_normal((6, 4))
+    labels, known = rng.random((2, 30, 2)) > 0.4
+    found = baselines.linear_probe_scores(x, labels, images, 2, task="multi-label", known=known)
+    for c, kept in enumerate(known.T):
+        one = baselines.linear_probe_scores(
+            x[kept], labels[kept][:, [c]], images, 1, task="multi-label"
+        )
+        np.testing.assert_allclose(found[:, c], one[:, 0], atol=2e-4)
+
+
+def test_linear_probe_of_a_finding_that_never_occurs_and_bad_labels():
+    x = np.random.default_rng(0).standard_normal((12, 3))
+    labels = np.zeros((12, 2), bool)
+    labels[::2, 1] = True
+    got = baselines.linear_probe_scores(x, labels, x, 2, task="multi-label")
+    assert np.isfinite(got).all()
+    assert got[:, 0].max() < 0.5
+    with pytest.raises(ValueError, match="labels must have shape"):
+        baselines.linear_probe_scores(x, labels[:, :1], x, 2, task="multi-label")
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 2\)"):
+        baselines.linear_probe_scores(x, labels + 2, x, 2, task="multi-label")
+    with pytest.raises(ValueError, match="images must have the 3 features"):
+        baselines.linear_probe_scores(x, labels, x[:, :2], 2, task="multi-label")
+
+
+def test_multimodal_scores_need_no_anchors():
+    _, _, _, prompts = problem()
+    images = np.random.default_rng(2).standard_normal((5, 8))
+    expected = finish(images, np.asarray(prompts.embeddings), prompts)
+    np.testing.assert_allclose(baselines.multimodal_scores(images, prompts), expected, atol=1e-12)
+
+
+def test_real_images_and_captions():
+    """Emoji under DINOv2 and their captions under MiniLM: above chance, unlike shuffled anchors."""
+    load = demo.load_demo
+    images, captions = load("emoji_dinov2_small"), load("emoji_captions_minilm_l6")
+    embedded = load("emoji_prompts_minilm_l6")
+    labels, names = captions.labels("category")
+    prompts = sa.zeroshot.EmbeddedPrompts(
+        jnp.asarray(embedded.values),
+        jnp.asarray(embedded.labels("category")[0]),
+        jnp.ones(len(embedded.values), bool),
+        tuple(names),
+        "single-label",
+    )
+    order = np.random.default_rng(0).permutation(len(labels))
+    train, test = order[:300], order[300:700]
+
+    def score(scorer, targets):
+        arguments = images.values[train], captions.values[targets], images.values[test], prompts
+        return np.mean(np.argmax(np.asarray(scorer(*arguments)), axis=1) == labels[test])
+
+    for name in ("asif", "csa"):
+        scorer = baselines.BASELINES[name]
+        assert score(scorer, train) > 0.3, name  # the largest class has 0.2
+        assert score(scorer, train) > score(scorer, np.roll(train, 1)) + 0.08, name
