@@ -25,7 +25,7 @@ ROUTES: tuple[Route, ...] = ("auto", "masks", "prefixes")
 
 #: On a CPU, masks are taken up to this product of seeds, rows and both dimensions. Each count that
 #: prefixes compile takes 0.6 s a method; a masked fit of 1,000 rows and 384 dimensions takes 20 to
-#: 100 ms more than one of few rows: 10 counts of four maps and one seed take 5 s instead of 27 the
+#: 100 ms more than one of few rows: 10 counts of four maps and one seed take 5 s instead of 30 the
 #: first time, but five seeds of seven counts and six maps twice as long as by prefixes.
 MASKED_WORK = 4 * 10**8
 
