@@ -35,7 +35,7 @@ import numpy as np
 
 from semalign_jax import AffineMap, SweepMethod, anchor_sweep, fit_head, identity_map
 from semalign_jax.stitching import head_accuracy
-from semalign_jax.studies import backend_settings, demo, figures, report
+from semalign_jax.studies import backend_settings, common, demo, figures, report
 from semalign_jax.sweeps import anchor_order
 from semalign_jax.zeroshot import evaluate_zero_shot
 
@@ -45,18 +45,10 @@ COUNTS = (10, 20, 50, 100, 200, 500, 1000)
 SEEDS = 5
 SPLITS = 8
 UNSEEN_CLASSES = 10
-TEST_SHARE = 0.3
 
-#: Orthogonal maps between spaces that are centred and brought to one scale: on their own they
-#: match directions alone, and a map that is off in scale lets a head's bias decide.
-METHODS = {
-    "affine": SweepMethod("affine"),
-    "linear": SweepMethod("linear"),
-    "l-ortho": SweepMethod("l-ortho", normalize="isotropic"),
-    "ortho": SweepMethod("ortho", normalize="isotropic"),
-    "ridge": SweepMethod("affine", ridge=1.0, ridge_unit="gram"),
-    "shuffled": SweepMethod("affine", ridge=1.0, ridge_unit="gram", shuffled=True),
-}
+#: The four maps and the affine one with a penalty, as in the studies; and a control.
+METHODS = {name: SweepMethod(**options) for name, options in common.METHODS.items()}
+METHODS["shuffled"] = SweepMethod(**common.METHODS["ridge"], shuffled=True)
 
 #: In the order of the report.
 PROTOCOLS = ("text-stitching", "vision-stitching", "zero-shot", "zero-shot-unseen")
@@ -233,7 +225,7 @@ Split = Callable[[int], tuple[np.ndarray, np.ndarray]]
 def split_rows(n: int) -> tuple[np.ndarray, np.ndarray]:
     """A fixed split into rows for anchors and heads, and held-out test rows."""
     order = np.random.default_rng(0).permutation(n)
-    cut = n - round(TEST_SHARE * n)
+    cut = n - round(common.DEMO_TEST_SHARE * n)
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 

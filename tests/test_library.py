@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import anchors
+from jax.sharding import PartitionSpec as P
 from sklearn.linear_model import LogisticRegression
 
 import semalign_jax as sa
@@ -212,6 +213,33 @@ def test_cosine_of_zero_and_tiny_vectors():
     assert np.isfinite(jax.grad(lambda x: sa.metrics.cosine_similarity(x, x).sum())(x)).all()
 
 
+def test_scores_of_equal_shapes_compile_once():
+    rng = np.random.default_rng(0)
+    mapping = sa.fit_affine(rng.standard_normal((20, 6)), rng.standard_normal((20, 5)))
+    prompts = sa.zeroshot.EmbeddedPrompts(
+        jnp.asarray(rng.standard_normal((4, 5))),
+        jnp.arange(4, dtype=jnp.int32) % 2,
+        jnp.arange(4) < 2,
+        ("a", "b"),
+        "multi-label",
+    )
+
+    def run():
+        images = jnp.asarray(rng.standard_normal((31, 6)))
+        sa.zeroshot.zero_shot_scores(mapping, images, prompts, batch_size=10)
+        sa.zeroshot.prompt_scores(mapping(images), prompts, batch_size=10)
+        return sa.zero_shot_logits(mapping(images), jnp.eye(5)[:2], batch_size=10)
+
+    run()
+    other = jnp.zeros(3)
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        compiled: list[str] = []
+        patch.setattr("logging.Logger.handle", lambda _, r: compiled.append(r.getMessage()))
+        run()
+        jax.jit(lambda x: x + 1)(other)  # is seen
+    assert sum("XLA compilation" in text for text in compiled) == 1, compiled
+
+
 def test_scores_in_batches():
     """The same as all at once, with the memory of a batch and not of all rows."""
     rng = np.random.default_rng(0)
@@ -252,6 +280,12 @@ def test_scores_in_batches():
         labels = jnp.asarray(rng.integers(0, 3, 1001))
         with pytest.raises((TypeError, ValueError), match="batch_size"):
             call(x, 0)
+    spread = P("rows")
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    for call in calls[1:3] + calls[4:]:  # of rows that each device has; not means over them
+        one = partial(call, size=3)
+        together = jax.shard_map(one, mesh=mesh, in_specs=spread, out_specs=spread)
+        np.testing.assert_allclose(jax.jit(together)(x[:80]), call(x[:80], None), atol=1e-14)
     total = jax.grad(lambda x: jnp.sum(sa.zero_shot_logits(x, classes, batch_size=30) ** 2))
     whole = jax.grad(lambda x: jnp.sum(sa.zero_shot_logits(x, classes) ** 2))
     np.testing.assert_allclose(total(x[:100]), whole(x[:100]), rtol=1e-10)

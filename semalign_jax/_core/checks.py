@@ -44,6 +44,11 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def batch_size(value: Any) -> int | None:
+    """Return the argument `batch_size` as an `int` if it is a whole number above zero, or None."""
+    return None if value is None else positive_int("batch_size", value)
+
+
 def shard_rows(rows: int, index: int, count: int) -> range:
     """Return the `index`-th of `count` consecutive parts of `rows` rows; sizes differ by 1."""
     count = positive_int("number of shards", count)

@@ -139,6 +139,14 @@ def in_batches(function: Callable[[Array], Any], rows: Array, batch_size: int | 
     n = rows.shape[0]
     if batch_size is None or batch_size >= n:
         return function(rows)
+    # The first batch is apart: what it gives varies over the same axes of a mesh as all others.
+    first = function(rows[:batch_size])
+    begun = jax.tree.map(
+        lambda leaf: lax.dynamic_update_slice_in_dim(
+            jnp.zeros((n, *leaf.shape[1:]), leaf.dtype), leaf, 0, 0
+        ),
+        first,
+    )
 
     def step(index: Array, found: Any) -> Any:
         start = jnp.minimum(index * batch_size, n - batch_size)
@@ -147,9 +155,7 @@ def in_batches(function: Callable[[Array], Any], rows: Array, batch_size: int | 
             lambda whole, new: lax.dynamic_update_slice_in_dim(whole, new, start, 0), found, part
         )
 
-    shapes = jax.eval_shape(function, rows)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return lax.fori_loop(0, -(-n // batch_size), step, empty)
+    return lax.fori_loop(1, -(-n // batch_size), step, begun)
 
 
 def in_float64(function: Callable) -> Callable:

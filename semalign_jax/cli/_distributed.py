@@ -54,8 +54,7 @@ def join(
         if timeout is not None:
             raise ValueError("--timeout is of several processes: give --distributed")
         return
-    from ..distributed.merge import initialize, this_process
-    from ..distributed.processes import TIMEOUT
+    from ..distributed.processes import TIMEOUT, initialize, this_process
 
     keep_libraries_off_stdout()  # Gloo, JAX's collectives on CPUs, tells when it is connected
     initialize(coordinator, process_count, process_id, timeout=timeout or TIMEOUT)

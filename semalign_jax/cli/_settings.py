@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from .._core.typing import METHODS, Completion, Method, Normalize, RidgeUnit
+from ..studies import common
 from ..studies.inputs import DataPath, DatasetSettings, EncoderName, PromptSetName, Settings
 
 
@@ -147,7 +148,7 @@ class FitSettings(Settings):
 
 def usual_normalization(method: Method) -> Normalize:
     """What the commands normalise by if nothing is said."""
-    return "isotropic" if "ortho" in method else "none"
+    return common.METHODS[method].get("normalize", "none")
 
 
 class ApplySettings(Settings):

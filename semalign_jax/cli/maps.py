@@ -104,8 +104,8 @@ def run_fit(settings: "FitSettings") -> Outcome:
     """Fit as the settings say."""
     import numpy as np
 
-    from ..distributed.merge import accumulate_stats, shard_rows, this_process
-    from ..distributed.processes import by_first
+    from ..distributed.merge import accumulate_stats, shard_rows
+    from ..distributed.processes import by_first, this_process
     from ..maps.fit_from_stats import fit_from_stats
     from ..maps.io import save_map
     from ..maps.options import check_method, check_options

@@ -9,11 +9,7 @@ import numpy as np
 
 from .._core import checks
 from ..maps.stats import PairStats, accumulate, merge_host_stats, require_anchors
-from .processes import OtherProcessError as OtherProcessError
-from .processes import Section, jointly
-from .processes import barrier as barrier
-from .processes import initialize as initialize
-from .processes import this_process as this_process
+from .processes import Section, jointly, this_process
 
 
 def shard_rows(rows: int, index: int | None = None, count: int | None = None) -> range:

@@ -219,9 +219,9 @@ def apply_in_batches(function: Any, x: ArrayLike, batch_size: int) -> Array:
     x = checks.float_array("x", x, (1, 2))
     if x.ndim != 2:
         raise ValueError(f"batch_size is for x [n, d_in]; leave it None for shape {x.shape}")
-    return _apply_in_batches(checks.positive_int("batch_size", batch_size), function, x)
+    return _apply_in_batches(checks.batch_size(batch_size), function, x)
 
 
 @partial(jax.jit, static_argnums=0)
-def _apply_in_batches(batch_size: int, function: Any, x: Array) -> Array:
+def _apply_in_batches(batch_size: int | None, function: Any, x: Array) -> Array:
     return in_batches(function, x, batch_size)

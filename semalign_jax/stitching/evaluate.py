@@ -133,9 +133,7 @@ def _accuracy(
     if checks.is_concrete(x, weights):
         checks.finite_rows(name, x, np.asarray(weights) > 0)
     valid = in_range("labels", labels, head.d_out, weights)
-    if batch_size is not None:
-        batch_size = checks.positive_int("batch_size", batch_size)
-    predicted, defined = _predictions(batch_size, head, x)
+    predicted, defined = _predictions(checks.batch_size(batch_size), head, x)
     if checks.is_concrete(defined, weights):
         bad = np.flatnonzero(~(np.asarray(defined) | (np.asarray(weights) == 0)))
         if bad.size:

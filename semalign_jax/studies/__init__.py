@@ -1,8 +1,8 @@
 """From embeddings to what goes into a manuscript: resumable runs, tables, figures, reports.
 
-`stitching` and `zero_shot` are the two studies, `inputs` reads their settings, `outputs` and
-`report` write and read results, `demo` holds the shipped embeddings, `backend_settings` make many
-short programs quick on a CPU.
+`stitching` and `zero_shot` are the two studies, `common` is what they share, `inputs` reads their
+settings, `outputs` and `report` write and read results, `demo` holds the shipped embeddings,
+`backend_settings` make many short programs quick on a CPU.
 """
 
 import importlib
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import backend_settings as backend_settings
+    from . import common as common
     from . import demo as demo
     from . import figures as figures
     from . import inputs as inputs
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "backend_settings",
+    "common",
     "demo",
     "figures",
     "inputs",

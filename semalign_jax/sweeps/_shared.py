@@ -28,17 +28,21 @@ from jax.scipy.linalg import cho_solve
 from .._core.linalg import (
     cholesky,
     default_rcond,
-    eigh,
-    is_positive_definite,
     matmul,
     power_of_two_scale,
     qr,
-    safe_inverse,
     solve_upper,
     transpose,
 )
 from .._core.typing import Array
-from ..maps._solvers.float64 import SMALLEST, gram_matrix, row_sums, transposed_in_memory
+from ..maps._solvers.float64 import (
+    SMALLEST,
+    determines,
+    gram_matrix,
+    inverse_root,
+    row_sums,
+    transposed_in_memory,
+)
 from ..maps._solvers.polar import Bases, orthogonal_factor
 from ..maps.affine_map import AffineMap
 from ..maps.fit import FEW_ANCHORS, deviations
@@ -170,23 +174,7 @@ def _is_safe(gram: Array, cuts: Sequence[float]) -> Array:
     """Whether the singular values behind a Gram matrix are above each share of the largest."""
     if not gram.size:
         return jnp.zeros(len(cuts), bool)
-    size, eye = jnp.linalg.norm(gram), jnp.eye(len(gram), dtype=gram.dtype)
-    return jnp.stack([is_positive_definite(gram - cut * cut * size * eye) for cut in cuts])
-
-
-def inverse_root(gram: Array, cut: float) -> Array:
-    """`root` with root root^T = gram^-1, without directions whose root is below `cut`."""
-    eye = jnp.eye(len(gram), dtype=gram.dtype)
-
-    def by_cholesky() -> Array:
-        return solve_upper(transpose(cholesky(gram)), eye)
-
-    def by_eigenvectors() -> Array:
-        values, vectors = eigh(gram)
-        keep = values > cut * cut * values[-1]
-        return vectors * jnp.sqrt(safe_inverse(values, keep))[None, :]
-
-    return lax.cond(_is_safe(gram, (cut,))[0], by_cholesky, by_eigenvectors)
+    return jnp.stack([determines(gram, cut) for cut in cuts])
 
 
 def contrasts(data: Array) -> Array:

@@ -165,6 +165,7 @@ def anchor_sweep(
     work = orders.size * x.shape[1] * y.shape[1]
     route = _chosen_route(route, isinstance(checked, tuple), lines, work)
     scored = tuple(metrics.items())
+    eval_data = jax.tree.map(jnp.asarray, eval_data)  # once, and not for every score
     axes = _freeze_axes(eval_in_axes, eval_data)
     if route == "prefixes":
         assert isinstance(checked, tuple)

@@ -165,12 +165,7 @@ def zero_shot_logits(
             f"got {embeddings.shape}: map them first"
         )
     center = None if center is None else jnp.asarray(center)
-    return _logits(checked_batch_size(batch_size), embeddings, classes, center)
-
-
-def checked_batch_size(batch_size: int | None) -> int | None:
-    """A batch size as an int, or None."""
-    return None if batch_size is None else checks.positive_int("batch_size", batch_size)
+    return _logits(checks.batch_size(batch_size), embeddings, classes, center)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -236,7 +231,7 @@ def evaluate_zero_shot(
     if center is not None:
         head = head._replace(source_offset=jnp.asarray(center))
     images = checks.float_array("images", images, 2)
-    size = checked_batch_size(batch_size)
+    size = checks.batch_size(batch_size)
     predicted, defined = _predictions(size, stitch(head, mapping), images, allowed)
     if weights is not None:
         defined |= jnp.asarray(weights) <= 0
@@ -305,16 +300,23 @@ def prompt_scores(
             f"images must live in the space of the prompts, {prompts.embeddings.shape[1]} "
             f"dimensions; got {images.shape}: map them first"
         )
+    temperature = _checked_temperature(temperature)
+    return _prompt_scores(checks.batch_size(batch_size), images, prompts, temperature)
+
+
+@partial(jax.jit, static_argnums=0)
+def _prompt_scores(
+    batch_size: int | None, images: Array, prompts: EmbeddedPrompts, temperature: Array
+) -> Array:
     dtype = common_dtype(images.dtype, prompts.embeddings.dtype)
     prompts = replace(prompts, embeddings=prompts.embeddings.astype(dtype))
     prototypes = prompt_prototypes(prompts)
-    temperature = _checked_temperature(temperature)
 
     def of_rows(rows: Array) -> Array:
         units = _units(rows.astype(dtype))
         return prototype_scores(units, prototypes, prompts.task, temperature)
 
-    return in_batches(of_rows, images, checked_batch_size(batch_size))
+    return in_batches(of_rows, images, batch_size)
 
 
 def prototype_scores(
@@ -439,8 +441,21 @@ def zero_shot_scores(
     images = checks.float_array("images", images, 2)
     if normalization != "none" and space is None:
         raise ValueError(f"normalization {normalization!r} needs space: give anchor_space(...)")
+    static = checks.batch_size(batch_size), normalization
     temperature = _checked_temperature(temperature)
+    return _zero_shot_scores(*static, mapping, images, prompts, space, temperature)
 
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _zero_shot_scores(
+    batch_size: int | None,
+    normalization: SpaceNormalization,
+    mapping: AffineMap,
+    images: Array,
+    prompts: EmbeddedPrompts,
+    space: AnchorSpace | None,
+    temperature: Array,
+) -> Array:
     def of_rows(rows: Array) -> Array:
         mapped = mapping.apply(rows)
         if space is None or normalization == "none":
@@ -453,7 +468,7 @@ def zero_shot_scores(
             mapped, texts = (matmul(a, space.whitening.astype(dtype)) for a in (mapped, texts))
         return prompt_scores(mapped, replace(prompts, embeddings=texts), temperature=temperature)
 
-    return in_batches(of_rows, images, checked_batch_size(batch_size))
+    return in_batches(of_rows, images, batch_size)
 
 
 # --- thresholds --------------------------------------------------------------------------------

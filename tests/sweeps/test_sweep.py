@@ -180,10 +180,14 @@ def test_fits_are_shared_by_pairs_of_equal_dimensions():
     x, y = anchors(40, 5, 4)
     keys = jax.random.split(jax.random.key(0), 2)
     run = partial(sa.anchor_sweep, counts=(7, 11), methods=["l-ortho"], route="prefixes")
-    run(x, y, keys=keys, metrics={"map": the_map})
+    jax.clear_caches()
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
         compiled: list[str] = []
         patch.setattr("logging.Logger.handle", lambda _, r: compiled.append(r.getMessage()))
+        run(x, y, keys=keys, metrics={"map": the_map})
+        fits = [text for text in compiled if "XLA compilation of jit(compiled_fit)" in text]
+        assert len(fits) == 2  # one a count, whatever the seeds
+        compiled.clear()
         run(
             y[:30] @ np.ones((4, 5)) + x[:30],
             y[:30],

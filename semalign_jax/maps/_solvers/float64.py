@@ -23,6 +23,7 @@ from ..._core.linalg import (
     matmul,
     one_by_one,
     safe_inverse,
+    solve_upper,
     transpose,
 )
 from ..._core.typing import Array
@@ -74,8 +75,6 @@ def solve_gram(gram: Array, rhs: Array, penalty: Array, cut: Array) -> Array:
     A Cholesky factor of the Gram matrix minus the square of the cut-off tells whether there are
     such directions: it exists if there are none. Only then are eigenvectors needed.
     """
-    # The norm bounds the largest eigenvalue.
-    shift = jnp.minimum(penalty, 0.0) - cut * cut * jnp.linalg.norm(gram)
 
     def by_cholesky() -> Array:
         return cho_solve((cholesky(_plus(gram, penalty)), True), rhs)
@@ -86,7 +85,29 @@ def solve_gram(gram: Array, rhs: Array, penalty: Array, cut: Array) -> Array:
         gain = safe_inverse(values + penalty, keep)[:, None]
         return matmul(vectors, gain * matmul(transpose(vectors), rhs))
 
-    return lax.cond(is_positive_definite(_plus(gram, shift)), by_cholesky, by_eigenvectors)
+    # A negative penalty, which only a traced one can be, takes from the eigenvalues too.
+    determined = determines(_plus(gram, jnp.minimum(penalty, 0.0)), cut)
+    return lax.cond(determined, by_cholesky, by_eigenvectors)
+
+
+def determines(gram: Array, cut: Array | float) -> Array:
+    """Whether all singular values behind a Gram matrix are above `cut` times the largest."""
+    # The norm bounds the largest eigenvalue.
+    return is_positive_definite(_plus(gram, -cut * cut * jnp.linalg.norm(gram)))
+
+
+def inverse_root(gram: Array, cut: float) -> Array:
+    """`root` with root root^T = gram^-1, without the directions below `cut`."""
+
+    def by_cholesky() -> Array:
+        return solve_upper(transpose(cholesky(gram)), jnp.eye(len(gram), dtype=gram.dtype))
+
+    def by_eigenvectors() -> Array:
+        values, vectors = eigh(gram)
+        keep = values > cut * cut * values[-1]
+        return vectors * jnp.sqrt(safe_inverse(values, keep))[None, :]
+
+    return lax.cond(determines(gram, cut), by_cholesky, by_eigenvectors)
 
 
 def _plus(a: Array, shift: Array) -> Array:

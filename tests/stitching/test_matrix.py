@@ -11,7 +11,7 @@ from sklearn.preprocessing import label_binarize
 
 import semalign_jax as sa
 from semalign_jax.metrics import by_name
-from semalign_jax.stitching import matrix as stitching_pairs
+from semalign_jax.stitching import matrix
 
 N, T, K = 40, 25, 3
 RNG = np.random.default_rng(0)
@@ -105,7 +105,7 @@ def check_cells(result, train, test, orders, lines, heads, scores_of):
 
 def wrong_rows(order, seed):
     key = jax.random.fold_in(jax.random.key(3), seed)
-    return np.asarray(stitching_pairs._cycle(key, jnp.asarray(order)))
+    return np.asarray(matrix._cycle(key, jnp.asarray(order)))
 
 
 LINES = {
@@ -216,7 +216,7 @@ def test_the_control_gives_no_anchor_its_partner():
     order = np.array([7, 3, 11, 0, 5])
     seen = set()
     for seed in range(40):
-        wrong = np.asarray(stitching_pairs._cycle(jax.random.key(seed), jnp.asarray(order)))
+        wrong = np.asarray(matrix._cycle(jax.random.key(seed), jnp.asarray(order)))
         assert sorted(wrong) == sorted(order)
         assert (wrong != order).all()
         seen.add(tuple(wrong))
