@@ -74,7 +74,7 @@ class Problem(NamedTuple):
         x: features [n, d], float64.
         labels: classes [n], int32.
         classes: their number.
-        loss: "multinomial", or "hinge" or "multilabel" of each class against the rest.
+        loss: "multinomial", or "hinge" or "binary" of each class against the rest.
         l2: penalty.
     """
 
@@ -96,7 +96,7 @@ class Problem(NamedTuple):
         squares = np.sum(weight**2)
         if self.loss == "multinomial":
             losses = -log_softmax(logits, axis=1)[self.one_hot]
-        elif self.loss == "multilabel":
+        elif self.loss == "binary":
             losses = np.logaddexp(0, np.where(self.one_hot, -logits, logits))
         else:
             losses = np.maximum(0, 1 - np.where(self.one_hot, logits, -logits)) ** 2
@@ -184,7 +184,7 @@ def peer(solver: str, tolerance: float, problem: Problem, x: np.ndarray) -> tupl
     if problem.loss == "hinge":
         options["dual"] = False
         model = LinearSVC(C=c, **options).fit(x, problem.labels)
-    elif problem.loss == "multilabel":
+    elif problem.loss == "binary":
         models = [
             LogisticRegression(C=c, solver=solver, **options).fit(x, column)
             for column in problem.one_hot.T
@@ -206,7 +206,7 @@ def peer(solver: str, tolerance: float, problem: Problem, x: np.ndarray) -> tupl
 def compare(name: str, problem: Problem, dtype: str, seconds: float) -> Comparison:
     """Time one problem."""
     fit = partial(fit_head, loss=problem.loss, l2=problem.l2)
-    labels = problem.one_hot if problem.loss == "multilabel" else problem.labels
+    labels = problem.one_hot if problem.loss == "binary" else problem.labels
     arguments = jnp.asarray(labels), problem.classes
     best = fit(jnp.asarray(problem.x), *arguments, tolerance=0.0, max_steps=5000)
     least = problem.objective(best.weight, best.bias)
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--losses",
         nargs="+",
-        choices=("multinomial", "multilabel", "hinge"),
+        choices=("multinomial", "binary", "hinge"),
         default=("multinomial",),
     )
     parser.add_argument("--l2", type=float, nargs="+", default=(1e-2, 1.0), help="penalties")

@@ -60,7 +60,7 @@ def make_task(encoders: int, d: int, rows: int, test_rows: int, labels: int, los
     latent = rng.standard_normal((rows + test_rows, d))
     scores = latent @ rng.standard_normal((d, labels)) / np.sqrt(d)
     scores = scores + 0.5 * rng.standard_normal(scores.shape)
-    truth = scores > 0.7 if loss == "multilabel" else np.argmax(scores, axis=1).astype(np.int32)
+    truth = scores > 0.7 if loss == "binary" else np.argmax(scores, axis=1).astype(np.int32)
     spectrum = np.geomspace(1, 1e-2, d)
     task = Task({}, truth[:rows], {}, truth[rows:])
     for number in range(encoders):
@@ -238,7 +238,7 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--train-rows", type=int, default=5000)
     parser.add_argument("--test-rows", type=int, default=3000)
     parser.add_argument("--labels", type=int, default=14, help="labels or classes")
-    parser.add_argument("--loss", choices=LOSSES, default="multilabel")
+    parser.add_argument("--loss", choices=LOSSES, default="binary")
     parser.add_argument("--metrics", nargs="+", choices=HEAD_METRICS, default=("auroc",))
     parser.add_argument(
         "--no-control", dest="control", action="store_false", help="no shuffled anchors"

@@ -24,7 +24,7 @@ LEVELS = (
 )
 #: What each imports from others, as its modules are imported, and when something is used.
 LIBRARIES = {
-    "_core": ({"jax", "numpy"}, {"yaml"}),
+    "_core": ({"jax", "numpy"}, {"rich", "yaml"}),
     "maps": ({"jax", "numpy", "optax", "safetensors"}, set()),
     "metrics": ({"jax", "numpy"}, set()),
     "stores": ({"jax", "numpy", "safetensors"}, {"filelock", "h5py", "pyarrow"}),

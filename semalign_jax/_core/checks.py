@@ -35,6 +35,13 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def first_few(items: Iterable[Any], count: int = 5) -> str:
+    """The first few of many items and how many more there are, for messages."""
+    items = list(items)
+    more = f" and {len(items) - count} more" if len(items) > count else ""
+    return ", ".join(map(str, items[:count])) + more
+
+
 def positive_int(name: str, value: Any) -> int:
     """Return `value` as an `int` if it is a whole number above zero."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):

@@ -24,6 +24,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from .._core.progress import Progress
     from ..studies.inputs import Settings
     from ..studies.report import Table
 
@@ -214,30 +215,11 @@ def _print_for_people(outcome: Outcome) -> None:
         console.print(shown)
 
 
-@contextmanager
-def progress(description: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; gives what to call with the number that are done."""
-    if _mode.quiet:
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+def progress(name: str, total: int, done: int = 0) -> "Progress":
+    """A progress bar on stderr, unless none is wanted."""
+    from .._core.progress import Progress
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total, completed=done)
-        yield lambda done: bar.update(task, completed=done)
+    return Progress(name, total, done, show=not _mode.quiet)
 
 
 def quiet() -> bool:

@@ -1,7 +1,6 @@
 """What `semalign embed` embeds: texts and images from files, data sets and prompt sets."""
 
 import glob
-import hashlib
 import json
 import multiprocessing
 import os
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._core.files import content_hash
 from ..data import read_pixels
 from ..data._dataset import known_groups
 from ..data._files import find_files
@@ -261,7 +261,7 @@ def find_broken(
         return None
 
     names = "\n".join(f"{key}\0{item}" for key, item in zip(source.ids, source.items, strict=True))
-    digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+    digest = content_hash([names])
     settings = {"images": digest, "preprocessing": prepare.fingerprint}
     out.mkdir(parents=True, exist_ok=True)
     count = len(source.items)

@@ -156,7 +156,7 @@ def _results(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} holds no results of semalign_jax") from None
     values = {"format": kind, **({"study": results["kind"]} if "kind" in results else {})}
-    known = ("title", "version", "seconds", "environment", "notes")
+    known = ("title", "format_version", "seconds", "environment", "notes")
     values |= {key: results[key] for key in known if key in results}
     values["rows"] = len(results.get("rows", ()))
     return values

@@ -1,6 +1,5 @@
 """`semalign fit` and `semalign apply`."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,8 +132,8 @@ def run_fit(settings: "FitSettings") -> Outcome:
     count = len(matched.rows_a)
     note(f"{count} pairs of {settings.source} and {settings.target}")
     batches = paired_batches(source, target, matched, settings.batch_rows, shard=this_process())
-    with progress("fit", len(shard_rows(count))) as advance:
-        stats = accumulate_stats(batches, progress=advance)
+    with progress("fit", len(shard_rows(count))) as shown:
+        stats = accumulate_stats(batches, progress=shown.update)
     mapping = fit_from_stats(settings.method, stats, **settings.options)
 
     def save() -> None:
@@ -230,11 +229,10 @@ def map_hash(mapping: "AffineMap") -> str:
     """SHA-256 of what a map computes; its file holds metadata in an order that differs."""
     import numpy as np
 
-    digest = hashlib.sha256()
-    for array in (mapping.weight, mapping.source_offset, mapping.target_offset):
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()
+    from .._core.files import content_hash
+
+    parts = (mapping.weight, mapping.source_offset, mapping.target_offset)
+    return content_hash(map(np.asarray, parts))
 
 
 @command(
@@ -317,12 +315,12 @@ def _map_store(
         raise ValueError(
             f"{settings.out} holds rows of other ids than {settings.store}: choose another folder"
         )
-    with progress("apply", len(store), before) as advance:
+    with progress("apply", len(store), before) as shown:
         for start in range(before, len(store), settings.chunk_size):
             rows = slice(start, start + settings.chunk_size)
             found = np.asarray(mapping(jnp.asarray(store.rows(rows).astype(np.float32))))
             with np.errstate(over="ignore"):  # the store refuses infinity and names the row
                 found = found.astype(mapped.dtype)
             mapped = mapped.append(store.ids[rows], found)
-            advance(len(mapped))
+            shown.update(len(mapped))
     return mapped, before

@@ -232,7 +232,7 @@ def demo(
     # compilation, which use one core each.
     with (
         writing(out),
-        progress("studies", len(_STUDIES)) as advance,
+        progress("studies", len(_STUDIES)) as shown,
         ProcessPoolExecutor(
             len(_STUDIES), multiprocessing.get_context("spawn"), initializer=_show_nothing
         ) as pool,
@@ -240,7 +240,7 @@ def demo(
         runs = [pool.submit(_run_demo, name, full, out / name) for name in _STUDIES]
         for done, finished in enumerate(as_completed(runs), 1):
             finished.result()
-            advance(done)
+            shown.update(done)
     from ..studies.outputs import load_results
     from ..studies.report import summary_tables
 

@@ -87,6 +87,7 @@ def sweep(
 
 def run(settings: "SweepSettings") -> Outcome:
     """Sweep as the settings say."""
+    from .._core.files import format_header
     from ..studies import backend_settings
 
     backend_settings.apply(quick_compile=True)
@@ -111,8 +112,7 @@ def run(settings: "SweepSettings") -> Outcome:
     records = _records(settings, source, target, matched, parts)
     rows = report.summarize(records)
     values: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
+        **format_header(FORMAT, VERSION),
         "settings": settings.model_dump(mode="json"),
         "environment": report.environment(),
         "seconds": round(time.monotonic() - started, 3),

@@ -157,7 +157,7 @@ class ImageTextDataset:
             raise DatasetError("label_names are not all different")
         if len(set(self.ids)) != n:
             twice = [name for name, count in Counter(self.ids).items() if count > 1]
-            raise DatasetError(f"{len(twice)} ids are not unique: {shown(twice)}")
+            raise DatasetError(f"{len(twice)} ids are not unique: {checks.first_few(twice)}")
         if "" in self.patients:
             index = self.patients.index("")
             raise DatasetError(f"image {self.ids[index]} has no patient id")
@@ -232,12 +232,12 @@ class BinaryLabels(NamedTuple):
     """Labels for training or scoring.
 
     Attributes:
-        labels: int32 [n, labels], 1 or 0; 0 where the mask is False.
-        mask: bool [n, labels], which entries count; usable as weights of a metric.
+        labels: int32 [n, labels], 1 or 0; 0 where unknown.
+        known: bool [n, labels], which entries count; usable as weights of a metric.
     """
 
     labels: np.ndarray
-    mask: np.ndarray
+    known: np.ndarray
 
 
 def binary_labels(
@@ -268,18 +268,12 @@ def binary_labels(
     positive = codes == Label.POSITIVE
     if policy == "ones":
         positive = positive | (codes == Label.UNCERTAIN)
-    mask = np.ones(codes.shape, bool)
+    known = np.ones(codes.shape, bool)
     if policy == "ignore":
-        mask &= codes != Label.UNCERTAIN
+        known &= codes != Label.UNCERTAIN
     if blank == "ignore":
-        mask &= codes != Label.BLANK
-    return BinaryLabels(positive.astype(np.int32), mask)
-
-
-def shown(items: Sequence[str]) -> str:
-    """The first few of many items, for messages."""
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
+        known &= codes != Label.BLANK
+    return BinaryLabels(positive.astype(np.int32), known)
 
 
 def known_groups(values: Iterable[str]) -> str:
@@ -345,7 +339,7 @@ class Rows:
         """The data set, or `DatasetError` if there are problems or no image is left."""
         skipped = problems.finish()
         if not self._rows:
-            why = f"; skipped: {shown(skipped)}" if skipped else ""
+            why = f"; skipped: {checks.first_few(skipped)}" if skipped else ""
             raise DatasetError(f"{self._name}: no image was found{why}")
         columns = list(zip(*self._rows, strict=True))
         labels = np.array(columns[7], np.int8).reshape(len(self._rows), len(self._label_names))

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .._core import checks
-from ._dataset import shown
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -435,7 +434,8 @@ class PixelReader:
         if self.skipped:
             reasons = [why for _, why in self.skipped]
             warnings.warn(
-                f"{len(reasons)} of {done} files were skipped: {shown(reasons)}", stacklevel=2
+                f"{len(reasons)} of {done} files were skipped: {checks.first_few(reasons)}",
+                stacklevel=2,
             )
 
     def _finish(self, path: str, future: Future) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,5 +1,6 @@
 """Splits by patient and anchor sets: disjoint by construction, with the seed in the result."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .._core import checks
-from ._dataset import ImageTextDataset, Label, shown
+from ._dataset import ImageTextDataset, Label
 
 
 class PatientSplit(NamedTuple):
@@ -41,31 +42,43 @@ class AnchorSample(NamedTuple):
     seed: int
 
 
-def check_disjoint(
-    a: ImageTextDataset | AnchorSample | Iterable[str],
-    b: ImageTextDataset | AnchorSample | Iterable[str],
-) -> None:
-    """Raise if two sets of images share a patient.
+def check_disjoint(parts: Mapping[str, Any]) -> None:
+    """Refuse patients or items that are in two of several parts.
 
     Args:
-        a: a data set, an anchor sample, or patient ids.
-        b: the other one.
+        parts: name -> part, the name for messages: a data set, an anchor sample, anything else with
+            `patients` (and `ids`), or patient ids.
 
     Raises:
-        ValueError: with the number of patients in common and the first of their ids.
-        TypeError: if an argument is one string.
+        TypeError: if a part is one string, or if the ids of one part are text and of another
+            integers, which can never be equal.
+        ValueError: for an overlap; the message names the parts and the first few ids.
     """
-    common = sorted(_patients(a) & _patients(b))
-    if common:
-        raise ValueError(f"{len(common)} patients are in both sets: {shown(common)}")
+    known = {name: _ids_of(name, part) for name, part in parts.items()}
+    for first, second in itertools.combinations(known, 2):
+        for field in ("patients", "ids"):
+            a, b = known[first].get(field, set()), known[second].get(field, set())
+            if a and b and len({isinstance(next(iter(ids)), str) for ids in (a, b)}) > 1:
+                raise TypeError(
+                    f"{field} are text in one and integers in the other of {first} and {second}; "
+                    "convert one, or overlaps go unseen"
+                )
+            common = sorted(a & b)
+            if common:
+                raise ValueError(
+                    f"{first} and {second} have {len(common)} {field} in common: "
+                    f"{checks.first_few(map(repr, common))}. Split by patient"
+                )
 
 
-def _patients(source: ImageTextDataset | AnchorSample | Iterable[str]) -> set[str]:
-    if isinstance(source, ImageTextDataset | AnchorSample):
-        return set(source.patients)
-    if isinstance(source, str):
-        raise TypeError(f"expected a data set or many patient ids; got the string {source!r}")
-    return set(source)
+def _ids_of(name: str, part: Any) -> dict[str, set[Any]]:
+    """The patients of a part, and its ids if it has them."""
+    if isinstance(part, str):
+        raise TypeError(f"{name}: expected a data set or many patient ids; got the string {part!r}")
+    if not hasattr(part, "patients"):
+        return {"patients": set(part)}
+    fields = [field for field in ("patients", "ids") if hasattr(part, field)]
+    return {field: set(np.asarray(getattr(part, field)).tolist()) for field in fields}
 
 
 def _seed(seed: int) -> int:
@@ -177,11 +190,7 @@ def _deal(counts: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -
 
 def _verify(patients: Sequence[str], parts: Mapping[str, np.ndarray]) -> None:
     """Check the promise on the result itself."""
-    names = list(parts)
-    of = {name: {str(patients[i]) for i in rows} for name, rows in parts.items()}
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            check_disjoint(of[first], of[second])
+    check_disjoint({name: {str(patients[i]) for i in rows} for name, rows in parts.items()})
     if sum(map(len, parts.values())) != len(patients):
         raise ValueError("the parts do not hold every image once")
 
@@ -213,7 +222,7 @@ def sample_anchors(
     seed = _seed(seed)
     count = checks.positive_int("count", count)
     checks.option("stratify_by", stratify_by, ("label", "view", "patient", None))
-    excluded = _patients(exclude_patients)
+    excluded = _ids_of("exclude_patients", exclude_patients)["patients"]
     allowed = np.array([patient not in excluded for patient in data.patients], bool)
     rows = np.flatnonzero(allowed)
     if stratify_by == "label":

@@ -24,13 +24,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._core.checks import flag, option, positive_int
+from .._core.files import content_hash
+from .._core.progress import Progress
 from ..distributed.processes import Section, alone, jointly
 from ..stores.chunks import Chunk
 from ._encoder import DTYPES, Encoder, encode, example_batch, read_config
 from ._family import TEXT
 from ._items import Items, contents_hash, ids_of, modality_of, refuse_repeated, sequence
 from ._preprocess import TextPreprocessor, image_preprocessor, text_preprocessor
-from ._progress import Progress
 from ._store import chunks_of_others, deal, open_run, whole_chunks
 from ._weights import flatten
 
@@ -221,7 +222,7 @@ def embed(
         own = sum(map(len, spans.values()))
         total = count if section.count == 1 else own
         name = _name(section, len(spans), progress)
-        shown = stack.enter_context(Progress(total, total - own, progress, name))
+        shown = stack.enter_context(Progress(name, total, total - own, show=progress))
         pool = stack.enter_context(_threads(workers))
         # Some tokenizers must not be called from two threads at once.
         tokenizing = stack.enter_context(_threads(1))
@@ -275,10 +276,7 @@ def _identity(encoder: Encoder, modality: str) -> dict[str, Any]:
     The parameters are hashed as well as their files, since a caller can put others in place.
     """
     config = encoder.config
-    params = hashlib.sha256()
-    for path, leaf in sorted(flatten(encoder.params).items()):
-        params.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
-        params.update(np.asarray(leaf).tobytes())
+    params = sorted(flatten(encoder.params).items())
     files = {}
     for path in (encoder.folder / read_config(encoder.folder)[1], *encoder.weight_files):
         with path.open("rb") as file:
@@ -290,7 +288,7 @@ def _identity(encoder: Encoder, modality: str) -> dict[str, Any]:
         "layer": config.layer,
         "normalize": config.normalize,
         "files": files,
-        "params": params.hexdigest(),
+        "params": content_hash(part for path, leaf in params for part in (path, np.asarray(leaf))),
         "computed_in": str(encoder.dtype),
     }
 

@@ -1,6 +1,5 @@
 """The items of `embed`: which kind they are of, what they are called, what they contain."""
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._core.checks import option
+from .._core.files import content_hash
 from ._family import IMAGE, TEXT
 
 
@@ -100,16 +100,14 @@ def refuse_repeated(ids: Sequence[str]) -> None:
 
 def contents_hash(items: Items, modality: str) -> str:
     """Return a SHA-256 over the contents of items in memory; files count as empty."""
-    total = hashlib.sha256()
-    for index, item in enumerate(items.values):
-        content = hashlib.sha256()
+
+    def of_item(index: int, item: Any) -> bytes:
         try:
-            for part in _content(item, modality):
-                content.update(part)
+            return bytes.fromhex(content_hash(_content(item, modality)))
         except Exception as error:  # Pillow reads some images only now
             raise items.broken(index, error) from error
-        total.update(content.digest())
-    return total.hexdigest()
+
+    return content_hash(of_item(index, item) for index, item in enumerate(items.values))
 
 
 def _content(item: Any, modality: str) -> Iterator[bytes]:

@@ -4,7 +4,6 @@ Tokenizers and image processors are those of transformers, in their form without
 read from the folder alone: no network, no code of the checkpoint.
 """
 
-import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._core.files import content_hash
 from ._encoder import Encoder
 from ._hub import IMAGE_FILES, SENTENCEPIECE_FILES, TOKENIZER_FILES
 from ._sentence import read_json, sentence_settings
@@ -293,13 +293,12 @@ def image_preprocessor(encoder: Encoder) -> ImagePreprocessor:
 
 
 def _fingerprint(rules: Mapping[str, Any], folder: Path, names: Sequence[str]) -> str:
-    digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode())
+    parts: list[str | bytes] = [json.dumps(rules, sort_keys=True)]
     for name in names:
         if (folder / name).is_file():
             content = (folder / name).read_bytes()
-            digest.update(f"\0{name}\0{len(content)}\0".encode())
-            digest.update(content)
-    return digest.hexdigest()
+            parts += [f"\0{name}\0{len(content)}\0", content]
+    return content_hash(parts)
 
 
 def _buckets(max_tokens: int) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ Several processes write into one folder: process 0 holds its lock, writes the ma
 and says which chunks are missing; these are dealt out in turn.
 """
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .._core.files import write_atomically
+from .._core.files import content_hash, write_atomically
 from ..distributed.processes import Section, wait_until
 from ..stores.chunks import (
     IDS,
@@ -56,7 +55,7 @@ def open_run(
         RuntimeError: if another run has it open.
     """
     encoded = encoded_ids(ids)
-    chunks = ChunkFolder(folder, {**run, "ids": hashlib.sha256(encoded).hexdigest()})
+    chunks = ChunkFolder(folder, {**run, "ids": content_hash([encoded])})
     if not first:
         yield chunks
         return

@@ -8,11 +8,11 @@ import safetensors
 import safetensors.flax
 
 from .._core.checks import is_concrete
-from .._core.files import write_atomically
+from .._core.files import format_header, format_problem, write_atomically
 from .affine_map import AffineMap
 
 _FORMAT = "semalign_jax.AffineMap"
-_FORMAT_VERSION = "1"
+_FORMAT_VERSION = 1
 _TENSORS = ("source_offset", "target_offset", "weight")
 
 
@@ -33,7 +33,8 @@ def save_map(mapping: AffineMap, path: str | os.PathLike, *, method: str | None 
     tensors = {name: getattr(mapping, name) for name in _TENSORS}
     if not is_concrete(*tensors.values()):
         raise TypeError("mapping is traced: save_map works on values, call it outside of jit")
-    metadata = {"format": _FORMAT, "format_version": _FORMAT_VERSION, "method": method or ""}
+    header = {key: str(value) for key, value in format_header(_FORMAT, _FORMAT_VERSION).items()}
+    metadata = {**header, "method": method or ""}
     tensors = {name: jnp.asarray(tensor) for name, tensor in tensors.items()}
     write_atomically(Path(path), safetensors.flax.save(tensors, metadata))
 
@@ -85,16 +86,9 @@ def saved_method(path: str | os.PathLike) -> str:
 
 
 def _check_header(path: Path, metadata: dict[str, str], names: tuple[str, ...]) -> None:
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path} is not a map of this library: its format is {metadata.get('format')!r}, "
-            f"expected {_FORMAT!r}"
-        )
-    if metadata.get("format_version") != _FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {metadata.get('format_version')!r}; this release reads "
-            f"version {_FORMAT_VERSION!r}. Update semalign_jax"
-        )
+    problem = format_problem(metadata, _FORMAT, _FORMAT_VERSION)
+    if problem:
+        raise ValueError(f"{path} {problem}")
     if names != _TENSORS:
         raise ValueError(
             f"{path} holds the tensors {', '.join(names) or 'none'}; expected {', '.join(_TENSORS)}"

@@ -27,14 +27,14 @@ from ..maps.affine_map import AffineMap
 from ..maps.mlp_head import ACTIVATIONS, Activation, MlpHead
 
 #: What a head minimises, see `fit_head`.
-Loss: TypeAlias = Literal["multinomial", "multilabel", "hinge"]
+Loss: TypeAlias = Literal["multinomial", "binary", "hinge"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 
 class HeadInfo(NamedTuple):
     """How the training of a head ended; constants for differentiation.
 
-    Where classes or labels are separate problems ("multilabel" and "hinge" of `fit_head`), losses
+    Where classes or labels are separate problems ("binary" and "hinge" of `fit_head`), losses
     are added up, and each has to converge by its own tolerance.
 
     Attributes:
@@ -63,7 +63,7 @@ def fit_head(
     loss: Loss = "multinomial",
     l2: float | Array = 1.0,
     weights: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    known: ArrayLike | None = None,
     penalize_intercept: bool | None = None,
     tolerance: float = 1e-5,
     max_steps: int = 1000,
@@ -80,7 +80,7 @@ def fit_head(
     loss: Loss = "multinomial",
     l2: float | Array = 1.0,
     weights: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    known: ArrayLike | None = None,
     penalize_intercept: bool | None = None,
     tolerance: float = 1e-5,
     max_steps: int = 1000,
@@ -96,7 +96,7 @@ def fit_head(
     loss: Loss = "multinomial",
     l2: float | Array = 1.0,
     weights: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    known: ArrayLike | None = None,
     penalize_intercept: bool | None = None,
     tolerance: float = 1e-5,
     max_steps: int = 1000,
@@ -109,11 +109,11 @@ def fit_head(
     - "multinomial": cross-entropy of the softmax over all classes, scikit-learn's
       `LogisticRegression(C=1/l2)` (for two classes that has one weight vector instead of two
       opposite ones: `C=2/l2`);
-    - "multilabel": binary cross-entropy, one independent sigmoid a label, `C=1/l2`;
+    - "binary": binary cross-entropy, one independent sigmoid a label, `C=1/l2`;
     - "hinge": squared hinge loss max(0, 1 - s z)^2 with s = +1 in the class and -1 elsewhere,
       each class against the rest: scikit-learn's `LinearSVC(C=1/l2)` (Fan et al. 2008).
 
-    The classes of "hinge" and the labels of "multilabel" are separate problems, side by side.
+    The classes of "hinge" and the labels of "binary" are separate problems, side by side.
 
     The search is L-BFGS whose first guess of the inverse Hessian is a weighted Gram matrix,
     renewed now and then, and the stopping rule is a decrease of the loss: neither depends on
@@ -127,13 +127,13 @@ def fit_head(
 
     Args:
         x: embeddings [n, d].
-        labels: classes [n], integers in [0, num_classes); for "multilabel", and where wanted for
+        labels: classes [n], integers in [0, num_classes); for "binary", and where wanted for
             "hinge", booleans or 0/1 [n, num_classes].
         num_classes: number of classes or labels (static).
-        loss: "multinomial", "multilabel" or "hinge" (static).
+        loss: "multinomial", "binary" or "hinge" (static).
         l2: penalty on the squared weights, >= 0; may be traced.
         weights: [n], >= 0, floats or a boolean mask; rows of weight zero are inert.
-        mask: booleans of the shape of `labels`, which labels are known; others may hold
+        known: booleans of the shape of `labels`, which labels are known; others may hold
             anything. None means all.
         penalize_intercept: whether b is penalised like W (static). None means as in scikit-learn:
             only for "hinge".
@@ -154,7 +154,7 @@ def fit_head(
             of `jit` also for NaN or infinite embeddings, bad weights, a class without rows, or a
             label that is the same in all rows (their intercepts have no finite optimum).
     """
-    data = _checked_data(x, labels, num_classes, loss, weights, mask)
+    data = _checked_data(x, labels, num_classes, loss, weights, known)
     if penalize_intercept is None:
         penalize_intercept = loss == "hinge"
     static = (
@@ -185,7 +185,7 @@ def _fit_head(loss, num_classes, penalize_intercept, max_steps, x, labels, weigh
     if loss == "multinomial" and num_classes == 2:
         # Of the difference of both classes: half of it for one, minus half of it for the other.
         difference = problem._replace(target=rows.target[1:], l2=problem.l2 / 2)
-        v, fields = partial(_optimum, "multilabel", max_steps)(difference, tolerance)
+        v, fields = partial(_optimum, "binary", max_steps)(difference, tolerance)
         v, fields = jnp.concatenate([-v, v]) / 2, fields[None]
     elif loss == "multinomial":
         v, fields = optimum(problem, tolerance)
@@ -257,7 +257,7 @@ def _terms(loss: Loss, logits: Array, target: Array) -> _Terms:
         return _Terms(losses, jnp.where(target, -others / total, p), p)
     sign = jnp.where(target, 1, -1).astype(logits.dtype)
     margin = sign * logits
-    if loss == "multilabel":
+    if loss == "binary":
         wrong = jax.nn.sigmoid(-margin)
         return _Terms(jax.nn.softplus(-margin), -sign * wrong, wrong * jax.nn.sigmoid(margin))
     short = jax.nn.relu(1 - margin)
@@ -635,7 +635,7 @@ def fit_mlp_head(
     loss: Loss = "multinomial",
     l2: float | Array = 1.0,
     weights: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    known: ArrayLike | None = None,
     tolerance: float = 1e-4,
     max_steps: int = 500,
     info: Literal[False] = False,
@@ -654,7 +654,7 @@ def fit_mlp_head(
     loss: Loss = "multinomial",
     l2: float | Array = 1.0,
     weights: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    known: ArrayLike | None = None,
     tolerance: float = 1e-4,
     max_steps: int = 500,
     info: Literal[True],
@@ -672,7 +672,7 @@ def fit_mlp_head(
     loss: Loss = "multinomial",
     l2: float | Array = 1.0,
     weights: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    known: ArrayLike | None = None,
     tolerance: float = 1e-4,
     max_steps: int = 500,
     info: bool = False,
@@ -698,7 +698,7 @@ def fit_mlp_head(
         loss: see `fit_head` (static).
         l2: penalty on the squared weights, >= 0; may be traced.
         weights: see `fit_head`.
-        mask: see `fit_head`.
+        known: see `fit_head`.
         tolerance: stop when no entry of the gradient of the mean loss exceeds it, relative to
             the start.
         max_steps: stop after so many L-BFGS steps (static).
@@ -712,7 +712,7 @@ def fit_mlp_head(
         TypeError: see `fit_head`.
         ValueError: see `fit_head`, and for an unknown activation.
     """
-    data = _checked_data(x, labels, num_classes, loss, weights, mask)
+    data = _checked_data(x, labels, num_classes, loss, weights, known)
     static = (
         loss,
         data.num_classes,
@@ -831,7 +831,7 @@ def _checked_data(
     num_classes: int,
     loss: Loss,
     weights: ArrayLike | None,
-    mask: ArrayLike | None,
+    known: ArrayLike | None,
 ) -> _Data:
     x = checks.float_array("x", x, 2)
     num_classes = checks.positive_int("num_classes", num_classes)
@@ -844,7 +844,7 @@ def _checked_data(
         checks.weight_values(weights)
     if labels.ndim == 2:
         weights = jnp.broadcast_to(weights[:, None], labels.shape)
-    known = checked_mask("mask", mask, labels)
+    known = checked_known("known", known, labels)
     if known is not None:
         weights = jnp.where(known, weights, 0)
     if checks.is_concrete(x, weights):
@@ -859,22 +859,22 @@ def _checked_data(
 def checked_labels(name: str, labels: Any, rows: int, num_classes: int, loss: Loss) -> Array:
     """Labels of a loss as int32, [rows] or [rows, num_classes]; values are not looked at."""
     labels = checks.host_array(name, labels)
-    columns = loss == "multilabel" or (loss == "hinge" and labels.ndim == 2)
+    columns = loss == "binary" or (loss == "hinge" and labels.ndim == 2)
     return integers(name, labels, (rows, num_classes) if columns else (rows,))
 
 
-def checked_mask(name: str, mask: Any, labels: Array) -> Array | None:
+def checked_known(name: str, known: Any, labels: Array) -> Array | None:
     """A boolean mask of the shape of `labels`, or None."""
-    if mask is None:
+    if known is None:
         return None
-    mask = checks.host_array(name, mask)
-    if mask.dtype != np.bool_:
-        raise TypeError(f"{name} must be booleans, True for known labels; got dtype {mask.dtype}")
-    if mask.shape != labels.shape:
+    known = checks.host_array(name, known)
+    if known.dtype != np.bool_:
+        raise TypeError(f"{name} must be booleans, True for known labels; got dtype {known.dtype}")
+    if known.shape != labels.shape:
         raise ValueError(
-            f"{name} must have the shape of the labels {labels.shape}; got {mask.shape}"
+            f"{name} must have the shape of the labels {labels.shape}; got {known.shape}"
         )
-    return jnp.asarray(mask)
+    return jnp.asarray(known)
 
 
 def _check_present(labels: np.ndarray, active: np.ndarray, num_classes: int) -> None:

@@ -23,7 +23,7 @@ from ..metrics.by_name import HEAD_METRICS, HeadMetric, score_by_name
 from ..sweeps.many_pairs import ScoreMetric, checked_methods, sweep_pairs
 from ..sweeps.one_pair import SweepMethod, checked_orders
 from .evaluate import stitch
-from .heads import LOSSES, HeadInfo, Loss, checked_labels, checked_mask, fit_head
+from .heads import LOSSES, HeadInfo, Loss, checked_known, checked_labels, fit_head
 
 
 @jax.tree_util.register_dataclass
@@ -75,8 +75,8 @@ def evaluate_stitching_pairs(
     anchors: Mapping[str, ArrayLike] | None = None,
     orders: ArrayLike | None = None,
     anchor_labels: ArrayLike | None = None,
-    mask: ArrayLike | Mapping[str, ArrayLike] | None = None,
-    test_mask: ArrayLike | None = None,
+    known: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    test_known: ArrayLike | None = None,
     heads: Mapping[str, Head] | None = None,
     head_options: Mapping[str, Any] | None = None,
     control: bool = True,
@@ -101,7 +101,7 @@ def evaluate_stitching_pairs(
         num_classes: number of classes or labels.
         counts: anchor counts, ints in [1, n].
         keys: PRNG keys [seeds] to draw nested anchors with; all pairs use the same anchors.
-        loss: of the heads, see `fit_head`: "multinomial", "multilabel" or "hinge". It also says
+        loss: of the heads, see `fit_head`: "multinomial", "binary" or "hinge". It also says
             what the labels are, and what heads of your own mean.
         metrics: some of "accuracy", "balanced_accuracy", "macro_f1", "auroc" and
             "average_precision". For classes the last two are means over the classes, each against
@@ -113,8 +113,8 @@ def evaluate_stitching_pairs(
         orders: instead of `keys`: row indices [seeds, m] of these embeddings, m >= max(counts);
             their prefixes are the anchors.
         anchor_labels: integer classes [n] of the anchors to stratify the draw by.
-        mask: booleans of the shape of `labels`, which are known; or name -> these.
-        test_mask: the same for `test_labels`.
+        known: booleans of the shape of `labels`, which are known; or name -> these.
+        test_known: the same for `test_labels`.
         heads: name -> decoder, to use instead of fitting linear ones; `AffineMap` or `MlpHead`.
         head_options: keyword options of `fit_head`, e.g. `{"l2": 0.1}`.
         control: whether to compute the shuffled control, which doubles the work.
@@ -159,7 +159,7 @@ def evaluate_stitching_pairs(
         )
     if control_key is None:
         control_key = jax.random.key(0)
-    truth = _test_data(test_labels, test_mask, len(tests[names[0]]), num_classes, loss)
+    truth = _test_data(test_labels, test_known, len(tests[names[0]]), num_classes, loss)
 
     def report(stage: str, done: int, total: int) -> None:
         if progress is not None:
@@ -168,7 +168,7 @@ def evaluate_stitching_pairs(
     decoders, info = {}, {}
     if heads is None:
         for done, name in enumerate(names):
-            own = _of("labels", labels, name), _of("mask", mask, name)
+            own = _of("labels", labels, name), _of("known", known, name)
             decoders[name], info[name] = _fitted(
                 name, encoders[name], *own, num_classes, loss, dict(head_options or {})
             )
@@ -330,10 +330,10 @@ def _of(what: str, values: Any, name: str) -> Any:
 
 
 def _fitted(
-    name: str, x: Array, labels: Any, mask: Any, num_classes: int, loss: Loss, options: dict
+    name: str, x: Array, labels: Any, known: Any, num_classes: int, loss: Loss, options: dict
 ) -> tuple[Head, HeadInfo]:
     try:
-        return fit_head(x, labels, num_classes, loss=loss, mask=mask, **options, info=True)
+        return fit_head(x, labels, num_classes, loss=loss, known=known, **options, info=True)
     except (TypeError, ValueError) as error:
         raise type(error)(f"head of {name!r}: {error}") from None
 
@@ -352,11 +352,11 @@ def _given(heads: Mapping[str, Head], name: str, x: Array, num_classes: int) -> 
 
 
 def _test_data(
-    labels: ArrayLike, mask: ArrayLike | None, rows: int, num_classes: int, loss: Loss
+    labels: ArrayLike, known: ArrayLike | None, rows: int, num_classes: int, loss: Loss
 ) -> tuple[Array, Array]:
     """Labels, and their weights of the same shape: 1, or 0 where they are not known."""
     truth = checked_labels("test_labels", labels, rows, num_classes, loss)
-    known = checked_mask("test_mask", mask, truth)
+    known = checked_known("test_known", known, truth)
     weights = jnp.ones(truth.shape, jnp.float32)
     if known is not None:
         weights = known.astype(jnp.float32)

@@ -9,8 +9,8 @@ number and a checksum of its values. So a chunk that was cut, changed, misplaced
 another run is found when it is read.
 """
 
-import hashlib
 import importlib.metadata
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .._core.files import write_atomically
+from .._core.files import content_hash, format_header, format_problem, write_atomically
 
 MANIFEST, IDS = "manifest.json", "ids.json"
 _LOCK = ".lock"
@@ -84,7 +84,7 @@ class ChunkFolder:
     @cached_property
     def digest(self) -> str:
         """Hash of `run`."""
-        return hashlib.sha256(_json(self.run)).hexdigest()
+        return content_hash([_json(self.run)])
 
     @cached_property
     def ends(self) -> np.ndarray:
@@ -181,7 +181,7 @@ class ChunkFolder:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: {self._remedy}")
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != checksum:
+        if content_hash([data]) != checksum:
             raise ValueError(f"{path} is damaged: its sha256 is not the one in {MANIFEST}")
         ids = json.loads(data)
         items = self.items if self.parts is None else self.parts[number].rows
@@ -241,11 +241,12 @@ def _json(value: Any) -> bytes:
 
 
 def _checksum(header: Mapping[str, Any], embeddings: np.ndarray) -> str:
-    total = hashlib.sha256(_json(header))
     rows = max(1, _HASHED_BYTES // (embeddings.itemsize * embeddings.shape[1]))
-    for start in range(0, len(embeddings), rows):
-        total.update(np.ascontiguousarray(embeddings[start : start + rows]).tobytes())
-    return total.hexdigest()
+    parts = (
+        np.ascontiguousarray(embeddings[start : start + rows]).tobytes()
+        for start in range(0, len(embeddings), rows)
+    )
+    return content_hash(itertools.chain([_json(header)], parts))
 
 
 def ids_name(number: int) -> str:
@@ -328,8 +329,7 @@ def write_manifest(chunks: ChunkFolder, versions: Mapping[str, str] | None = Non
         packages = ("semalign_jax", "jax", "jaxlib")
         versions = {name: importlib.metadata.version(name) for name in packages}
     manifest = {
-        "format": _FORMAT,
-        "format_version": FIXED if chunks.parts is None else GROWING,
+        **format_header(_FORMAT, FIXED if chunks.parts is None else GROWING),
         "versions": versions,
         "run": chunks.run,
     }
@@ -351,9 +351,9 @@ def read_manifest(folder: Path) -> tuple[ChunkFolder, dict[str, str]]:
         raise FileNotFoundError(f"{folder} has no {MANIFEST}: it is no folder of embeddings")
     try:
         manifest = json.loads(path.read_bytes())
-        found, version, run = (manifest[k] for k in ("format", "format_version", "run"))
-        known = found == _FORMAT and version in (FIXED, GROWING)
-        keys = _RUN_KEYS[version] if known else {}
+        version, run = manifest["format_version"], manifest["run"]
+        problem = format_problem(manifest, _FORMAT, FIXED, GROWING)
+        keys = {} if problem else _RUN_KEYS[version]
         wrong = [key for key, kind in keys.items() if not isinstance(run[key], kind)]
         wrong += [key for key, kind in keys.items() if kind is int and run[key] < 1]
         parts = None
@@ -363,11 +363,8 @@ def read_manifest(folder: Path) -> tuple[ChunkFolder, dict[str, str]]:
         versions = dict(manifest["versions"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged or no manifest of embeddings: {error!r}") from None
-    if not known:
-        raise ValueError(
-            f"{path} has format {found!r} version {version!r}; this release reads {_FORMAT!r} "
-            f"versions {FIXED} and {GROWING}"
-        )
+    if problem:
+        raise ValueError(f"{path} {problem}")
     if wrong or run["dtype"] not in _SAFETENSORS_NAMES:
         raise ValueError(f"{path} is damaged: see {', '.join(wrong) or 'dtype'}")
     return ChunkFolder(folder, run, parts), versions

@@ -5,7 +5,6 @@ that come from elsewhere. Rows are read through memory maps; `paired_batches` st
 rows of two stores into `accumulate_stats`, and `fit_from_stats` fits the maps.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
-from .._core.files import write_atomically
+from .._core.files import content_hash, write_atomically
 from . import chunks as _chunks
 from .chunks import Chunk, ChunkFolder, Part
 
@@ -151,7 +150,7 @@ class EmbeddingStore:
                 raise ValueError(f"{self.folder} has changed since it was opened: open it again")
             number, encoded = current.count, _chunks.encoded_ids(ids)
             write_atomically(self.folder / _chunks.ids_name(number), encoded)
-            part = Part(len(rows), hashlib.sha256(encoded).hexdigest(), "")
+            part = Part(len(rows), content_hash([encoded]), "")
             grown = replace(current, parts=(*self._files.parts, part))
             part = part._replace(sha256=grown.write(number, Chunk(rows, 0)))
             grown = replace(current, parts=(*self._files.parts, part))

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import filelock
 
-from .._core.files import write_atomically
+from .._core.files import format_header, format_problem, write_atomically
+from .._core.progress import Progress
 
 FORMAT = "semalign_jax.cells"
 VERSION = 1
@@ -59,7 +60,7 @@ def run_cells(
     if twice:
         raise ValueError(f"cells: {twice[0]} is there more than once")
     path = Path(path)
-    header = {"format": FORMAT, "version": VERSION, "settings": dict(settings)}
+    header = {**format_header(FORMAT, VERSION), "settings": dict(settings)}
     first = _json("settings", header) + "\n"
     with _locked(path):
         if not path.exists():
@@ -68,7 +69,7 @@ def run_cells(
         left = [(key, cell) for key, cell in zip(keys, cells, strict=True) if key not in results]
         with (
             path.open("ab") as file,
-            progress_bar(description, len(cells), len(cells) - len(left)) as advance,
+            Progress(description, len(cells), len(cells) - len(left)) as progress,
         ):
             for key, cell in left:
                 result = _json(f"the result of {key}", compute(cell))
@@ -76,7 +77,7 @@ def run_cells(
                 file.flush()
                 os.fsync(file.fileno())
                 results[key] = json.loads(result)
-                advance()
+                progress.advance()
     return [results[key] for key in keys]
 
 
@@ -104,11 +105,10 @@ def _locked(path: Path) -> Iterator[None]:
 def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The results of the file by cell; a broken last line is cut off."""
     first, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
-    header = _parse(first, {"format", "version", "settings"})
-    if header is None or header["format"] != FORMAT:
-        raise ValueError(f"{path}, line 1: this is no file of results; choose another name")
-    if header["version"] != VERSION:
-        raise ValueError(f"{path} has version {header['version']}; this script reads {VERSION}")
+    header = _parse(first, {"format", "format_version", "settings"}) or {}
+    problem = format_problem(header, FORMAT, VERSION)
+    if problem:
+        raise ValueError(f"{path}, line 1, {problem}; or choose another name")
     differ = _differences(header["settings"], settings)
     if differ:
         raise ValueError(
@@ -157,20 +157,3 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(inner, f"{name}.{key}" if name else key)
     else:
         yield name, json.dumps(value)
-
-
-@contextmanager
-def progress_bar(description: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr; gives what to call after each step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(description, total=total, completed=done)
-        yield lambda: progress.advance(task)

@@ -1,6 +1,5 @@
 """What the two studies share: parts of their settings, digests of their data, and how they run."""
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 from pydantic import Field
 
+from .._core.files import content_hash
 from ..data import ImageTextDataset
 from ..data._dataset import known_groups
 from ..maps.options import check_options
@@ -65,16 +65,9 @@ def sweep_method(options: Mapping[str, Any]) -> SweepMethod:
     return line
 
 
-def digest(*arrays: np.ndarray | None) -> str:
-    """A short hash of arrays, their dtypes and shapes."""
-    found = hashlib.sha256()
-    for array in arrays:
-        if array is None:
-            found.update(b"none")
-            continue
-        found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:16]
+def digest(*parts: np.ndarray | bytes | None) -> str:
+    """A short hash of arrays, their dtypes and shapes, and of bytes."""
+    return content_hash(parts)[:16]
 
 
 def check_splits(

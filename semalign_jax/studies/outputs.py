@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, TypedDi
 import numpy as np
 from pydantic import BaseModel
 
-from .._core.files import write_atomically
+from .._core.files import format_problem, write_atomically
 from . import figures
 from .report import (
     Picture,
@@ -64,7 +64,7 @@ class StudyResults(TypedDict):
 
     Attributes:
         format: `FORMAT`.
-        version: `VERSION`.
+        format_version: `VERSION`.
         kind: what was studied.
         title: of the report.
         settings: all of them, as `resolved_settings` gives them.
@@ -76,7 +76,7 @@ class StudyResults(TypedDict):
     """
 
     format: str
-    version: int
+    format_version: int
     kind: Kind
     title: str
     settings: dict[str, Any]
@@ -179,10 +179,9 @@ def load_results(path: Path) -> StudyResults:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not a readable JSON file ({error})") from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise ValueError(f"{path}: these are no results of a study (format {FORMAT!r} is missing)")
-    if values.get("version") != VERSION:
-        raise ValueError(f"{path} has version {values.get('version')!r}; this reads {VERSION}")
+    problem = format_problem(values, FORMAT, VERSION)
+    if problem:
+        raise ValueError(f"{path} {problem}")
     if values.get("kind") not in KINDS:
         raise ValueError(f"{path}: kind must be one of {', '.join(KINDS)}")
     expected: dict[str, Any] = {

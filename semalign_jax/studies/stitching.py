@@ -22,9 +22,9 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from .. import data
+from .._core.checks import first_few
 from .._core.typing import Array
 from ..data import ImageTextDataset, Label
-from ..data._dataset import shown
 from ..maps.affine_map import identity_map
 from ..maps.mlp_head import Head
 from ..metrics import (
@@ -38,7 +38,7 @@ from ..metrics import (
 from ..metrics.by_name import HeadMetric, log_odds
 from ..metrics.intervals import bootstrap
 from ..stitching.evaluate import stitch
-from ..stitching.heads import HeadInfo, fit_head
+from ..stitching.heads import HeadInfo, Loss, fit_head
 from ..stitching.matrix import StitchingMatrix, evaluate_stitching_pairs
 from ..sweeps.many_pairs import sweep_pairs
 from .cells import run_cells
@@ -62,6 +62,8 @@ DemoGroup: TypeAlias = Literal["glosses", "emoji"]
 ClassMetric: TypeAlias = Literal["auroc", "average_precision", "f1"]
 
 NAIVE = "naive"
+#: What heads are trained with.
+LOSS_OF_TASK: dict[str, Loss] = {"single-label": "multinomial", "multi-label": "binary"}
 #: Label of the demo groups, and their encoders.
 DEMO: dict[DemoGroup, tuple[str, dict[str, str]]] = {
     "glosses": (
@@ -124,10 +126,10 @@ class StitchingSettings(Settings):
         test: names of the splits that are tested.
         anchors: names of the splits that anchors come from instead.
         patient_split: split the images instead, no patient in both parts.
-        task: "multinomial" (each image has exactly one label) or "multilabel".
+        task: "single-label" (each image has exactly one label) or "multi-label".
         labels: which labels of the data set, and their order; None for all.
-        uncertain: what uncertain labels are, see `data.binary_labels`; of "multilabel".
-        blank: what missing labels are; of "multilabel".
+        uncertain: what uncertain labels are, see `data.binary_labels`; of "multi-label".
+        blank: what missing labels are; of "multi-label".
         counts: anchor counts.
         seeds: how many times anchors are drawn.
         seed: of anchors and resamples.
@@ -147,7 +149,7 @@ class StitchingSettings(Settings):
     test: tuple[str, ...] | None = Field(default=None, min_length=1)
     anchors: tuple[str, ...] | None = Field(default=None, min_length=1)
     patient_split: PatientSplitSettings | None = None
-    task: Literal["multinomial", "multilabel"] = "multilabel"
+    task: Literal["single-label", "multi-label"] = "multi-label"
     labels: tuple[str, ...] | None = Field(default=None, min_length=2)
     uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
     blank: Literal["ignore", "zeros"] = "ignore"
@@ -193,8 +195,8 @@ class StitchingSettings(Settings):
             wrong = [name for name in own if getattr(self, name)]
             if wrong:
                 raise ValueError(f"demo and {wrong[0]} cannot both be given")
-            if self.task != "multinomial":
-                raise ValueError("task must be multinomial for the demo")
+            if self.task != "single-label":
+                raise ValueError("task must be single-label for the demo")
             return self
         if self.dataset is None:
             raise ValueError("dataset is missing: give dataset and stores, or demo")
@@ -226,7 +228,7 @@ def demo_settings(quick: bool = False) -> StitchingSettings:
     return StitchingSettings(
         title="Demo: stitching of text and of image encoders",
         demo=("glosses", "emoji"),
-        task="multinomial",
+        task="single-label",
         metrics=("accuracy", "auroc"),
         intervals=IntervalSettings(resamples=50 if quick else 1000),
         **(small if quick else {}),
@@ -245,10 +247,10 @@ class _Task:
         names: of the classes or labels.
         train: encoder -> [n, d].
         labels: classes [n], or 0/1 [n, labels].
-        mask: which labels are known [n, labels]; None for classes.
+        known: which labels are known [n, labels]; None for classes.
         test: encoder -> [t, d].
         test_labels: like `labels`.
-        test_mask: like `mask`.
+        test_known: like `known`.
         anchors: encoder -> [m, d] to draw anchors from; None for `train`.
         patients: int32 [t], patient of each test row; None if every row is a unit.
         notes: what a reader should know.
@@ -258,10 +260,10 @@ class _Task:
     names: tuple[str, ...]
     train: dict[str, np.ndarray]
     labels: np.ndarray
-    mask: np.ndarray | None
+    known: np.ndarray | None
     test: dict[str, np.ndarray]
     test_labels: np.ndarray
-    test_mask: np.ndarray | None
+    test_known: np.ndarray | None
     anchors: dict[str, np.ndarray] | None
     patients: np.ndarray | None
     notes: tuple[str, ...]
@@ -269,7 +271,7 @@ class _Task:
     def digests(self) -> dict[str, Any]:
         """What the scores rest on: of each encoder, and of all else."""
         parts = (self.train, self.test, self.anchors or {})
-        rest = (self.labels, self.mask, self.test_labels, self.test_mask, self.patients)
+        rest = (self.labels, self.known, self.test_labels, self.test_known, self.patients)
         return {
             "encoders": {
                 name: digest(*(part[name] for part in parts if name in part)) for name in self.train
@@ -302,10 +304,10 @@ def _demo_task(group: DemoGroup) -> _Task:
         names=tuple(names),
         train={name: one.values[train] for name, one in sets.items()},
         labels=classes[train],
-        mask=None,
+        known=None,
         test={name: one.values[test] for name, one in sets.items()},
         test_labels=classes[test],
-        test_mask=None,
+        test_known=None,
         anchors=None,
         patients=None,
         notes=(note,),
@@ -322,16 +324,16 @@ def _own_task(settings: StitchingSettings, source: DatasetSettings) -> _Task:
     matched = match_stores(dataset, settings.stores)
     rows = _split(matched.data, settings, where)
     part = {name: matched.data.select(index) for name, index in rows.items()}
-    for name in ("train", "anchors"):
-        try:
-            data.check_disjoint(part[name], part["test"])
-        except ValueError as error:
-            raise ValueError(f"{where}: {name} and test overlap: {error}") from None
-    labels, mask = _labels(part["train"], names, settings, "train", where)
-    test_labels, test_mask = _labels(part["test"], names, settings, "test", where)
-    _check_training_labels(names, labels, mask, where)
+    try:
+        for name in ("train", "anchors"):  # anchors may be images that heads are trained on
+            data.check_disjoint({name: part[name], "test": part["test"]})
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    labels, known = _labels(part["train"], names, settings, "train", where)
+    test_labels, test_known = _labels(part["test"], names, settings, "test", where)
+    _check_training_labels(names, labels, known, where)
     notes = [_size_note(part, matched.left_out)]
-    notes += _test_label_notes(names, test_labels, test_mask, where)
+    notes += _test_label_notes(names, test_labels, test_known, where)
     if max(settings.counts) > len(rows["anchors"]):
         raise ValueError(
             f"counts: {max(settings.counts)} anchors are more than the {len(rows['anchors'])} "
@@ -346,10 +348,10 @@ def _own_task(settings: StitchingSettings, source: DatasetSettings) -> _Task:
         names=names,
         train=embeddings("train"),
         labels=labels,
-        mask=mask,
+        known=known,
         test=embeddings("test"),
         test_labels=test_labels,
-        test_mask=test_mask,
+        test_known=test_known,
         anchors=embeddings("anchors") if settings.anchors else None,
         patients=np.unique(part["test"].patients, return_inverse=True)[1].astype(np.int32),
         notes=tuple(notes),
@@ -363,7 +365,7 @@ def _label_names(
     for name in names:
         if name not in dataset.label_names:
             raise ValueError(
-                f"labels: {name!r} is no label of {where}; it has {shown(dataset.label_names)}"
+                f"labels: {name!r} is no label of {where}; it has {first_few(dataset.label_names)}"
             )
     if len(names) < 2:
         raise ValueError(
@@ -401,22 +403,22 @@ def _labels(
     name: str,
     where: str,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Classes [n], or labels and mask [n, labels]."""
+    """Classes [n], or labels and which are known [n, labels]."""
     codes = part.labels[:, [part.label_names.index(label) for label in names]]
-    if settings.task == "multilabel":
+    if settings.task == "multi-label":
         chosen = replace(part, labels=codes, label_names=names)
         binary = data.binary_labels(chosen, settings.uncertain, blank=settings.blank)
-        return binary.labels, binary.mask
+        return binary.labels, binary.known
     positive = codes == Label.POSITIVE
     bad = np.flatnonzero(positive.sum(axis=1) != 1)
     if bad.size:
         # Also those outside of the chosen labels.
         has = np.flatnonzero(part.labels[bad[0]] == Label.POSITIVE)
-        found = shown([part.label_names[i] for i in has]) or "no label"
+        found = first_few([part.label_names[i] for i in has]) or "no label"
         raise ValueError(
             f"{where}: {bad.size} images of {name} do not have exactly one of the labels "
-            f"{shown(names)}, as task: multinomial needs; the first is {part.ids[bad[0]]!r} with "
-            f"{found}. Leave these rows out, or use task: multilabel"
+            f"{first_few(names)}, as task: single-label needs; the first is {part.ids[bad[0]]!r} "
+            f"with {found}. Leave these rows out, or use task: multi-label"
         )
     return positive.argmax(axis=1).astype(np.int32), None
 
@@ -434,31 +436,31 @@ def _size_note(part: Mapping[str, ImageTextDataset], left_out: int) -> str:
     return note + (f" {left_out} images are not in all stores." if left_out else "")
 
 
-def _both_values(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _both_values(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Which labels have known rows of both values."""
-    return ((labels == 1) & mask).any(axis=0) & ((labels == 0) & mask).any(axis=0)
+    return ((labels == 1) & known).any(axis=0) & ((labels == 0) & known).any(axis=0)
 
 
 def _check_training_labels(
-    names: Sequence[str], labels: np.ndarray, mask: np.ndarray | None, where: str
+    names: Sequence[str], labels: np.ndarray, known: np.ndarray | None, where: str
 ) -> None:
-    if mask is None:
+    if known is None:
         good = np.isin(np.arange(len(names)), labels)
         what = "no training image has the label"
     else:
-        good = _both_values(labels, mask)
+        good = _both_values(labels, known)
         what = "all training images have the same value of"
     lacking = [name for name, fine in zip(names, good, strict=True) if not fine]
     if lacking:
         raise ValueError(
-            f"{where}: {what} {shown(lacking)}: leave it out by listing the others as labels"
+            f"{where}: {what} {first_few(lacking)}: leave it out by listing the others as labels"
         )
 
 
 def _test_label_notes(
-    names: Sequence[str], labels: np.ndarray, mask: np.ndarray | None, where: str
+    names: Sequence[str], labels: np.ndarray, known: np.ndarray | None, where: str
 ) -> list[str]:
-    if mask is None:
+    if known is None:
         found = np.unique(labels)
         if len(found) < 2:
             raise ValueError(
@@ -468,7 +470,7 @@ def _test_label_notes(
         good = np.isin(np.arange(len(names)), found)
         what = "without test images"
     else:
-        good = _both_values(labels, mask)
+        good = _both_values(labels, known)
         what = "with the same value in all test images"
         if not good.any():
             raise ValueError(
@@ -478,7 +480,9 @@ def _test_label_notes(
     lacking = [name for name, fine in zip(names, good, strict=True) if not fine]
     if not lacking:
         return []
-    return [f"Labels {what}, left out of means where their score is undefined: {shown(lacking)}."]
+    return [
+        f"Labels {what}, left out of means where their score is undefined: {first_few(lacking)}."
+    ]
 
 
 # --- scores of a pair --------------------------------------------------------------------------
@@ -497,14 +501,14 @@ class _ClassScores:
     classes: int
 
     def __call__(self, values: dict[str, Any], weights: Array) -> Array:
-        axes = {"labels": None, "mask": None, "ranking": 0, "predicted": 0}
+        axes = {"labels": None, "known": None, "ranking": 0, "predicted": 0}
         one = jax.vmap(lambda part: self._one(part, weights), in_axes=(axes,))(values)
         return jnp.mean(one, axis=0)
 
     def _one(self, values: dict[str, Any], weights: Array) -> Array:
-        labels, mask = values["labels"], values["mask"]
-        if mask is not None:
-            weights = weights[:, None] * mask.astype(weights.dtype)
+        labels, known = values["labels"], values["known"]
+        if known is not None:
+            weights = weights[:, None] * known.astype(weights.dtype)
         number = self.classes if labels.ndim == 1 else None
         found: dict[ClassMetric, Callable[[], Array]] = {
             "auroc": lambda: auroc_from_ranking(values["ranking"], weights),
@@ -553,8 +557,8 @@ class _Runner:
                 task.train[name],
                 task.labels,
                 len(task.names),
-                loss=self.settings.task,
-                mask=task.mask,
+                loss=LOSS_OF_TASK[self.settings.task],
+                known=task.known,
                 l2=self.settings.l2,
                 info=True,
             )
@@ -580,11 +584,11 @@ class _Runner:
             len(task.names),
             settings.counts,
             self.keys,
-            loss=settings.task,
+            loss=LOSS_OF_TASK[settings.task],
             metrics=settings.metrics,
             methods=self.methods,
             anchors=anchors,
-            test_mask=task.test_mask,
+            test_known=task.test_known,
             heads=heads,
             control=settings.control,
             workers=self.workers,
@@ -693,12 +697,12 @@ class _Runner:
         """Estimate and ends of the interval [metrics, classes, 3], as nested lists."""
         task = self.task
         labels = jnp.asarray(task.test_labels)
-        mask = None
-        if task.test_mask is not None and not task.test_mask.all():
-            mask = jnp.asarray(task.test_mask)
+        known = None
+        if task.test_known is not None and not task.test_known.all():
+            known = jnp.asarray(task.test_known)
         scores = bootstrap(
             _ClassScores(intervals.metrics, len(task.names)),
-            {"labels": labels, "mask": mask, **_prepared(line.logits, labels)},
+            {"labels": labels, "known": known, **_prepared(line.logits, labels)},
             len(task.test_labels),
             jax.random.key(self.settings.seed),  # equal resamples for all lines and pairs
             resamples=intervals.resamples,
@@ -797,7 +801,7 @@ def _results(
         notes.append(f"Heads that did not converge to their tolerance: {', '.join(stopped)}.")
     return StudyResults(
         format=FORMAT,
-        version=VERSION,
+        format_version=VERSION,
         kind="stitching",
         title=settings.title,
         settings=resolved_settings(settings),

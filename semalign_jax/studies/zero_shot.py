@@ -5,7 +5,6 @@ images and reports lets class prompts classify images (Di Folco et al. 2025, arX
 Every image encoder is paired with every text encoder, and evaluated by `zero_shot_protocol`.
 """
 
-import hashlib
 import inspect
 import math
 import time
@@ -28,8 +27,8 @@ from pydantic import (
 )
 
 from .. import data
+from .._core.checks import first_few
 from ..data import ImageTextDataset
-from ..data._dataset import shown
 from ..stores.store import EmbeddingStore, open_store
 from ..zeroshot.baselines import BASELINES, Baseline, naive_scores
 from ..zeroshot.prompts import PromptSet, embedded_prompts, load_prompts, prompt_ids, prompt_texts
@@ -602,7 +601,7 @@ def _folder(base: Path, name: str) -> Path:
 
 def _store_digest(store: EmbeddingStore) -> str:
     """Of the manifest, which identifies the rows: by what made them, or by their checksums."""
-    return hashlib.sha256((store.folder / "manifest.json").read_bytes()).hexdigest()[:16]
+    return digest((store.folder / "manifest.json").read_bytes())
 
 
 def _in_all(
@@ -681,7 +680,7 @@ def _parts(
     usable = np.arange(len(dataset))
     notes = []
     if prompt_set.task == "single-label":
-        usable = np.flatnonzero((binary.labels * binary.mask).sum(axis=1) > 0)
+        usable = np.flatnonzero((binary.labels * binary.known).sum(axis=1) > 0)
         if len(usable) < len(dataset):
             notes.append(f"{len(dataset) - len(usable)} images of {where} are of no class.")
         if not len(usable):
@@ -693,7 +692,7 @@ def _parts(
         if rest > 1e-9:
             fractions["labelled"] = rest
         patients = [dataset.patients[i] for i in usable]
-        positive = binary.labels[usable] * binary.mask[usable]
+        positive = binary.labels[usable] * binary.known[usable]
         try:
             found = data.patient_split(patients, fractions, split.seed, stratify=positive)
         except ValueError as error:
@@ -744,17 +743,11 @@ def _anchors(
 def _refuse_overlaps(
     anchors: ImageTextDataset, anchor_where: str, parts: dict[str, ImageTextDataset], where: str
 ) -> None:
-    pairs = [("anchors", anchor_where, name) for name in ("validation", "test")]
-    pairs += [("labelled", where, name) for name in ("validation", "test") if "labelled" in parts]
-    pairs.append(("validation", where, "test"))
-    for first, first_where, second in pairs:
-        try:
-            data.check_disjoint({**parts, "anchors": anchors}[first], parts[second])
-        except ValueError as error:
-            raise ValueError(
-                f"{first} of {first_where} and {second} of {where} overlap: {error}. Choose other "
-                "splits, or split by patient"
-            ) from None
+    named = {f"{name} of {where}": part for name, part in parts.items()}
+    evaluated = {name: part for name, part in named.items() if not name.startswith("labelled")}
+    data.check_disjoint(named)
+    # They may be labelled images.
+    data.check_disjoint({f"anchors of {anchor_where}": anchors, **evaluated})
 
 
 def _truth(
@@ -767,17 +760,17 @@ def _truth(
 ) -> _Part:
     """Ids, patients and labels of a part."""
     ids, patients = np.array(part.ids), np.array(part.patients)
-    labels, mask = _binary(part, columns, prompt_set, settings)
+    labels, known = _binary(part, columns, prompt_set, settings)
     if prompt_set.task == "multi-label":
-        return _Part(ids, patients, labels, None if mask.all() else mask)
-    positive = (labels == 1) & mask
+        return _Part(ids, patients, labels, None if known.all() else known)
+    positive = (labels == 1) & known
     several = np.flatnonzero(positive.sum(axis=1) > 1)
     if several.size:
         has = [n for n, p in zip(prompt_set.names, positive[several[0]], strict=True) if p]
         raise ValueError(
             f"{where}: {several.size} images of {name} are of several classes, but the prompt set "
             f"{prompt_set.name!r} is single-label; the first is {ids[several[0]]!r} with "
-            f"{shown(has)}"
+            f"{first_few(has)}"
         )
     return _Part(ids, patients, positive.argmax(axis=1).astype(np.int32), None)
 
@@ -823,7 +816,7 @@ def _size_notes(
         if lacking and (name == "test" or prompt_set.task == "multi-label"):
             notes.append(
                 f"Classes with the same value in all {name} images ({effect}; left out of macro "
-                f"means): {shown(lacking)}."
+                f"means): {first_few(lacking)}."
             )
     unknown = truth["test"].known
     if unknown is not None:
@@ -1081,7 +1074,7 @@ def _run(settings: ZeroShotSettings, folder: Path) -> StudyResults:
     rows = [row for cell in found for row in cell["rows"]]
     return StudyResults(
         format=FORMAT,
-        version=VERSION,
+        format_version=VERSION,
         kind="zero-shot",
         title=settings.title,
         settings=resolved_settings(settings),

@@ -17,7 +17,6 @@ from .protocol import Images as Images
 from .protocol import Multimodal as Multimodal
 from .protocol import ScoreReport as ScoreReport
 from .protocol import ZeroShotResult as ZeroShotResult
-from .protocol import check_disjoint as check_disjoint
 from .protocol import evaluate_scores as evaluate_scores
 from .protocol import zero_shot_protocol as zero_shot_protocol
 from .scores import AnchorSpace as AnchorSpace
@@ -51,7 +50,6 @@ __all__ = [
     "ZeroShotResult",
     "anchor_space",
     "baselines",
-    "check_disjoint",
     "choose_threshold",
     "class_embeddings",
     "embedded_prompts",

@@ -30,6 +30,7 @@ from .._core import checks
 from .._core.linalg import common_dtype
 from .._core.samples import integers
 from .._core.typing import METHODS, Array, ArrayLike, Method
+from ..data import check_disjoint
 from ..maps.affine_map import AffineMap, identity_map
 from ..metrics import (
     accuracy,
@@ -62,8 +63,6 @@ from .scores import (
     zero_shot_scores,
 )
 
-#: How many offending ids a message names.
-NAMED = 5
 #: Numbers that the maps of a batch of seeds may hold.
 MAP_NUMBERS = 2**27
 #: Numbers that a batch of resamples may hold for one score; bounds the memory of the bootstrap.
@@ -184,41 +183,8 @@ def _set_ids(part: AnchorPairs | Images, rows: int) -> None:
         object.__setattr__(part, name, array)
     values, counts = np.unique(part.ids, return_counts=True)
     if (counts > 1).any():
-        raise ValueError(f"ids must be all different; repeated: {_named(values[counts > 1])}")
-
-
-def _named(values: np.ndarray) -> str:
-    more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
-    return ", ".join(repr(value) for value in values[:NAMED].tolist()) + more
-
-
-def check_disjoint(parts: Mapping[str, AnchorPairs | Images]) -> None:
-    """Refuse items or patients that are in two parts.
-
-    Args:
-        parts: name -> part.
-
-    Raises:
-        TypeError: if the ids of one part are text and of another integers, which can never be
-            equal.
-        ValueError: for an overlap; the message names the parts and the first few ids.
-    """
-    names = list(parts)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            for field in ("patients", "ids"):
-                a, b = (getattr(parts[name], field) for name in (first, second))
-                if (a.dtype.kind == "U") != (b.dtype.kind == "U"):
-                    raise TypeError(
-                        f"{field} are text in one and integers in the other of {first} and "
-                        f"{second}; convert one, or overlaps go unseen"
-                    )
-                common = np.intersect1d(a, b)
-                if common.size:
-                    raise ValueError(
-                        f"{first} and {second} have {common.size} {field} in common: "
-                        f"{_named(common)}. Split by patient"
-                    )
+        twice = checks.first_few(map(repr, values[counts > 1].tolist()))
+        raise ValueError(f"ids must be all different; repeated: {twice}")
 
 
 def _labels(name: str, labels: Any, names: tuple[str, ...], task: Task) -> Array:
@@ -241,9 +207,10 @@ def _labels(name: str, labels: Any, names: tuple[str, ...], task: Task) -> Array
     if array.dtype.kind == "U":
         unknown = np.unique(array[~np.isin(array, names)])
         if unknown.size:
+            found = checks.first_few(map(repr, unknown.tolist()))
             raise ValueError(
-                f"labels of {name} hold {_named(unknown)}, which the prompt set lacks; its classes "
-                f"are {', '.join(names)}"
+                f"labels of {name} hold {found}, which the prompt set lacks; its classes are "
+                f"{', '.join(names)}"
             )
         array = np.asarray([names.index(entry) for entry in array.tolist()], np.int32)
     labels = integers(f"labels of {name}", array)

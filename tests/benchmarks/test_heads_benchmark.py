@@ -13,7 +13,7 @@ def table(text):
 
 def test_both_reach_the_least_loss_and_the_page_is_written(tmp_path, capsys):
     page = tmp_path / "pages" / "heads.md"
-    losses = ["--losses", "multinomial", "multilabel", "hinge", "--dtypes", "float64"]
+    losses = ["--losses", "multinomial", "binary", "hinge", "--dtypes", "float64"]
     short = ["--l2", "0.3", "--seconds", "0"]
     assert heads.main(["--problems", "90x4x3", *losses, *short, "--docs", str(page)]) == 0
     text = capsys.readouterr().out
@@ -33,7 +33,7 @@ def test_losses_are_those_of_one_head_in_words():
     weight, bias = np.array([[0.5, -1.0]]), np.array([0.1, 0.0])  # logits 0.6, -1 and 1.1, -2
     expected = {
         "multinomial": np.log1p(np.exp(-1.6)) + np.log1p(np.exp(3.1)) + 2 / 2 * 1.25,
-        "multilabel": np.log1p(np.exp([-0.6, -1.0, 1.1, 2.0])).sum() + 2 / 2 * 1.25,
+        "binary": np.log1p(np.exp([-0.6, -1.0, 1.1, 2.0])).sum() + 2 / 2 * 1.25,
         "hinge": 0.4**2 + 0 + 2.1**2 + 3**2 + 2 / 2 * (1.25 + 0.01),
     }
     for loss, value in expected.items():

@@ -109,9 +109,9 @@ def test_codes_are_those_of_chexpert():
 def test_policies(policy, blank, labels, mask):
     result = binary_labels(dataset(), policy, blank=blank)
     np.testing.assert_array_equal(result.labels, labels)
-    np.testing.assert_array_equal(result.mask, np.array(mask, bool))
+    np.testing.assert_array_equal(result.known, np.array(mask, bool))
     assert result.labels.dtype == np.int32
-    assert result.mask.dtype == bool
+    assert result.known.dtype == bool
 
 
 def test_policies_are_checked():

@@ -487,7 +487,7 @@ def test_chexpert(tmp_path):
         lambda **o: read_chexpert(tmp_path, tables={"a": "valid.csv"}, **o), "no row", skipped=2
     )
     assert valid.splits == ("a",)
-    check_disjoint(data.select([0, 1]), data.select([2]))
+    check_disjoint({"two": data.select([0, 1]), "one": data.select([2])})
 
 
 def test_chexpert_damaged(tmp_path):
@@ -565,7 +565,7 @@ def test_documented_example(tmp_path):
     split = patient_split(data.patients, {"train": 0.5, "test": 0.5}, seed=0)
     test = data.select(split.parts["test"])
     anchors = sample_anchors(data.select(data.has_text), 1, seed=0, exclude_patients=test)
-    check_disjoint(anchors, test)
-    labels, mask = binary_labels(test, "ignore", blank="zeros")
-    assert labels.shape == mask.shape == (len(test), 14)
+    check_disjoint({"anchors": anchors, "test": test})
+    labels, known = binary_labels(test, "ignore", blank="zeros")
+    assert labels.shape == known.shape == (len(test), 14)
     assert [path for path, _ in read_many(test.images)] == list(test.images)

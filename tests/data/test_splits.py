@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import semalign_jax as sa
 from semalign_jax.data import ImageTextDataset, check_disjoint, patient_split, sample_anchors
 
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -52,7 +53,7 @@ def test_splits_are_disjoint_and_whole(numbers, seed, stratify):
         assert part.size
         np.testing.assert_array_equal(part, np.sort(part))
         others = [patients[i] for other in split.parts if other != name for i in split.parts[other]]
-        check_disjoint([patients[i] for i in part], others)
+        check_disjoint({"part": [patients[i] for i in part], "others": others})
 
 
 def test_fractions_are_met():
@@ -115,17 +116,23 @@ def test_split_arguments_are_checked():
 
 def test_check_disjoint():
     a = dataset(["p1", "p2", "p2"])
-    check_disjoint(a, ["p3"])
-    check_disjoint(a, [])
-    with pytest.raises(ValueError, match="1 patients are in both sets: p2"):
-        check_disjoint(a, {"p2", "p9"})
-    with pytest.raises(ValueError, match="1 patients are in both sets: p1"):
-        check_disjoint(a, sample_anchors(dataset(["p1"]), 1, 0))
+    check_disjoint({"a": a, "b": ["p3"], "c": []})
+    with pytest.raises(ValueError, match="a and c have 1 patients in common: 'p2'"):
+        check_disjoint({"a": a, "b": ["p3"], "c": {"p2", "p9"}})
+    with pytest.raises(ValueError, match="a and drawn have 1 patients in common: 'p1'"):
+        check_disjoint({"a": a, "drawn": sample_anchors(dataset(["p1"]), 1, 0)})
+    with pytest.raises(ValueError, match="a and b have 3 ids in common: '0', '1', '2'"):
+        check_disjoint({"a": a, "b": dataset(["q1", "q2", "q3"])})
     many = [f"p{i:03}" for i in range(40)]
-    with pytest.raises(ValueError, match="40 patients .*: p000, .*p009 and 30 more"):
-        check_disjoint(many, many)
-    with pytest.raises(TypeError, match="the string 'p1'"):
-        check_disjoint("p1", a)
+    with pytest.raises(ValueError, match="40 patients .*: 'p000', .*'p004' and 35 more"):
+        check_disjoint({"one": many, "other": many})
+    with pytest.raises(TypeError, match="one: .* the string 'p1'"):
+        check_disjoint({"one": "p1", "other": a})
+    with pytest.raises(TypeError, match="patients are text in one and integers in the other"):
+        check_disjoint({"one": [1, 2], "other": a})
+    pairs = sa.zeroshot.AnchorPairs(range(3), ["p2", "p3", "p4"], np.ones((3, 2)), np.ones((3, 2)))
+    with pytest.raises(ValueError, match="a and pairs have 1 patients in common"):
+        check_disjoint({"a": a, "pairs": pairs})
 
 
 @pytest.mark.parametrize("by", [None, "label", "view", "patient"])
@@ -141,7 +148,7 @@ def test_anchors(by):
     assert len(set(sample.rows.tolist())) == 40
     assert sample.patients == {data.patients[i] for i in sample.rows}
     assert (sample.seed, sample.stratify_by) == (5, by)
-    check_disjoint(sample, test_set)
+    check_disjoint({"anchors": sample, "test": test_set})
     again = sample_anchors(data, 40, 5, stratify_by=by, exclude_patients=test_set)
     np.testing.assert_array_equal(again.rows, sample.rows)
     fewer = sample_anchors(data, 10, 5, stratify_by=by, exclude_patients=test_set)

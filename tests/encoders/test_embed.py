@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from semalign_jax import AffineMap, save_map
-from semalign_jax.encoders import _embed, _progress, embed, encode, load_encoder, read_embeddings
+from semalign_jax._core import progress
+from semalign_jax.encoders import _embed, embed, encode, load_encoder, read_embeddings
 from semalign_jax.encoders._items import modality_of
 from semalign_jax.stores import open_store, verify_store
 
@@ -505,12 +506,12 @@ def test_killed_runs_leave_the_same_files(bert, tmp_path):
 def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(monkeypatch, capsys):
     for bar in (True, False):
         monkeypatch.setattr(sys.stderr, "isatty", lambda bar=bar: bar)
-        monkeypatch.setattr(_progress, "_LINE_EVERY", 0.0)
-        with _progress.Progress(total=10, done=4, show=True) as shown:
+        monkeypatch.setattr(progress, "_LINE_EVERY", 0.0)
+        with progress.Progress("embed", 10, 4) as shown:
             shown.advance(3)
         line = capsys.readouterr().err
         assert "7/10" in line if bar else line.startswith("embed: 7 of 10 items, ")
-    with _progress.Progress(total=10, done=4, show=False) as shown:
+    with progress.Progress("embed", 10, 4, show=False) as shown:
         shown.advance(6)
     assert capsys.readouterr().err == ""
 

@@ -35,7 +35,7 @@ def logistic(x, labels, l2, weights=None):
 def test_multilabel_equals_scikit_learn_label_by_label(weighted):
     weights = WEIGHTS if weighted else None
     head, info = sa.fit_head(
-        X, LABELS, K, loss="multilabel", l2=0.5, weights=weights, tolerance=1e-14, info=True
+        X, LABELS, K, loss="binary", l2=0.5, weights=weights, tolerance=1e-14, info=True
     )
     assert bool(info.converged)
     assert 0 < float(info.gradient) < 1e-7
@@ -72,22 +72,22 @@ def test_two_classes_equal_the_definition(penalized):
 
 
 def test_unknown_labels_are_left_out_one_by_one():
-    mask = np.random.default_rng(1).random((N, K)) < 0.7
-    mask[3] = False
+    known = np.random.default_rng(1).random((N, K)) < 0.7
+    known[3] = False
     x = X.copy()
     x[3] = np.nan  # no known label: the row does not count
-    labels = np.where(mask, LABELS, -1).astype(np.int8)
-    head = sa.fit_head(x, labels, K, loss="multilabel", mask=mask, tolerance=1e-14)
+    labels = np.where(known, LABELS, -1).astype(np.int8)
+    head = sa.fit_head(x, labels, K, loss="binary", known=known, tolerance=1e-14)
     for k in range(K):
-        known = mask[:, k]
-        expected = logistic(X[known], LABELS[known, k], 1.0)
+        rows = known[:, k]
+        expected = logistic(X[rows], LABELS[rows, k], 1.0)
         np.testing.assert_allclose(head.weight[:, k], expected.coef_[0], atol=1e-5)
         np.testing.assert_allclose(head.bias[k], expected.intercept_[0], atol=1e-5)
 
 
 def test_labels_do_not_influence_each_other():
-    together = sa.fit_head(X, LABELS, K, loss="multilabel", tolerance=1e-15)
-    alone = sa.fit_head(X, LABELS[:, 1:2], 1, loss="multilabel", tolerance=1e-15)
+    together = sa.fit_head(X, LABELS, K, loss="binary", tolerance=1e-15)
+    alone = sa.fit_head(X, LABELS[:, 1:2], 1, loss="binary", tolerance=1e-15)
     np.testing.assert_allclose(together.weight[:, 1], alone.weight[:, 0], atol=1e-7)
 
 
@@ -132,9 +132,9 @@ def test_penalised_intercept_of_a_multinomial_head():
     np.testing.assert_allclose(head.bias, expected.coef_[:, -1], atol=1e-4)
 
 
-@pytest.mark.parametrize("loss", ["multinomial", "multilabel", "hinge"])
+@pytest.mark.parametrize("loss", ["multinomial", "binary", "hinge"])
 def test_rows_without_weight_are_inert(loss: Any):
-    labels = (LABELS if loss == "multilabel" else CLASSES).astype(np.int32)
+    labels = (LABELS if loss == "binary" else CLASSES).astype(np.int32)
     keep = np.arange(N) % 7 != 0
     x, bad = X.copy(), labels.copy()
     x[~keep], bad[~keep] = np.nan, 99
@@ -241,9 +241,9 @@ def test_hinge_loss_is_that_of_the_optimum():
     np.testing.assert_allclose(best, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["multinomial", "multilabel", "hinge"])
+@pytest.mark.parametrize("loss", ["multinomial", "binary", "hinge"])
 def test_search_does_not_depend_on_the_units_of_features(loss: Any):
-    labels = LABELS if loss == "multilabel" else CLASSES
+    labels = LABELS if loss == "binary" else CLASSES
     units = np.array([1e-6, 1e-3, 1.0, 1e3, 1e6])
     # Nearly without a penalty; with one, the unit of all.
     cases = ((X * units, 1e-18, units[:, None]), (X * 1e5, 0.3 * 1e10, 1e5))
@@ -336,7 +336,7 @@ def test_mlp_is_as_good_a_minimum_as_that_of_scikit_learn():
     losses, expected = [], []
     for seed in range(3):
         info = sa.stitching.fit_mlp_head(
-            jax.random.key(seed), x, labels, 2, units=8, activation="relu", loss="multilabel",
+            jax.random.key(seed), x, labels, 2, units=8, activation="relu", loss="binary",
             tolerance=1e-6, info=True,
         )[1]  # fmt: skip
         model = MLPClassifier(
@@ -384,7 +384,7 @@ def test_mlp_does_not_depend_on_offset_and_unit_of_the_embeddings():
     [
         ("multinomial", False, False),
         ("multinomial", True, True),
-        ("multilabel", False, True),
+        ("binary", False, True),
         ("hinge", True, False),
     ],
 )
@@ -393,7 +393,7 @@ def test_derivatives_of_the_optimum(loss: Any, penalized, few):
     n, d = (12, 15) if few else (40, 4)  # with fewer rows than dimensions
     x = rng.standard_normal((n, d)) + 2
     labels = np.arange(n) % K
-    if loss == "multilabel":
+    if loss == "binary":
         labels = rng.random((n, K)) < 0.5
     directions = rng.standard_normal((d, K)), rng.standard_normal(K)
 
@@ -462,9 +462,7 @@ def test_shard_map():
 
 HEADS = {
     "multinomial": lambda x, w: sa.fit_head(x, CLASSES, K, weights=w, tolerance=1e-15),
-    "multilabel": lambda x, w: sa.fit_head(
-        x, LABELS, K, loss="multilabel", weights=w, tolerance=1e-15
-    ),
+    "binary": lambda x, w: sa.fit_head(x, LABELS, K, loss="binary", weights=w, tolerance=1e-15),
     "hinge": lambda x, w: sa.fit_head(x, CLASSES, K, loss="hinge", weights=w, tolerance=1e-15),
     "mlp": lambda x, w: sa.stitching.fit_mlp_head(
         jax.random.key(0), x, CLASSES, K, units=4, weights=w, max_steps=15
@@ -514,7 +512,7 @@ def test_seeds_can_be_vmapped():
 
 
 def test_new_values_do_not_compile_again(caplog):
-    cases: Any = (("multinomial", CLASSES), ("multilabel", LABELS), ("hinge", CLASSES))
+    cases: Any = (("multinomial", CLASSES), ("binary", LABELS), ("hinge", CLASSES))
 
     def fit(x, seed):
         for loss, labels in cases:
@@ -528,7 +526,7 @@ def test_new_values_do_not_compile_again(caplog):
 
 
 def test_traced_labels_out_of_range_give_nan():
-    cases: Any = (("multinomial", CLASSES), ("hinge", CLASSES), ("multilabel", LABELS))
+    cases: Any = (("multinomial", CLASSES), ("hinge", CLASSES), ("binary", LABELS))
     for loss, labels in cases:
         bad = np.array(labels, np.int32)
         bad[4] = 7
@@ -557,23 +555,23 @@ def changed(array, index, value):
         (dict(x=X.astype(int)), TypeError, "x must have a floating-point dtype"),
         (dict(weights=-WEIGHTS), ValueError, "weights must be finite and >= 0"),
         (dict(weights=0 * WEIGHTS), ValueError, "weights are all zero"),
-        (dict(mask=np.ones(N)), TypeError, "mask must be booleans"),
-        (dict(mask=np.ones((N, K), bool)), ValueError, "mask must have the shape of the labels"),
+        (dict(known=np.ones(N)), TypeError, "known must be booleans"),
+        (dict(known=np.ones((N, K), bool)), ValueError, "known must have the shape of the labels"),
         (dict(loss="logistic"), ValueError, "loss must be one of 'multinomial'"),
         (dict(penalize_intercept=1), TypeError, "penalize_intercept must be True or False"),
-        (dict(loss="multilabel"), ValueError, r"labels must have shape \(150, 3\)"),
+        (dict(loss="binary"), ValueError, r"labels must have shape \(150, 3\)"),
         (
-            dict(loss="multilabel", labels=LABELS & [True, True, False]),
+            dict(loss="binary", labels=LABELS & [True, True, False]),
             ValueError,
             "column 2 has 0 positive and 150 negative",
         ),
         (
-            dict(loss="multilabel", labels=LABELS, mask=LABELS | [False, True, True]),
+            dict(loss="binary", labels=LABELS, known=LABELS | [False, True, True]),
             ValueError,
             "column 0 has .* and 0 negative known",
         ),
         (
-            dict(loss="multilabel", labels=changed(LABELS.astype(int), (2, 1), 2)),
+            dict(loss="binary", labels=changed(LABELS.astype(int), (2, 1), 2)),
             ValueError,
             r"\[0, 2\); entry \(2, 1\) is 2",
         ),
@@ -601,7 +599,7 @@ def test_bad_input_is_named(change, error, message):
         (dict(x=X.astype(np.longdouble)), TypeError, "x is .*128"),
         (dict(weights=np.ma.masked_less(WEIGHTS, 1)), TypeError, "weights is a masked array"),
         (dict(weights=WEIGHTS.astype(np.longdouble)), TypeError, "weights is .*128"),
-        (dict(mask=np.ma.masked_all(N, bool)), TypeError, "mask is a masked array"),
+        (dict(known=np.ma.masked_all(N, bool)), TypeError, "known is a masked array"),
         (dict(info=1), TypeError, "info must be True or False"),
     ],
 )  # fmt: skip

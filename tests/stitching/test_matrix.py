@@ -142,7 +142,7 @@ def test_every_cell_of_a_multilabel_matrix(kind):
     train, test = embeddings({"a": 5, "b": 5})
     known, test_known = (RNG.random(a.shape) < 0.8 for a in (LABELS, TEST_LABELS))
     truth = np.where(test_known, TEST_LABELS, 7)  # unknown ones may hold anything
-    options: dict[str, Any] = dict(loss="multilabel", mask=known)
+    options: dict[str, Any] = dict(loss="binary", known=known)
     if kind == "linear":
         heads = {name: sa.fit_head(train[name], LABELS, K, **options) for name in train}
         own = options
@@ -154,10 +154,10 @@ def test_every_cell_of_a_multilabel_matrix(kind):
             )
             for name in train
         }
-        own = {"loss": "multilabel", "heads": heads}
+        own = {"loss": "binary", "heads": heads}
     orders = np.stack([RNG.permutation(N)[:20] for _ in range(2)])
     result = sa.stitching.evaluate_stitching_pairs(
-        train, LABELS, test, truth, K, (3, 20), orders=orders, test_mask=test_known,
+        train, LABELS, test, truth, K, (3, 20), orders=orders, test_known=test_known,
         methods=LINES, metrics=by_name.HEAD_METRICS, control_key=jax.random.key(3), **own,
     )  # fmt: skip
 
@@ -310,7 +310,7 @@ def mistakes():
         (dict(test_labels=changed(TEST_CLASSES, 3, 5)), ValueError, r"test_labels must be in \[0"),
         (dict(test_labels=TEST_CLASSES[1:]), ValueError, "test_labels must have shape"),
         (dict(test_labels=TEST_CLASSES / 2), TypeError, "test_labels must be integers"),
-        (dict(test_mask=np.ones(T - 1, bool)), ValueError, "test_mask must have the shape"),
+        (dict(test_known=np.ones(T - 1, bool)), ValueError, "test_known must have the shape"),
         (dict(metrics=()), ValueError, "metrics must be a list"),
         (dict(metrics="auroc"), ValueError, "metrics must be a list"),
         (dict(metrics=["auroc", "auroc"]), ValueError, "metrics has 'auroc' more than once"),

@@ -573,9 +573,12 @@ def test_other_settings_are_refused_with_what_differs(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: [], "line 1: this is no file of results"),
-        (lambda lines: ["{}\n", *lines[1:]], "line 1: this is no file of results"),
-        (lambda lines: [lines[0].replace('"version": 1', '"version": 7')], "has version 7"),
+        (lambda lines: [], "line 1, has format None, expected 'semalign_jax.cells'"),
+        (
+            lambda lines: ["{}\n", *lines[1:]],
+            "line 1, has format None, expected 'semalign_jax.cells'",
+        ),
+        (lambda lines: [lines[0].replace('version": 1', 'version": 7')], "version 7; this release"),
         (lambda lines: [lines[0], lines[1][:9] + "\n", lines[2]], "line 2 is damaged"),
     ],
 )
@@ -612,9 +615,3 @@ def test_one_process_writes_at_a_time(tmp_path):
 
     assert cells.run_cells(["a"], compute, path, settings={}) == [1]
     assert cells.run_cells(["b"], lambda _: 2, path, settings={}) == [2]
-
-
-def test_progress_is_shown(tmp_path, capsys):
-    cells.run_cells([1, 2], lambda c: c, tmp_path / "a", settings={}, description="pairs")
-    assert "pairs" in (shown := capsys.readouterr().err)
-    assert "2/2" in shown

@@ -44,7 +44,7 @@ def class_row(method, label, value, **changes: Any):
 def study(**changes: Any) -> outputs.StudyResults:
     values: dict[str, Any] = {
         "format": outputs.FORMAT,
-        "version": outputs.VERSION,
+        "format_version": outputs.VERSION,
         "kind": "stitching",
         "title": "Chest findings",
         "settings": {"seeds": 5, "stores": {"vit": "/data/vit"}},
@@ -202,8 +202,8 @@ def test_one_report_of_several_studies(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "other"}, "these are no results of a study"),
-        ({"version": 9}, "has version 9; this reads 1"),
+        ({"format": "other"}, "has format 'other', expected 'semalign_jax.study'"),
+        ({"format_version": 9}, "version 9; this release reads 1"),
         ({"kind": "other"}, "kind must be one of stitching, zero-shot"),
         ({"title": 3}, "title is missing or of the wrong type"),
         ({"rows": {}}, "rows is missing or of the wrong type"),

@@ -60,7 +60,7 @@ SETTINGS: dict[str, Any] = {
     "stores": {name: f"stores/{name}" for name in ENCODERS},
     "train": ["fit", "more"],
     "test": ["final"],
-    "task": "multinomial",
+    "task": "single-label",
     "labels": list(NAMES),
     "counts": [5, 20],
     "seeds": 2,
@@ -290,7 +290,7 @@ def test_multilabel_with_unknown_labels_and_anchors_of_their_own(tmp_path):
     write_data(tmp_path)
     dataset = {**SETTINGS["dataset"], "options": {**OPTIONS, "label": list(FINDINGS)}}
     settings = settings_of(
-        tmp_path, dataset=dataset, task="multilabel", labels=None, train=["fit"],
+        tmp_path, dataset=dataset, task="multi-label", labels=None, train=["fit"],
         anchors=["more"], uncertain="ones", control=False, intervals={"resamples": 10},
         counts=[5, 20], methods=["ortho"],
     )  # fmt: skip
@@ -299,7 +299,7 @@ def test_multilabel_with_unknown_labels_and_anchors_of_their_own(tmp_path):
     known = CODES != ""
     fit, more = slice(N // 2), slice(N // 2, N)
     heads = {
-        name: sa.fit_head(view[fit], labels[fit], K, loss="multilabel", l2=0.5, mask=known[fit])
+        name: sa.fit_head(view[fit], labels[fit], K, loss="binary", l2=0.5, known=known[fit])
         for name, view in VIEWS.items()
     }
     matrix = sa.stitching.evaluate_stitching_pairs(
@@ -310,12 +310,12 @@ def test_multilabel_with_unknown_labels_and_anchors_of_their_own(tmp_path):
         K,
         (5, 20),
         jax.random.split(jax.random.key(3), 2),
-        loss="multilabel",
+        loss="binary",
         metrics=("auroc",),
         methods=["ortho"],
         anchors={name: view[more] for name, view in VIEWS.items()},
         heads=heads,
-        test_mask=known[N:],
+        test_known=known[N:],
         control=False,
     )
     found = scores_of(results)
@@ -368,7 +368,7 @@ def changed(values, place, value):
 
 ANIMALS = [NAMES[c] for c in CLASSES]
 MULTILABEL: dict[str, Any] = {
-    "task": "multilabel",
+    "task": "multi-label",
     "labels": None,
     "dataset": {**SETTINGS["dataset"], "options": {**OPTIONS, "label": list(FINDINGS)}},
 }
@@ -380,12 +380,12 @@ MULTILABEL: dict[str, Any] = {
         (
             {"person": changed(OWNERS, N, OWNERS[0])},
             {},
-            r"items\.csv: train and test overlap: 1 patients are in both sets: person0",
+            r"items\.csv: train and test have 1 patients in common: 'person0'",
         ),
         (
             {"person": changed(OWNERS, N, OWNERS[N - 1])},
             {"train": ["fit"], "anchors": ["more"]},
-            "anchors and test overlap: 1 patients",
+            "anchors and test have 1 patients",
         ),
         ({}, {"train": ["first"]}, r"train: .*items\.csv has no image of the split 'first'"),
         ({}, {"labels": ["dog", "pig"]}, r"labels: 'pig' is no label of .*items\.csv; it has cat"),

@@ -432,7 +432,7 @@ def test_overlapping_patients(world, tmp_path):
 
     images = edited(world, tmp_path, in_anchors)
     message = (
-        r"anchors of anchors .*anchors.csv\) and test of images .*overlap: 2 patients .*q3, q7"
+        r"anchors of anchors .*anchors.csv\) and test of images .*have 2 patients .*'q3', 'q7'"
     )
     fails(world.folder, message, images=images)
 
@@ -440,7 +440,7 @@ def test_overlapping_patients(world, tmp_path):
         rows[30][1] = "p0"
 
     images = edited(world, tmp_path, in_validation)
-    fails(world.folder, "validation of .* and test of .* overlap: 1 patients .*p0", images=images)
+    fails(world.folder, "validation of .* and test of .* have 1 patients .*'p0'", images=images)
 
 
 def test_a_test_part_of_one_class(world, tmp_path):

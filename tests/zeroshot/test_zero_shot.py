@@ -19,7 +19,7 @@ from sklearn.metrics import (
 )
 
 import semalign_jax as sa
-from semalign_jax.zeroshot import SpaceNormalization, Task, baselines, protocol
+from semalign_jax.zeroshot import SpaceNormalization, Task, baselines
 
 NAMES = ("a", "b", "c")
 
@@ -677,10 +677,3 @@ def test_progress_counts_lines():
     only["normalizations"] = ("none",)
     run(study(), progress=lambda done, total: seen.append((done, total)), seeds=1, **only)
     assert seen == [(1, 2), (2, 2)]
-
-
-def test_parts_can_be_checked_on_their_own():
-    pairs, validation, _, _ = study()
-    protocol.check_disjoint({"anchors": pairs, "validation": validation})
-    with pytest.raises(ValueError, match="first and second have 20 patients in common"):
-        protocol.check_disjoint({"first": pairs, "second": pairs})
