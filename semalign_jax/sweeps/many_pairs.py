@@ -6,7 +6,7 @@ What is shared, and how, is in `_shared`; sweeps of one pair are in `one_pair`.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache, partial, reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -18,9 +18,15 @@ from .._core.linalg import common_dtype, compute_dtype
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.mlp_head import Head, after_first_layer, first_layer
-from ..metrics.by_name import HEAD_METRICS, HeadMetric, score_by_name
+from ..metrics.by_name import HeadMetric
 from ._shared import Plan, Variant, is_shared, prepare, shared_heads
-from .one_pair import SweepMethod, checked_lines, checked_orders
+from .one_pair import (
+    SweepMethod,
+    checked_lines,
+    checked_metrics,
+    checked_orders,
+    score_of_predictions,
+)
 
 #: Scores predictions: `(scores [t, c], eval_data) -> scalar`, or any pytree of arrays.
 ScoreMetric: TypeAlias = Callable[[Array, Any], Any]
@@ -125,7 +131,7 @@ def sweep_pairs(
     ascending = tuple(sorted(set(checked)))
     shared = dict.fromkeys(line for _, line in lines if is_shared(line))
     plan = Plan(tuple(shared), ascending, dtype == jnp.float32)
-    score = partial(_score, _checked_metrics(metrics))
+    score = partial(_score, checked_metrics(metrics, score_of_predictions))
 
     def of_encoder(order: Array, name: str) -> _Encoder:
         ordered = data[name][order]
@@ -232,27 +238,6 @@ def checked_methods(
             raise ValueError(f"methods[{label!r}] must be a name or a SweepMethod; got {line!r}")
         lines.append((label, line))
     return tuple(lines)
-
-
-def _checked_metrics(
-    metrics: Mapping[str, ScoreMetric] | Sequence[HeadMetric],
-) -> tuple[tuple[str, ScoreMetric], ...]:
-    if isinstance(metrics, Mapping):
-        return tuple(metrics.items())
-    if isinstance(metrics, str):
-        raise ValueError(f"metrics must be a list of names; got {metrics!r}, write [{metrics!r}]")
-    for name in metrics:
-        checks.option("metrics", name, HEAD_METRICS)
-    return tuple((name, _named_metric(name)) for name in dict.fromkeys(metrics))
-
-
-@cache  # one function for each, as compiled code is found by it
-def _named_metric(name: HeadMetric) -> ScoreMetric:
-    def of_scores(scores: Array, labels: Array) -> Array:
-        weights = jnp.ones(labels.shape, scores.dtype)
-        return score_by_name(name, True, scores.shape[1])(scores, (labels, weights)).value
-
-    return of_scores
 
 
 def _checked_pairs(

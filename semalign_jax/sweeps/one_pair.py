@@ -5,7 +5,7 @@ Sweeps over many pairs, which share work between them, are in `many_pairs`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, TypeAlias, cast
 
 import jax
@@ -16,7 +16,9 @@ from .._core import checks
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.fit import compiled_fit
+from ..maps.mlp_head import Head
 from ..maps.options import check_method, check_options
+from ..metrics.by_name import HEAD_METRICS, HeadMetric, score_by_name
 from .anchors import anchor_order, check_counts
 
 #: How a sweep gives a fit its anchors, see `anchor_sweep`.
@@ -100,7 +102,7 @@ def anchor_sweep(
     counts: Sequence[int] | Array,
     keys: Array | None = None,
     *,
-    metrics: Mapping[str, Metric],
+    metrics: Mapping[str, Metric] | Sequence[HeadMetric],
     eval_data: Any = None,
     methods: Sequence[Method] | Mapping[str, str | SweepMethod | Fitter] = METHODS,
     orders: ArrayLike | None = None,
@@ -130,8 +132,12 @@ def anchor_sweep(
             is "masks".
         keys: PRNG keys [seeds], e.g. `jax.random.split(jax.random.key(0), 5)`.
         metrics: name -> function `(map, eval_data) -> scalar`; must be traceable. It may return
-            a pytree of arrays too: `lambda fitted, _: fitted` gives the maps themselves.
-        eval_data: any pytree of arrays, handed to the metrics.
+            a pytree of arrays too: `lambda fitted, _: fitted` gives the maps themselves. Or names
+            of scores of a head on mapped test rows, see `eval_data`: "accuracy",
+            "balanced_accuracy", "macro_f1", "auroc", "average_precision".
+        eval_data: any pytree of arrays, handed to the metrics; for metrics by name the triple
+            (head of the target space, test rows of the source [t, d_in], labels [t] or booleans
+            [t, c]).
         methods: names of maps, or label -> name, `SweepMethod` (a map with options) or function
             `(x, y) -> AffineMap` (with "prefixes" alone).
         orders: instead of `keys`: integer [seeds, m] row orders, m >= max(counts), whose prefixes
@@ -156,6 +162,10 @@ def anchor_sweep(
     x, y = checks.pair(x, y)
     if not metrics:
         raise ValueError("metrics is empty: give at least one, name -> function(map, eval_data)")
+    scored = checked_metrics(metrics, _score_of_map)
+    by_name = not isinstance(metrics, Mapping)
+    if by_name and not (isinstance(eval_data, tuple) and len(eval_data) == 3):
+        raise ValueError("metrics by name need eval_data=(head, test rows, labels)")
     lines = checked_lines(methods)
     checks.option("route", route, ROUTES)
     if batch_size is None:
@@ -164,7 +174,6 @@ def anchor_sweep(
     checked, orders = _counts_and_orders(counts, x.shape[0], keys, orders, labels)
     work = orders.size * x.shape[1] * y.shape[1]
     route = _chosen_route(route, isinstance(checked, tuple), lines, work)
-    scored = tuple(metrics.items())
     eval_data = jax.tree.map(jnp.asarray, eval_data)  # once, and not for every score
     axes = _freeze_axes(eval_in_axes, eval_data)
     if route == "prefixes":
@@ -177,6 +186,40 @@ def anchor_sweep(
 
 
 # --- checks ------------------------------------------------------------------------------------
+
+
+def checked_metrics(
+    metrics: Mapping[str, Callable[..., Any]] | Sequence[HeadMetric],
+    by_name: Callable[[HeadMetric], Callable[..., Any]],
+) -> tuple[tuple[str, Callable[..., Any]], ...]:
+    """The metrics of a sweep with their names; `by_name` gives those that are names alone."""
+    if isinstance(metrics, Mapping):
+        return tuple(metrics.items())
+    if isinstance(metrics, str):
+        raise ValueError(f"metrics must be a list of names; got {metrics!r}, write [{metrics!r}]")
+    for name in metrics:
+        checks.option("metrics", name, HEAD_METRICS)
+    return tuple((name, by_name(name)) for name in dict.fromkeys(metrics))
+
+
+@cache  # one function for each name, as compiled code is found by it
+def score_of_predictions(name: HeadMetric) -> Callable[[Array, Array], Array]:
+    """The score of that name as a function of predictions [t, c] and labels."""
+
+    def of_scores(scores: Array, labels: Array) -> Array:
+        weights = jnp.ones(labels.shape, scores.dtype)
+        return score_by_name(name, True, scores.shape[1])(scores, (labels, weights)).value
+
+    return of_scores
+
+
+@cache
+def _score_of_map(name: HeadMetric) -> Metric:
+    def of_map(fitted: AffineMap, data: tuple[Head, Array, Array]) -> Array:
+        head, rows, labels = data
+        return score_of_predictions(name)((fitted >> head)(rows), labels)
+
+    return of_map
 
 
 def checked_lines(

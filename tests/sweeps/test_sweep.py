@@ -1,6 +1,7 @@
 """Sweeps of one pair: every cell equals its own fit, by either route."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,28 @@ def test_every_cell_equals_its_own_fit(d_in, d_out, route):
                 np.testing.assert_allclose(
                     got[m, c, 0], expected, atol=1e-6, err_msg=f"{line} at {n}"
                 )
+
+
+def test_metrics_by_name():
+    x, y = map(jnp.asarray, anchors(60, 6, 9, cond=3))
+    labels = (y[:, 0] > 0).astype(jnp.int32)
+    head = sa.fit_head(y[:40], labels[:40], 2)
+    data = head, x[40:], labels[40:]
+    names: Any = ["accuracy", "auroc"]
+    options: Any = {"orders": np.arange(40)[None], "methods": ["affine"], "eval_data": data}
+    values = sa.anchor_sweep(x[:40], y[:40], (5, 30), metrics=names, **options).values
+    for c, n in enumerate((5, 30)):
+        head_at_n = sa.stitch(head, sa.fit_affine(x[:n], y[:n]))
+        expected = sa.stitching.head_accuracy(head_at_n, *data[1:])
+        np.testing.assert_allclose(values["accuracy"][0, c, 0], expected)
+        odds = np.diff(head_at_n(x[40:]))[:, 0]
+        positive, negative = (odds[labels[40:] == value] for value in (1, 0))
+        expected = np.mean(positive[:, None] > negative[None, :])
+        np.testing.assert_allclose(values["auroc"][0, c, 0], expected)
+    with pytest.raises(ValueError, match="metrics must be one of 'accuracy'"):
+        sa.anchor_sweep(x, y, (5,), metrics=names[:1] + ["error"], **options)
+    with pytest.raises(ValueError, match=r"by name need eval_data=\(head, test rows, labels\)"):
+        sa.anchor_sweep(x, y, (5,), metrics=names, **(options | {"eval_data": x}))
 
 
 def test_cells_in_float32_with_a_large_offset():
