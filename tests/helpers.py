@@ -22,6 +22,22 @@ def polar(m):
     return u @ vt
 
 
+def completed(m, completion="orthogonal", rcond=1e-10):
+    """The polar factor; what `m` leaves open is as near to the identity as can be, or zero.
+
+    Of the smaller space padded by zeros, and between the spaces of what is open on both sides.
+    """
+    u, s, vt = np.linalg.svd(m, full_matrices=False)
+    kept = s > rcond * s.max(initial=0)
+    if kept.all() or completion == "partial":
+        return u[:, kept] @ vt[kept]
+    d = max(m.shape)
+    u, v = (np.pad(a[:, kept], ((0, d - len(a)), (0, 0))) for a in (u, vt.T))
+    rest = (np.eye(d) - u @ u.T) @ (np.eye(d) - v @ v.T)
+    # The polar factor keeps apart what has no direction in common.
+    return polar(2 * u @ v.T + rest)[: m.shape[0], : m.shape[1]]
+
+
 def relative(a, b):
     return np.linalg.norm(np.asarray(a, np.float64) - b) / np.linalg.norm(b)
 
@@ -45,7 +61,10 @@ def prepared(x, y, *, center, weights=None, normalize="none"):
     return sides
 
 
-def reference(method, x, y, *, weights=None, normalize="none", ridge=0.0, scale=False, rcond=1e-13):
+def reference(
+    method, x, y, *, weights=None, normalize="none", ridge=0.0, scale=False, rcond=1e-13,
+    completion="orthogonal",
+):  # fmt: skip
     """The map by its definition in float64 with NumPy: (weight, bias)."""
     center = method == "affine" or normalize != "none"
     (a, mean_x, scale_x), (b, mean_y, scale_y) = prepared(
@@ -53,12 +72,12 @@ def reference(method, x, y, *, weights=None, normalize="none", ridge=0.0, scale=
     )
     d_in, d_out = a.shape[1], b.shape[1]
     if method == "ortho":
-        weight = polar(a.T @ b)
+        weight = completed(a.T @ b, completion)
     else:
         augmented = np.concatenate([a, np.sqrt(ridge) * np.eye(d_in)])
         weight = np.linalg.lstsq(augmented, np.concatenate([b, np.zeros((d_in, d_out))]), rcond)[0]
         if method == "l-ortho":
-            weight = polar(weight)
+            weight = completed(weight, completion)
     if scale:
         power = np.sum((a @ weight) ** 2) + ridge * np.sum(weight**2)
         weight = weight * np.sum((a @ weight) * b) / power

@@ -4,23 +4,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import METHODS, anchors, relative
+from helpers import METHODS, anchors, reference, relative
 from jax import lax
 
 import semalign_jax as sa
 
 
-@pytest.fixture(autouse=True, params=["cuda", "default"])
-def accelerator(monkeypatch, request):
+@pytest.fixture(autouse=True, scope="module", params=["cuda", "default"])
+def accelerator(request):
     """The name of a platform whose branches are taken."""
 
     def branch(*args, default, **branches):
         return branches.get(request.param, default)(*args)
 
     jax.clear_caches()
-    monkeypatch.setattr(lax, "platform_dependent", branch)
-    yield request.param
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lax, "platform_dependent", branch)
+        yield request.param
     jax.clear_caches()
 
 
@@ -34,28 +34,18 @@ def sides(shape, dtype):
     return (a.astype(dtype) for a in anchors(*shape, cond=3))
 
 
-def check(weight, expected, dtype):
-    """Compare with float64's."""
+def check(weight, method, x, y, dtype):
+    """Compare with NumPy's in float64."""
+    expected, _ = reference(method, x, y, normalize="center")
     np.testing.assert_allclose(weight, expected, atol=1e-5 if dtype == "float32" else 1e-9)
-
-
-def by_svd(method, x, y):
-    """The map of a CPU, in float64."""
-    wide = x.astype(np.float64), y.astype(np.float64)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lax, "platform_dependent", lambda *args, cpu, **_: cpu(*args))
-        jax.clear_caches()
-        weight = sa.fit(method, *wide, normalize="center").weight
-    jax.clear_caches()
-    return weight
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(3, 12, 12), (3, 12, 10), (9, 10, 12), (30, 12, 12)], ids=str)
 def test_the_same_maps(method, shape, dtype):
     x, y = sides(shape, dtype)
-    check(sa.fit(method, x, y, normalize="center").weight, by_svd(method, x, y), dtype)
     fitted, info = sa.fit(method, x, y, normalize="center", info=True)
+    check(fitted.weight, method, x, y, dtype)
     assert info.rank == min(shape[0] - 1, *shape[1:])
 
 
@@ -67,7 +57,7 @@ def test_rows_of_weight_zero_leave_directions_undetermined(method, shape, dtype)
     for count in (3, shape[0]):
         active = np.random.default_rng(count).permutation(shape[0])[:count]
         weights = jnp.zeros(shape[0]).at[active].set(1.0)
-        check(fit(x, y, weights), by_svd(method, x[active], y[active]), dtype)
+        check(fit(x, y, weights), method, x[active], y[active], dtype)
 
 
 def test_batches_of_masks(dtype):
@@ -78,7 +68,7 @@ def test_batches_of_masks(dtype):
         return sa.fit_ortho(x, y, weights=mask, normalize="center").weight
 
     for n, weight in zip((3, 4, 8), jax.vmap(fit)(masks), strict=True):
-        check(weight, by_svd("ortho", x[:n], y[:n]), dtype)
+        check(weight, "ortho", x[:n], y[:n], dtype)
 
 
 @pytest.mark.parametrize("method", ["l-ortho", "ortho"])
@@ -124,8 +114,7 @@ def test_products_alone_where_all_is_determined():
     assert calls >= 1  # compiled, within a condition
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_sweeps_over_pairs(method):
+def test_sweeps_over_pairs():
     rng = np.random.default_rng(0)
     both = [dict(zip("ab", sides((n, 6, 6), "float32"), strict=True)) for n in (20, 9)]
     readouts = {
@@ -135,12 +124,13 @@ def test_sweeps_over_pairs(method):
     def scores(scores, _):
         return scores
 
-    counts = (2, 5, 6, 12, 20)
+    counts = (2, 5, 6, 12)
     found = sa.sweep_pairs(
         both[0], counts, orders=np.arange(20)[None], readouts=readouts, test=both[1],
-        metrics={"scores": scores}, methods=[method], pairs=[("a", "b")],
+        metrics={"scores": scores}, pairs=[("a", "b")],
     )  # fmt: skip
-    for n, values in zip(counts, found.values["scores"][0, 0, :, 0], strict=True):
-        fitted = sa.fit(method, both[0]["a"][:n], both[0]["b"][:n])
-        expected = (fitted >> readouts["b"])(both[1]["a"])
-        assert relative(values, np.asarray(expected, np.float64)) < 1e-4
+    for method, of_counts in zip(found.methods, found.values["scores"][0, :, :, 0], strict=True):
+        for n, values in zip(counts, of_counts, strict=True):
+            weight, bias = reference(method, both[0]["a"][:n], both[0]["b"][:n])
+            expected = (both[1]["a"] @ weight + bias) @ np.asarray(readouts["b"].weight)
+            assert relative(values, expected) < 1e-4, (method, n)

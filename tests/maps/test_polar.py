@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import anchors, polar, rotation
+from helpers import anchors, completed, rotation
 
 import semalign_jax as sa
 
@@ -57,18 +57,15 @@ def test_undetermined_directions_are_the_identity(shape, precision):
 def test_the_completion_by_its_definition(missing, shape):
     """Nearest to the identity between what is undetermined, of the smaller space padded."""
     rng = np.random.default_rng(missing)
-    d, k = max(shape), 12 - missing
+    k = 12 - missing
     u, v = rotation(shape[0], rng)[:, :k], rotation(shape[1], rng)[:, :k]
     m = (u * np.geomspace(1, 1e-3, k)) @ v.T
-    u, v = (np.pad(side, ((0, d - len(side)), (0, 0))) for side in (u, v))
-    rest = (np.eye(d) - u @ u.T) @ (np.eye(d) - v @ v.T)
-    # The polar factor keeps apart what has no direction in common.
-    expected = polar(2 * u @ v.T + rest)[: shape[0], : shape[1]]
+    expected = completed(m)
     by_matrix = jax.jit(partial(sa.polar_factor, rcond=1e-10))
     np.testing.assert_allclose(by_matrix(m), expected, atol=1e-9)
     # The same from as many anchors, by the thin path if they are few.
     if k:
-        x, y = (u * np.geomspace(1, 1e-3, k)).T[:, : shape[0]], v.T[:, : shape[1]]
+        x, y = (u * np.geomspace(1, 1e-3, k)).T, v.T
         np.testing.assert_allclose(sa.fit_ortho(x, y).weight, expected, atol=1e-9)
 
 
@@ -175,7 +172,7 @@ def test_units_out_of_the_range_of_products(scales):
         for scale, side in zip(scales, anchors(50, 6, 6, cond=3), strict=True)
     )
     wide: Any = [np.asarray(side, np.float64) for side in (x, y)]
-    expected = polar(wide[0].T @ wide[1])
+    expected = completed(wide[0].T @ wide[1])
     np.testing.assert_allclose(sa.fit_ortho(x, y).weight, expected, atol=2e-5)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 import sklearn.metrics
-from helpers import relative, rotation
+from helpers import reference, relative, rotation
 
 import semalign_jax as sa
 
@@ -48,7 +48,7 @@ def encoders(dims, *, dtype: Any = np.float64, offset=5.0, seed=0) -> tuple[dict
 @pytest.mark.parametrize("dims", [{"a": 8, "b": 8}, {"a": 8, "c": 5}], ids=["equal", "unequal"])
 def test_every_cell_equals_its_own_fit(dims):
     data, rest = encoders(dims)
-    counts = (30, 1, 4, 6, 8, 9)
+    counts = (30, 1, 6, 8, 9)
     order = np.random.default_rng(1).permutation(N)
     result = sa.sweep_pairs(
         data, counts, orders=order[None], methods=LINES, metrics={"scores": scores_of}, **rest
@@ -60,8 +60,10 @@ def test_every_cell_equals_its_own_fit(dims):
             for c, n in enumerate(counts):
                 x, y = data[source][order[:n]], data[target][order[:n]]
                 y = np.roll(y, 1, axis=0) if line.shuffled else y
-                fitted = sa.fit(line.method, x, y, **dict(line.options))
-                expected = (fitted >> rest["readouts"][target])(rest["test"][source])
+                weight, bias = reference(line.method, x, y, **dict(line.options))
+                head = jax.tree.map(np.asarray, rest["readouts"][target])
+                mapped = rest["test"][source] @ weight + bias
+                expected = (mapped - head.source_offset) @ head.weight + head.target_offset
                 got = result.values["scores"][p, m, c, 0]
                 np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
 
