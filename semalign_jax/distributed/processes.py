@@ -28,7 +28,7 @@ class OtherProcessError(RuntimeError):
 
 
 def this_process() -> tuple[int, int]:
-    """Return the index of this process and the number of processes, with one starts no device."""
+    """Return the index of this process and their number; of a single one it starts no device."""
     if not jax.distributed.is_initialized():
         return 0, 1
     return jax.process_index(), jax.process_count()

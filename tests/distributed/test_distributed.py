@@ -229,6 +229,7 @@ WRONG_STARTS = {
 START_WRONGLY = """
 import json, sys
 from semalign_jax import distributed
+distributed.barrier("alone")  # starts no device: JAX would refuse to initialize then
 for arguments in json.loads(sys.argv[1]):
     try:
         distributed.initialize(**arguments)
