@@ -1,5 +1,7 @@
 """`--distributed`: one command in several processes, on one machine or on many."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from ._console import keep_libraries_off_stdout, print_errors_only
@@ -27,18 +29,19 @@ TimeoutOption = Annotated[
     int | None,
     option("Seconds of silence after which a process counts as dead", default="100", min=1),
 ]
-#: Parameters of the commands that are `join`'s, and no settings.
+#: Parameters of the commands that are `joined`'s, and no settings.
 JOIN = ("distributed", "coordinator", "process_count", "process_id", "timeout")
 
 
-def join(
+@contextmanager
+def joined(
     distributed: bool,
     coordinator: str | None,
     process_count: int | None,
     process_id: int | None,
     timeout: int | None,
-) -> None:
-    """Join the other processes, if there are any; only process 0 prints a result.
+) -> Iterator[None]:
+    """Join the other processes, if there are any, and fail with them; process 0 prints the result.
 
     Args:
         distributed: whether to do so; the other options imply it.
@@ -53,10 +56,13 @@ def join(
     if not distributed and (coordinator, process_count, process_id) == (None, None, None):
         if timeout is not None:
             raise ValueError("--timeout is of several processes: give --distributed")
+        yield
         return
-    from ..distributed.processes import TIMEOUT, initialize, this_process
+    from ..distributed.processes import TIMEOUT, initialize, jointly, this_process
 
     keep_libraries_off_stdout()  # Gloo, JAX's collectives on CPUs, tells when it is connected
     initialize(coordinator, process_count, process_id, timeout=timeout or TIMEOUT)
     if this_process()[0] > 0:
         print_errors_only()
+    with jointly("the command"):
+        yield

@@ -1,7 +1,6 @@
 """What `semalign embed` embeds: texts and images from files, data sets and prompt sets."""
 
 import glob
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -271,7 +270,6 @@ def find_broken(
     ):
 
         def check(start: int) -> list[list[Any]]:
-            section.check()
             rows = range(start, min(start + _CHECKED, count))
             return [[r, w] for r, w in zip(rows, pool.map(why, rows), strict=True) if w is not None]
 
@@ -284,5 +282,5 @@ def find_broken(
             description="check images",
         )
         own = [found for block in blocks for found in block]
-        lists = [json.loads(text) for text in section.exchange("broken", json.dumps(own))]
+        lists = section.exchange(own)
     return [Broken(*found) for found in sorted(found for one in lists for found in one)]

@@ -26,7 +26,7 @@ from ._distributed import (
     ProcessCountOption,
     ProcessIdOption,
     TimeoutOption,
-    join,
+    joined,
 )
 from ._options import DatasetOption, DatasetPathOption, ReaderOption, dataset_flags, option
 
@@ -141,8 +141,8 @@ def embed(
     from ._settings import EmbedSettings
 
     settings = settings_of(EmbedSettings, flags)
-    join(distributed, coordinator, process_count, process_id, timeout)
-    return run(settings)
+    with joined(distributed, coordinator, process_count, process_id, timeout):
+        return run(settings)
 
 
 def run(settings: "EmbedSettings") -> Outcome:

@@ -24,7 +24,7 @@ from ._distributed import (
     ProcessCountOption,
     ProcessIdOption,
     TimeoutOption,
-    join,
+    joined,
 )
 from ._options import METHODS, NormalizeOption, option
 
@@ -95,8 +95,8 @@ def fit(
     from ._settings import FitSettings
 
     settings = settings_of(FitSettings, flags)
-    join(distributed, coordinator, process_count, process_id, timeout)
-    return run_fit(settings)
+    with joined(distributed, coordinator, process_count, process_id, timeout):
+        return run_fit(settings)
 
 
 def run_fit(settings: "FitSettings") -> Outcome:

@@ -1,10 +1,8 @@
 """Statistics of anchors merged across processes, and the rows of each."""
 
-import json
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-import jax
 import numpy as np
 
 from .._core import checks
@@ -47,17 +45,10 @@ def accumulate_stats(
     Raises:
         TypeError: for anchors that are not floating point.
         ValueError: as `semalign_jax.accumulate_stats`; a row has its number in this process.
-        OtherProcessError: if another process is gone or has failed; says which, and why.
+        OtherProcessError: if another process is gone or has failed; says why, and which failed.
     """
     with jointly("accumulate_stats") as section:
-        own = accumulate(_checked(batches, section), progress)
-        return require_anchors(_merged(own, section))
-
-
-def _checked(batches: Iterable[Any], section: Section) -> Iterable[Any]:
-    for batch in batches:
-        section.check()
-        yield batch
+        return require_anchors(_merged(accumulate(batches, progress), section))
 
 
 def merge_across_processes(stats: PairStats | None) -> PairStats:
@@ -74,15 +65,14 @@ def merge_across_processes(stats: PairStats | None) -> PairStats:
 
     Raises:
         ValueError: if the dimensions differ between processes, or no process has anchors.
-        OtherProcessError: if another process is gone or has failed; says which, and why.
+        OtherProcessError: if another process is gone or has failed; says why, and which failed.
     """
     with jointly("merge_across_processes") as section:
         return require_anchors(_merged(stats, section))
 
 
 def _merged(stats: PairStats | None, section: Section) -> PairStats | None:
-    own = None if stats is None else np.shape(stats.cxy)
-    shapes = [json.loads(text) for text in section.exchange("shapes", json.dumps(own))]
+    shapes = section.exchange(None if stats is None else list(np.shape(stats.cxy)))
     holders = [process for process, shape in enumerate(shapes) if shape is not None]
     if not holders:
         return None
@@ -100,22 +90,9 @@ def _merged(stats: PairStats | None, section: Section) -> PairStats | None:
         flat = np.concatenate([np.ravel(np.asarray(field, np.float64)) for field in stats])
     merged: PairStats | None = None
     for process in holders:
-        parts = np.split(_broadcast(flat, process, section), ends[:-1])
+        parts = np.split(section.broadcast(flat, process), ends[:-1])
         arrays = [part.reshape(shape) for part, shape in zip(parts, fields, strict=True)]
         # NumPy arrays stand in for JAX arrays.
         one = PairStats(*(cast(Any, array) for array in arrays))
         merged = one if merged is None else merge_host_stats(merged, one)
     return merged
-
-
-def _broadcast(values: np.ndarray, source: int, section: Section) -> np.ndarray:
-    """Return the float64 `values` of one process, as they are there."""
-    if section.count == 1:
-        return values
-    from jax.experimental import multihost_utils
-
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        bits = multihost_utils.broadcast_one_to_all(
-            values.view(np.uint32), is_source=section.index == source
-        )
-    return np.asarray(bits).view(np.float64)

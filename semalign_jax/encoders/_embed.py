@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from .._core.checks import flag, option, positive_int
 from .._core.files import content_hash
 from .._core.progress import Progress
-from ..distributed.processes import Section, alone, jointly
+from ..distributed.processes import Section, jointly
 from ..stores.chunks import Chunk
 from ._encoder import DTYPES, Encoder, encode, example_batch, read_config
 from ._family import TEXT
@@ -147,7 +147,7 @@ def embed(
             (lists what differs).
         FileExistsError: if the folder holds something else, or anything without `resume`.
         RuntimeError: if another run writes into the folder, or another process of this run is gone
-            or has failed (says which, and why).
+            or has failed (says why, and which failed), found out after each chunk.
     """
     if not isinstance(encoder, Encoder):
         raise TypeError(f"encoder must come from load_encoder; got {type(encoder).__name__}")
@@ -195,8 +195,8 @@ def embed(
         done.add(number)
 
     with ExitStack() as stack:
-        section = alone() if out is None else stack.enter_context(jointly("embed"))
-        store = None
+        section = Section("embed") if out is None else stack.enter_context(jointly("embed"))
+        store, rounds = None, 0
         if out is not None:
             refuse_repeated(named.ids)
             run = {
@@ -218,7 +218,9 @@ def embed(
             if first:
                 for number, chunk in whole_chunks(store):
                     put(number, chunk)
-            spans = {number: spans[number] for number in deal(store, list(done), section)}
+            shares = deal(store, list(done), section)
+            rounds = len(shares[0])
+            spans = {number: spans[number] for number in shares[section.index]}
         own = sum(map(len, spans.values()))
         total = count if section.count == 1 else own
         name = _name(section, len(spans), progress)
@@ -229,13 +231,14 @@ def embed(
         # All workers busy, and two batches beyond, so that one slow image stops nothing.
         depth = 2 + -(-workers // batch_size)
         encoded = _encoded(encoder, batches_of(spans, pool, tokenizing), depth, devices)
-        encoded = _checked(encoded, section)
         for number, chunk in _chunks(encoded, named, spans, (dimension, dtype), shown):
             put(number, chunk)
             if store is not None:
                 store.write(number, chunk)
-        section.exchange("written")
+                section.exchange()  # whether another process has failed
         if store is not None:
+            for _ in range(rounds - len(spans)):
+                section.exchange()
             for number, chunk in chunks_of_others(store, done):
                 put(number, chunk)
     if truncated:
@@ -252,12 +255,7 @@ def _name(section: Section, chunks: int, progress: bool) -> str:
         return "embed"
     name = f"embed, process {section.index} of {section.count}"
     if progress:
-        line = (
-            f"{name}: {chunks} chunks to make. If a process dies, the others end after "
-            f"{section.timeout:g} s or little more; then run the same command again, in any number "
-            "of processes, to continue"
-        )
-        print(line, file=sys.stderr, flush=True)
+        print(f"{name}: {chunks} chunks to make", file=sys.stderr, flush=True)
     return name
 
 
@@ -416,12 +414,6 @@ def _encoded(
             yield batch, encode(encoder.config, params, inputs)
 
     return _ahead(dispatched(), 1)
-
-
-def _checked(batches: Iterator[_T], section: Section) -> Iterator[_T]:
-    for batch in batches:
-        section.check()
-        yield batch
 
 
 def _chunks(

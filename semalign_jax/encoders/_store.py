@@ -4,7 +4,7 @@ Several processes write into one folder: process 0 holds its lock, writes the ma
 and says which chunks are missing; these are dealt out in turn.
 """
 
-import json
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core.files import content_hash, write_atomically
-from ..distributed.processes import Section, wait_until
+from ..distributed.processes import Section
 from ..stores.chunks import (
     IDS,
     MANIFEST,
@@ -75,8 +75,8 @@ def open_run(
         yield chunks
 
 
-def deal(chunks: ChunkFolder, whole: Sequence[int], section: Section) -> list[int]:
-    """Return the numbers of the chunks that this process is to make.
+def deal(chunks: ChunkFolder, whole: Sequence[int], section: Section) -> list[list[int]]:
+    """Return the numbers of the chunks that each process is to make; those of process 0 are most.
 
     Args:
         chunks: of `open_run`.
@@ -88,8 +88,8 @@ def deal(chunks: ChunkFolder, whole: Sequence[int], section: Section) -> list[in
         FileNotFoundError: if it does not see the folder of process 0.
     """
     missing = sorted(set(range(chunks.count)) - set(whole))
-    plan = json.dumps([chunks.run, missing]) if section.index == 0 else ""
-    run, missing = json.loads(section.exchange("plan", plan)[0])
+    plan = [chunks.run, missing] if section.index == 0 else None
+    run, missing = section.exchange(plan)[0]
     lines = differing(run, chunks.run, "there", "here")
     if lines:
         raise ValueError(
@@ -101,7 +101,7 @@ def deal(chunks: ChunkFolder, whole: Sequence[int], section: Section) -> list[in
             f"process {section.index} does not see {chunks.folder / MANIFEST}, which process 0 has "
             "written: out must be a folder that all processes share"
         )
-    return missing[section.index :: section.count]
+    return [missing[process :: section.count] for process in range(section.count)]
 
 
 def whole_chunks(chunks: ChunkFolder) -> Iterator[tuple[int, Chunk]]:
@@ -124,7 +124,12 @@ def chunks_of_others(chunks: ChunkFolder, own: set[int]) -> Iterator[tuple[int, 
 
 
 def _appears(path: Path) -> bool:
-    return wait_until(path.is_file, _VISIBLE)
+    until = time.monotonic() + _VISIBLE
+    while not path.is_file():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def read_embeddings(folder: str | Path) -> tuple[list[str], np.ndarray]:

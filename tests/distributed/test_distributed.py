@@ -8,27 +8,26 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import workers
 from cli_cases import error_of as error_of_command
 from cli_cases import image_encoder
 from data.trees import write_image
 from encoders.test_embed import contents, fake_preprocessors, load, one_device, texts
-from encoders.test_texts import write_tokenizer
 from helpers import anchors
+from workers import CHUNK, MANY
 
 import semalign_jax as sa
 from semalign_jax import distributed
-from semalign_jax.distributed import processes as _processes
-from semalign_jax.encoders import _store, embed, load_encoder
+from semalign_jax.distributed.processes import Section
+from semalign_jax.encoders import _store, embed
 
 ROWS = 41
-CHUNK = {"batch_size": 4, "chunk_size": 4, "progress": True}
 
 
 def environment():
@@ -47,7 +46,7 @@ def free_port(candidates=(0,)):
     raise RuntimeError("no port is free")
 
 
-def start(commands, variables=({}, {})):
+def start(commands, variables):
     return [
         subprocess.Popen(
             [sys.executable, *map(str, command)],
@@ -62,15 +61,20 @@ def start(commands, variables=({}, {})):
 
 def finish(processes):
     """Return exit codes, stdout and stderr."""
-    texts = [process.communicate(timeout=240) for process in processes]
+    try:
+        texts = [process.communicate(timeout=150) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     return [process.returncode for process in processes], *zip(*texts, strict=True)
 
 
-def launch(function, *args):
-    """Start a function of this module in two processes."""
-    code = f"import sys, test_distributed as t; t.{function.__name__}(*sys.argv[1:])"
+def launch(function, *args, processes=2):
+    """Start a function of `workers` in processes."""
+    code = f"import sys, workers; workers.{function.__name__}(*sys.argv[1:])"
     coordinator = f"localhost:{free_port()}"
-    return start([["-c", code, coordinator, rank, *args] for rank in range(2)])
+    commands = [["-c", code, coordinator, rank, *args] for rank in range(processes)]
+    return start(commands, [{}] * processes)
 
 
 @pytest.fixture(scope="module")
@@ -83,74 +87,37 @@ def faked(monkeypatch):
     fake_preprocessors(monkeypatch)
 
 
-def error_of(call):
-    try:
-        call()
-    except (RuntimeError, ValueError) as error:
-        return f"{type(error).__name__}: {error}"
-    return "no error"
-
-
-def work_together(coordinator, rank, folder, checkpoint):
-    """Run in each of the two processes, with JAX's default settings."""
-    rank, folder = int(rank), Path(folder)
-    distributed.initialize(coordinator, 2, rank, timeout=60)
-    assert distributed.this_process() == (rank, 2)
-    assert list(distributed.shard_rows(5)) == [[0, 1], [2, 3, 4]][rank]
-
-    a, b = sa.stores.open_store(folder / "a"), sa.stores.open_store(folder / "b")
-    batches = sa.stores.paired_batches(
-        a, b, sa.stores.join_stores(a, b), 7, shard=distributed.this_process()
-    )
-    stats = distributed.accumulate_stats(batches)
-    np.savez(folder / f"stats{rank}.npz", **stats._asdict())
-    sa.save_map(sa.fit_from_stats("ortho", stats), folder / f"map{rank}.safetensors")
-    first = distributed.merge_across_processes(stats if rank == 0 else None)
-    assert all(map(np.array_equal, first, stats))
-
-    fake_preprocessors(pytest.MonkeyPatch())
-    encoder = load_encoder(checkpoint)
-    for out in ("new", "begun"):
-        result = embed(encoder, texts(), out=folder / out, **CHUNK)
-        np.save(folder / f"{out}{rank}.npy", result.embeddings)
-
-    x = np.ones((8, 2))
-    broken = np.where(np.arange(8)[:, None] == 5, np.nan, x) if rank else x
-    dtype = ("float32", "float16")[rank]
-    wrong = {
-        "arguments": lambda: embed(encoder, texts(), out=folder / "x", dtype=dtype, **CHUNK),
-        "nan": lambda: distributed.accumulate_stats([(broken, x)]),
-        "shapes": lambda: distributed.merge_across_processes(sa.maps.init_stats(2 + rank, 3)),
-        "nothing": lambda: distributed.merge_across_processes(None),
-        "order": lambda: distributed.barrier(f"number {rank}"),
-        "late": lambda: time.sleep(1.5 * rank) or distributed.barrier("late", timeout=0.3),
-        "after": lambda: distributed.barrier("after"),
-        "ended": lambda: None if rank else distributed.barrier("never"),
-    }
-    errors = {name: error_of(call) for name, call in wrong.items()}
-    (folder / f"errors{rank}.json").write_text(json.dumps(errors))
-
-
 @pytest.fixture(scope="module")
-def together(bert, tmp_path_factory):
-    """A folder with the files of one process and of two."""
-    folder = tmp_path_factory.mktemp("together")
+def runs(bert, tmp_path_factory):
+    """A folder with the files of one process and of two; how they ended, by who was killed."""
+    folder, lost = tmp_path_factory.mktemp("together"), tmp_path_factory.mktemp("lost")
     x, y = anchors(ROWS, 6, 5, cond=5, offset=100.0)
     ids = [f"study {row}" for row in range(ROWS)]
     for name, rows in (("a", x), ("b", y)):
         store = sa.stores.create_store(folder / name, description={}, dimension=rows.shape[1])
         store.append(ids, rows.astype(np.float32))
+    one = {"devices": jax.devices()[:1]}
     with pytest.MonkeyPatch.context() as patch:
         fake_preprocessors(patch)
-        devices = jax.devices()[:1]
-        embed(bert, texts(), out=folder / "one", devices=devices, **CHUNK)
-    begun = folder / "begun"
-    shutil.copytree(folder / "one", begun)
-    for number in (0, 2, 3):
-        (begun / f"chunk-0000{number}.safetensors").unlink()
-    codes, _, errors = finish(launch(work_together, folder, bert.folder))
-    assert codes == [0, 0], "\n".join(errors)
-    return folder
+        embed(bert, texts(), out=folder / "one", **one, **CHUNK)
+        begun = folder / "begun"
+        shutil.copytree(folder / "one", begun)
+        for number in (0, 2, 3):
+            (begun / f"chunk-0000{number}.safetensors").unlink()
+        both = [
+            launch(workers.lose_the_first, lost, bert.folder),
+            launch(workers.work_together, folder, bert.folder),
+            launch(workers.wait_for_others, processes=1),
+        ]
+        embed(bert, out=folder / "many", **one, **MANY)
+    ends = [finish(processes) for processes in both]
+    assert (folder / "errors1.json").is_file(), ends[1]
+    return folder, lost, [(codes, errors) for codes, _, errors in ends]
+
+
+@pytest.fixture(scope="module")
+def together(runs):
+    return runs[0]
 
 
 def test_statistics_are_those_of_one_process(together):
@@ -190,78 +157,39 @@ def test_what_goes_wrong_in_one_process_is_said_in_all(together):
         assert "process 0 has 2 and 3, process 1 has [3, 3]" in errors["shapes"]
         assert "at least one batch of anchors is needed" in errors["nothing"]
         assert "the same calls in the same order" in errors["order"]
-    assert "process 1 of 2 did not come to barrier 'late' (start) within 0.3 s" in first["late"]
-    assert "process 0 of 2 failed in barrier 'late': OtherProcessError" in second["late"]
-    assert first["after"] == second["after"] == second["ended"] == "no error"
-    assert "process 1 of 2 has ended and never came to barrier 'never'" in first["ended"]
+    assert first["nested"].endswith("process 1 of 2 failed in inner: ValueError: inner fails")
+    assert second["nested"] == "ValueError: outer fails"
+    assert first["after"] == second["after"] == "no error"
 
 
-MANY = {"items": texts(50, longest=4), **CHUNK}
-
-
-def die_at_work(coordinator, rank, victim, out, checkpoint):
-    """Embed; the victim is killed at its fourth write, when the file has its temporary name."""
-    if victim == "1":
-        distributed.initialize(coordinator, 2, int(rank), timeout=6)
-    else:  # works as well, with JAX's times
-        jax.distributed.initialize(coordinator, 2, int(rank), heartbeat_timeout_seconds=10)
-    fake_preprocessors(pytest.MonkeyPatch())
-    rename, count = os.replace, 0
-
-    def counted(*args):
-        nonlocal count
-        count += 1
-        if count == 4 and rank == victim:
-            os.kill(os.getpid(), signal.SIGKILL)
-        rename(*args)
-        time.sleep(0.05)
-
-    os.replace = counted
-    embed(load_encoder(checkpoint), out=out, **MANY)
-
-
-@pytest.fixture(scope="module")
-def killed(bert, tmp_path_factory):
-    """For each victim the folder, the exit codes and stderr of both processes."""
-    folders = [tmp_path_factory.mktemp(f"victim{rank}") for rank in range(2)]
-    began = time.monotonic()
-    both = [launch(die_at_work, rank, folders[rank] / "two", bert.folder) for rank in range(2)]
-    found = []
-    for folder, processes in zip(folders, both, strict=True):
-        codes, _, errors = finish(processes)
-        found.append((folder, codes, errors))
-    assert time.monotonic() - began < 120
-    return found
+def test_an_item_that_fails_ends_all_processes_after_a_chunk(together):
+    first, second = (json.loads((together / f"errors{rank}.json").read_text()) for rank in range(2))
+    assert second["item"].startswith("ValueError: items[4]")
+    assert first["item"] == "OtherProcessError: process 1 of 2 failed in embed: " + second["item"]
+    chunks = [path.name for path in (together / "y").glob("chunk-*")]
+    assert chunks == ["chunk-00000.safetensors"]
 
 
 @pytest.mark.parametrize("victim", [1, 0])
-def test_a_killed_process_ends_the_others(victim, killed, bert):
-    folder, codes, errors = killed[victim]
+def test_a_killed_process_ends_the_others(victim, runs, bert):
+    folder = runs[1 - victim] / "killed"
+    codes, errors = runs[2][victim]
     assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] not in (0, None)
+    # JAX aborts those that are left: what to do is said before.
+    assert "another one is gone, noticed within about 10 s: files on disk" in errors[1 - victim]
     if victim == 1:
-        assert codes[0] == 1
-        assert "OtherProcessError: embed cannot go on: process 1 of 2 is gone" in errors[0]
-        assert "run the same command again in all processes to continue" in errors[0]
-    else:  # JAX aborts those that lose the coordinator; what to do was said before
-        assert codes[1] != 0
-        assert "then run the same command again, in any number of processes" in errors[1]
-    assert 0 < len(list((folder / "two").glob("chunk-*"))) < 13
-    one = {"devices": jax.devices()[:1], **MANY}
-    embed(bert, out=folder / "one", **one)
-    embed(bert, out=folder / "two", **one)
-    assert contents(folder / "two") == contents(folder / "one")
+        own = "OtherProcessError: embed cannot go on: another process is gone or cannot be reached"
+        assert own in errors[0]
+    assert 0 < len(list(folder.glob("chunk-*"))) < 13
+    embed(bert, out=folder, devices=jax.devices()[:1], **MANY)
+    assert contents(folder) == contents(runs[0] / "many")
 
 
-def test_signs_of_life():
-    signs = _processes.Signs(timeout=10.0)
-    assert signs.silent({0: "1", 1: "1"}, 0.0) == []
-    assert signs.silent({0: "2", 1: "1"}, 4.0) == []
-    assert signs.silent({0: "3", 1: "1"}, 8.0) == []
-    assert signs.silent({0: "4", 1: "1"}, 11.0) == [1]
-    assert signs.silent({0: "5", 1: "left"}, 14.0) == []
-    # Who was stopped itself does not blame the others.
-    assert signs.silent({0: "5", 1: "left", 2: "1"}, 100.0) == []
-    assert signs.silent({0: "5", 1: "left", 2: "1"}, 104.0) == []
+def test_a_process_that_never_comes_is_not_waited_for(runs):
+    codes, errors = runs[2][2]
+    assert codes[0] not in (0, None)
+    assert "If JAX aborts this one after 2 s: are all started" in errors[0]
 
 
 def test_rows_are_divided_without_gaps():
@@ -301,6 +229,7 @@ WRONG_STARTS = {
 START_WRONGLY = """
 import json, sys
 from semalign_jax import distributed
+distributed.barrier("alone")  # starts no device: JAX would refuse to initialize then
 for arguments in json.loads(sys.argv[1]):
     try:
         distributed.initialize(**arguments)
@@ -325,49 +254,53 @@ def test_wrong_starts_are_refused():
         distributed.initialize("localhost:1", 1, 0)
 
 
-def test_the_commands_embed_and_fit(together, bert, tmp_path):
-    write_tokenizer(bert.folder)
-    (tmp_path / "reports.txt").write_text("no acute finding\nleft finding\nleft\n" * 3)
-    semalign = ["-m", "semalign_jax.cli"]
-    words = [*semalign, "embed", bert.folder, tmp_path / "reports.txt", "--json", "--out"]
-    words += [tmp_path / "reports", "--batch-size", 2, "--chunk-size", 2]
-    port = free_port()
-    address = ["--coordinator", f"localhost:{port}", "--process-count", 2, "--process-id"]
-    embedding = start([[*words, *address, rank] for rank in range(2)])
+def fits(folder, targets, options, variables=({}, {})):
+    """Start `semalign fit` in two processes, of each what is its own."""
+    words = ["-m", "semalign_jax.cli", "fit", folder / "a"]
+    more = ["--json", "--out", folder / "map.safetensors", "--normalize", "none"]
+    own = zip(targets, options, strict=True)
+    return start([[*words, folder / store, *more, *rest] for store, rest in own], variables)
 
+
+def by_hand():
+    port = free_port()
+    options = ["--coordinator", f"localhost:{port}", "--process-count", 2, "--process-id"]
+    return [[*options, rank] for rank in range(2)]
+
+
+def test_the_command_fits(together):
     # JAX takes the port from the job's number.
     job = free_port(range(61440, 2**16)) - 61440
     slurm = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     ranks = [{"SLURM_PROCID": rank, "SLURM_LOCALID": rank} | slurm for rank in "01"]
-    words = [*semalign, "fit", together / "a", together / "b", "--json", "--distributed", "--out"]
-    fitting = start([[*words, tmp_path / "map.safetensors", "--normalize", "none"]] * 2, ranks)
+    fitting = fits(together, ("b", "b"), [["--distributed"]] * 2, ranks)
+    failing = fits(together, ("b", "nowhere"), by_hand())
 
     codes, printed, errors = finish(fitting)
     assert codes == [0, 0], "\n".join(errors)
     values = json.loads(printed[0])
     assert (values["anchors"], values["d_in"], values["d_out"]) == (ROWS, 6, 5)
     weight = sa.load_map(together / "map0.safetensors").weight
-    np.testing.assert_array_equal(sa.load_map(tmp_path / "map.safetensors").weight, weight)
+    np.testing.assert_array_equal(sa.load_map(together / "map.safetensors").weight, weight)
 
-    codes, printed, errors = finish(embedding)
-    assert codes == [0, 0], "\n".join(errors)
-    assert json.loads(printed[0].splitlines()[-1])["rows"] == 9
-    assert "process 1 of 2: 2 chunks to make" in errors[1]
-    assert sa.stores.verify_store(tmp_path / "reports") == []
-    rows = sa.stores.open_store(tmp_path / "reports").rows(slice(None))
-    np.testing.assert_allclose(rows[3:], rows[:6], atol=1e-6)
+    # Before anything is done together.
+    codes, printed, _ = finish(failing)
+    assert 0 not in codes
+    own = json.loads(printed[0])["error"]
+    assert own.startswith("process 1 of 2 failed in the command: FileNotFoundError: ")
+    assert "nowhere" in own
 
 
-def test_broken_images_are_looked_for_by_all_processes(tmp_path):
+def test_the_command_embeds_and_all_processes_look_for_broken_images(tmp_path):
     vit = image_encoder(tmp_path / "vit")
     for number in range(70):  # more than one process checks at a time
-        write_image(tmp_path / "films" / f"{number:02}.png", np.full((40, 32), number, np.uint8))
+        value = 3 * (number % 69)  # the first and the last are the same
+        write_image(tmp_path / "films" / f"{number:02}.png", np.full((40, 32), value, np.uint8))
     for number in (3, 66):
         (tmp_path / "films" / f"{number:02}.png").write_bytes(b"no image")
-    port, words = free_port(), ["-m", "semalign_jax.cli", "embed", vit, tmp_path / "films"]
+    words = ["-m", "semalign_jax.cli", "embed", vit, tmp_path / "films", "--timeout", 60]
     words += ["--json", "--skip-broken", "--chunk-size", 16, "--out", tmp_path / "store"]
-    words += ["--coordinator", f"localhost:{port}", "--process-count", 2, "--timeout", 60]
-    codes, printed, errors = finish(start([[*words, "--process-id", rank] for rank in range(2)]))
+    codes, printed, errors = finish(start([[*words, *own] for own in by_hand()], [{}, {}]))
     assert codes == [1, 1], "\n".join(errors)
     values = json.loads(printed[0].splitlines()[-1])
     assert values["rows"] == 68
@@ -378,7 +311,12 @@ def test_broken_images_are_looked_for_by_all_processes(tmp_path):
         for lines in [(tmp_path / f"store/.checked-{rank}-of-2.jsonl").read_text().splitlines()]
     ]
     assert blocks == [[0], [64]]
+    assert "process 1 of 2: 2 chunks to make" in errors[1]
+    assert (tmp_path / "store/settings.json").is_file()
     assert sa.stores.verify_store(tmp_path / "store") == []
+    rows = sa.stores.open_store(tmp_path / "store").rows(slice(None))
+    np.testing.assert_allclose(rows[-1], rows[0], atol=1e-6)
+    assert np.abs(rows[1:-1] - rows[0]).max(axis=1).min() > 1e-4
 
 
 def test_a_time_out_is_of_several_processes():
@@ -391,11 +329,10 @@ def test_a_folder_that_is_not_shared_is_refused(bert, tmp_path, monkeypatch):
     embed(bert, texts(), out=tmp_path / "there", **one_device())
     chunks = sa.stores.open_store(tmp_path / "there")._files
 
-    second = _processes.alone()
-    second.index, second.count = 1, 2
-    plan = json.dumps([chunks.run, [1, 2]])
-    monkeypatch.setattr(second, "exchange", lambda label, value: [plan, value])
+    second = Section("embed", 1, 2)
+    plan = [chunks.run, [1, 2]]
+    monkeypatch.setattr(Section, "exchange", lambda section, value: [plan, value])
     here = replace(chunks, folder=tmp_path / "here")
     with pytest.raises(FileNotFoundError, match="process 1 does not see .* that all processes"):
         _store.deal(here, [], second)
-    assert _store.deal(chunks, [], second) == [2]
+    assert _store.deal(chunks, [], second) == [[1], [2]]
