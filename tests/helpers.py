@@ -1,6 +1,9 @@
 """Anchors with a known condition number, and float64 references by NumPy and SciPy."""
 
+import itertools
+
 import numpy as np
+import pytest
 
 
 def rotation(d, rng):
@@ -90,3 +93,17 @@ def condition(a):
     s = np.linalg.svd(a, compute_uv=False)
     s = s[s > 1e-10 * s.max(initial=0)]
     return s[0] / s[-1] if len(s) else 1.0
+
+
+def latin(*axes):
+    """All combinations; the test run has each value of each axis, and `-m slow` the others.
+
+    Neighbours on a diagonal, so that pairs of values come together, if not all of them.
+    """
+    longest = max(map(len, axes))
+    cases = []
+    for places in itertools.product(*(range(len(axis)) for axis in axes)):
+        values = [axis[place] for axis, place in zip(axes, places, strict=True)]
+        marks = [pytest.mark.slow] if sum(places) % longest else []
+        cases.append(pytest.param(*values, marks=marks))
+    return cases

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import METHODS, anchors, reference, relative
+from helpers import METHODS, anchors, latin, reference, relative
 from jax import lax
 
 import semalign_jax as sa
@@ -40,8 +40,9 @@ def check(weight, method, x, y, dtype):
     np.testing.assert_allclose(weight, expected, atol=1e-5 if dtype == "float32" else 1e-9)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", [(3, 12, 12), (3, 12, 10), (9, 10, 12), (30, 12, 12)], ids=str)
+@pytest.mark.parametrize(
+    ("method", "shape"), latin(METHODS, [(3, 12, 12), (30, 12, 12), (9, 10, 12), (3, 12, 10)])
+)
 def test_the_same_maps(method, shape, dtype):
     x, y = sides(shape, dtype)
     fitted, info = sa.fit(method, x, y, normalize="center", info=True)
@@ -49,8 +50,9 @@ def test_the_same_maps(method, shape, dtype):
     assert info.rank == min(shape[0] - 1, *shape[1:])
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", [(8, 12, 12), (8, 12, 10), (16, 6, 6)], ids=str)
+@pytest.mark.parametrize(
+    ("method", "shape"), latin(METHODS, [(16, 6, 6), (8, 12, 10), (8, 12, 12)])
+)
 def test_rows_of_weight_zero_leave_directions_undetermined(method, shape, dtype):
     x, y = sides(shape, dtype)
     fit = jax.jit(lambda x, y, w: sa.fit(method, x, y, weights=w, normalize="center").weight)
@@ -71,8 +73,10 @@ def test_batches_of_masks(dtype):
         check(weight, "ortho", x[:n], y[:n], dtype)
 
 
-@pytest.mark.parametrize("method", ["l-ortho", "ortho"])
-@pytest.mark.parametrize("shape", [(1, 12, 12), (6, 12, 12), (6, 12, 10), (30, 12, 12)], ids=str)
+@pytest.mark.parametrize(
+    ("method", "shape"),
+    latin(["l-ortho", "ortho"], [(1, 12, 12), (6, 12, 12), (6, 12, 10), (30, 12, 12)]),
+)
 def test_maps_of_dependent_anchors_are_orthogonal(method, shape):
     x, y = sides(shape, "float64")
     x[-1] = x[0]

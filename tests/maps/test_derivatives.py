@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import METHODS, anchors
+from helpers import METHODS, anchors, latin
 
 import semalign_jax as sa
 
@@ -53,11 +53,10 @@ def check_derivatives(function, arguments, step=1e-5, tolerance=1e-6):
             np.testing.assert_allclose(one, expected, atol=tolerance * largest)
 
 
-@pytest.mark.parametrize(("n", "d_in", "d_out"), [(12, 4, 3), (3, 5, 6)])
-@pytest.mark.parametrize("method", METHODS)
-def test_fits_with_weights_and_ridge(method, n, d_in, d_out):
-    x, y = map(jnp.asarray, anchors(n, d_in, d_out, cond=3))
-    weights = jnp.asarray(np.random.default_rng(1).uniform(0.5, 2, n))
+@pytest.mark.parametrize(("method", "shape"), latin(METHODS, [(12, 4, 3), (3, 5, 6)] * 2))
+def test_fits_with_weights_and_ridge(method, shape):
+    x, y = map(jnp.asarray, anchors(*shape, cond=3))
+    weights = jnp.asarray(np.random.default_rng(1).uniform(0.5, 2, shape[0]))
 
     def weight_of(x, y, weights, ridge):
         options: dict[str, Any] = dict(scale=True) if "ortho" in method else {}
@@ -67,8 +66,7 @@ def test_fits_with_weights_and_ridge(method, n, d_in, d_out):
     check_derivatives(weight_of, (x, y, weights, jnp.asarray(0.3)))
 
 
-@pytest.mark.parametrize("n", [9, 3])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "n"), latin(METHODS, [3, 9] * 2))
 def test_any_argument_alone(method, n):
     """CASES-2, 2: what is not differentiated is a constant, as users' anchors often are."""
     x, y = map(jnp.asarray, anchors(n, 4, 4, cond=3))
@@ -101,10 +99,11 @@ def test_any_argument_alone(method, n):
         np.testing.assert_allclose(forward, jnp.sum(expected), atol=1e-9)
 
 
-@pytest.mark.parametrize(("n", "d_in", "d_out"), [(3, 6, 6), (30, 4, 6)])
-@pytest.mark.parametrize("completion", ["orthogonal", "partial"])
-def test_ortho_with_undetermined_directions(n, d_in, d_out, completion):
-    x, y = map(jnp.asarray, anchors(n, d_in, d_out, cond=3))
+@pytest.mark.parametrize(
+    ("completion", "shape"), latin(["orthogonal", "partial"], [(3, 6, 6), (30, 4, 6)])
+)
+def test_ortho_with_undetermined_directions(completion, shape):
+    x, y = map(jnp.asarray, anchors(*shape, cond=3))
     check_derivatives(lambda x, y: sa.fit_ortho(x, y, completion=completion).weight, (x, y))
 
 

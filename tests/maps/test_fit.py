@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from helpers import METHODS, anchors, polar, relative, rotation
+from helpers import METHODS, anchors, latin, polar, relative, rotation
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,8 +119,9 @@ def test_constant_column_standardises_to_zero_and_targets_keep_their_units(preci
     np.testing.assert_allclose(exact(x), 5 * x + 2, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "dtype"), latin(METHODS, [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
+)
 def test_dtype_is_kept(method, dtype):
     x, y = (jnp.asarray(a, dtype) for a in anchors(30, 4, 4, cond=3))
     fitted = sa.fit(method, x, y)

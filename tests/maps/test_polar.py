@@ -1,5 +1,6 @@
 """Orthogonal maps: the polar factor, and where the data leave it undetermined."""
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import anchors, completed, rotation
+from helpers import anchors, completed, latin, rotation
 
 import semalign_jax as sa
 
@@ -29,10 +30,9 @@ def orthogonality_error(weight):
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (64, 24), (24, 64)], ids=str)
-@pytest.mark.parametrize("condition", [1, 1e2, 1e6, 1e8, 1e12])
-def test_polar_factor_bounds_in_float32(shape, condition):
+def test_polar_factor_bounds_in_float32(shape):
     with jax.enable_x64(False):
-        for scale in (1e-20, 1.0, 1e20):
+        for condition, scale in itertools.product([1, 1e2, 1e6, 1e8, 1e12], [1e-20, 1.0, 1e20]):
             m = jnp.asarray(scale * spread(shape[0], shape[1], condition), jnp.float32)
             q = np.asarray(sa.polar_factor(m), np.float64)
             assert orthogonality_error(q) < 60 * EPS32
@@ -52,8 +52,9 @@ def test_undetermined_directions_are_the_identity(shape, precision):
         np.testing.assert_allclose(q, eye, atol=1e-6)
 
 
-@pytest.mark.parametrize("missing", [1, 3, 6, 7, 12])
-@pytest.mark.parametrize("shape", [(12, 12), (14, 12), (12, 14)], ids=str)
+@pytest.mark.parametrize(
+    ("missing", "shape"), latin([1, 3, 6, 7, 12], [(12, 12), (14, 12), (12, 14)])
+)
 def test_the_completion_by_its_definition(missing, shape):
     """Nearest to the identity between what is undetermined, of the smaller space padded."""
     rng = np.random.default_rng(missing)
@@ -80,11 +81,13 @@ def permuted(fit, x, y, seed=0):
     return np.linalg.norm(after - before) / np.linalg.norm(before), fitted
 
 
-@pytest.mark.parametrize(("n", "d", "texts"), [(60, 64, 20), (300, 96, 20)], ids=str)
-@pytest.mark.parametrize("method", ["ortho", "l-ortho"])
-@pytest.mark.parametrize("normalize", ["none", "center"])
-def test_repeated_texts_leave_directions_open_whatever_their_order(method, n, d, texts, normalize):
+@pytest.mark.parametrize(
+    ("shape", "method", "normalize"),
+    latin([(60, 64, 20), (300, 96, 20)], ["ortho", "l-ortho"], ["none", "center"]),
+)
+def test_repeated_texts_leave_directions_open_whatever_their_order(shape, method, normalize):
     """CASES-2, 1: the number of directions is that of the texts, and noise decides nothing."""
+    n, d, texts = shape
     rng = np.random.default_rng(0)
     x = rng.standard_normal((n, d)).astype(np.float32)
     y = rng.standard_normal((texts, d)).astype(np.float32)[np.arange(n) % texts]
@@ -120,10 +123,13 @@ def test_ties_of_the_completion_are_broken_the_same_way_everywhere():
 
 
 @pytest.mark.parametrize(
-    "shape", [(4, 12, 12), (8, 12, 12), (11, 12, 12), (3, 12, 10), (8, 10, 12)]
+    ("shape", "method", "completion"),
+    latin(
+        [(4, 12, 12), (8, 12, 12), (11, 12, 12), (3, 12, 10), (8, 10, 12)],
+        ["ortho", "l-ortho"],
+        ["orthogonal", "partial"],
+    ),
 )
-@pytest.mark.parametrize("method", ["ortho", "l-ortho"])
-@pytest.mark.parametrize("completion", ["orthogonal", "partial"])
 def test_few_anchors_and_padded_ones_give_the_same_map(shape, method, completion):
     """Rows of weight zero make the same problem one of many anchors, another algorithm."""
     x, y = anchors(*shape, cond=3)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import METHODS, anchors
+from helpers import METHODS, anchors, latin
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import semalign_jax as sa
@@ -82,8 +82,7 @@ def test_shard_map_with_psum(mesh, sharded):
         np.testing.assert_allclose(one, two, atol=1e-10)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("rows", [160, 24])  # 20 a device, and 3: few anchors
+@pytest.mark.parametrize(("method", "rows"), latin(METHODS, [160, 24] * 2))  # 20 a device, and 3
 def test_a_map_a_device_under_shard_map(method, rows, mesh):
     """CASES-2, 5: with JAX's default checks of what varies over the mesh."""
     x, y = map(jnp.asarray, anchors(rows, WIDTH, WIDTH, cond=5))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import METHODS, anchors, reference, relative
+from helpers import METHODS, anchors, latin, reference, relative
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,8 +23,7 @@ def stats_of(x, y, weights=None, parts=1, dtype=jnp.float64):
     return stats
 
 
-@pytest.mark.parametrize("normalize", NORMALIZE)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "normalize"), latin(METHODS, NORMALIZE))
 def test_fit_from_stats_equals_the_fit_to_the_anchors(method, normalize):
     x, y = anchors(60, 6, 5, cond=5, offset=2.0)
     weights = np.random.default_rng(0).uniform(0.2, 2, 60)
@@ -37,10 +36,11 @@ def test_fit_from_stats_equals_the_fit_to_the_anchors(method, normalize):
     np.testing.assert_allclose(fitted.bias, expected.bias, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("n", "d_in", "d_out"), [(3, 6, 6), (3, 5, 8), (3, 8, 5)])
-def test_rank_deficient_stats_equal_the_fit(method, n, d_in, d_out):
-    x, y = anchors(n, d_in, d_out, cond=3)
+@pytest.mark.parametrize(
+    ("method", "shape"), latin(METHODS, [(3, 6, 6), (3, 5, 8), (3, 6, 6), (3, 8, 5)])
+)
+def test_rank_deficient_stats_equal_the_fit(method, shape):
+    x, y = anchors(*shape, cond=3)
     fitted = sa.fit_from_stats(method, stats_of(x, y), normalize="center")
     expected = sa.fit(method, x, y, normalize="center")
     np.testing.assert_allclose(fitted.weight, expected.weight, atol=1e-6)

@@ -11,7 +11,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import METHODS, anchors
+from helpers import METHODS, anchors, latin
 
 import semalign_jax as sa
 
@@ -105,9 +105,9 @@ def test_eager_fits_of_one_shape_compile_once(method, caplog):
     assert "Compiling" not in caplog.text
 
 
-@pytest.mark.parametrize("name", [*METHODS, "polar"])
-@pytest.mark.parametrize("n", [4, 12])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("name", "n", "dtype"), latin([*METHODS, "polar"], [4, 12], ["float32", "float64"])
+)
 def test_under_a_condition_that_is_batched(name, n, dtype):
     x, y = (jnp.asarray(a, dtype) for a in anchors(n, 6, 6, cond=3))
 
@@ -183,8 +183,7 @@ def test_maps_are_arguments_of_exported_functions():
     assert isinstance(twice, sa.AffineMap)
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("n", [4, 12])
+@pytest.mark.parametrize(("name", "n"), latin(METHODS, [4, 12] * 2))
 def test_fits_are_exported(name, n):
     x, y = (jnp.asarray(a, jnp.float32) for a in anchors(n, 6, 6, cond=3))
     # Without a promise of JAX that later versions read them: LAPACK's second SVD.
