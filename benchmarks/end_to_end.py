@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import clinical_trees as trees
+from demo_embeddings import weights
 
 from semalign_jax import cli
 from semalign_jax.data.rsna import RSNA_LABELS
@@ -68,12 +69,8 @@ def missing_packages() -> list[str]:
 
 def write_inputs(work: Path, patients: int) -> None:
     """Write encoders and data sets below `work`."""
-    import make_demo_embeddings as demo
-
-    demo.load_dinov2_small()
-    recovered = Path(demo._work_folder().name) / "dinov2-small"
-    for name, folder in ((IMAGES, recovered), (TEXTS, demo.minilm_l6_folder())):
-        shutil.copytree(folder, work / name)
+    shutil.copytree(weights.dinov2_small(), work / IMAGES)
+    shutil.copytree(weights.minilm_l6(), work / TEXTS)
     (work / IMAGES / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
     many = [trees.patients(patients, seed) for seed in range(6)]
     trees.write_mimic_cxr(
