@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import clinical_trees as trees
+import printing
 from demo_embeddings import weights
 
 from semalign_jax import cli
@@ -235,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for words, printed in done:
         say(f"```console\n$ semalign {shlex.join(words)}\n{printed.rstrip()}\n```\n")
     if options.docs is not None:
-        report.write_text(options.docs, text.getvalue())
+        printing.write_text(options.docs, text.getvalue())
     return 0
 
 
