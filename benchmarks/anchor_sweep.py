@@ -32,10 +32,11 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import printing
 
 from semalign_jax import AffineMap, SweepMethod, anchor_sweep, fit_head, identity_map
 from semalign_jax.stitching import head_accuracy
-from semalign_jax.studies import backend_settings, common, demo, figures, report
+from semalign_jax.studies import backend_settings, common, demo, report
 from semalign_jax.sweeps import anchor_order
 from semalign_jax.zeroshot import evaluate_zero_shot
 
@@ -316,11 +317,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report.prepare_directory(options.out)
         records = run_all(pairs, counts)
         rows = report.summarize(records)
-        report.print_tables(rows)
+        printing.print_tables(rows)
         if options.out is not None:
             report.write_json(options.out / "results.json", records)
             report.write_csv(options.out / "summary.csv", rows)
-            plots = figures.plot_protocols(options.out, rows)
+            plots = printing.plot_protocols(options.out, rows)
             elapsed = round(time.perf_counter() - started, 1)
             settings = {"counts": counts, "seeds": seeds, "splits": splits, "seconds": elapsed}
             report.write_json(options.out / "run.json", settings | report.environment())

@@ -394,6 +394,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         worker(options.worker, options.folder, options.peer_rows)
         return 0
 
+    import printing
+
     from semalign_jax.studies import report
 
     rows = options.rows or (6_000 if options.quick else 2_000_000)
@@ -426,7 +428,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"## Images per second, {shape[1]} x {shape[0]} pixels of 12 bits\n")
         say("Peers: a loop of pydicom (float64, windowed, not inverted) or Pillow (as stored).")
         say("Ours are windowed, inverted and uint8: a difference of 0.5 is this rounding.\n")
-        say(report.markdown(table, digits=3), "\n")
+        say(printing.markdown(table, digits=3), "\n")
     if "streaming" not in options.skip:
         with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
             table, steps, products = streamings(Path(temporary), rows, options.peer_rows)
@@ -437,7 +439,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         size = 2 * 4 * rows * DIMENSION / 2**30
         say(f"## Affine map of two stores, d = {DIMENSION}, float32, {size:.3g} GiB on disk\n")
-        say(report.markdown(table, digits=3), "\n")
+        say(printing.markdown(table, digits=3), "\n")
         parts = ", ".join(f"{name} {value:.1f}" for name, value in steps.items())
         # Half of x^T x and all of x^T y.
         floor = rows * 3 * DIMENSION**2 / products
@@ -446,7 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out is not None:
         report.write_json(options.out / "data_speed.json", content)
     if options.docs is not None:
-        report.write_text(options.docs, text.getvalue())
+        printing.write_text(options.docs, text.getvalue())
     return 0
 
 

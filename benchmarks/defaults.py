@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import anchor_sweep
 import numpy as np
+import printing
 
 from semalign_jax import SweepMethod
 from semalign_jax.studies import report
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     protocols = ("text-stitching", "vision-stitching", "zero-shot")
     pairs = anchor_sweep.demo_pairs(protocols, seeds, splits=1, split=validation_split)
     records = anchor_sweep.run_all(pairs, COUNTS, METHODS)
-    report.print_tables(report.summarize(records))
+    printing.print_tables(report.summarize(records))
 
 
 if __name__ == "__main__":

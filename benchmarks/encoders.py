@@ -322,6 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         worker(options)
         return 0
 
+    import printing
+
     from semalign_jax.studies import report
 
     try:
@@ -366,9 +368,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     versions = f"jax {where['versions']['jax']}, torch {importlib.metadata.version('torch')}"
     say(f"On {where['processor']}, {threads} threads, {options.dtype}, {versions}.\n")
     say("## Items per second\n")
-    say(report.markdown(rows, digits=3), "\n")
+    say(printing.markdown(rows, digits=3), "\n")
     say("## From the start of the process to the first embedding (seconds), memory (MiB)\n")
-    say(report.markdown(starts, digits=3))
+    say(printing.markdown(starts, digits=3))
     if options.out is not None:
         content = {
             "environment": where,
@@ -377,7 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         report.write_json(options.out / "encoders.json", content)
     if options.docs is not None:
-        report.write_text(options.docs, text.getvalue())
+        printing.write_text(options.docs, text.getvalue())
     return 0
 
 

@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import clinical_trees as trees
+import printing
+from demo_embeddings import weights
 
 from semalign_jax import cli
 from semalign_jax.data.rsna import RSNA_LABELS
@@ -35,15 +37,6 @@ from semalign_jax.data.vindr import VINDR_LABELS
 from semalign_jax.studies import report
 
 IMAGES, TEXTS = "encoders/dinov2-small", "encoders/minilm-l6"
-#: Films are resized and normalised as DINOv2's own checkpoints say.
-PROCESSOR = {
-    "image_processor_type": "BitImageProcessor",
-    "size": {"shortest_edge": 256},
-    "crop_size": {"height": 224, "width": 224},
-    "resample": 3,
-    "image_mean": [0.485, 0.456, 0.406],
-    "image_std": [0.229, 0.224, 0.225],
-}
 #: VinDr-CXR's names of what the films show: prompts for it and against it.
 PROMPTS = {
     "Cardiomegaly": (("The heart is enlarged.", "Cardiomegaly."), ("Heart size is normal.",)),
@@ -66,15 +59,23 @@ def missing_packages() -> list[str]:
     return missing
 
 
-def write_inputs(work: Path, patients: int) -> None:
-    """Write encoders and data sets below `work`."""
-    import make_demo_embeddings as demo
+def image_processor(pixels: int) -> dict[str, Any]:
+    """Films are resized, cut to `pixels` and normalised as DINOv2's own checkpoints say."""
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "size": {"shortest_edge": pixels * 8 // 7},
+        "crop_size": {"height": pixels, "width": pixels},
+        "resample": 3,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
 
-    demo.load_dinov2_small()
-    recovered = Path(demo._work_folder().name) / "dinov2-small"
-    for name, folder in ((IMAGES, recovered), (TEXTS, demo.minilm_l6_folder())):
-        shutil.copytree(folder, work / name)
-    (work / IMAGES / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+
+def write_inputs(work: Path, patients: int, pixels: int) -> None:
+    """Write encoders and data sets below `work`."""
+    shutil.copytree(weights.dinov2_small(), work / IMAGES)
+    shutil.copytree(weights.minilm_l6(), work / TEXTS)
+    (work / IMAGES / "preprocessor_config.json").write_text(json.dumps(image_processor(pixels)))
     many = [trees.patients(patients, seed) for seed in range(6)]
     trees.write_mimic_cxr(
         work / "mimic-cxr", many[0] + many[5], {"train": 0.75, "validate": 0.125, "test": 0.125}
@@ -198,6 +199,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--patients", type=int, default=48, help="in each data set (default 48)")
+    parser.add_argument(
+        "--pixels", type=int, default=224, help="edge of the films that are embedded (default 224)"
+    )
     parser.add_argument("--folder", type=Path, help="new folder to work in; kept")
     parser.add_argument("--docs", type=Path, help="file for what is printed")
     options = parser.parse_args(arguments)
@@ -207,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problem = f"not installed: {', '.join(missing)}; see benchmarks/weights.txt"
     elif options.patients < 8 or options.patients % 8:
         problem = f"--patients must be a multiple of 8; got {options.patients}"
+    elif options.pixels < 14 or options.pixels % 14:
+        problem = f"--pixels must be a multiple of 14, a patch; got {options.pixels}"
     elif options.folder is not None and options.folder.exists():
         problem = f"--folder {options.folder} exists already"
     if problem:
@@ -224,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         work = options.folder or Path(temporary) / "work"
         try:
-            write_inputs(work, options.patients)
+            write_inputs(work, options.patients, options.pixels)
             done = [(words, run_command(words, work)) for words in commands(options.patients)]
         except FailedError as error:
             print(f"end_to_end: error: {error}", file=sys.stderr)
@@ -238,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for words, printed in done:
         say(f"```console\n$ semalign {shlex.join(words)}\n{printed.rstrip()}\n```\n")
     if options.docs is not None:
-        report.write_text(options.docs, text.getvalue())
+        printing.write_text(options.docs, text.getvalue())
     return 0
 
 

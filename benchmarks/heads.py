@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import printing
 import sklearn
 import sklearn.datasets
 import threadpoolctl
@@ -300,17 +301,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{row.problem} {row.loss} {row.l2:g} {row.dtype}: {row.ratio:.3g}", file=sys.stderr
             )
     given = " ".join(sys.argv[1:] if arguments is None else arguments)
-    where = f"{report.environment()['processor']}, one thread, OpenBLAS {report.blas_kernels()}"
+    where = f"{report.environment()['processor']}, one thread, OpenBLAS {printing.blas_kernels()}"
     text = (
         f"Printed by `{f'python benchmarks/heads.py {given}'.strip()}`.\n\n"
         f"On {where}, jax {jax.__version__}, scikit-learn {sklearn.__version__}. Both solve each "
         f"problem to {GOAL:g} of its least loss, if they can; scikit-learn at the loosest "
         f"tolerance that does, by its faster solver.\n\n"
-        f"{report.markdown(rows)}\n"
+        f"{printing.markdown(rows)}\n"
     )
     print(text, end="")
     if options.docs is not None:
-        report.write_text(options.docs, text)
+        printing.write_text(options.docs, text)
     return 0
 
 

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import printing
 import scipy.linalg
 import solver_sweeps
 
@@ -541,20 +542,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where = report.environment()["processor"] if device.platform == "cpu" else device.device_kind
     say(f"Printed by `{command}`.\n")
     say(f"On {where}, jax {jax.__version__}, float32, one thread if not said otherwise.\n")
-    say(f"OpenBLAS: {report.blas_kernels()} (OPENBLAS_CORETYPE is not set).\n")
+    say(f"OpenBLAS: {printing.blas_kernels()} (OPENBLAS_CORETYPE is not set).\n")
     if options.accuracy:
         run = _accuracy
     else:
         run = _batch if options.batch else _large if options.large else _speed
     status = run(options, say)
     if options.docs is not None:
-        report.write_text(options.docs, text.getvalue())
+        printing.write_text(options.docs, text.getvalue())
     return status
 
 
 def _accuracy(options: argparse.Namespace, say: Callable[..., None]) -> int:
     rows = [accuracy(case) for d in options.dims or (64, 256) for case in accuracy_cases(d)]
-    say(report.markdown(rows))
+    say(printing.markdown(rows))
     _write(options.out, "accuracy.json", {"accuracy": rows})
     failed = [(row, row.failures) for row in rows if row.failures]
     for row, missed in failed:
@@ -567,14 +568,14 @@ def _batch(options: argparse.Namespace, say: Callable[..., None]) -> int:
     for row in batch_timings(options.batch, options.dims or (768,), options.seconds):
         rows.append(row)
         print(f"{row.solver} d={row.d}: {row.milliseconds:.3g} ms", file=sys.stderr)
-    say(report.markdown(rows))
+    say(printing.markdown(rows))
     _write(options.out, "batch.json", {"batch": rows})
     return 0
 
 
 def _large(options: argparse.Namespace, say: Callable[..., None]) -> int:
     rows = list(large_timings())
-    say(report.markdown(rows))
+    say(printing.markdown(rows))
     _write(options.out, "large.json", {"large": rows})
     return 0
 
@@ -592,7 +593,7 @@ def _speed(options: argparse.Namespace, say: Callable[..., None]) -> int:
             rows.append(row)
             print(f"{row.method} n={row.n} d={row.d} {row.solver}", file=sys.stderr)
         say("## Single fits\n")
-        say(report.markdown(rows), "\n")
+        say(printing.markdown(rows), "\n")
     if "sweeps" not in options.skip:
         rows = []
         tables["sweeps"] = rows
@@ -600,7 +601,7 @@ def _speed(options: argparse.Namespace, say: Callable[..., None]) -> int:
         for threads in (1, 2):
             rows += solver_sweeps.in_new_process(options.methods, d, options.encoders, threads)
         say(f"## Scored sweeps, {options.encoders} encoders, all ordered pairs, d = {d}\n")
-        say(report.markdown(rows), "\n")
+        say(printing.markdown(rows), "\n")
         for method in options.methods:
             floor = solver_sweeps.floor_milliseconds(method, d, rate)
             own = next(row.milliseconds for row in rows if row.method == method)
@@ -609,7 +610,7 @@ def _speed(options: argparse.Namespace, say: Callable[..., None]) -> int:
     if "cold" not in options.skip:
         tables["cold_starts"] = list(cold_starts())
         say("## From a cold start to the first map\n")
-        say(report.markdown(tables["cold_starts"]))
+        say(printing.markdown(tables["cold_starts"]))
     _write(options.out, "solvers.json", tables, matmul_rate=rate)
     return 0
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import printing
 from solver_sweeps import COUNTS, memory_megabytes, reset_peak
 
 from semalign_jax.stitching import StitchingMatrix, evaluate_stitching_pairs
@@ -279,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = arguments_of(arguments)
         measure(options, list(sys.argv[1:] if arguments is None else arguments), say)
         if options.docs is not None:
-            report.write_text(options.docs, text.getvalue())
+            printing.write_text(options.docs, text.getvalue())
     except ValueError as error:
         print(f"stitching_scale: error: {error}", file=sys.stderr)
         return 2

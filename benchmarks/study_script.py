@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+import printing
+
 from semalign_jax.studies import backend_settings, inputs, report
 
 
@@ -51,7 +53,7 @@ def run_study(
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    report.print_tables(results["rows"])
+    printing.print_tables(results["rows"])
     for note in results["notes"]:
         print(f"- {note}")
     seconds, processor = results["seconds"], results["environment"]["processor"]

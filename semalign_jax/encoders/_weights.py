@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""The shipped embeddings of real data; `benchmarks/make_demo_embeddings.py` makes them."""
+"""The shipped embeddings of real data; `benchmarks/demo_embeddings` makes them."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Embeddings:
 
     Attributes:
         values: float32 [rows, dimension].
-        card: the JSON card: source, encoder, row ids, labels (see make_demo_embeddings.py).
+        card: the JSON card: source, encoder, row ids, labels (see `benchmarks/demo_embeddings`).
     """
 
     values: np.ndarray
@@ -36,7 +36,7 @@ def load_demo(name: str, directory: Path = DATA) -> Embeddings:
     """
     card_path = directory / f"{name}.json"
     if not card_path.is_file():
-        raise ValueError(f"demo data: {card_path} is missing; run make_demo_embeddings.py")
+        raise ValueError(f"demo data: {card_path} is missing; run benchmarks/demo_embeddings")
     card = json.loads(card_path.read_text(encoding="utf-8"))
     values = load_file(directory / f"{name}.safetensors")["embeddings"].astype(np.float32)
     if values.shape != (len(card["row_ids"]), card["dimension"]):

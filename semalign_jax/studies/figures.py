@@ -1,20 +1,17 @@
-"""Figures of the benchmarks in the manner of a paper, as PNG, SVG or PDF bytes.
+"""Figures of the studies in the manner of a paper, as PNG, SVG or PDF bytes.
 
 Needs matplotlib (the `plot` extra). Equal input gives equal bytes on one installation, whatever
 the user's matplotlib settings. No global figure is made, so nothing has to be closed.
 """
 
-import importlib.util
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from .._core.files import write_atomically
 from .report import Row, metric_of, pairs_of, rows_of
 
 if TYPE_CHECKING:
@@ -427,21 +424,3 @@ def matrix_of(
     for row in here:
         values[sources.index(row["source"]), targets.index(row["target"])] = row["mean"]
     return values
-
-
-def plot_protocols(directory: Path, rows: Sequence[Row]) -> list[Path]:
-    """Write the curves of each protocol to a PNG file of its name (and the metric's, of several).
-
-    Returns:
-        The files written; empty if matplotlib (the `plot` extra) is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        return []
-    several = len({row["metric"] for row in rows}) > 1
-    written = []
-    for protocol, metric in dict.fromkeys((row["protocol"], row["metric"]) for row in rows):
-        here = [row for row in rows if (row["protocol"], row["metric"]) == (protocol, metric)]
-        path = directory / (f"{protocol}-{metric}.png" if several else f"{protocol}.png")
-        write_atomically(path, to_bytes(anchor_curves(here, title=protocol)))
-        written.append(path)
-    return written

@@ -1,4 +1,4 @@
-"""What the benchmarks hand over: JSON records, CSV summary, text, LaTeX and HTML."""
+"""What studies hand over: JSON records, CSV summary, text, LaTeX and HTML."""
 
 import base64
 import csv
@@ -16,8 +16,6 @@ from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
-
-import threadpoolctl
 
 from .._core.files import write_atomically
 
@@ -89,13 +87,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def blas_kernels() -> str:
-    """The kernels that the loaded BLAS libraries chose for this processor, e.g. "Zen"."""
-    return ", ".join(
-        sorted({k for lib in threadpoolctl.threadpool_info() if (k := lib.get("architecture"))})
-    )
-
-
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -119,30 +110,9 @@ def prepare_directory(path: Path) -> None:
         raise ValueError(f"--out {path}: this directory cannot be written to")
 
 
-def markdown(rows: Sequence[Any], digits: int = 2) -> str:
-    """Named tuples of one kind as a Markdown table; None is left empty."""
-
-    def cell(value: Any) -> str:
-        if value is None:
-            return ""
-        if isinstance(value, float):
-            return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.{digits}g}"
-        return str(value)
-
-    fields = rows[0]._fields
-    lines = ["| " + " | ".join(fields) + " |", "|" + "---|" * len(fields)]
-    return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows])
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON in one step."""
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step, its directory included."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode())
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
@@ -183,23 +153,6 @@ def metric_of(rows: Sequence[Row]) -> str:
         found = f"several metrics ({', '.join(metrics)})" if metrics else "none"
         raise ValueError(f"rows must be those of one metric; got {found}")
     return metrics[0]
-
-
-def print_tables(rows: Sequence[Row]) -> None:
-    """Print a table for each protocol and pair: methods by anchor counts, mean and deviation."""
-    from rich import table
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    for caption, header, body in summary_tables(rows):
-        shown = table.Table(title=Text(caption), title_justify="left", box=None)
-        for number, name in enumerate(header):
-            shown.add_column(name, justify="right" if number else "left", no_wrap=True)
-        for row in body:
-            shown.add_row(*map(Text, row))
-        console.print(shown)
-        console.print()
 
 
 def _cell(row: Row | None, show: bool) -> str:

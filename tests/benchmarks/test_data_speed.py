@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 
 import data_speed as benchmark
 import numpy as np
@@ -69,8 +70,9 @@ def test_stores_have_the_ids_in_common_that_were_asked_for(small, tmp_path):
     assert 0.08 < residual.std() < 0.12  # the noise
 
 
-def test_a_worker_in_a_process_of_its_own(tmp_path):
+def test_a_worker_in_a_process_of_its_own(tmp_path, monkeypatch):
     assert benchmark.in_a_process("--worker", "rate", "--folder", tmp_path) > 1e8
+    monkeypatch.setattr(benchmark.sys, "executable", shutil.which("false"))
     with pytest.raises(RuntimeError, match="failed; see above"):
         benchmark.in_a_process("--worker", "ours", "--folder", tmp_path)
 

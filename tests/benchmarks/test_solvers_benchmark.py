@@ -1,6 +1,7 @@
 """The accuracy bounds of `benchmarks/solvers.py`, and its tables, at a small size."""
 
 import json
+from functools import partial
 
 import jax
 import pytest
@@ -21,9 +22,28 @@ def test_a_missed_bound_is_reported():
     assert [text.split()[0] for text in row.failures] == ["orthogonality", "linear"]
 
 
-def test_timings_are_written(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(solver_sweeps, "COUNTS", (3, 20, 40))  # handed to the new processes
+@pytest.fixture
+def small_sweeps(monkeypatch):
+    monkeypatch.setattr(solver_sweeps, "COUNTS", (3, 20, 40))
     monkeypatch.setattr(solver_sweeps, "TEST_ROWS", 30)
+
+
+def test_sweeps_in_a_process_of_their_own(small_sweeps):
+    ours, *peers = solver_sweeps.in_new_process(["ortho"], 8, 2, 2)
+    assert (ours.method, ours.solver, ours.threads) == ("ortho", "semalign_jax", 2)
+    assert "scipy" in {row.solver for row in peers}
+
+
+def test_timings_are_written(tmp_path, capsys, monkeypatch, small_sweeps):
+    def in_this_process(methods, d, number, threads):
+        counts, rows = solver_sweeps.COUNTS, solver_sweeps.TEST_ROWS
+        encoders = solver_sweeps.make_encoders(number, d, counts, rows)
+        return list(solver_sweeps.sweep_timings(methods, encoders, threads, repeats=1))
+
+    monkeypatch.setattr(solver_sweeps, "in_new_process", in_this_process)
+    started = {name: solvers.COLD_STARTS[name] for name in ("semalign_jax", "scipy")}
+    monkeypatch.setattr(solvers, "COLD_STARTS", started)
+    monkeypatch.setattr(solvers, "cold_starts", partial(solvers.cold_starts, repeats=1))
     arguments = ["--dims", "8", "--counts", "5", "20", "--seconds", "0.01", "--encoders", "2"]
     docs = tmp_path / "docs" / "speed.md"
     assert solvers.main([*arguments, "--out", str(tmp_path), "--docs", str(docs)]) == 0

