@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -37,6 +40,29 @@ def test_saved_map_is_the_same(tmp_path, dtype):
     for name in ("weight", "source_offset", "target_offset"):
         assert getattr(loaded, name).dtype == dtype
         np.testing.assert_array_equal(getattr(loaded, name), getattr(fitted, name))
+
+
+def test_files_have_the_mode_of_the_user_and_leave_nothing_behind(tmp_path, monkeypatch):
+    mask = os.umask(0o027)
+    try:
+        path, mapping = tmp_path / "map.safetensors", sa.identity_map(3, 3)
+        # The umask is of the whole process: changed for a moment, other threads' files are open.
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda _: pytest.fail("the umask was changed"))
+            sa.save_map(mapping, path)
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o640
+    code = (
+        "import os, semalign_jax as sa\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        f"sa.save_map(sa.identity_map(3, 3), {str(path)!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert sa.load_map(path) == mapping
+    sa.save_map(mapping, path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_damaged_or_foreign_files_are_refused(tmp_path):

@@ -28,9 +28,11 @@ def read_document(path: Path, what: str) -> Any:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
             return json.loads(text, object_pairs_hook=_without_repeats)
-        return _yaml(path, text)
+        return _yaml(text)
     except ValueError as error:  # also of JSON and of the encoding
         raise ValueError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep") from None
 
 
 def _without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict:
@@ -42,14 +44,26 @@ def _without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict:
     return result
 
 
-def _yaml(path: Path, text: str) -> Any:
+def _yaml(text: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """The loader of `yaml.safe_load` that refuses repeated keys."""
+        """The loader of `yaml.safe_load` without what makes a short text a huge value."""
+
+        def compose_node(self, parent, index):
+            # Of nested aliases each doubles the value.
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError(
+                    f"aliases (*{self.peek_event().anchor}) are not read: write it out"
+                )
+            return super().compose_node(parent, index)
 
         def construct_mapping(self, node, deep=False):
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for key, _ in node.value:
+                # Each level of mappings as keys would double the time.
+                if not isinstance(key, yaml.ScalarNode):
+                    raise ValueError(f"line {key.start_mark.line + 1}: a key must be a text")
+            keys = [self.construct_object(key) for key, _ in node.value]
             _without_repeats((str(key), None) for key in keys)
             return super().construct_mapping(node, deep)
 

@@ -1,37 +1,67 @@
 """Files that are written whole or not at all, say what they are, and are known by a hash."""
 
+import glob
 import hashlib
 import os
-import tempfile
-from collections.abc import Iterable, Mapping
+import secrets
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that the old file or the whole new one is there, never a part."""
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a hidden file beside `path` to write to, which then takes its place in one step.
+
+    If that fails, the old file stays. Synced before the step and after it, so that it counts even
+    if the power fails. What a killed process of this machine has left is removed.
+    """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    stem = f".{path.name[:100]}.{socket.gethostname()[:50]}-"
+    for left in path.parent.glob(f"{glob.escape(stem)}*"):
+        if not _is_running(left.name.removeprefix(stem).partition("-")[0]):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f"{stem}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(path)  # of a full disk, the system says only that it is full
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that the old file or the whole new one is there, never a part."""
+    with replaced(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name != "posix":
+        return  # other systems have no handle of a folder
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def format_header(name: str, version: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
-from .._core.files import write_atomically
+from .._core.files import replaced, write_atomically
 from .chunks import DTYPES, encoded_ids
 from .store import ROWS_AT_ONCE, EmbeddingStore, create_store
 
@@ -52,22 +51,13 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
         raise ValueError(f"store: {store.folder} is empty, there is nothing to export")
     writer = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
     dtype = np.dtype(np.float32) if store.dtype == jnp.bfloat16 else store.dtype
-    with _replaced(path) as temporary:
+    with replaced(path) as temporary:
         try:
             writer.get(_suffix(path), _write_hdf5)(store, temporary, dtype)
         except UnicodeEncodeError as error:
             raise ValueError(f"{path}: an id is no Unicode text: {error}") from None
     if path.suffix == ".npy":
         write_atomically(_ids_path(path), encoded_ids(store.ids))
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    # Written beside the file and moved: whole or absent, without a copy in memory.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)
 
 
 def _write_array(store: EmbeddingStore, file: Any, dtype: np.dtype) -> None:

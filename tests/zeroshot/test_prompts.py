@@ -120,6 +120,7 @@ def test_yaml_reads_the_same(tmp_path):
         ([1], "expected an object"),
         ("{", "Expecting"),
         ('{"name": "a", "name": "b"}', "the key 'name' occurs twice"),
+        ("[" * 100_000, "nested too deep"),
     ],
 )
 def test_bad_files_are_refused_by_file_and_key(tmp_path, data, message):
@@ -136,6 +137,10 @@ def test_bad_files_are_refused_by_file_and_key(tmp_path, data, message):
         ("name: a\nname: b\n", "the key 'name' occurs twice"),
         ("!!python/object/apply:os.getcwd []\n", "not valid YAML"),
         ("", "expected an object"),
+        # Each level doubled the time, or the value.
+        ("? " * 150 + "a", "line 1: a key must be a text"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", r"aliases \(\*a\) are not read"),
+        ("[" * 5000, "nested too deep"),
     ],
 )
 def test_bad_yaml_is_refused_and_runs_nothing(tmp_path, text, message):
