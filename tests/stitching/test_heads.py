@@ -177,12 +177,12 @@ def objective(weight, bias, x, labels, l2):
     [
         "cancer",
         "cancer, scaled",
-        "wine",
         "wine, scaled",
-        "digits",
-        "digits, scaled",
         "emoji_dinov2_small",
-        "glosses_minilm_l6",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("wine", "digits", "digits, scaled", "glosses_minilm_l6")
+        ),
     ],
 )
 def test_loss_is_that_of_the_optimum(name):
@@ -444,7 +444,6 @@ def test_shard_map():
     for function, specs in (
         (fit, (rows, rows, rows)),
         (fit, (everywhere, everywhere, rows)),
-        (fit, (everywhere, everywhere, everywhere)),
         (slope, (rows, rows, rows)),
     ):
         device = 3 if specs[2] == rows else 0
