@@ -1,24 +1,38 @@
 """Tiny encoders, images and data sets for the tests of the command line."""
 
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NamedTuple
 
 import numpy as np
+import pytest
 from encoders.harness import all_cases, read_golden, write_checkpoint
 from encoders.test_texts import write_tokenizer
-from typer.testing import CliRunner
 
 import semalign_jax as sa
-from semalign_jax.cli import app
+from semalign_jax.cli import main
 
 #: Words that the tokenizer of `text_encoder` knows.
 WORDS = ("no", "acute", "finding", "Left", "left")
 
 
-def run(*words, status=0):
-    """Run a command line in this process; returns the result with `values` of ``--json``."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == status, result.stderr + result.stdout
-    assert "Traceback" not in result.stderr
+class Result(NamedTuple):
+    """What a command line has printed."""
+
+    stdout: str
+    stderr: str
+
+
+def run(*words, status=0, debug=False):
+    """Run a command line in this process."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    err = io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    result = Result(out.buffer.getvalue().decode(), err.getvalue())  # pyright: ignore
+    assert end.value.code == status, result
+    assert debug or "Traceback" not in result.stderr
     return result
 
 

@@ -42,7 +42,7 @@ LIBRARIES = {
         {"matplotlib"},
     ),
     # Its help is shown before anything slow is imported.
-    "cli": ({"typer"}, {"jax", "numpy", "pydantic", "rich"}),
+    "cli": ({"click"}, {"jax", "numpy", "pydantic", "rich"}),
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 

@@ -1,6 +1,10 @@
-"""The settings of the commands: what a settings file may hold, with the defaults."""
+"""The settings of the commands: their options, and what a settings file may hold.
 
-from typing import Annotated, Any, Literal
+The help of an option is what `Attributes:` say of it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -24,39 +28,76 @@ Count = Annotated[int, Field(ge=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
+class RunSettings(Settings):
+    """Settings file and output.
+
+    Attributes:
+        config: A file of settings (YAML or JSON) by the names of the options, with _ for -. The
+            command line goes before it.
+        as_json: Print one JSON object on stdout, and nothing else.
+        quiet: Show no progress.
+        debug: Show where an error comes from.
+    """
+
+    config: Path | None = None
+    as_json: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+
+class ProcessSettings(Settings):
+    """Several processes.
+
+    Attributes:
+        distributed: Share the work with other processes that run this same command.
+        coordinator: Address HOST:PORT of process 0. Without it SLURM, Open MPI, Kubernetes or the
+            TPU pod are asked.
+        process_count: Number of processes, if none of these knows it.
+        process_id: Which of the processes this is, from 0, if none of these knows it.
+        timeout: Seconds of silence after which a process counts as dead; 100 if nothing is given.
+    """
+
+    distributed: bool = False
+    coordinator: str | None = None
+    process_count: Count | None = None
+    process_id: Annotated[int, Field(ge=0)] | None = None
+    timeout: Count | None = None
+
+
 class EmbedSettings(Settings):
     """What is embedded, with what and how.
 
     Attributes:
-        encoder: folder, or id on the Hugging Face hub.
-        out: folder of the store.
-        inputs: a text file, one text a line; or images, folders of images and patterns.
-        dataset: instead: a data set.
-        content: "texts" or "images" of the data set.
-        prompts: instead: the texts of a prompt set, a name or a file.
-        split: keep these splits of the data set.
-        view: keep these view positions.
-        one_per_study: keep the first item of each study.
-        id_from: what images of `inputs` are called: "path" (below the folder that was given),
-            "name" of the file or its "stem".
-        batch_size: items a step.
-        chunk_size: items a file of the store.
-        dtype: of the store.
-        compute_dtype: of the encoder.
-        pooling: see `load_encoder`; None for the encoder's own.
-        layer: that is pooled; None for the last.
-        normalize: whether rows get length 1; None for what the encoder's folder says.
-        revision: on the hub.
-        workers: threads that decode images; None for one a core.
-        processes: whether processes decode DICOM files; None: if there are many.
-        skip_broken: whether what cannot be read is left out.
+        encoder: Folder of a checkpoint, or its id on the Hugging Face hub.
+        inputs: A .txt file with a text a line; or images, folders of images and quoted patterns.
+        out: Folder of the store.
+        dataset: A data set instead of files.
+        content: What of the data set is embedded.
+        prompts: Embed the texts of a prompt set instead: a name or a file.
+        split: Keep this split of the data set.
+        view: Keep this view position of the data set, e.g. PA.
+        one_per_study: Keep only the first item of each study.
+        id_from: What image files are called: the path below the folder that was given, the name of
+            the file or its stem.
+        batch_size: Items a step.
+        chunk_size: Items a file of the store.
+        dtype: Type of the store's numbers.
+        compute_dtype: Type of the numbers that the encoder computes with.
+        pooling: How tokens become a row: cls, mean, eos, pooler or projection. By default the
+            encoder's own way is taken.
+        layer: Hidden layer that is pooled, -1 is the last. By default the encoder's output is.
+        normalize: Whether rows get length 1. By default the encoder's folder says.
+        revision: Branch, tag or commit on the hub.
+        workers: Threads that decode images. By default there is one a core, at most 16.
+        processes: Whether processes decode DICOM files. By default they do from 1000 files on.
+        skip_broken: Leave out what cannot be read, list it, and exit with 1.
     """
 
     encoder: EncoderName
-    out: DataPath
     inputs: tuple[DataPath, ...] = ()
+    out: DataPath
     dataset: DatasetSettings | None = None
-    content: Literal["texts", "images"] | None = None
+    content: Literal["images", "texts"] | None = None
     prompts: PromptSetName | None = None
     split: Names = ()
     view: Names = ()
@@ -75,8 +116,9 @@ class EmbedSettings(Settings):
     skip_broken: bool = False
 
     @model_validator(mode="after")
-    def _one_source(self) -> "EmbedSettings":
-        given = [name for name in ("inputs", "dataset", "prompts") if getattr(self, name)]
+    def _one_source(self) -> Self:
+        spellings = {"inputs": "files", "dataset": "--dataset", "prompts": "--prompts"}
+        given = [spelling for name, spelling in spellings.items() if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(
                 "give what to embed as one of files, a data set (--dataset) and a prompt set "
@@ -85,10 +127,11 @@ class EmbedSettings(Settings):
         if self.dataset is not None and self.content is None:
             raise ValueError("of a data set give --images or --texts")
         if self.dataset is None:
-            extra = ("content", "split", "view", "one_per_study")
-            wrong = [name for name in extra if getattr(self, name)]
-            if wrong:
-                raise ValueError(f"{wrong[0]} needs a data set (--dataset)")
+            content = f"--{self.content}" if self.content else ""
+            extra = {"split": "--split", "view": "--view", "one_per_study": "--one-per-study"}
+            wrong = [spelling for name, spelling in extra.items() if getattr(self, name)]
+            for spelling in filter(None, (content, *wrong)):
+                raise ValueError(f"{spelling} needs a data set (--dataset)")
         return self
 
 
@@ -96,22 +139,23 @@ class FitSettings(Settings):
     """A fit of two stores.
 
     Attributes:
-        source: store of the source space.
-        target: store of the target space.
-        out: file of the map.
-        method: of the four maps.
-        anchors: how many pairs, drawn at random; None for all.
-        seed: of the draw.
-        ids: file of the ids to fit to, one a line or a JSON list; None for all.
-        normalize: of both spaces before the fit; None for "isotropic" of the orthogonal maps, which
-            match neither offset nor scale, and "none" of the others.
-        ridge: penalty of the squared weights.
-        ridge_unit: of `ridge`.
-        rcond: relative cut-off of singular values.
-        scale: whether an orthogonal map gets a scale.
-        rotation_only: whether reflections are excluded.
-        completion: of an orthogonal map where the anchors leave directions undecided.
-        batch_rows: rows that are read at once.
+        source: Store of the source space.
+        target: Store of the target space.
+        out: File of the map, which is replaced if it exists.
+        method: Kind of map.
+        anchors: Fit to so many pairs, drawn at random. By default all are taken.
+        seed: Seed of that draw.
+        ids: File of the ids to fit to, one a line or a JSON list. By default all are taken.
+        normalize: How both spaces are normalised before the fit. By default isotropic for the
+            orthogonal maps, which match neither offset nor scale, and none for the others.
+        ridge: Penalty of the squared weights. There is none by default.
+        ridge_unit: Unit of the ridge; by default absolute.
+        rcond: Relative cut-off of singular values.
+        scale: Give an orthogonal map a scale.
+        rotation_only: Exclude reflections from an orthogonal map.
+        completion: What an orthogonal map does in directions that the anchors leave open; by
+            default it stays orthogonal.
+        batch_rows: Rows that are read at once.
     """
 
     source: DataPath
@@ -133,7 +177,7 @@ class FitSettings(Settings):
     @property
     def options(self) -> dict[str, Any]:
         """Keyword options of the fit; a method refuses those that it does not have."""
-        names = (
+        known = (
             "normalize",
             "ridge",
             "ridge_unit",
@@ -142,7 +186,7 @@ class FitSettings(Settings):
             "rotation_only",
             "completion",
         )
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        given = {name: value for name in known if (value := getattr(self, name)) is not None}
         return {"normalize": usual_normalization(self.method)} | given
 
 
@@ -155,11 +199,11 @@ class ApplySettings(Settings):
     """A map applied to a store.
 
     Attributes:
-        map: file of the map.
-        store: that is mapped.
-        out: folder of the new store.
-        dtype: of the new store; None for that of the old one, at most float32.
-        chunk_size: rows a file of the new store.
+        map: File of a map.
+        store: Store in the map's source space.
+        out: Folder of the new store.
+        dtype: Type of the new store's numbers. By default that of the old one, at most float32.
+        chunk_size: Rows a file of the new store.
     """
 
     map: DataPath
@@ -173,19 +217,20 @@ class SweepSettings(Settings):
     """A sweep over methods, anchor counts and seeds for one pair of stores.
 
     Attributes:
-        source: store of the source space.
-        target: store of the target space.
-        out: folder of the results; None for none.
-        methods: of the four maps.
-        anchors: how many anchors.
-        seeds: how many draws of anchors.
-        normalize: of both spaces before the fits; None as in `FitSettings`.
-        dataset: of the pairs, so that no patient is on both sides.
-        test_split: split of the data set that is held out; None for patients drawn at random.
-        test_ids: instead: file of the ids that are held out.
-        test_fraction: share that is held out, if it is drawn.
-        test_rows: at most so many held-out pairs count.
-        seed: of all draws.
+        source: Store of the source space.
+        target: Store of the target space.
+        out: Folder of the results. By default they are only shown.
+        methods: Kinds of maps.
+        anchors: Anchor counts.
+        seeds: How many times anchors are drawn.
+        normalize: How both spaces are normalised before the fits. By default isotropic for the
+            orthogonal maps and none for the others.
+        dataset: Data set of the pairs, so that no patient is on both sides.
+        test_split: Hold out this split of the data set. By default patients are drawn at random.
+        test_ids: Hold out the ids of this file instead, one a line or a JSON list.
+        test_fraction: Share that is held out, if it is drawn.
+        test_rows: So many held-out pairs count at most.
+        seed: Seed of all draws.
     """
 
     source: DataPath
@@ -203,9 +248,84 @@ class SweepSettings(Settings):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _one_way_to_hold_out(self) -> "SweepSettings":
+    def _one_way_to_hold_out(self) -> Self:
         if self.test_split is not None and self.dataset is None:
-            raise ValueError("test_split needs a data set (--dataset)")
+            raise ValueError("--test-split needs a data set (--dataset)")
         if self.test_ids is not None and self.dataset is not None:
-            raise ValueError("test_ids and dataset: give one of them")
+            raise ValueError("--test-ids and --dataset: give one of them")
         return self
+
+
+class StudySettings(Settings):
+    """Results and other settings.
+
+    Attributes:
+        out: Folder of the results; a run that was interrupted goes on there.
+        settings: Any setting of the study, with dots for inner keys, e.g.
+            methods.ridge.ridge=2.0; a value that is JSON is read as such.
+    """
+
+    out: DataPath
+    settings: dict[str, Any] = {}
+
+
+class ReportSettings(Settings):
+    """A report of several studies.
+
+    Attributes:
+        results: Folders of results, or results.json files.
+        out: The HTML file.
+    """
+
+    results: Annotated[tuple[DataPath, ...], Field(min_length=1)]
+    out: DataPath = Path("report.html")
+
+
+class DemoSettings(Settings):
+    """The demo.
+
+    Attributes:
+        out: Folder of the results.
+        full: Take all anchor counts, draws and resamples, which takes longer.
+    """
+
+    out: DataPath = Path("semalign-demo")
+    full: bool = False
+
+
+class InfoSettings(Settings):
+    """What is asked for.
+
+    Attributes:
+        path: A file or folder, or the name of a shipped prompt set.
+    """
+
+    path: str
+
+
+class VerifySettings(Settings):
+    """What is checked.
+
+    Attributes:
+        store: Folder of a store.
+    """
+
+    store: DataPath
+
+
+class ConvertSettings(Settings):
+    """A conversion.
+
+    Attributes:
+        source: A store, or a file of embeddings.
+        out: A file of embeddings, or the folder of a store.
+        embeddings: Name of the embeddings in the file.
+        ids: Name of the ids in the file.
+        describe: What made the embeddings, kept in the store.
+    """
+
+    source: DataPath
+    out: DataPath
+    embeddings: str = "embeddings"
+    ids: str = "ids"
+    describe: dict[str, Any] = {}

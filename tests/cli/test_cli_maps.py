@@ -268,10 +268,10 @@ def test_ids_that_are_held_out(stores, tmp_path, monkeypatch):
     ("flags", "message"),
     [
         (("--anchors", "100"), "--anchors 100: only 48 of 60 matched pairs are left"),
-        (("--anchors", "5,x"), "anchors.1: Input should be a valid integer"),
-        (("--test-split", "test"), "test_split needs a data set (--dataset)"),
+        (("--anchors", "5,x"), "--anchors '5,x': Input should be a valid integer"),
+        (("--test-split", "test"), "--test-split needs a data set (--dataset)"),
         (("--test-fraction", "0.01"), "1 pairs are held out and 59 left; at least 2 and 1"),
-        (("--methods", "best"), "methods.0: Input should be 'affine'"),
+        (("--methods", "best"), "--methods 'best': Input should be 'affine'"),
     ],
     ids=lambda value: "-".join(value).strip("-") if isinstance(value, tuple) else "",
 )

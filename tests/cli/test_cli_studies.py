@@ -205,13 +205,13 @@ def test_the_demo_runs_both_studies(stitched, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("zeroshot",), "missing: --out, the folder of the results"),
+        (("zeroshot",), "missing: --out (give it on the command line)"),
         (("zeroshot", "--out", "o"), "images is missing; a run on the shipped data has demo: true"),
-        (("stitch",), "missing: --out, the folder of the results"),
+        (("stitch",), "missing: --out (give it on the command line)"),
         (("stitch", "--out", "o"), "dataset is missing: give dataset and stores, or demo"),
-        (("stitch", "--out", "o", "--anchors", "few"), "--anchors 'few': expected numbers with"),
-        (("stitch", "--out", "o", "--store", "one"), "--store 'one': expected KEY=VALUE"),
-        (("stitch", "--out", "o", "--set", "tittle=A"), "tittle: Extra inputs are not permitted"),
+        (("stitch", "--out", "o", "--anchors", "few"), "--anchors 'few': Input should be a valid"),
+        (("stitch", "--out", "o", "--store", "one"), "--store 'one': expected NAME=PATH"),
+        (("stitch", "--out", "o", "--set", "tittle=A"), "--set tittle: Extra inputs are not permi"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
