@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from encoders.harness import all_cases, read_golden, write_checkpoint
-from encoders.test_texts import write_tokenizer
 
 import semalign_jax as sa
 from semalign_jax.cli import main
@@ -52,19 +50,27 @@ def error_of(*words, status=2):
 
 def text_encoder(folder):
     """A BERT of 24 dimensions that reads 16 tokens, special tokens included."""
-    config, shapes, *_ = read_golden("bert")
-    write_checkpoint(folder, config, shapes, all_cases()["bert"])
+    from encoders.test_texts import write_tokenizer
+
+    _write_encoder(folder, "bert")
     write_tokenizer(folder)
     return folder
 
 
 def image_encoder(folder):
     """A ViT of 24 dimensions for images of 32 x 32."""
-    config, shapes, *_ = read_golden("vit")
-    write_checkpoint(folder, config, shapes, all_cases()["vit"])
+    _write_encoder(folder, "vit")
     settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def _write_encoder(folder, name):
+    # Flax and transformers take seconds, and most commands need none.
+    from encoders.harness import all_cases, read_golden, write_checkpoint
+
+    config, shapes, *_ = read_golden(name)
+    write_checkpoint(folder, config, shapes, all_cases()[name])
 
 
 def pair_of_stores(folder, rows=60, dimensions=(6, 5), noise=0.05):

@@ -173,12 +173,14 @@ def test_values_are_completed(monkeypatch):
 
 def test_a_process_keeps_stdout_for_the_result(tmp_path):
     a, b = pair_of_stores(tmp_path)
+    done = command_line("verify", a, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["rows"] == 65
     words = ("fit", a, b, "--out", tmp_path / "map.safetensors", "--json")
-    done = command_line(*words)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["anchors"] == 60
-    assert "60 pairs of" in done.stderr
-    assert run(*words, "--quiet").stderr == ""
+    loud = run(*words)
+    assert json.loads(loud.stdout)["anchors"] == 60
+    assert "60 pairs of" in loud.stderr
+    assert run(*words, "--quiet") == (loud.stdout, "")
 
 
 def test_bad_input_and_failure_have_different_statuses(tmp_path):

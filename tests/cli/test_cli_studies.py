@@ -12,7 +12,8 @@ from studies.test_study_zero_shot import D_IMAGE, LABELS, make_world
 import semalign_jax as sa
 from semalign_jax.studies import outputs, stitching, zero_shot
 
-ENCODERS = {"one": 6, "two": 5}
+ENCODERS = ("one", "two")
+D = 6  # of both, so that the pairs share compiled code
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +27,10 @@ def folder(tmp_path_factory):
     rows = [[f"k{r}", f"p{r}", parts[r], *labels[r]] for r in range(40)]
     write_csv(folder / "items.csv", header, rows)
     latent = np.hstack([2.0 * labels - 1, rng.standard_normal((40, 2))])
-    for name, dimension in ENCODERS.items():
-        values = latent @ rng.standard_normal((4, dimension))
+    for name in ENCODERS:
+        values = latent @ rng.standard_normal((4, D))
         values += 0.1 * rng.standard_normal(values.shape)
-        store = sa.stores.create_store(
-            folder / name, description={"made": name}, dimension=dimension
-        )
+        store = sa.stores.create_store(folder / name, description={"made": name}, dimension=D)
         store.append([f"k{row}" for row in range(40)], values.astype(np.float32))
     return folder
 
@@ -52,9 +51,11 @@ def stitch_words(folder, out):
 
 @pytest.fixture(scope="module")
 def stitched(folder, tmp_path_factory):
-    """A study of the command line: its values and its folder."""
+    """A study of the command line, which is quiet: its values and its folder."""
     out = tmp_path_factory.mktemp("results") / "stitching"
-    return values_of(*stitch_words(folder, out)), out
+    result = run(*stitch_words(folder, out), "--json", "--quiet")
+    assert result.stderr == ""
+    return json.loads(result.stdout), out
 
 
 def test_a_stitching_study(stitched, folder):
@@ -86,10 +87,6 @@ def test_a_study_of_saved_settings_is_the_same(stitched, tmp_path, monkeypatch):
     shown = run(*words, "--seeds", 3, "--set", "title=More").stdout
     assert (seen[1][0].seeds, seen[1][0].title) == (3, "More")
     assert "(auroc, mean ± std)" in shown
-
-
-def test_a_study_is_quiet_if_asked(folder, tmp_path):
-    assert run(*stitch_words(folder, tmp_path), "--quiet").stderr == ""
 
 
 def test_a_report_of_several_studies(stitched, tmp_path):
@@ -192,14 +189,14 @@ def test_the_demo_runs_both_studies(stitched, tmp_path, monkeypatch):
     assert [one["kind"] for one in found["studies"]] == ["stitching", "zero-shot"]
     report = (tmp_path / "demo" / "report.html").read_text()
     assert all(one["title"] in report for one in found["studies"])
-    run("demo", "--full", "--out", tmp_path / "full")
-    assert seen[2][0] == stitching.demo_settings()
 
     def fail(settings, out):
         raise ValueError("demo data: a card is missing")
 
     monkeypatch.setattr(zero_shot, "run", fail)
-    assert error_of("demo", "--out", tmp_path / "none") == "demo data: a card is missing"
+    words = ("demo", "--full", "--out", tmp_path / "none")
+    assert error_of(*words) == "demo data: a card is missing"
+    assert seen[2][0] == stitching.demo_settings()
 
 
 @pytest.mark.parametrize(
