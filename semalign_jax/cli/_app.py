@@ -49,14 +49,6 @@ class Commands(click.Group):
             write_rows(formatter, [(name, (command.help or "").partition("\n")[0])], 12)
 
 
-def _show_version(ctx: click.Context, _: Any, wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        click.echo(f"semalign_jax {version('semalign_jax')}")
-        ctx.exit()
-
-
 def _show_completion(ctx: click.Context, _: Any, shell: str | None) -> None:
     if shell:
         from click.shell_completion import get_completion_class
@@ -65,13 +57,6 @@ def _show_completion(ctx: click.Context, _: Any, shell: str | None) -> None:
         assert kind is not None
         click.echo(kind(app, {}, "semalign", "_SEMALIGN_COMPLETE").source())
         ctx.exit()
-
-
-def _early(name: str, callback: Any, text: str, **extra: Any) -> click.Option:
-    """An option that shows something instead of running a command."""
-    return click.Option(
-        [name], expose_value=False, is_eager=True, callback=callback, help=text, **extra
-    )
 
 
 _HELP = """
@@ -88,12 +73,18 @@ app = Commands(
     # Of the terminal; click stops at 80 columns.
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 1000},
     params=[
-        _early("--version", _show_version, "Show the version.", is_flag=True),
-        _early(
-            "--show-completion",
-            _show_completion,
-            "Show a script for this shell that completes commands, options and values.",
+        click.Option(
+            ["--show-completion"],
             type=click.Choice(["bash", "fish", "zsh"]),
-        ),
+            metavar="SHELL",
+            help="Show a script for this shell (bash, fish or zsh) that completes commands, "
+            "options and values.",
+            expose_value=False,
+            is_eager=True,
+            callback=_show_completion,
+        )
     ],
 )
+click.version_option(
+    package_name="semalign_jax", message="%(package)s %(version)s", help="Show the version."
+)(app)

@@ -115,7 +115,7 @@ class Setting:
     @property
     def help(self) -> str:
         """Its sentences, with what values it can have and which it has."""
-        default = None if self.is_required else self._field.get_default()
+        default = None if self.is_required else self._field.get_default(call_default_factory=True)
         if self.is_flag and isinstance(default, bool):
             default = [*self.names, None][0 if default else 1]
         elif isinstance(default, tuple | dict):
@@ -325,8 +325,8 @@ def command(
     """Make a function a command, see `SettingsCommand`.
 
     Args:
-        *kinds: "module:class" of pydantic classes, the module may begin with a dot. A field
-            `settings` of those after the first holds more values of the first.
+        *kinds: ".module:class" of this package, pydantic classes. A field `settings` of those after
+            the first holds more values of the first.
         examples: command lines for its help.
         arguments: fields that are positional.
         spellings: field -> option, where their names differ.
@@ -395,8 +395,8 @@ def _load(
         own = max((k for k in typed if f"{key}.".startswith(f"{k}.")), key=len, default=None)
         if own is not None:
             key = typed[own] + key[len(own) :]
-        elif config is not None:
-            key = f"{config}: {key}".removesuffix(": ")
+        elif key and config is not None:
+            key = f"{config}: {key}"
         wrong.append(f"{key}: {_message(problem)}".removeprefix(": "))
     if missing:
         or_file = "" if more is None else ", or in the file of --config"

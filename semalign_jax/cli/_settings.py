@@ -6,24 +6,12 @@ The help of an option is what `Attributes:` say of it.
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from .._core.typing import METHODS, Completion, Method, Normalize, RidgeUnit
 from ..studies import common
 from ..studies.inputs import DataPath, DatasetSettings, EncoderName, PromptSetName, Settings
 
-
-def _listed(value: Any) -> Any:
-    """A list, also if it is written with commas."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value if isinstance(value, list | tuple) else [value]
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-Counts = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_listed), Field(min_length=1)
-]
 Count = Annotated[int, Field(ge=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -99,8 +87,8 @@ class EmbedSettings(Settings):
     dataset: DatasetSettings | None = None
     content: Literal["images", "texts"] | None = None
     prompts: PromptSetName | None = None
-    split: Names = ()
-    view: Names = ()
+    split: tuple[str, ...] = ()
+    view: tuple[str, ...] = ()
     one_per_study: bool = False
     id_from: Literal["path", "name", "stem"] = "path"
     batch_size: Count = 32
@@ -236,8 +224,8 @@ class SweepSettings(Settings):
     source: DataPath
     target: DataPath
     out: DataPath | None = None
-    methods: Annotated[tuple[Method, ...], BeforeValidator(_listed), Field(min_length=1)] = METHODS
-    anchors: Counts = (50, 100, 200, 400)
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = METHODS
+    anchors: Annotated[tuple[Count, ...], Field(min_length=1)] = (50, 100, 200, 400)
     seeds: Count = 5
     normalize: Normalize | None = None
     dataset: DatasetSettings | None = None

@@ -10,6 +10,7 @@ from ._distributed import join
 from ._options import DATASET, command
 
 if TYPE_CHECKING:
+    from ..encoders import Encoder
     from ._console import Console
     from ._settings import EmbedSettings, ProcessSettings
 
@@ -45,19 +46,7 @@ def embed(console: "Console", settings: "EmbedSettings", processes: "ProcessSett
     console.note(f"{len(source.items)} {source.modality}s to embed into {settings.out}")
     from .. import encoders  # slow to import
 
-    encoder = encoders.load_encoder(
-        settings.encoder,
-        dtype=settings.compute_dtype,
-        pooling=settings.pooling,
-        layer=settings.layer,
-        normalize=settings.normalize,
-        revision=settings.revision,
-    )
-    reads = encoder.config.family.modalities
-    if source.modality not in reads:
-        raise ValueError(
-            f"{settings.encoder} embeds {' and '.join(reads)}s, but these are {source.modality}s"
-        )
+    encoder = _encoder(settings, source.modality)
     workers = worker_count(settings.workers)
     paths = [Path(item) for item in source.items] if source.modality == IMAGE else []
     items, ids = list(source.items), list(source.ids)
@@ -105,6 +94,25 @@ def embed(console: "Console", settings: "EmbedSettings", processes: "ProcessSett
         "seconds": round(time.monotonic() - started, 3),
     }
     return Outcome(values, _summary(values), status=1 if skipped else 0)
+
+
+def _encoder(settings: "EmbedSettings", modality: str) -> "Encoder":
+    from .. import encoders
+
+    encoder = encoders.load_encoder(
+        settings.encoder,
+        dtype=settings.compute_dtype,
+        pooling=settings.pooling,
+        layer=settings.layer,
+        normalize=settings.normalize,
+        revision=settings.revision,
+    )
+    reads = encoder.config.family.modalities
+    if modality not in reads:
+        raise ValueError(
+            f"{settings.encoder} embeds {' and '.join(reads)}s, but these are {modality}s"
+        )
+    return encoder
 
 
 def _summary(values: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """`semalign info`, `semalign verify` and `semalign convert`."""
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,16 +122,9 @@ def _encoder(path: Path) -> dict[str, Any]:
         values |= {"family": family.name, "modalities": list(family.modalities)}
     files = checkpoint_files(path, weights)
     tensors = list_tensors(files)
-    values["parameters"] = sum(_size(tensor.shape) for tensor in tensors.values())
+    values["parameters"] = sum(math.prod(tensor.shape) for tensor in tensors.values())
     values["weights"] = [file.name for file in files]
     return values
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for length in shape:
-        total *= length
-    return total
 
 
 def _prompts(name: str) -> dict[str, Any]:

@@ -32,8 +32,6 @@ def fit(console: "Console", settings: "FitSettings", processes: "ProcessSettings
     Rows are matched by id and streamed, so stores may be larger than memory.
     """
     join(console, processes)
-    import numpy as np
-
     from ..distributed.merge import accumulate_stats, shard_rows
     from ..distributed.processes import by_first, this_process
     from ..maps.fit_from_stats import fit_from_stats
@@ -50,16 +48,7 @@ def fit(console: "Console", settings: "FitSettings", processes: "ProcessSettings
         raise FileNotFoundError(f"{settings.out.parent}: there is no such folder for the map")
     matched = join_stores(source, target)
     joined = len(matched.rows_a)
-    not_found = 0
-    if settings.ids is not None:
-        wanted = read_ids(settings.ids)
-        kept = np.array([source.ids[row] in wanted for row in matched.rows_a], bool)
-        matched = _select(matched, np.flatnonzero(kept))
-        not_found = len(wanted) - len(matched.rows_a)
-        if not len(matched.rows_a):
-            raise ValueError(f"{settings.ids}: none of its ids is in both stores")
-    if settings.anchors is not None:
-        matched = _select(matched, _draw(len(matched.rows_a), settings.anchors, settings.seed))
+    matched, not_found = _anchors(settings, source, matched)
     count = len(matched.rows_a)
     console.note(f"{count} pairs of {settings.source} and {settings.target}")
     batches = paired_batches(source, target, matched, settings.batch_rows, shard=this_process())
@@ -87,6 +76,25 @@ def fit(console: "Console", settings: "FitSettings", processes: "ProcessSettings
         "correlation": correlation(mapping, stats),
     }
     return Outcome(values, _fit_summary(values))
+
+
+def _anchors(
+    settings: "FitSettings", source: "EmbeddingStore", matched: "JoinedRows"
+) -> tuple["JoinedRows", int]:
+    """The pairs that are fitted to, and how many of the ids that are wanted are not among them."""
+    import numpy as np
+
+    not_found = 0
+    if settings.ids is not None:
+        wanted = read_ids(settings.ids)
+        kept = np.array([source.ids[row] in wanted for row in matched.rows_a], bool)
+        matched = _select(matched, np.flatnonzero(kept))
+        not_found = len(wanted) - len(matched.rows_a)
+        if not len(matched.rows_a):
+            raise ValueError(f"{settings.ids}: none of its ids is in both stores")
+    if settings.anchors is not None:
+        matched = _select(matched, _draw(len(matched.rows_a), settings.anchors, settings.seed))
+    return matched, not_found
 
 
 def read_ids(path: Path) -> set[str]:

@@ -71,15 +71,21 @@ def test_a_stitching_study(stitched, folder):
     assert (out / "report.html").is_file()
 
 
-def test_a_study_of_saved_settings_is_the_same(stitched, tmp_path, monkeypatch):
-    values, out = stitched
+def settings_that_arrive(study, stitched, monkeypatch):
+    """A list of the settings that `study` is then run with; its results are those of `stitched`."""
     seen = []
 
     def run_study(settings, folder):
         seen.append((settings, folder))
-        return outputs.load_results(out)
+        return outputs.load_results(stitched[1])
 
-    monkeypatch.setattr(stitching, "run", run_study)
+    monkeypatch.setattr(study, "run", run_study)
+    return seen
+
+
+def test_a_study_of_saved_settings_is_the_same(stitched, tmp_path, monkeypatch):
+    values, out = stitched
+    seen = settings_that_arrive(stitching, stitched, monkeypatch)
     words = ("stitch", "--config", out / "settings.json", "--out", tmp_path / "again")
     assert values_of(*words)["rows"] == values["rows"]
     assert outputs.resolved_settings(seen[0][0]) == values["settings"]
@@ -87,6 +93,34 @@ def test_a_study_of_saved_settings_is_the_same(stitched, tmp_path, monkeypatch):
     shown = run(*words, "--seeds", 3, "--set", "title=More").stdout
     assert (seen[1][0].seeds, seen[1][0].title) == (3, "More")
     assert "(auroc, mean ± std)" in shown
+
+
+def test_a_file_with_the_command_line_before_it(stitched, tmp_path, monkeypatch):
+    """Options of a reader are added; names of stores and paths go instead."""
+    seen = settings_that_arrive(stitching, stitched, monkeypatch)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    written = {
+        "dataset": {"reader": "table", "path": "items.csv", "options": {"id": "key"}},
+        "stores": {"one": "one", "two": "two"},
+        "train": ["a"],
+        "test": ["b"],
+        "intervals": {"level": 0.5},
+    }
+    (tmp_path / "stitch.json").write_text(json.dumps(written))
+    words = ("stitch", "--config", "../stitch.json", "--out", "out", "--option", "patient=person")
+    values_of(*words, "--store", "v1.5=three", "--store", "v2=four",
+        "--methods", '{"r": {"method": "affine"}}', "--train", "x,y", "--train", "z",
+        "--anchors", "3,4", "--anchors", "[5]",
+        "--set", "methods.r.ridge=2", "--intervals.resamples", 7, "--no-control")  # fmt: skip
+    found = seen[0][0]
+    assert found.dataset.path == tmp_path / "items.csv"
+    assert found.dataset.options == {"id": "key", "patient": "person"}
+    here = tmp_path / "here"
+    assert found.stores == {"v1.5": here / "three", "v2": here / "four"}
+    assert found.methods == {"r": {"method": "affine", "ridge": 2}}
+    assert (found.train, found.test, found.counts) == (("x,y", "z"), ("b",), (3, 4, 5))
+    assert (found.intervals.level, found.intervals.resamples, found.control) == (0.5, 7, False)
 
 
 def test_a_report_of_several_studies(stitched, tmp_path):
@@ -141,6 +175,20 @@ def test_a_zero_shot_study(tmp_path):
     assert {row["source"] for row in found["rows"]} == set(D_IMAGE)
     assert {row["anchors"] for row in found["rows"]} == {16}
     assert outputs.load_results(tmp_path / "out")["rows"] == found["rows"]
+
+
+def test_prompts_and_a_reference_under_encoders_that_are_run(stitched, tmp_path, monkeypatch):
+    seen = settings_that_arrive(zero_shot, stitched, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    words = list(zeroshot_words(tmp_path, tmp_path / "out"))
+    place = words.index("--prompt-store")
+    words[place : place + 2] = ["--prompt-encoder", "bert=owner/bert"]
+    more = ("--prompt-embeddings.layer", "bert=-2", "--prompt-embeddings.normalize", "bert=no")
+    reference = ("--multimodal.images", "clip", "--multimodal.prompts.store", "texts")
+    values_of(*words, *more, *reference)
+    source = seen[0][0].prompt_embeddings["bert"]
+    assert (source.encoder, source.layer, source.normalize) == ("owner/bert", -2, False)
+    assert seen[0][0].multimodal.prompts.store == tmp_path / "texts"
 
 
 class Inline:
