@@ -1,5 +1,7 @@
 """`--distributed`: one command in several processes, on one machine or on many."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -7,7 +9,8 @@ if TYPE_CHECKING:
     from ._settings import ProcessSettings
 
 
-def join(console: "Console", processes: "ProcessSettings") -> None:
+@contextmanager
+def joined(console: "Console", processes: "ProcessSettings") -> Iterator[None]:
     """Join the other processes, if there are any; only process 0 prints a result.
 
     Raises:
@@ -17,6 +20,7 @@ def join(console: "Console", processes: "ProcessSettings") -> None:
     if not processes.distributed and place == (None, None, None):
         if processes.timeout is not None:
             raise ValueError("--timeout is of several processes: give --distributed")
+        yield
         return
     from ..distributed.processes import TIMEOUT, initialize, this_process
 
@@ -25,3 +29,4 @@ def join(console: "Console", processes: "ProcessSettings") -> None:
     initialize(*place, timeout=processes.timeout or TIMEOUT)
     if this_process()[0] > 0:
         console.print_errors_only()
+    yield

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._console import Outcome, save_settings, writing
-from ._distributed import join
+from ._distributed import joined
 from ._options import DATASET, command
 
 if TYPE_CHECKING:
@@ -34,7 +34,11 @@ def embed(console: "Console", settings: "EmbedSettings", processes: "ProcessSett
     The ids of a data set's rows are its image ids, also those of texts. Run the same command again
     to go on after an interruption.
     """
-    join(console, processes)
+    with joined(console, processes):
+        return _embed(console, settings)
+
+
+def _embed(console: "Console", settings: "EmbedSettings") -> Outcome:
     from ..distributed.processes import by_first
     from ..stores.chunks import refuse_other_contents
     from ._sources import IMAGE, find_broken, pixel_reader, read_source, worker_count

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._console import Outcome, save_settings, writing
-from ._distributed import join
+from ._distributed import joined
 from ._options import command
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ def fit(console: "Console", settings: "FitSettings", processes: "ProcessSettings
 
     Rows are matched by id and streamed, so stores may be larger than memory.
     """
-    join(console, processes)
+    with joined(console, processes):
+        return _fit(console, settings)
+
+
+def _fit(console: "Console", settings: "FitSettings") -> Outcome:
     from ..distributed.merge import accumulate_stats, shard_rows
     from ..distributed.processes import by_first, this_process
     from ..maps.fit_from_stats import fit_from_stats
