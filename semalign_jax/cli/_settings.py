@@ -20,8 +20,8 @@ class RunSettings(Settings):
     """Settings file and output.
 
     Attributes:
-        config: A file of settings (YAML or JSON) by the names of the options, with _ for -. The
-            command line goes before it.
+        config: Read settings from this file (YAML or JSON), by the names of the options with _ for
+            -. The command line goes before it.
         as_json: Print one JSON object on stdout, and nothing else.
         quiet: Show no progress.
         debug: Show where an error comes from.
@@ -38,11 +38,11 @@ class ProcessSettings(Settings):
 
     Attributes:
         distributed: Share the work with other processes that run this same command.
-        coordinator: Address HOST:PORT of process 0. Without it SLURM, Open MPI, Kubernetes or the
-            TPU pod are asked.
-        process_count: Number of processes, if none of these knows it.
-        process_id: Which of the processes this is, from 0, if none of these knows it.
-        timeout: Seconds of silence after which a process counts as dead; 100 if nothing is given.
+        coordinator: Meet the others at this address HOST:PORT of process 0. By default SLURM, Open
+            MPI, Kubernetes or the TPU pod are asked.
+        process_count: Expect so many processes in all. By default SLURM and the like are asked.
+        process_id: Be the process of this number, from 0. By default SLURM and the like are asked.
+        timeout: Count a process as dead after so many seconds of silence. By default these are 100.
     """
 
     distributed: bool = False
@@ -56,28 +56,29 @@ class EmbedSettings(Settings):
     """What is embedded, with what and how.
 
     Attributes:
-        encoder: Folder of a checkpoint, or its id on the Hugging Face hub.
-        inputs: A .txt file with a text a line; or images, folders of images and quoted patterns.
-        out: Folder of the store.
-        dataset: A data set instead of files.
-        content: What of the data set is embedded.
-        prompts: Embed the texts of a prompt set instead: a name or a file.
+        encoder: The encoder is the folder of a checkpoint, or its id on the Hugging Face hub.
+        inputs: Embed a .txt file with a text a line; or images, folders of images and quoted
+            patterns.
+        out: Write the store to this folder.
+        dataset: Embed a data set instead of files.
+        content: Embed these of the data set.
+        prompts: Embed the texts of this prompt set instead, a name or a file.
         split: Keep this split of the data set.
         view: Keep this view position of the data set, e.g. PA.
         one_per_study: Keep only the first item of each study.
-        id_from: What image files are called: the path below the folder that was given, the name of
-            the file or its stem.
-        batch_size: Items a step.
-        chunk_size: Items a file of the store.
-        dtype: Type of the store's numbers.
-        compute_dtype: Type of the numbers that the encoder computes with.
-        pooling: How tokens become a row: cls, mean, eos, pooler or projection. By default the
-            encoder's own way is taken.
-        layer: Hidden layer that is pooled, -1 is the last. By default the encoder's output is.
-        normalize: Whether rows get length 1. By default the encoder's folder says.
-        revision: Branch, tag or commit on the hub.
-        workers: Threads that decode images. By default there is one a core, at most 16.
-        processes: Whether processes decode DICOM files. By default they do from 1000 files on.
+        id_from: Call image files by the path below the folder that was given, by the name of the
+            file or by its stem.
+        batch_size: Embed so many items a step.
+        chunk_size: Write so many items a file of the store.
+        dtype: Write numbers of this type.
+        compute_dtype: Compute with numbers of this type.
+        pooling: Make a row of the tokens in this way: cls, mean, eos, pooler or projection. By
+            default the encoder's own is taken.
+        layer: Pool this hidden layer, -1 is the last. By default the encoder's output is pooled.
+        normalize: Bring rows to length 1. By default the encoder's folder says whether.
+        revision: Take this branch, tag or commit of the hub.
+        workers: Decode images in so many threads. By default there is one a core, at most 16.
+        processes: Decode DICOM files in processes. By default this is done from 1000 files on.
         skip_broken: Leave out what cannot be read, list it, and exit with 1.
     """
 
@@ -127,23 +128,23 @@ class FitSettings(Settings):
     """A fit of two stores.
 
     Attributes:
-        source: Store of the source space.
-        target: Store of the target space.
-        out: File of the map, which is replaced if it exists.
-        method: Kind of map.
+        source: Rows of the source space are in this store.
+        target: Rows of the target space are in this store.
+        out: Write the map to this file, which is replaced if it exists.
+        method: Fit this kind of map.
         anchors: Fit to so many pairs, drawn at random. By default all are taken.
-        seed: Seed of that draw.
-        ids: File of the ids to fit to, one a line or a JSON list. By default all are taken.
-        normalize: How both spaces are normalised before the fit. By default isotropic for the
-            orthogonal maps, which match neither offset nor scale, and none for the others.
-        ridge: Penalty of the squared weights. There is none by default.
-        ridge_unit: Unit of the ridge; by default absolute.
-        rcond: Relative cut-off of singular values.
+        seed: Draw anchors with this seed.
+        ids: Fit only to the ids in this file, one a line or a JSON list.
+        normalize: Normalise both spaces in this way before the fit. By default it is isotropic for
+            the orthogonal maps, which match neither offset nor scale, and none for the others.
+        ridge: Penalise squared weights by so much. By default there is no penalty.
+        ridge_unit: Take the ridge in this unit. By default it is absolute.
+        rcond: Leave out singular values below this share of the largest.
         scale: Give an orthogonal map a scale.
         rotation_only: Exclude reflections from an orthogonal map.
-        completion: What an orthogonal map does in directions that the anchors leave open; by
-            default it stays orthogonal.
-        batch_rows: Rows that are read at once.
+        completion: Fill directions that the anchors leave open in this way. By default an
+            orthogonal map stays orthogonal.
+        batch_rows: Read so many rows at once.
     """
 
     source: DataPath
@@ -187,11 +188,11 @@ class ApplySettings(Settings):
     """A map applied to a store.
 
     Attributes:
-        map: File of a map.
-        store: Store in the map's source space.
-        out: Folder of the new store.
-        dtype: Type of the new store's numbers. By default that of the old one, at most float32.
-        chunk_size: Rows a file of the new store.
+        map: The map is in this file.
+        store: Rows of the map's source space are in this store.
+        out: Write the new store to this folder.
+        dtype: Write numbers of this type. By default it is that of the old store, at most float32.
+        chunk_size: Write so many rows a file of the new store.
     """
 
     map: DataPath
@@ -205,20 +206,21 @@ class SweepSettings(Settings):
     """A sweep over methods, anchor counts and seeds for one pair of stores.
 
     Attributes:
-        source: Store of the source space.
-        target: Store of the target space.
-        out: Folder of the results. By default they are only shown.
-        methods: Kinds of maps.
-        anchors: Anchor counts.
-        seeds: How many times anchors are drawn.
-        normalize: How both spaces are normalised before the fits. By default isotropic for the
-            orthogonal maps and none for the others.
-        dataset: Data set of the pairs, so that no patient is on both sides.
+        source: Rows of the source space are in this store.
+        target: Rows of the target space are in this store.
+        out: Write the results to this folder. By default they are only shown.
+        methods: Fit these kinds of maps.
+        anchors: Fit to so many anchors.
+        seeds: Draw anchors so many times.
+        normalize: Normalise both spaces in this way before the fits. By default it is isotropic for
+            the orthogonal maps and none for the others.
+        dataset: Take patients and splits from the data set of the pairs, so that no patient is on
+            both sides.
         test_split: Hold out this split of the data set. By default patients are drawn at random.
         test_ids: Hold out the ids of this file instead, one a line or a JSON list.
-        test_fraction: Share that is held out, if it is drawn.
-        test_rows: So many held-out pairs count at most.
-        seed: Seed of all draws.
+        test_fraction: Hold out this share, if it is drawn.
+        test_rows: Score at most so many held-out pairs.
+        seed: Draw everything with this seed.
     """
 
     source: DataPath
@@ -248,9 +250,9 @@ class StudySettings(Settings):
     """Results and other settings.
 
     Attributes:
-        out: Folder of the results; a run that was interrupted goes on there.
-        settings: Any setting of the study, with dots for inner keys, e.g.
-            methods.ridge.ridge=2.0; a value that is JSON is read as such.
+        out: Write the results to this folder; a run that was interrupted goes on there.
+        settings: Set anything, with dots for inner keys, e.g. methods.ridge.ridge=2.0; a value that
+            is JSON is read as such.
     """
 
     out: DataPath
@@ -261,8 +263,8 @@ class ReportSettings(Settings):
     """A report of several studies.
 
     Attributes:
-        results: Folders of results, or results.json files.
-        out: The HTML file.
+        results: Report these folders of results, or results.json files.
+        out: Write this HTML file.
     """
 
     results: Annotated[tuple[DataPath, ...], Field(min_length=1)]
@@ -273,7 +275,7 @@ class DemoSettings(Settings):
     """The demo.
 
     Attributes:
-        out: Folder of the results.
+        out: Write the results to this folder.
         full: Take all anchor counts, draws and resamples, which takes longer.
     """
 
@@ -285,7 +287,7 @@ class InfoSettings(Settings):
     """What is asked for.
 
     Attributes:
-        path: A file or folder, or the name of a shipped prompt set.
+        path: Look at this file or folder, or at the shipped prompt set of this name.
     """
 
     path: str
@@ -295,7 +297,7 @@ class VerifySettings(Settings):
     """What is checked.
 
     Attributes:
-        store: Folder of a store.
+        store: The store is in this folder.
     """
 
     store: DataPath
@@ -305,11 +307,11 @@ class ConvertSettings(Settings):
     """A conversion.
 
     Attributes:
-        source: A store, or a file of embeddings.
-        out: A file of embeddings, or the folder of a store.
-        embeddings: Name of the embeddings in the file.
-        ids: Name of the ids in the file.
-        describe: What made the embeddings, kept in the store.
+        source: Read this store, or this file of embeddings.
+        out: Write this file of embeddings, or a store in this folder.
+        embeddings: The embeddings have this name in the file.
+        ids: The ids have this name in the file.
+        describe: Keep in the store what made the embeddings.
     """
 
     source: DataPath
