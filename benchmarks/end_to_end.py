@@ -183,7 +183,7 @@ def run_command(words: Sequence[str], work: Path) -> str:
     status: Any = 0
     with contextlib.chdir(work), contextlib.redirect_stdout(printed):
         try:
-            cli.app(list(words))
+            cli.main(list(words))
         except SystemExit as end:
             status = end.code
     if status:

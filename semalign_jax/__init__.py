@@ -7,43 +7,45 @@ The names used most are here; all others are in their namespaces: `maps`, `sweep
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from . import distributed as distributed
-from . import maps as maps
-from . import metrics as metrics
-from . import stitching as stitching
-from . import stores as stores
-from . import sweeps as sweeps
-from . import zeroshot as zeroshot
-from .maps import AffineMap as AffineMap
-from .maps import FitInfo as FitInfo
-from .maps import PairStats as PairStats
-from .maps import accumulate_stats as accumulate_stats
-from .maps import fit as fit
-from .maps import fit_affine as fit_affine
-from .maps import fit_from_stats as fit_from_stats
-from .maps import fit_l_ortho as fit_l_ortho
-from .maps import fit_linear as fit_linear
-from .maps import fit_ortho as fit_ortho
-from .maps import identity_map as identity_map
-from .maps import load_map as load_map
-from .maps import polar_factor as polar_factor
-from .maps import save_map as save_map
-from .stitching import evaluate_stitching as evaluate_stitching
-from .stitching import fit_head as fit_head
-from .stitching import stitch as stitch
-from .sweeps import SweepMethod as SweepMethod
-from .sweeps import SweepResult as SweepResult
-from .sweeps import anchor_sweep as anchor_sweep
-from .sweeps import sweep_pairs as sweep_pairs
-from .zeroshot import zero_shot_logits as zero_shot_logits
-from .zeroshot import zero_shot_predict as zero_shot_predict
-
 if _TYPE_CHECKING:
     from . import data as data
+    from . import distributed as distributed
     from . import encoders as encoders
+    from . import maps as maps
+    from . import metrics as metrics
+    from . import stitching as stitching
+    from . import stores as stores
     from . import studies as studies
+    from . import sweeps as sweeps
+    from . import zeroshot as zeroshot
+    from .maps import AffineMap as AffineMap
+    from .maps import FitInfo as FitInfo
+    from .maps import PairStats as PairStats
+    from .maps import accumulate_stats as accumulate_stats
+    from .maps import fit as fit
+    from .maps import fit_affine as fit_affine
+    from .maps import fit_from_stats as fit_from_stats
+    from .maps import fit_l_ortho as fit_l_ortho
+    from .maps import fit_linear as fit_linear
+    from .maps import fit_ortho as fit_ortho
+    from .maps import identity_map as identity_map
+    from .maps import load_map as load_map
+    from .maps import polar_factor as polar_factor
+    from .maps import save_map as save_map
+    from .stitching import evaluate_stitching as evaluate_stitching
+    from .stitching import fit_head as fit_head
+    from .stitching import stitch as stitch
+    from .sweeps import SweepMethod as SweepMethod
+    from .sweeps import SweepResult as SweepResult
+    from .sweeps import anchor_sweep as anchor_sweep
+    from .sweeps import sweep_pairs as sweep_pairs
+    from .zeroshot import zero_shot_logits as zero_shot_logits
+    from .zeroshot import zero_shot_predict as zero_shot_predict
 
 __version__ = _version("semalign_jax")
+
+#: Where the names are that are no namespaces.
+_FOLDERS = ("maps", "sweeps", "stitching", "zeroshot")
 
 __all__ = [
     "AffineMap",
@@ -87,9 +89,15 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str):
-    # Flax, transformers and pydantic are slow to import, and the maps do not need them.
-    if name in ("data", "encoders", "studies"):
-        import importlib
+    # JAX, Flax, transformers and pydantic are slow to import: only what is used, so that the maps
+    # need only JAX, and the help of the command nothing.
+    import importlib.util
 
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if importlib.util.find_spec(f".{name}", __name__) is not None:
         return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    folders = (importlib.import_module(f".{folder}", __name__) for folder in _FOLDERS)
+    found = next(getattr(folder, name) for folder in folders if name in folder.__all__)
+    globals()[name] = found
+    return found

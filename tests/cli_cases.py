@@ -1,24 +1,36 @@
 """Tiny encoders, images and data sets for the tests of the command line."""
 
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NamedTuple
 
 import numpy as np
-from encoders.harness import all_cases, read_golden, write_checkpoint
-from encoders.test_texts import write_tokenizer
-from typer.testing import CliRunner
+import pytest
 
 import semalign_jax as sa
-from semalign_jax.cli import app
+from semalign_jax.cli import main
 
 #: Words that the tokenizer of `text_encoder` knows.
 WORDS = ("no", "acute", "finding", "Left", "left")
 
 
-def run(*words, status=0):
-    """Run a command line in this process; returns the result with `values` of ``--json``."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == status, result.stderr + result.stdout
-    assert "Traceback" not in result.stderr
+class Result(NamedTuple):
+    """What a command line has printed."""
+
+    stdout: str
+    stderr: str
+
+
+def run(*words, status=0, debug=False):
+    """Run a command line in this process."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    err = io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    result = Result(out.buffer.getvalue().decode(), err.getvalue())  # pyright: ignore
+    assert end.value.code == status, result
+    assert debug or "Traceback" not in result.stderr
     return result
 
 
@@ -38,19 +50,27 @@ def error_of(*words, status=2):
 
 def text_encoder(folder):
     """A BERT of 24 dimensions that reads 16 tokens, special tokens included."""
-    config, shapes, *_ = read_golden("bert")
-    write_checkpoint(folder, config, shapes, all_cases()["bert"])
+    from encoders.test_texts import write_tokenizer
+
+    _write_encoder(folder, "bert")
     write_tokenizer(folder)
     return folder
 
 
 def image_encoder(folder):
     """A ViT of 24 dimensions for images of 32 x 32."""
-    config, shapes, *_ = read_golden("vit")
-    write_checkpoint(folder, config, shapes, all_cases()["vit"])
+    _write_encoder(folder, "vit")
     settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def _write_encoder(folder, name):
+    # Flax and transformers take seconds, and most commands need none.
+    from encoders.harness import all_cases, read_golden, write_checkpoint
+
+    config, shapes, *_ = read_golden(name)
+    write_checkpoint(folder, config, shapes, all_cases()[name])
 
 
 def pair_of_stores(folder, rows=60, dimensions=(6, 5), noise=0.05):

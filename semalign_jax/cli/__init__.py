@@ -3,16 +3,25 @@
 What a command needs is imported when it runs, so that help is quick.
 """
 
-from . import embed as _embed  # noqa: F401
-from . import files as _files  # noqa: F401
-from . import maps as _maps  # noqa: F401
-from . import studies as _studies  # noqa: F401
-from . import sweeps as _sweeps  # noqa: F401
-from ._app import app as app
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
-__all__ = ["app", "main"]
+from ._app import app as _app
+from ._console import Console as _Console
+
+__all__ = ["main"]
 
 
-def main() -> None:
-    """Run a command line: that of this process."""
-    app()
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and exit.
+
+    Args:
+        words: of the command line, without "semalign"; None for those of this process.
+    """
+    given = list(sys.argv[1:] if words is None else words)
+    console = _Console(given)
+    status = console.run(
+        lambda: _app.main(given or ["--help"], "semalign", standalone_mode=False, obj=console)
+    )
+    sys.exit(status)

@@ -1,35 +1,28 @@
-"""What all commands share: options, output, errors and exit statuses.
+"""How commands speak: results, progress, notes, errors and exit statuses.
 
 A command returns an `Outcome`, which is printed here: as one JSON object or for people. Progress,
 warnings and errors go to stderr. Exit statuses: 0; 1 if a run failed or found problems; 2 for bad
 input; 130 if it was interrupted.
 """
 
-import functools
-import inspect
 import json
 import math
 import os
-import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import typer
-from typer.core import TyperGroup
+import click
 
 if TYPE_CHECKING:
     from .._core.progress import Progress
     from ..studies.inputs import Settings
     from ..studies.report import Table
 
-#: Base of all errors in the words of a command line; typer does not export it.
-_UsageError: Any = typer.BadParameter.__bases__[0]
 #: What the library raises for bad input; the rest is a failure of the run.
 _BAD_INPUT = (
     TypeError,
@@ -42,21 +35,6 @@ _BAD_INPUT = (
     ModuleNotFoundError,
 )
 _INTERRUPTED = 130
-_ORDER = (
-    "embed",
-    "fit",
-    "apply",
-    "sweep",
-    "stitch",
-    "zeroshot",
-    "report",
-    "demo",
-    "info",
-    "verify",
-    "convert",
-)
-
-S = TypeVar("S", bound="Settings")
 
 
 class Outcome(NamedTuple):
@@ -75,73 +53,104 @@ class Outcome(NamedTuple):
     status: int = 0
 
 
-@dataclass
-class _Mode:
-    """What was asked for on the command line that is now carried out."""
+class Console:
+    """What the user of one command line sees.
 
-    json: bool = False
-    quiet: bool = False
-    debug: bool = False
-    silent: bool = False
-    stdout: int | None = None  # a copy of the descriptor, while libraries cannot reach it
-    stderr: TextIO = sys.stderr
+    Args:
+        words: of the command line; before they are parsed, since errors of that are shown as well.
+    """
 
-
-_mode = _Mode()
-
-
-class Commands(TyperGroup):
-    """The group of all commands: prints outcomes and turns exceptions into a line and a status."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """The commands in the order in which they are used."""
-        return sorted(super().list_commands(ctx), key=_ORDER.index)
-
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any):
-        """Run a command line and exit."""
-        words = list(sys.argv[1:] if args is None else args) or ["--help"]
-        options = words[: words.index("--")] if "--" in words else words
-        _mode.json, _mode.quiet, _mode.debug = (
+    def __init__(self, words: Sequence[str]):
+        options = list(words[: words.index("--")] if "--" in words else words)
+        self._json, self.quiet, self._debug = (
             f"--{name}" in options for name in ("json", "quiet", "debug")
         )
-        _mode.silent = False
-        _mode.stderr = sys.stderr
+        self._help = not options or bool({"--help", "-h"} & set(options))
+        self._stderr = sys.stderr
+        self._silent = False
+        self._stdout: int | None = None  # a copy of the descriptor, while libraries cannot reach it
+
+    def run(self, command: Callable[[], Outcome | int | None]) -> int:
+        """Run a command, print its outcome or its error, and return the exit status."""
         # Whatever a library prints: stdout is for the result alone.
-        aside = redirect_stdout(sys.stderr) if _mode.json and "--help" not in options else None
-        extra["standalone_mode"] = False
-        with aside or nullcontext(), warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+        aside = redirect_stdout(sys.stderr) if self._json and not self._help else nullcontext()
+        with aside, warnings.catch_warnings():
+            warnings.showwarning = self._show_warning
             try:
-                found = super().main(words, prog_name or "semalign", **extra)
+                found = command()
                 # Help and the like end with a status instead.
                 outcome = found if isinstance(found, Outcome) else None
-                status = found if isinstance(found, int) else outcome.status if outcome else 0
-                if status == _INTERRUPTED:
-                    _line("interrupted")
+                status = found.status if isinstance(found, Outcome) else found or 0
             except (Exception, KeyboardInterrupt) as error:
-                outcome, status = _failed(error)
-        if _mode.stdout is not None:
-            os.dup2(_mode.stdout, 1)
-            os.close(_mode.stdout)
-            _mode.stdout = None
-        _print(outcome)
-        sys.exit(status)
+                outcome, status = self._failed(error)
+        if self._stdout is not None:
+            os.dup2(self._stdout, 1)
+            os.close(self._stdout)
+        self._print(outcome)
+        return status
 
+    def _failed(self, error: BaseException) -> tuple[Outcome, int]:
+        if self._debug:
+            traceback.print_exception(error)
+        if isinstance(error, click.Abort | KeyboardInterrupt):
+            self._line("interrupted")
+            return Outcome({"error": "interrupted"}), _INTERRUPTED
+        if isinstance(error, click.UsageError):
+            where = error.ctx.command_path if error.ctx else "semalign"
+            message, status = f"{error.format_message()} (see {where} --help)", 2
+        else:
+            message, status = _message(error), 2 if isinstance(error, _BAD_INPUT) else 1
+        message = one_line(message)
+        self._line(f"error: {message}")
+        return Outcome({"error": message}), status
 
-def _failed(error: Any) -> tuple[Outcome, int]:
-    if _mode.debug:
-        traceback.print_exception(error)
-    if isinstance(error, typer.Abort | KeyboardInterrupt):
-        message, status = "interrupted", _INTERRUPTED
-    elif isinstance(error, _UsageError):
-        where = error.ctx.command_path if error.ctx else "semalign"
-        message, status = f"{error.format_message()} (see {where} --help)", 2
-    else:
-        status = 2 if isinstance(error, _BAD_INPUT) else 1
-        message = _message(error)
-    message = one_line(message)
-    _line(f"error: {message}" if status != _INTERRUPTED else message)
-    return Outcome({"error": message}), status
+    def _show_warning(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        self._line(f"warning: {one_line(str(message))}")
+
+    def _line(self, text: str) -> None:
+        print(f"semalign: {text}", file=self._stderr, flush=True)
+
+    def _print(self, outcome: Outcome | None) -> None:
+        if outcome is None or self._silent:
+            return
+        try:
+            if self._json:
+                print(json.dumps(_without_nan(outcome.values), allow_nan=False))
+            elif outcome.text or outcome.tables:
+                _print_for_people(outcome)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has seen enough, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def note(self, text: str) -> None:
+        """Tell people what is going on, on stderr."""
+        if not self.quiet:
+            self._line(one_line(text))
+
+    def progress(self, name: str, total: int, done: int = 0) -> "Progress":
+        """A progress bar on stderr, unless none is wanted."""
+        from .._core.progress import Progress
+
+        return Progress(name, total, done, show=not self.quiet)
+
+    def print_errors_only(self) -> None:
+        """Leave the result to another process."""
+        self._silent = True
+
+    def keep_libraries_off_stdout(self) -> None:
+        """Send to stderr what libraries that are not written in Python print, until the result."""
+        sys.stdout.flush()
+        self._stdout = os.dup(1)
+        os.dup2(2, 1)
+
+    @contextmanager
+    def hushed(self) -> Iterator[None]:
+        """Hide what others show on stderr, if no progress is wanted; `note` and warnings stay."""
+        if not self.quiet:
+            yield
+            return
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
+            yield
 
 
 def _message(error: BaseException) -> str:
@@ -159,33 +168,6 @@ def one_line(text: str) -> str:
     for line in rest:
         first += f" {line}" if first.endswith((":", ";", ".")) or line[0] == "(" else f"; {line}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in first)
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _line(f"warning: {one_line(str(message))}")
-
-
-def _line(text: str) -> None:
-    print(f"semalign: {text}", file=_mode.stderr, flush=True)
-
-
-def note(text: str) -> None:
-    """Tell people what is going on, on stderr."""
-    if not _mode.quiet:
-        _line(one_line(text))
-
-
-def _print(outcome: Outcome | None) -> None:
-    if outcome is None or _mode.silent:
-        return
-    try:
-        if _mode.json:
-            print(json.dumps(_without_nan(outcome.values), allow_nan=False))
-        elif outcome.text or outcome.tables:
-            _print_for_people(outcome)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _without_nan(value: Any) -> Any:
@@ -215,41 +197,6 @@ def _print_for_people(outcome: Outcome) -> None:
         console.print(shown)
 
 
-def progress(name: str, total: int, done: int = 0) -> "Progress":
-    """A progress bar on stderr, unless none is wanted."""
-    from .._core.progress import Progress
-
-    return Progress(name, total, done, show=not _mode.quiet)
-
-
-def quiet() -> bool:
-    """Whether no progress is wanted."""
-    return _mode.quiet
-
-
-def print_errors_only() -> None:
-    """Leave the result to another process."""
-    _mode.silent = True
-
-
-def keep_libraries_off_stdout() -> None:
-    """Send to stderr what libraries that are not written in Python print, until the result."""
-    sys.stdout.flush()
-    if _mode.stdout is None:
-        _mode.stdout = os.dup(1)
-        os.dup2(2, 1)
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Hide what others show on stderr, if no progress is wanted; `note` and warnings stay."""
-    if not _mode.quiet:
-        yield
-        return
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
-        yield
-
-
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Name what was written in errors of the system that do not: a full disk, for example."""
@@ -261,123 +208,8 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-_COMMON = {
-    "json": "Print one JSON object on stdout, and nothing else.",
-    "quiet": "Show no progress.",
-    "debug": "Show where an error comes from.",
-}
-
-
-def command(app: typer.Typer, name: str, *, examples: Sequence[str]) -> Callable:
-    """Make a function a command; adds ``--json``, ``--quiet`` and ``--debug``.
-
-    Args:
-        app: the commands.
-        name: of this one.
-        examples: command lines for its help.
-    """
-
-    def decorate(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
-        @functools.wraps(function)
-        def run(**options: Any) -> Outcome:
-            # `Commands.main` has looked for these itself.
-            return function(**{k: v for k, v in options.items() if k not in _COMMON})
-
-        common = [
-            inspect.Parameter(
-                word,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=False,
-                annotation=Annotated[bool, typer.Option(f"--{word}", help=text)],
-            )
-            for word, text in _COMMON.items()
-        ]
-        signature = inspect.signature(function)
-        parameters = [*signature.parameters.values(), *common]
-        run.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        heading = "Example:" if len(examples) == 1 else "Examples:"
-        app.command(name, epilog="\n\n".join((heading, *examples)))(run)
-        return function
-
-    return decorate
-
-
-def settings_of(
-    kind: type[S], flags: Mapping[str, Any], extra: Mapping[str, Any] | None = None
-) -> S:
-    """The settings of a command: from the file of ``--config``, with what was given before it.
-
-    Args:
-        kind: of the settings.
-        flags: parameters of the command: ``config``, and values by the names of the settings; None
-            and an empty list count as not given.
-        extra: further values, where None is a value.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for settings that are missing or wrong.
-    """
-    from ..studies.inputs import load_settings
-
-    flags = dict(flags)
-    config = flags.pop("config")
-    given = {k: _absolute(v) for k, v in flags.items() if v is not None and v != []}
-    given |= extra or {}
-    try:
-        return load_settings(kind, config and here(config), given)
-    except ValueError as error:
-        message = str(error).removeprefix("settings: ").replace("Value error, ", "")
-        missing = re.findall(r"(\S+): Field required", message)
-        if missing:
-            rest = [part for part in message.split("; ") if not part.endswith("Field required")]
-            names = ", ".join(missing)
-            where = "give it on the command line, or in the file of --config"
-            message = "; ".join((f"missing: {names} ({where})", *rest))
-        raise ValueError(message) from None
-
-
-def here(path: str | Path) -> Path:
-    """A path of the command line in full: it starts here, others at their settings file."""
-    return Path(os.path.abspath(Path(path).expanduser()))
-
-
-def _absolute(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_absolute(one) for one in value]
-    return here(value) if isinstance(value, Path) else value
-
-
-def keys_and_values(name: str, pairs: Sequence[str] | None) -> dict[str, Any]:
-    """Read ``key=value`` options; values that are JSON are read as such, others are text.
-
-    Raises:
-        ValueError: for an option without a key or a value.
-    """
-    found = {}
-    for pair in pairs or ():
-        key, equals, text = pair.partition("=")
-        if not key or not equals:
-            raise ValueError(f"--{name} {pair!r}: expected KEY=VALUE")
-        try:
-            found[key] = json.loads(text)
-        except ValueError:
-            found[key] = text
-    return found
-
-
 def save_settings(settings: "Settings", path: Path) -> None:
     """Write resolved settings, to be used again with ``--config``."""
     from ..studies.report import write_json
 
     write_json(path, settings.model_dump(mode="json"))
-
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        help="Settings (YAML or JSON) by the names of the options; the command line goes before.",
-    ),
-]

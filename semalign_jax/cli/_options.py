@@ -1,64 +1,404 @@
-"""Options that several commands have."""
+"""Options of commands, made from the fields of pydantic classes.
 
+Each option stands once, as a field of a settings class: name, type and default are the field's, the
+help is what the `Attributes:` of the docstring say. A settings file holds the same class.
+
+This is a thin layer over click: it parses and completes, has no dependencies, has been maintained
+since 2014, and comes with huggingface-hub anyway. typer wants a signature beside each class. tyro
+makes a subcommand of an object that may be missing, such as a data set, and takes no lists with
+commas; pydantic-settings shows types of Python for values, in lines that are longer than the
+terminal, and its errors name fields instead of options. Both import the classes of all commands,
+and with them JAX, to list the commands.
+"""
+
+import inspect
+import json
+import os
+import re
+import textwrap
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-import typer
+import click
 
-from ._console import here, keys_and_values
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
-READERS = "table|mimic-cxr|rsna|vindr-cxr|open-i|chexpert|padchest"
-METHODS = "affine|linear|l-ortho|ortho"
-#: Options of readers that are paths.
+    from ..studies.inputs import Settings
+
+#: Spellings of the options of a data set.
+DATASET = {"dataset.reader": "--dataset", "dataset.path": "--path", "dataset.options": "--option"}
+#: Those of all commands: what no settings file holds needs no way to say no.
+_SPELLINGS = {"as_json": "--json", "settings": "--set"} | {
+    name: f"--{name}" for name in ("quiet", "debug", "distributed")
+}
+#: What stands for a value in the help.
+_METAVARS = {int: "N", float: "NUMBER", bool: "yes|no", str: "TEXT", Path: "PATH", Any: "VALUE"}
+#: Options of the readers of data sets that are paths.
 _PATHS = ("images", "nih_mapping", "reports", "root")
 
 
-def option(text: str, *names: str, values: str = "", default: str = "", **extra: Any) -> Any:
-    """An option whose default is that of the settings.
+def descriptions(kind: type) -> dict[str, str]:
+    """What the `Attributes:` of a class's docstring say of each."""
+    section = (inspect.getdoc(kind) or "").partition("Attributes:\n")[2]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.replace("`", "").split()) for name, text in entries}
+
+
+def _plain(annotation: Any) -> Any:
+    """A type without constraints and without None."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        others = [one for one in get_args(annotation) if one is not type(None)]
+        return _plain(others[0]) if len(others) == 1 else annotation
+    return annotation
+
+
+def _here(path: str | Path) -> Path:
+    """A path of the command line in full: it starts here, others at their settings file."""
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _message(problem: Mapping[str, Any]) -> str:
+    return problem["msg"].removeprefix("Value error, ")
+
+
+class Setting:
+    """A field that is an option, or a positional argument, of a command.
 
     Args:
-        text: of the help.
-        *names: of the option, if not that of the parameter.
-        values: that it can have, parted by "|"; the settings check them.
-        default: as the help shows it.
-        **extra: of `typer.Option`.
+        path: the fields that lead to it; "*" stands for a key of the user's.
+        field: what pydantic knows of it.
+        text: its sentences.
+        group: those of the object that it is part of, "" for none.
+        spelling: ``--name``, ``--this/--that``, or ``NAME`` of a positional argument.
     """
-    if values:
-        known = values.split("|")
-        text += f": {', '.join(known[:-1])} or {known[-1]}"
-        extra["autocompletion"] = lambda incomplete: [k for k in known if k.startswith(incomplete)]
-    if default:
-        text += f" (default {default})"
-    return typer.Option(*names, help=f"{text}.", **extra)
+
+    def __init__(
+        self, path: tuple[str, ...], field: "FieldInfo", text: str, group: str, spelling: str
+    ):
+        kind = _plain(field.annotation)
+        inner = _plain(get_args(kind)[1]) if get_origin(kind) is dict else None
+        self.path, self.text, self.group = path, text, group
+        self.names = spelling.split("/")
+        self.name, self.key = self.names[0], ".".join(path)
+        self.is_positional = not spelling.startswith("-")
+        self.is_list = get_origin(kind) is tuple
+        self.is_pairs = "*" in path or inner in _METAVARS
+        self.item = _plain(get_args(kind)[0]) if self.is_list else kind
+        if inner in _METAVARS:
+            self.item = inner
+        self.choices = get_args(self.item) if get_origin(self.item) is Literal else ()
+        self.is_flag = kind is bool and not self.is_pairs or len(self.names) > 1
+        self.has_commas = self.is_list and (bool(self.choices) or self.item in (int, float))
+        self.is_of_reader = path[-1] == "options"
+        self.is_required = field.is_required()
+        self._field = field
+        self.metavar = "NAME" if self.choices else _METAVARS.get(self.item, "JSON")
+        if self.is_pairs:
+            self.metavar = "KEY=VALUE" if self.item is Any else f"NAME={self.metavar}"
+        if self.has_commas:
+            self.metavar += ",..."
+
+    @property
+    def help(self) -> str:
+        """Its sentences, with what values it can have and which it has."""
+        default = None if self.is_required else self._field.get_default(call_default_factory=True)
+        if self.is_flag and isinstance(default, bool):
+            default = [*self.names, None][0 if default else 1]
+        elif isinstance(default, tuple | dict):
+            default = ", ".join(map(str, default)) or None
+        several = (self.is_list or self.is_pairs) and not self.has_commas and not self.is_positional
+        notes = (
+            ("any of" if self.is_list else "one of", not self.is_flag and ", ".join(self.choices)),
+            ("default", None if default is None else str(default)),
+        )
+        shown = [f"{name}: {note}" for name, note in notes if note] + ["repeatable"] * several
+        return f"{self.text} [{'; '.join(shown)}]" if shown else self.text
+
+    @cached_property
+    def parameter(self) -> click.Parameter:
+        """As click knows it."""
+        name = "__".join(self.path).replace("*", "any")
+        if self.is_positional:
+            return click.Argument([name], required=False, nargs=-1 if self.is_list else 1)
+        if self.is_flag:
+            return click.Option(["/".join(self.names), name], is_flag=True, default=None)
+        several = self.is_list or self.is_pairs
+        return click.Option([self.name, name], multiple=several, shell_complete=self._complete)
+
+    def _complete(self, _: Any, __: Any, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        if self.item is Path:
+            return [CompletionItem(incomplete, type="file")]
+        return [CompletionItem(one) for one in self.choices if one.startswith(incomplete)]
+
+    def value(self, given: Any) -> Any:
+        """What was typed, as a value of the field; paths start at the working directory.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        if self.is_flag:
+            return self.names[0 if given else 1].removeprefix("--") if self.choices else given
+        if self.is_pairs:
+            pairs = dict(self._pair(word) for word in given)
+            return pairs if self.item is Any else {k: self._checked(v) for k, v in pairs.items()}
+        if self.is_list:
+            return self._checked([one for word in given for one in self._listed(word)])
+        # JSON: the class may read more than the field's type says.
+        return _json_or_text(given) if self.metavar == "JSON" else self._checked(given)
+
+    def _listed(self, word: str) -> list[Any]:
+        values = _json_or_text(word)
+        if isinstance(values, list):
+            return values
+        return [part.strip() for part in word.split(",")] if self.has_commas else [word]
+
+    def _pair(self, word: str) -> tuple[str, Any]:
+        key, equals, text = word.partition("=")
+        if not key or not equals:
+            raise ValueError(f"{self.name} {word!r}: expected {self.metavar}")
+        value = _json_or_text(text) if self.item is Any else text
+        is_path = self.is_of_reader and key in _PATHS and isinstance(value, str)
+        return key, str(_here(value)) if is_path else value
+
+    def _checked(self, value: Any) -> Any:
+        from pydantic import TypeAdapter, ValidationError
+
+        kind: Any = Annotated[self._field.annotation, self._field]
+        if self.is_pairs and "*" not in self.path:
+            kind = self.item
+        try:
+            found = TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            typed = ",".join(map(str, value)) if isinstance(value, list) else value
+            first = error.errors(include_url=False)[0]
+            raise ValueError(f"{self.name} {typed!r}: {_message(first)}") from None
+        if isinstance(found, tuple):
+            return [_here(one) if isinstance(one, Path) else one for one in found]
+        return _here(found) if isinstance(found, Path) else found
 
 
-DatasetOption = Annotated[str | None, option("Kind of a data set", values=READERS)]
-DatasetPathOption = Annotated[Path | None, option("Folder of the data set, or the table")]
-ReaderOption = Annotated[
-    list[str] | None,
-    option(
-        "Option of the data set's reader, e.g. section=impression; repeatable",
-        "--option",
-        metavar="KEY=VALUE",
-    ),
-]
-NormalizeOption = Annotated[
-    str | None,
-    option(
-        "Of both spaces before the fit",
-        values="none|center|standard|isotropic",
-        default="isotropic for ortho and l-ortho, else none",
-    ),
-]
+def settings_of(
+    kind: "type[Settings]",
+    spellings: Mapping[str, str],
+    path: tuple[str, ...] = (),
+    group: str = "",
+) -> Iterator[Setting]:
+    """The fields of a class, and those of the objects in it, as options.
+
+    Args:
+        kind: a pydantic class.
+        spellings: of options that are not called like their fields.
+        path: the fields that lead to the class.
+        group: what the docstring says of the last of them.
+    """
+    texts = descriptions(kind)
+    for name, field in kind.model_fields.items():
+        inner, at = _plain(field.annotation), (*path, name)
+        if get_origin(inner) is dict and hasattr(_plain(get_args(inner)[1]), "model_fields"):
+            inner, at = _plain(get_args(inner)[1]), (*at, "*")
+        if hasattr(inner, "model_fields"):
+            yield from settings_of(inner, spellings, at, texts.get(name, ""))
+            continue
+        key = ".".join(at)
+        usual = "--" + key.replace("*.", "").replace("_", "-")
+        if inner is bool and "*" not in at:
+            usual += f"/--no-{usual[2:]}"  # a settings file may say yes
+        yield Setting(at, field, texts.get(name, ""), group, spellings.get(key, usual))
 
 
-def dataset_flags(
-    reader: str | None, path: Path | None, options: list[str] | None, name: str = "dataset"
-) -> dict[str, Any]:
-    """The flags of a data set by the names of the settings, which have it as `name`."""
-    values = keys_and_values("option", options)
-    for key in _PATHS:
-        if isinstance(values.get(key), str):
-            values[key] = str(here(values[key]))
-    flags = {f"{name}.reader": reader, f"{name}.path": path}
-    return flags | {f"{name}.options.{key}": value for key, value in values.items()}
+class SettingsCommand(click.Command):
+    """A command whose options are the fields of pydantic classes.
+
+    Args:
+        function: called with the `Console` and an object of each class but the last.
+        kinds: "module:class" of these; a settings file holds the first, the last is `RunSettings`.
+        spellings: field -> option, where their names differ.
+        examples: command lines for its help.
+    """
+
+    def __init__(
+        self,
+        function: Callable,
+        kinds: Sequence[str],
+        spellings: Mapping[str, str],
+        examples: Sequence[str],
+    ):
+        super().__init__(function.__name__, help=inspect.getdoc(function))
+        self.examples = examples
+        self._function, self._kinds, self._spellings = function, kinds, spellings
+
+    @cached_property
+    def settings(self) -> "list[tuple[type[Settings], list[Setting]]]":
+        """The classes, imported when they are first asked for, with their options."""
+        kinds = map(resolve_name, self._kinds)
+        return [(kind, list(settings_of(kind, self._spellings))) for kind in kinds]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """All options, as click knows them."""
+        if not self.params:
+            self.params = [one.parameter for _, some in self.settings for one in some]
+        return super().get_params(ctx)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read a command line; the two names of a choice exclude each other."""
+        for names in (one.names for _, some in self.settings for one in some if one.choices):
+            if len(names) > 1 and set(names) <= set(args):
+                raise click.UsageError(f"{' and '.join(names)}: give one of them", ctx)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Make the objects and call the function."""
+        (first, own), *others = self.settings
+        *rest, run = (_load(kind, some, ctx.params) for kind, some in others)
+        more = {k: v for one in rest for k, v in getattr(one, "settings", {}).items()}
+        return self._function(ctx.obj, _load(first, own, ctx.params, run.config, more), *rest)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Usage, text, options by groups, and examples that can be copied into a shell."""
+        usage, groups = [], {"Arguments": [], "Options": []}
+        for number, (kind, some) in enumerate(self.settings):
+            title = (inspect.getdoc(kind) or "").partition("\n")[0] if number else "Options"
+            for one in some:
+                heading = "Arguments" if one.is_positional else one.group or title
+                shown = " / ".join(one.names)
+                if one.is_positional:
+                    dots = "..." if one.is_list else ""
+                    usage.append(f"{one.name}{dots}" if one.is_required else f"[{one.name}{dots}]")
+                elif not one.is_flag:
+                    shown += f" {one.metavar}"
+                groups.setdefault(heading.rstrip("."), []).append((shown, one.help))
+        groups[heading.rstrip(".")].append(("-h, --help", "Show this text."))
+        formatter.write_usage(ctx.command_path, " ".join([*usage, "[OPTIONS]"]))
+        self.format_help_text(ctx, formatter)
+        for heading, rows in groups.items():
+            if rows:
+                formatter.write(f"\n{_wrap(f'{heading}:', formatter.width)}\n")
+                write_rows(formatter, rows)
+        formatter.write("\nExample:\n" if len(self.examples) == 1 else "\nExamples:\n")
+        for example in self.examples:
+            together = re.sub(r" (--\S+) (?!-)", " \\1\0", example)
+            lines = _wrap(together, formatter.width - 4, "    ").replace("\0", " ").split("\n")
+            formatter.write("  " + " \\\n  ".join(lines) + "\n")
+
+
+def _wrap(text: str, width: int, indent: str = "") -> str:
+    return textwrap.fill(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def write_rows(
+    formatter: click.HelpFormatter, rows: Iterable[tuple[str, str]], column: int = 30
+) -> None:
+    """Names with their sentences, as click writes them but no name is broken at a hyphen."""
+    for name, text in rows:
+        first = f"  {name:{column - 4}}  "
+        if len(first) > column:
+            formatter.write(f"  {name}\n")
+            first = " " * column
+        lines = _wrap(text, formatter.width - column).split("\n")
+        formatter.write(f"\n{' ' * column}".join([first + lines[0], *lines[1:]]).rstrip() + "\n")
+
+
+def command(
+    *kinds: str,
+    examples: Sequence[str],
+    arguments: Sequence[str] = (),
+    spellings: Mapping[str, str] | None = None,
+) -> Callable[[Callable], SettingsCommand]:
+    """Make a function a command, see `SettingsCommand`.
+
+    Args:
+        *kinds: ".module:class" of this package, pydantic classes. A field `settings` of those after
+            the first holds more values of the first.
+        examples: command lines for its help.
+        arguments: fields that are positional.
+        spellings: field -> option, where their names differ.
+    """
+    names = {**_SPELLINGS, **(spellings or {}), **{field: field.upper() for field in arguments}}
+    every = [f"semalign_jax{kind}" for kind in (*kinds, ".cli._settings:RunSettings")]
+    return lambda function: SettingsCommand(function, every, names, examples)
+
+
+def _given(
+    settings: Iterable[Setting], params: Mapping[str, Any]
+) -> Iterator[tuple[str, str, Any]]:
+    """What was typed: keys with dots, as `load_settings` takes them; options; and values."""
+    objects: dict[str, dict[str, Any]] = {}
+    for one in settings:
+        given = params[one.parameter.name or ""]
+        if given is None or given == ():
+            continue
+        value = one.value(given)
+        if "*" in one.path:
+            key, _, inner = one.key.partition(".*.")
+            for name, part in value.items():
+                objects.setdefault(key, {}).setdefault(name, {})[inner] = part
+            yield key, one.name, objects[key]
+        elif one.is_of_reader:  # added to those of the file
+            for name, part in value.items():
+                yield f"{one.key}.{name}", f"{one.name} {name}", part
+        else:
+            yield one.key, one.name, value
+
+
+def _load(
+    kind: "type[Settings]",
+    settings: Sequence[Setting],
+    params: Mapping[str, Any],
+    config: Path | None = None,
+    more: Mapping[str, Any] | None = None,  # None: no file can hold these
+) -> Any:
+    """An object of a class: from the file, with what was typed before it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for values that are missing or wrong; names the options that were typed.
+    """
+    from pydantic import ValidationError
+
+    from ..studies.inputs import load_settings
+
+    given = [*_given(settings, params), *((k, f"--set {k}", v) for k, v in (more or {}).items())]
+    try:
+        return load_settings(kind, config, {key: value for key, _, value in given})
+    except ValueError as error:
+        if not isinstance(error.__context__, ValidationError):
+            raise
+        problems = error.__context__.errors(
+            include_url=False
+        )  # the message names keys, not options
+    typed = {key: option for key, option, _ in given}
+    known = {one.key: one.name for one in settings}
+    missing, wrong = [], []
+    for problem in problems:
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "missing":
+            missing.append(known.get(key, key))
+            continue
+        own = max((k for k in typed if f"{key}.".startswith(f"{k}.")), key=len, default=None)
+        if own is not None:
+            key = typed[own] + key[len(own) :]
+        elif key and config is not None:
+            key = f"{config}: {key}"
+        wrong.append(f"{key}: {_message(problem)}".removeprefix(": "))
+    if missing:
+        or_file = "" if more is None else ", or in the file of --config"
+        wrong.insert(0, f"missing: {', '.join(missing)} (give it on the command line{or_file})")
+    raise ValueError("; ".join(wrong))

@@ -1,65 +1,95 @@
-"""The settings of the commands: what a settings file may hold, with the defaults."""
+"""The settings of the commands: their options, and what a settings file may hold.
 
-from typing import Annotated, Any, Literal
+The help of an option is what `Attributes:` say of it.
+"""
 
-from pydantic import BeforeValidator, Field, model_validator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
 
 from .._core.typing import METHODS, Completion, Method, Normalize, RidgeUnit
 from ..studies import common
 from ..studies.inputs import DataPath, DatasetSettings, EncoderName, PromptSetName, Settings
 
-
-def _listed(value: Any) -> Any:
-    """A list, also if it is written with commas."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value if isinstance(value, list | tuple) else [value]
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-Counts = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_listed), Field(min_length=1)
-]
 Count = Annotated[int, Field(ge=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class RunSettings(Settings):
+    """Settings file and output.
+
+    Attributes:
+        config: Read settings from this file (YAML or JSON), by the names of the options with _ for
+            -. The command line goes before it.
+        as_json: Print one JSON object on stdout, and nothing else.
+        quiet: Show no progress.
+        debug: Show where an error comes from.
+    """
+
+    config: Path | None = None
+    as_json: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+
+class ProcessSettings(Settings):
+    """Several processes.
+
+    Attributes:
+        distributed: Share the work with other processes that run this same command.
+        coordinator: Meet the others at this address HOST:PORT of process 0. By default SLURM, Open
+            MPI, Kubernetes or the TPU pod are asked.
+        process_count: Expect so many processes in all. By default SLURM and the like are asked.
+        process_id: Be the process of this number, from 0. By default SLURM and the like are asked.
+        timeout: Count a process as dead after so many seconds of silence. By default these are 100.
+    """
+
+    distributed: bool = False
+    coordinator: str | None = None
+    process_count: Count | None = None
+    process_id: Annotated[int, Field(ge=0)] | None = None
+    timeout: Count | None = None
 
 
 class EmbedSettings(Settings):
     """What is embedded, with what and how.
 
     Attributes:
-        encoder: folder, or id on the Hugging Face hub.
-        out: folder of the store.
-        inputs: a text file, one text a line; or images, folders of images and patterns.
-        dataset: instead: a data set.
-        content: "texts" or "images" of the data set.
-        prompts: instead: the texts of a prompt set, a name or a file.
-        split: keep these splits of the data set.
-        view: keep these view positions.
-        one_per_study: keep the first item of each study.
-        id_from: what images of `inputs` are called: "path" (below the folder that was given),
-            "name" of the file or its "stem".
-        batch_size: items a step.
-        chunk_size: items a file of the store.
-        dtype: of the store.
-        compute_dtype: of the encoder.
-        pooling: see `load_encoder`; None for the encoder's own.
-        layer: that is pooled; None for the last.
-        normalize: whether rows get length 1; None for what the encoder's folder says.
-        revision: on the hub.
-        workers: threads that decode images; None for one a core.
-        processes: whether processes decode DICOM files; None: if there are many.
-        skip_broken: whether what cannot be read is left out.
+        encoder: The encoder is the folder of a checkpoint, or its id on the Hugging Face hub.
+        inputs: Embed a .txt file with a text a line; or images, folders of images and quoted
+            patterns.
+        out: Write the store to this folder.
+        dataset: Embed a data set instead of files.
+        content: Embed these of the data set.
+        prompts: Embed the texts of this prompt set instead, a name or a file.
+        split: Keep this split of the data set.
+        view: Keep this view position of the data set, e.g. PA.
+        one_per_study: Keep only the first item of each study.
+        id_from: Call image files by the path below the folder that was given, by the name of the
+            file or by its stem.
+        batch_size: Embed so many items a step.
+        chunk_size: Write so many items a file of the store.
+        dtype: Write numbers of this type.
+        compute_dtype: Compute with numbers of this type.
+        pooling: Make a row of the tokens in this way: cls, mean, eos, pooler or projection. By
+            default the encoder's own is taken.
+        layer: Pool this hidden layer, -1 is the last. By default the encoder's output is pooled.
+        normalize: Bring rows to length 1. By default the encoder's folder says whether.
+        revision: Take this branch, tag or commit of the hub.
+        workers: Decode images in so many threads. By default there is one a core, at most 16.
+        processes: Decode DICOM files in processes. By default this is done from 1000 files on.
+        skip_broken: Leave out what cannot be read, list it, and exit with 1.
     """
 
     encoder: EncoderName
-    out: DataPath
     inputs: tuple[DataPath, ...] = ()
+    out: DataPath
     dataset: DatasetSettings | None = None
-    content: Literal["texts", "images"] | None = None
+    content: Literal["images", "texts"] | None = None
     prompts: PromptSetName | None = None
-    split: Names = ()
-    view: Names = ()
+    split: tuple[str, ...] = ()
+    view: tuple[str, ...] = ()
     one_per_study: bool = False
     id_from: Literal["path", "name", "stem"] = "path"
     batch_size: Count = 32
@@ -75,8 +105,9 @@ class EmbedSettings(Settings):
     skip_broken: bool = False
 
     @model_validator(mode="after")
-    def _one_source(self) -> "EmbedSettings":
-        given = [name for name in ("inputs", "dataset", "prompts") if getattr(self, name)]
+    def _one_source(self) -> Self:
+        spellings = {"inputs": "files", "dataset": "--dataset", "prompts": "--prompts"}
+        given = [spelling for name, spelling in spellings.items() if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(
                 "give what to embed as one of files, a data set (--dataset) and a prompt set "
@@ -85,10 +116,11 @@ class EmbedSettings(Settings):
         if self.dataset is not None and self.content is None:
             raise ValueError("of a data set give --images or --texts")
         if self.dataset is None:
-            extra = ("content", "split", "view", "one_per_study")
-            wrong = [name for name in extra if getattr(self, name)]
-            if wrong:
-                raise ValueError(f"{wrong[0]} needs a data set (--dataset)")
+            content = f"--{self.content}" if self.content else ""
+            extra = {"split": "--split", "view": "--view", "one_per_study": "--one-per-study"}
+            wrong = [spelling for name, spelling in extra.items() if getattr(self, name)]
+            for spelling in filter(None, (content, *wrong)):
+                raise ValueError(f"{spelling} needs a data set (--dataset)")
         return self
 
 
@@ -96,22 +128,23 @@ class FitSettings(Settings):
     """A fit of two stores.
 
     Attributes:
-        source: store of the source space.
-        target: store of the target space.
-        out: file of the map.
-        method: of the four maps.
-        anchors: how many pairs, drawn at random; None for all.
-        seed: of the draw.
-        ids: file of the ids to fit to, one a line or a JSON list; None for all.
-        normalize: of both spaces before the fit; None for "isotropic" of the orthogonal maps, which
-            match neither offset nor scale, and "none" of the others.
-        ridge: penalty of the squared weights.
-        ridge_unit: of `ridge`.
-        rcond: relative cut-off of singular values.
-        scale: whether an orthogonal map gets a scale.
-        rotation_only: whether reflections are excluded.
-        completion: of an orthogonal map where the anchors leave directions undecided.
-        batch_rows: rows that are read at once.
+        source: Rows of the source space are in this store.
+        target: Rows of the target space are in this store.
+        out: Write the map to this file, which is replaced if it exists.
+        method: Fit this kind of map.
+        anchors: Fit to so many pairs, drawn at random. By default all are taken.
+        seed: Draw anchors with this seed.
+        ids: Fit only to the ids in this file, one a line or a JSON list.
+        normalize: Normalise both spaces in this way before the fit. By default it is isotropic for
+            the orthogonal maps, which match neither offset nor scale, and none for the others.
+        ridge: Penalise squared weights by so much. By default there is no penalty.
+        ridge_unit: Take the ridge in this unit. By default it is absolute.
+        rcond: Leave out singular values below this share of the largest.
+        scale: Give an orthogonal map a scale.
+        rotation_only: Exclude reflections from an orthogonal map.
+        completion: Fill directions that the anchors leave open in this way. By default an
+            orthogonal map stays orthogonal.
+        batch_rows: Read so many rows at once.
     """
 
     source: DataPath
@@ -133,7 +166,7 @@ class FitSettings(Settings):
     @property
     def options(self) -> dict[str, Any]:
         """Keyword options of the fit; a method refuses those that it does not have."""
-        names = (
+        known = (
             "normalize",
             "ridge",
             "ridge_unit",
@@ -142,7 +175,7 @@ class FitSettings(Settings):
             "rotation_only",
             "completion",
         )
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        given = {name: value for name in known if (value := getattr(self, name)) is not None}
         return {"normalize": usual_normalization(self.method)} | given
 
 
@@ -155,11 +188,11 @@ class ApplySettings(Settings):
     """A map applied to a store.
 
     Attributes:
-        map: file of the map.
-        store: that is mapped.
-        out: folder of the new store.
-        dtype: of the new store; None for that of the old one, at most float32.
-        chunk_size: rows a file of the new store.
+        map: The map is in this file.
+        store: Rows of the map's source space are in this store.
+        out: Write the new store to this folder.
+        dtype: Write numbers of this type. By default it is that of the old store, at most float32.
+        chunk_size: Write so many rows a file of the new store.
     """
 
     map: DataPath
@@ -173,26 +206,28 @@ class SweepSettings(Settings):
     """A sweep over methods, anchor counts and seeds for one pair of stores.
 
     Attributes:
-        source: store of the source space.
-        target: store of the target space.
-        out: folder of the results; None for none.
-        methods: of the four maps.
-        anchors: how many anchors.
-        seeds: how many draws of anchors.
-        normalize: of both spaces before the fits; None as in `FitSettings`.
-        dataset: of the pairs, so that no patient is on both sides.
-        test_split: split of the data set that is held out; None for patients drawn at random.
-        test_ids: instead: file of the ids that are held out.
-        test_fraction: share that is held out, if it is drawn.
-        test_rows: at most so many held-out pairs count.
-        seed: of all draws.
+        source: Rows of the source space are in this store.
+        target: Rows of the target space are in this store.
+        out: Write the results to this folder. By default they are only shown.
+        methods: Fit these kinds of maps.
+        anchors: Fit to so many anchors.
+        seeds: Draw anchors so many times.
+        normalize: Normalise both spaces in this way before the fits. By default it is isotropic for
+            the orthogonal maps and none for the others.
+        dataset: Take patients and splits from the data set of the pairs, so that no patient is on
+            both sides.
+        test_split: Hold out this split of the data set. By default patients are drawn at random.
+        test_ids: Hold out the ids of this file instead, one a line or a JSON list.
+        test_fraction: Hold out this share, if it is drawn.
+        test_rows: Score at most so many held-out pairs.
+        seed: Draw everything with this seed.
     """
 
     source: DataPath
     target: DataPath
     out: DataPath | None = None
-    methods: Annotated[tuple[Method, ...], BeforeValidator(_listed), Field(min_length=1)] = METHODS
-    anchors: Counts = (50, 100, 200, 400)
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = METHODS
+    anchors: Annotated[tuple[Count, ...], Field(min_length=1)] = (50, 100, 200, 400)
     seeds: Count = 5
     normalize: Normalize | None = None
     dataset: DatasetSettings | None = None
@@ -203,9 +238,84 @@ class SweepSettings(Settings):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _one_way_to_hold_out(self) -> "SweepSettings":
+    def _one_way_to_hold_out(self) -> Self:
         if self.test_split is not None and self.dataset is None:
-            raise ValueError("test_split needs a data set (--dataset)")
+            raise ValueError("--test-split needs a data set (--dataset)")
         if self.test_ids is not None and self.dataset is not None:
-            raise ValueError("test_ids and dataset: give one of them")
+            raise ValueError("--test-ids and --dataset: give one of them")
         return self
+
+
+class StudySettings(Settings):
+    """Results and other settings.
+
+    Attributes:
+        out: Write the results to this folder; a run that was interrupted goes on there.
+        settings: Set anything, with dots for inner keys, e.g. methods.ridge.ridge=2.0; a value that
+            is JSON is read as such.
+    """
+
+    out: DataPath
+    settings: dict[str, Any] = {}
+
+
+class ReportSettings(Settings):
+    """A report of several studies.
+
+    Attributes:
+        results: Report these folders of results, or results.json files.
+        out: Write this HTML file.
+    """
+
+    results: Annotated[tuple[DataPath, ...], Field(min_length=1)]
+    out: DataPath = Path("report.html")
+
+
+class DemoSettings(Settings):
+    """The demo.
+
+    Attributes:
+        out: Write the results to this folder.
+        full: Take all anchor counts, draws and resamples, which takes longer.
+    """
+
+    out: DataPath = Path("semalign-demo")
+    full: bool = False
+
+
+class InfoSettings(Settings):
+    """What is asked for.
+
+    Attributes:
+        path: Look at this file or folder, or at the shipped prompt set of this name.
+    """
+
+    path: str
+
+
+class VerifySettings(Settings):
+    """What is checked.
+
+    Attributes:
+        store: The store is in this folder.
+    """
+
+    store: DataPath
+
+
+class ConvertSettings(Settings):
+    """A conversion.
+
+    Attributes:
+        source: Read this store, or this file of embeddings.
+        out: Write this file of embeddings, or a store in this folder.
+        embeddings: The embeddings have this name in the file.
+        ids: The ids have this name in the file.
+        describe: Keep in the store what made the embeddings.
+    """
+
+    source: DataPath
+    out: DataPath
+    embeddings: str = "embeddings"
+    ids: str = "ids"
+    describe: dict[str, Any] = {}

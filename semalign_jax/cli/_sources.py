@@ -225,11 +225,7 @@ class Broken(NamedTuple):
 
 
 def find_broken(
-    source: Source,
-    prepare: Any,
-    reader: PixelReader | None,
-    out: Path,
-    workers: int,
+    source: Source, prepare: Any, reader: PixelReader | None, out: Path, workers: int
 ) -> list[Broken]:
     """Read all images once, each in one of the processes, and find those that cannot be embedded.
 

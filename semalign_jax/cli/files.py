@@ -1,34 +1,33 @@
 """`semalign info`, `semalign verify` and `semalign convert`."""
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from ._console import Outcome, writing
+from ._options import command
 
-from ._app import app
-from ._console import Outcome, command, keys_and_values, writing
-from ._options import option
+if TYPE_CHECKING:
+    from ._console import Console
+    from ._settings import ConvertSettings, InfoSettings, VerifySettings
 
 _MAP_SUFFIX = ".safetensors"
 
 
 @command(
-    app,
-    "info",
+    ".cli._settings:InfoSettings",
+    arguments=("path",),
     examples=("semalign info stores/images", "semalign info rsna_pneumonia --json"),
 )
-def info(
-    path: Annotated[
-        str, typer.Argument(help="A file or folder; or the name of a shipped prompt set.")
-    ],
-) -> Outcome:
+def info(console: "Console", settings: "InfoSettings") -> Outcome:
     """Say what a store, map, encoder, prompt set or folder of results is.
 
     Nothing large is read: no rows of a store, no weights of an encoder.
     """
+    path = settings.path
     kind, values = describe(path)
     lines = [f"{path}: {kind}", *(f"  {line}" for line in _lines(values))]
     return Outcome({"path": path, "kind": kind, **values}, "\n".join(lines))
@@ -123,16 +122,9 @@ def _encoder(path: Path) -> dict[str, Any]:
         values |= {"family": family.name, "modalities": list(family.modalities)}
     files = checkpoint_files(path, weights)
     tensors = list_tensors(files)
-    values["parameters"] = sum(_size(tensor.shape) for tensor in tensors.values())
+    values["parameters"] = sum(math.prod(tensor.shape) for tensor in tensors.values())
     values["weights"] = [file.name for file in files]
     return values
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for length in shape:
-        total *= length
-    return total
 
 
 def _prompts(name: str) -> dict[str, Any]:
@@ -176,13 +168,16 @@ def _lines(values: Mapping[str, Any], depth: int = 0) -> list[str]:
     return lines
 
 
-@command(app, "verify", examples=("semalign verify stores/images",))
-def verify(
-    store: Annotated[Path, typer.Argument(help="Folder of a store.")],
-) -> Outcome:
+@command(
+    ".cli._settings:VerifySettings",
+    arguments=("store",),
+    examples=("semalign verify stores/images",),
+)
+def verify(console: "Console", settings: "VerifySettings") -> Outcome:
     """Read all of a store and list what is wrong with it; exit with 1 if anything is."""
     from ..stores.store import open_store, verify_store
 
+    store = settings.store
     if not store.is_dir():
         raise FileNotFoundError(f"{store}: there is no such folder")
     problems = verify_store(store)
@@ -195,27 +190,14 @@ def verify(
 
 
 @command(
-    app,
-    "convert",
+    ".cli._settings:ConvertSettings",
+    arguments=("source", "out"),
     examples=(
         "semalign convert stores/images images.parquet",
         "semalign convert vectors.npz stores/vectors --describe encoder=resnet50",
     ),
 )
-def convert(
-    source: Annotated[Path, typer.Argument(help="A store, or a file of embeddings.")],
-    out: Annotated[Path, typer.Argument(help="A file of embeddings, or the folder of a store.")],
-    embeddings: Annotated[
-        str, option("Name of the embeddings in the file", default="embeddings", show_default=False)
-    ] = "embeddings",
-    ids: Annotated[
-        str, option("Name of the ids in the file", default="ids", show_default=False)
-    ] = "ids",
-    describe_as: Annotated[
-        list[str] | None,
-        option("What made the embeddings; repeatable", "--describe", metavar="KEY=VALUE"),
-    ] = None,
-) -> Outcome:
+def convert(console: "Console", settings: "ConvertSettings") -> Outcome:
     """Convert between stores and files, by suffix: .npy, .npz, .parquet, .h5 and .hdf5.
 
     A .npy file has its ids as a JSON list beside it, in NAME.ids.json. An import that was
@@ -224,9 +206,13 @@ def convert(
     from ..stores import export_store, import_store, open_store
     from ..stores.exchange import SUFFIXES
 
+    source, out = settings.source, settings.out
     to_file, from_store = out.suffix in SUFFIXES, source.is_dir()
-    description = {"file": source.name, **keys_and_values("describe", describe_as)}
-    named: dict[str, Any] = {"description": description, "embeddings": embeddings, "ids": ids}
+    named: dict[str, Any] = {
+        "description": {"file": source.name, **settings.describe},
+        "embeddings": settings.embeddings,
+        "ids": settings.ids,
+    }
     if not source.exists():
         raise FileNotFoundError(f"{source}: there is no such file or folder")
     if from_store and not to_file:

@@ -2,107 +2,40 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from ._app import app
-from ._console import (
-    ConfigOption,
-    Outcome,
-    command,
-    note,
-    progress,
-    save_settings,
-    settings_of,
-    writing,
-)
-from ._distributed import (
-    JOIN,
-    CoordinatorOption,
-    DistributedOption,
-    ProcessCountOption,
-    ProcessIdOption,
-    TimeoutOption,
-    joined,
-)
-from ._options import METHODS, NormalizeOption, option
+from ._console import Outcome, save_settings, writing
+from ._distributed import joined
+from ._options import command
 
 if TYPE_CHECKING:
     from ..maps.affine_map import AffineMap
     from ..maps.stats import PairStats
     from ..stores.store import EmbeddingStore, JoinedRows
-    from ._settings import ApplySettings, FitSettings
+    from ._console import Console
+    from ._settings import ApplySettings, FitSettings, ProcessSettings
 
 
 @command(
-    app,
-    "fit",
+    ".cli._settings:FitSettings",
+    ".cli._settings:ProcessSettings",
+    arguments=("source", "target"),
     examples=(
         "semalign fit stores/images stores/reports --out image-to-text.safetensors",
         "semalign fit stores/images stores/reports --method affine --ridge 0.1 --anchors 1000 "
         "--seed 0 --out affine.safetensors",
     ),
 )
-def fit(
-    source: Annotated[Path | None, typer.Argument(help="Store of the source space.")] = None,
-    target: Annotated[Path | None, typer.Argument(help="Store of the target space.")] = None,
-    out: Annotated[Path | None, option("File of the map, replaced if it exists")] = None,
-    method: Annotated[str | None, option("Kind of map", values=METHODS, default="ortho")] = None,
-    anchors: Annotated[
-        int | None,
-        option("Fit to so many random pairs", default="all", min=1),
-    ] = None,
-    seed: Annotated[int | None, option("Of that draw", default="0")] = None,
-    ids: Annotated[
-        Path | None,
-        option("File of the ids to fit to: one a line, or a JSON list"),
-    ] = None,
-    normalize: NormalizeOption = None,
-    ridge: Annotated[float | None, option("Penalty of squared weights", default="0")] = None,
-    ridge_unit: Annotated[
-        str | None,
-        option("Unit of the ridge", values="absolute|gram", default="absolute"),
-    ] = None,
-    rcond: Annotated[float | None, option("Relative cut-off of singular values")] = None,
-    scale: Annotated[bool | None, option("Give an orthogonal map a scale", "--scale")] = None,
-    rotation_only: Annotated[
-        bool | None, option("No reflections (orthogonal maps)", "--rotation-only")
-    ] = None,
-    completion: Annotated[
-        str | None,
-        option(
-            "Of an orthogonal map where anchors decide nothing",
-            values="orthogonal|partial",
-            default="orthogonal",
-        ),
-    ] = None,
-    batch_rows: Annotated[int | None, option("Rows read at once", default="4096", min=1)] = None,
-    distributed: DistributedOption = False,
-    coordinator: CoordinatorOption = None,
-    process_count: ProcessCountOption = None,
-    process_id: ProcessIdOption = None,
-    timeout: TimeoutOption = None,
-    config: ConfigOption = None,
-) -> Outcome:
+def fit(console: "Console", settings: "FitSettings", processes: "ProcessSettings") -> Outcome:
     """Fit a map from one store's space to another's.
 
     Rows are matched by id and streamed, so stores may be larger than memory.
     """
-    flags = dict(locals())
-    for name in JOIN:
-        del flags[name]
-    from ._settings import FitSettings
-
-    settings = settings_of(FitSettings, flags)
-    with joined(distributed, coordinator, process_count, process_id, timeout):
-        return run_fit(settings)
+    with joined(console, processes):
+        return _fit(console, settings)
 
 
-def run_fit(settings: "FitSettings") -> Outcome:
-    """Fit as the settings say."""
-    import numpy as np
-
+def _fit(console: "Console", settings: "FitSettings") -> Outcome:
     from ..distributed.merge import accumulate_stats, shard_rows
     from ..distributed.processes import by_first, this_process
     from ..maps.fit_from_stats import fit_from_stats
@@ -119,20 +52,11 @@ def run_fit(settings: "FitSettings") -> Outcome:
         raise FileNotFoundError(f"{settings.out.parent}: there is no such folder for the map")
     matched = join_stores(source, target)
     joined = len(matched.rows_a)
-    not_found = 0
-    if settings.ids is not None:
-        wanted = read_ids(settings.ids)
-        kept = np.array([source.ids[row] in wanted for row in matched.rows_a], bool)
-        matched = _select(matched, np.flatnonzero(kept))
-        not_found = len(wanted) - len(matched.rows_a)
-        if not len(matched.rows_a):
-            raise ValueError(f"{settings.ids}: none of its ids is in both stores")
-    if settings.anchors is not None:
-        matched = _select(matched, _draw(len(matched.rows_a), settings.anchors, settings.seed))
+    matched, not_found = _anchors(settings, source, matched)
     count = len(matched.rows_a)
-    note(f"{count} pairs of {settings.source} and {settings.target}")
+    console.note(f"{count} pairs of {settings.source} and {settings.target}")
     batches = paired_batches(source, target, matched, settings.batch_rows, shard=this_process())
-    with progress("fit", len(shard_rows(count))) as shown:
+    with console.progress("fit", len(shard_rows(count))) as shown:
         stats = accumulate_stats(batches, progress=shown.update)
     mapping = fit_from_stats(settings.method, stats, **settings.options)
 
@@ -156,6 +80,25 @@ def run_fit(settings: "FitSettings") -> Outcome:
         "correlation": correlation(mapping, stats),
     }
     return Outcome(values, _fit_summary(values))
+
+
+def _anchors(
+    settings: "FitSettings", source: "EmbeddingStore", matched: "JoinedRows"
+) -> tuple["JoinedRows", int]:
+    """The pairs that are fitted to, and how many of the ids that are wanted are not among them."""
+    import numpy as np
+
+    not_found = 0
+    if settings.ids is not None:
+        wanted = read_ids(settings.ids)
+        kept = np.array([source.ids[row] in wanted for row in matched.rows_a], bool)
+        matched = _select(matched, np.flatnonzero(kept))
+        not_found = len(wanted) - len(matched.rows_a)
+        if not len(matched.rows_a):
+            raise ValueError(f"{settings.ids}: none of its ids is in both stores")
+    if settings.anchors is not None:
+        matched = _select(matched, _draw(len(matched.rows_a), settings.anchors, settings.seed))
+    return matched, not_found
 
 
 def read_ids(path: Path) -> set[str]:
@@ -236,38 +179,17 @@ def map_hash(mapping: "AffineMap") -> str:
 
 
 @command(
-    app,
-    "apply",
+    ".cli._settings:ApplySettings",
+    arguments=("map", "store"),
     examples=(
         "semalign apply image-to-text.safetensors stores/images --out stores/images-as-text",
     ),
 )
-def apply(
-    map: Annotated[Path | None, typer.Argument(help="File of a map.")] = None,
-    store: Annotated[Path | None, typer.Argument(help="Store in the source space.")] = None,
-    out: Annotated[Path | None, option("Folder of the new store")] = None,
-    dtype: Annotated[
-        str | None,
-        option(
-            "Of the new store; by default as the old one, at most float32",
-            values="float32|bfloat16|float16",
-        ),
-    ] = None,
-    chunk_size: Annotated[int | None, option("Rows a file of it", default="16384", min=1)] = None,
-    config: ConfigOption = None,
-) -> Outcome:
+def apply(console: "Console", settings: "ApplySettings") -> Outcome:
     """Map all rows of a store into a new store, chunk by chunk.
 
     Run the same command again to go on after an interruption.
     """
-    flags = dict(locals())
-    from ._settings import ApplySettings
-
-    return run_apply(settings_of(ApplySettings, flags))
-
-
-def run_apply(settings: "ApplySettings") -> Outcome:
-    """Apply as the settings say."""
     from ..maps.io import load_map
     from ..stores.store import open_store
 
@@ -281,7 +203,7 @@ def run_apply(settings: "ApplySettings") -> Outcome:
     narrow = store.dtype.name if store.dtype.name in ("bfloat16", "float16") else "float32"
     dtype = settings.dtype or narrow
     with writing(settings.out):
-        mapped, before = _map_store(settings, mapping, store, dtype)
+        mapped, before = _map_store(console, settings, mapping, store, dtype)
         save_settings(settings, settings.out / "settings.json")
     values = {
         "store": str(settings.out),
@@ -295,7 +217,11 @@ def run_apply(settings: "ApplySettings") -> Outcome:
 
 
 def _map_store(
-    settings: "ApplySettings", mapping: "AffineMap", store: "EmbeddingStore", dtype: str
+    console: "Console",
+    settings: "ApplySettings",
+    mapping: "AffineMap",
+    store: "EmbeddingStore",
+    dtype: str,
 ) -> tuple["EmbeddingStore", int]:
     """The new store, and how many of its rows were there before."""
     import jax.numpy as jnp
@@ -315,7 +241,7 @@ def _map_store(
         raise ValueError(
             f"{settings.out} holds rows of other ids than {settings.store}: choose another folder"
         )
-    with progress("apply", len(store), before) as shown:
+    with console.progress("apply", len(store), before) as shown:
         for start in range(before, len(store), settings.chunk_size):
             rows = slice(start, start + settings.chunk_size)
             found = np.asarray(mapping(jnp.asarray(store.rows(rows).astype(np.float32))))

@@ -1,22 +1,10 @@
 """`semalign sweep`."""
 
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import typer
-
-from ._app import app
-from ._console import ConfigOption, Outcome, command, note, settings_of, writing
-from ._options import (
-    METHODS,
-    DatasetOption,
-    DatasetPathOption,
-    NormalizeOption,
-    ReaderOption,
-    dataset_flags,
-    option,
-)
+from ._console import Outcome, writing
+from ._options import DATASET, command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +12,7 @@ if TYPE_CHECKING:
     from .._core.typing import Method
     from ..stores.store import EmbeddingStore, JoinedRows
     from ..studies.report import Record
+    from ._console import Console
     from ._settings import SweepSettings
 
 FORMAT = "semalign_jax.sweep"
@@ -31,8 +20,9 @@ VERSION = 1
 
 
 @command(
-    app,
-    "sweep",
+    ".cli._settings:SweepSettings",
+    arguments=("source", "target"),
+    spellings=DATASET,
     examples=(
         "semalign sweep stores/images stores/reports --anchors 100,400,1600 --seeds 5 "
         "--out results/sweep",
@@ -40,53 +30,13 @@ VERSION = 1
         "--test-split test --out results/sweep",
     ),
 )
-def sweep(
-    source: Annotated[Path | None, typer.Argument(help="Store of the source space.")] = None,
-    target: Annotated[Path | None, typer.Argument(help="Store of the target space.")] = None,
-    out: Annotated[Path | None, option("Folder of the results", default="none")] = None,
-    methods: Annotated[
-        str | None, option("Kinds of maps, with commas", values=METHODS, default="all")
-    ] = None,
-    anchors: Annotated[
-        str | None, option("Anchor counts, with commas", default="50,100,200,400")
-    ] = None,
-    seeds: Annotated[int | None, option("Number of draws of anchors", default="5", min=1)] = None,
-    normalize: NormalizeOption = None,
-    dataset: DatasetOption = None,
-    path: DatasetPathOption = None,
-    reader_options: ReaderOption = None,
-    test_split: Annotated[
-        str | None, option("Hold out this split of the data set; by default random patients")
-    ] = None,
-    test_ids: Annotated[
-        Path | None, option("File of the ids to hold out: one a line, or a JSON list")
-    ] = None,
-    test_fraction: Annotated[
-        float | None, option("Share that is held out, if drawn", default="0.2")
-    ] = None,
-    test_rows: Annotated[
-        int | None, option("At most so many held-out pairs count", default="2000", min=2)
-    ] = None,
-    seed: Annotated[int | None, option("Of all draws", default="0")] = None,
-    config: ConfigOption = None,
-) -> Outcome:
+def sweep(console: "Console", settings: "SweepSettings") -> Outcome:
     """Fit maps to more and more anchors and score them on held-out pairs.
 
     Scores are the retrieval of the matching row among the held-out ones (recall@1, both ways) and
     the mean cosine. Without a data set pairs are held out at random: rows of one patient may then
     be on both sides.
     """
-    flags = dict(locals())
-    for name in ("dataset", "path", "reader_options"):
-        del flags[name]
-    flags |= dataset_flags(dataset, path, reader_options)
-    from ._settings import SweepSettings
-
-    return run(settings_of(SweepSettings, flags))
-
-
-def run(settings: "SweepSettings") -> Outcome:
-    """Sweep as the settings say."""
     from .._core.files import format_header
     from ..studies import backend_settings
 
@@ -108,7 +58,7 @@ def run(settings: "SweepSettings") -> Outcome:
             f"--anchors {largest}: only {len(parts.train)} of {len(matched.rows_a)} matched pairs "
             "are left to draw from"
         )
-    note(f"{len(parts.train)} pairs to draw anchors from, {len(parts.test)} held out")
+    console.note(f"{len(parts.train)} pairs to draw anchors from, {len(parts.test)} held out")
     records = _records(settings, source, target, matched, parts)
     rows = report.summarize(records)
     values: dict[str, Any] = {

@@ -1,6 +1,5 @@
 """What all commands share: help, settings, errors, exit statuses, and what goes where."""
 
-import inspect
 import json
 import os
 import re
@@ -9,75 +8,102 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
-import typer
 from cli_cases import error_of, pair_of_stores, run, values_of
-from typer.testing import CliRunner
 
 import semalign_jax as sa
-from semalign_jax.cli import _console, _distributed, _settings, app, embed, maps, sweeps
-from semalign_jax.cli._options import READERS
-from semalign_jax.studies import inputs, zero_shot
+from semalign_jax.cli import _console, _options, _settings
+from semalign_jax.cli._app import COMMANDS, app
+from semalign_jax.studies import inputs, stitching, zero_shot
 
 DOCS = Path(__file__).parents[2] / "docs" / "command.md"
-COMMANDS = typer.main.get_command(app).list_commands(None)  # pyright: ignore
 
 
-def command_line(*words, program=("-m", "semalign_jax.cli")):
-    """Run the command in a process of its own."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(sa.__file__).parent.parent),
-        "JAX_PLATFORMS": "cpu",
-    }
-    words = [sys.executable, *program, *map(str, words)]
-    return subprocess.run(
-        words, capture_output=True, text=True, env=environment, check=False, timeout=120
-    )
+def command(name):
+    found = app.get_command(click.Context(app), name)
+    assert isinstance(found, _options.SettingsCommand)
+    return found
 
 
-#: The command where files may have 20,000 bytes.
-SMALL_DISK = """
-import resource, signal
-from semalign_jax.cli import main
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-main()
-"""
+def options_of(name):
+    return [one for _, some in command(name).settings for one in some]
 
 
 def test_help_names_every_command_in_order():
     text = run("--help").stdout
-    listed = text.rpartition("Commands")[2]
-    places = [listed.index(f" {name} ") for name in COMMANDS]
+    listed = text.rpartition("Commands:")[2]
+    places = [listed.index(f"\n  {name} ") for name in COMMANDS]
     assert places == sorted(places)
     assert run().stdout == text
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_help_is_whole(width, monkeypatch):
+    """In lines of the terminal's width: names, and sentences with choices and defaults."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name in COMMANDS:
+        text = run(name, "--help").stdout
+        assert max(map(len, text.splitlines())) <= width, name
+        assert (max(map(len, text.splitlines())) > 80) == (width > 80), name
+        words = " ".join(text.split())
+        for one in options_of(name):
+            shown = " / ".join(one.names)
+            shown += "" if one.is_flag or one.is_positional else f" {one.metavar}"
+            assert f"{shown} {one.help}" in words, (name, one.key)
+        assert all(flag in text for flag in ("--json", "--quiet", "--debug", "--config"))
+        copied = text.partition("\nExample")[2].replace(" \\\n", "\n")
+        assert all(example in " ".join(copied.split()) for example in command(name).examples)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_a_command_has_an_example(name):
-    text = run(name, "--help").stdout
-    assert "Example" in text
-    assert f"semalign {name} " in text.split("Example")[1]
-    assert all(flag in text for flag in ("--json", "--quiet", "--debug"))
+def test_each_field_is_an_option_once_and_has_a_sentence(name):
+    keys, names = [], []
+    for one in options_of(name):
+        keys.append(one.key)
+        names += one.names
+        assert one.text, one.key
+    assert len(set(keys)) == len(keys)
+    assert len(set(names)) == len(names)
+    for kind, some in command(name).settings:
+        assert {one.path[0] for one in some} == set(kind.model_fields)
+        if kind.__module__ == _settings.__name__:
+            for field, text in _options.descriptions(kind).items():
+                assert re.fullmatch(r"[A-Z].*\.", text), (kind, field)
+
+
+def test_objects_in_settings_are_options_with_dots():
+    keys = {one.key: one.name for one in options_of("stitch") + options_of("zeroshot")}
+    assert keys["intervals.resamples"] == "--intervals.resamples"
+    assert keys["multimodal.prompts.store"] == "--multimodal.prompts.store"
+    assert keys["prompt_embeddings.*.store"] == "--prompt-store"
+    fields = set(stitching.StitchingSettings.model_fields)
+    assert fields == {key.partition(".")[0] for key in keys} & fields
+
+
+def test_help_says_what_values_there_are_and_which_is_taken():
+    methods = {one.key: one for one in options_of("fit")}
+    assert methods["method"].metavar == "NAME"
+    assert "[one of: affine, linear, l-ortho, ortho; default: ortho]" in methods["method"].help
+    sweep = {one.key: one for one in options_of("sweep")}
+    assert sweep["anchors"].metavar == "N,..."
+    assert sweep["anchors"].help.endswith("[default: 50, 100, 200, 400]")
+    assert f"[one of: {', '.join(inputs.READERS)}]" in sweep["dataset.reader"].help
+    embed = {one.key: one for one in options_of("embed")}
+    assert embed["content"].names == ["--images", "--texts"]
+    assert embed["split"].help.endswith("[repeatable]")
+    assert embed["skip_broken"].help.endswith("[default: --no-skip-broken]")
 
 
 def flags_of(name):
-    command = typer.main.get_command(app).get_command(None, name)  # pyright: ignore
-    return {
-        flag
-        for parameter in command.params
-        for flag in (*parameter.opts, *parameter.secondary_opts)
-    }
+    return {flag for one in options_of(name) for flag in one.names}
 
 
 def command_lines():
     """Those of the documentation and of the help, as words."""
     text = DOCS.read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("semalign ")]
-    for name in COMMANDS:
-        command = typer.main.get_command(app).get_command(None, name)  # pyright: ignore
-        lines += command.epilog.split("\n\n")[1:]
+    lines += [example for name in COMMANDS for example in command(name).examples]
     return [shlex.split(line) for line in lines]
 
 
@@ -103,101 +129,89 @@ def test_settings_of_the_documentation_can_be_used(tmp_path):
         inputs.load_settings(kinds[name], tmp_path / name)
 
 
-def test_version_and_completion(monkeypatch):
+def test_version_and_completion():
     assert run("--version").stdout.strip() == f"semalign_jax {sa.__version__}"
-    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
-    script = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="semalign")
-    assert script.exit_code == 0
-    assert "_SEMALIGN_COMPLETE=complete_bash" in script.stdout
+    assert "_SEMALIGN_COMPLETE=bash_complete" in run("--show-completion", "bash").stdout
 
 
-def test_values_are_completed():
-    words = {"COMP_WORDS": "semalign fit --method l-", "COMP_CWORD": "3"}
-    environment = words | {"_SEMALIGN_COMPLETE": "complete_bash"}
-    done = CliRunner(env=environment).invoke(app, [], prog_name="semalign")
-    assert done.stdout.split() == ["l-ortho"]
+def test_values_are_completed(monkeypatch):
+    for typed, expected in (
+        ("semalign fit --method l-", ["plain,l-ortho"]),
+        ("semalign fit --ridge-u", ["plain,--ridge-unit"]),
+        ("semalign fit --out ", ["file,"]),
+        ("semalign ze", ["plain,zeroshot"]),
+    ):
+        monkeypatch.setenv("COMP_WORDS", typed)
+        monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+        monkeypatch.setenv("_SEMALIGN_COMPLETE", "bash_complete")
+        assert run().stdout.splitlines() == expected
 
 
-@pytest.mark.parametrize(
-    ("function", "kind"),
-    [
-        (embed.embed, _settings.EmbedSettings),
-        (maps.fit, _settings.FitSettings),
-        (maps.apply, _settings.ApplySettings),
-        (sweeps.sweep, _settings.SweepSettings),
-    ],
-    ids=["embed", "fit", "apply", "sweep"],
-)
-def test_help_and_settings_agree(function, kind):
-    fields = set(kind.model_fields)
-    parameters = inspect.signature(function).parameters
-    of_data_sets = {"dataset", "path", "reader_options", "images", "texts"}
-    of_the_launch = set(_distributed.JOIN)
-    flags = set(parameters) - {"config"} - of_data_sets - of_the_launch
-    assert flags == fields - {"dataset", "content"}
-    for name in flags:
-        option = parameters[name].annotation.__metadata__[0]
-        shown = option.help.partition("(default ")[2].rstrip(").")
-        default = kind.model_fields[name].default
-        if isinstance(default, str):
-            assert shown == default, name
-        elif isinstance(default, int | float) and not isinstance(default, bool):
-            assert shown == f"{default:g}", name
-    counts = kind.model_fields["anchors"].default if kind is _settings.SweepSettings else ()
-    if counts:
-        option = parameters["anchors"].annotation.__metadata__[0]
-        assert option.help.endswith(f"(default {','.join(map(str, counts))}).")
+def test_stdout_is_for_the_result_alone(tmp_path):
+    words = ("fit", *pair_of_stores(tmp_path), "--out", tmp_path / "map.safetensors", "--json")
+    loud = run(*words)
+    assert json.loads(loud.stdout)["anchors"] == 60
+    assert "60 pairs of" in loud.stderr
+    assert run(*words, "--quiet") == (loud.stdout, "")
 
 
-def test_readers_are_those_of_the_studies():
-    assert READERS.split("|") == list(inputs.READERS)
-
-
-def test_a_process_keeps_stdout_for_the_result(tmp_path):
-    a, b = pair_of_stores(tmp_path)
-    words = ("fit", a, b, "--out", tmp_path / "map.safetensors", "--json")
-    done = command_line(*words)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["anchors"] == 60
-    assert "60 pairs of" in done.stderr
-    assert command_line(*words, "--quiet").stderr == ""
-
-
-def test_a_process_tells_bad_input_from_failure(tmp_path):
-    missing = command_line("verify", tmp_path / "none")
-    assert (missing.returncode, missing.stdout) == (2, "")
+def test_bad_input_and_failure_have_different_statuses(tmp_path):
+    missing = run("verify", tmp_path / "none", status=2)
+    assert missing.stdout == ""
     assert missing.stderr == f"semalign: error: {tmp_path}/none: there is no such folder\n"
     a, _ = pair_of_stores(tmp_path)
     chunk = a / "chunk-00000.safetensors"
     chunk.write_bytes(chunk.read_bytes()[:-1])
-    damaged = command_line("verify", a, "--json")
-    assert damaged.returncode == 1
-    assert [p["file"] for p in json.loads(damaged.stdout)["problems"]] == [chunk.name]
+    damaged = values_of("verify", a, status=1)
+    assert [p["file"] for p in damaged["problems"]] == [chunk.name]
 
 
-def test_a_full_disk_names_the_file(tmp_path):
+#: `python -m semalign_jax.cli` where files may have 20,000 bytes.
+SMALL_DISK = """
+import resource, runpy, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+runpy.run_module("semalign_jax.cli", run_name="__main__")
+"""
+
+
+def test_a_process_on_a_full_disk_names_the_file(tmp_path):
     a, _ = pair_of_stores(tmp_path, rows=4000)
-    done = command_line("convert", a, tmp_path / "a.npy", program=("-c", SMALL_DISK))
+    words = [sys.executable, "-c", SMALL_DISK, "convert", a, tmp_path / "a.npy", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(Path(sa.__file__).parent.parent)}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 1
-    assert done.stderr == f"semalign: error: {tmp_path}/a.npy: File too large\n"
+    message = f"{tmp_path}/a.npy: File too large"
+    assert done.stderr == f"semalign: error: {message}\n"
+    assert json.loads(done.stdout) == {"error": message}
     assert not list(tmp_path.glob("*a.npy*"))
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fit"], "missing: source, target, out (give it on the command line, or in the file of"),
-        (["fit", "a", "b", "--foo"], "No such option: --foo"),
-        (["fit", "a", "b", "--out", "m", "--anchors", "0"], "Invalid value for '--anchors'"),
-        (["fit", "a", "b", "--out", "m", "--method", "best"], "method: Input should be 'affine', "),
+        (["fit"], "missing: SOURCE, TARGET, --out (give it on the command line, or in the file"),
+        (
+            ["fit", "a", "b", "--foo"],
+            "No such option '--foo'. Did you mean '--out'? (see",
+        ),
+        (
+            ["fit", "a", "b", "--out", "m", "--anchors", "0"],
+            "--anchors '0': Input should be gre",
+        ),
+        (
+            ["fit", "a", "b", "--out", "m", "--method", "best"],
+            "--method 'best': Input should be",
+        ),
         (["mend"], "No such command 'mend'"),
         (["fit", "a", "b", "--out", "m", "--config", "none.yaml"], "no settings file at "),
         (
             ["embed", "e", "--out", "s"],
             "give what to embed as one of files, a data set",
         ),
-        (["embed", "e", "x.png", "--texts", "--out", "s"], "content needs a data set (--dataset)"),
+        (["embed", "e", "x.png", "--texts", "--out", "s"], "--texts needs a data set (--dataset)"),
         (["embed", "e", "--dataset", "table", "--path", "t.csv", "--out", "s"], "give --images or"),
+        (["embed", "e", "--images", "--texts", "--out", "s"], "--images and --texts: give one of"),
         (["embed", "e", "t.csv", "--out", "s"], "is a table: give it as --dataset table --path"),
         (["embed", "e", "a.txt", "--option", "id", "--out", "s"], "--option 'id': expected KEY=VA"),
         (["info", "nothing"], "there is no such file or folder, and no prompt set of this name"),
@@ -216,8 +230,7 @@ def test_errors_are_json_too(tmp_path):
 
 
 def test_debug_shows_where(tmp_path):
-    result = CliRunner().invoke(app, ["verify", str(tmp_path / "none"), "--debug"])
-    assert result.exit_code == 2
+    result = run("verify", tmp_path / "none", "--debug", status=2, debug=True)
     assert "Traceback" in result.stderr
     assert "in verify" in result.stderr
 
@@ -309,13 +322,15 @@ def test_one_line():
     assert _console.one_line("") == ""
 
 
-def test_import_is_light():
+def test_the_list_of_commands_imports_nothing_heavy():
     code = (
         "import sys, semalign_jax.cli\n"
-        "heavy = {'flax', 'transformers', 'PIL', 'matplotlib', 'pydicom', 'pydantic', 'yaml'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
-        "heavy = {'semalign_jax.studies', 'semalign_jax.encoders'}\n"
+        "try: semalign_jax.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'jax', 'numpy', 'flax', 'transformers', 'PIL', 'matplotlib', 'pydicom'}\n"
+        "heavy |= {'pydantic', 'yaml', 'rich', 'semalign_jax.studies', 'semalign_jax.encoders'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "Commands:" in done.stdout

@@ -57,13 +57,10 @@ def test_info_of_prompts(tmp_path):
     assert "mine.json: the key 'task' is missing" in error_of("info", tmp_path / "mine.json")
 
 
-def test_info_of_results(store, tmp_path):
-    run("sweep", *pair_of_stores(tmp_path / "more"), "--anchors", 5, "--seeds", 1, "--methods",
-        "ortho", "--out", tmp_path / "sweep")  # fmt: skip
-    found = values_of("info", tmp_path / "sweep")
-    assert (found["kind"], found["format"], found["rows"]) == ("results", "semalign_jax.sweep", 3)
-    (tmp_path / "sweep" / "results.json").write_text("[]")
-    assert "holds no results of semalign_jax" in error_of("info", tmp_path / "sweep")
+def test_info_of_what_are_no_results(tmp_path):
+    """Those of a sweep and of a study are looked at where these are run."""
+    (tmp_path / "results.json").write_text("[]")
+    assert "holds no results of semalign_jax" in error_of("info", tmp_path)
 
 
 def test_info_refuses(tmp_path):

@@ -117,10 +117,11 @@ def test_stores_without_common_ids(stores, tmp_path):
     assert "no id is in both" in error_of("sweep", stores[0], other.folder)
 
 
-@pytest.fixture
-def mapping(stores, tmp_path):
-    run("fit", *stores, "--out", tmp_path / "map.safetensors")
-    return tmp_path / "map.safetensors"
+@pytest.fixture(scope="module")
+def mapping(stores, tmp_path_factory):
+    out = tmp_path_factory.mktemp("map") / "map.safetensors"
+    run("fit", *stores, "--out", out)
+    return out
 
 
 def test_apply_makes_a_store(stores, mapping, tmp_path):
@@ -205,6 +206,8 @@ def test_a_sweep_writes_its_scores(stores, tmp_path):
     again = run("sweep", "--config", tmp_path / "out" / "settings.json")
     assert "held-out pairs: a → b (recall@1, mean ± std)" in again.stdout
     assert f"{best['recall@1']['mean']:.3f}" in again.stdout
+    shown = values_of("info", tmp_path / "out")
+    assert (shown["kind"], shown["format"], shown["rows"]) == ("results", sweeps.FORMAT, len(rows))
 
 
 def test_scores_of_a_map():
@@ -268,10 +271,10 @@ def test_ids_that_are_held_out(stores, tmp_path, monkeypatch):
     ("flags", "message"),
     [
         (("--anchors", "100"), "--anchors 100: only 48 of 60 matched pairs are left"),
-        (("--anchors", "5,x"), "anchors.1: Input should be a valid integer"),
-        (("--test-split", "test"), "test_split needs a data set (--dataset)"),
+        (("--anchors", "5,x"), "--anchors '5,x': Input should be a valid integer"),
+        (("--test-split", "test"), "--test-split needs a data set (--dataset)"),
         (("--test-fraction", "0.01"), "1 pairs are held out and 59 left; at least 2 and 1"),
-        (("--methods", "best"), "methods.0: Input should be 'affine'"),
+        (("--methods", "best"), "--methods 'best': Input should be 'affine'"),
     ],
     ids=lambda value: "-".join(value).strip("-") if isinstance(value, tuple) else "",
 )

@@ -12,7 +12,8 @@ from studies.test_study_zero_shot import D_IMAGE, LABELS, make_world
 import semalign_jax as sa
 from semalign_jax.studies import outputs, stitching, zero_shot
 
-ENCODERS = {"one": 6, "two": 5}
+ENCODERS = ("one", "two")
+D = 6  # of both, so that the pairs share compiled code
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +27,10 @@ def folder(tmp_path_factory):
     rows = [[f"k{r}", f"p{r}", parts[r], *labels[r]] for r in range(40)]
     write_csv(folder / "items.csv", header, rows)
     latent = np.hstack([2.0 * labels - 1, rng.standard_normal((40, 2))])
-    for name, dimension in ENCODERS.items():
-        values = latent @ rng.standard_normal((4, dimension))
+    for name in ENCODERS:
+        values = latent @ rng.standard_normal((4, D))
         values += 0.1 * rng.standard_normal(values.shape)
-        store = sa.stores.create_store(
-            folder / name, description={"made": name}, dimension=dimension
-        )
+        store = sa.stores.create_store(folder / name, description={"made": name}, dimension=D)
         store.append([f"k{row}" for row in range(40)], values.astype(np.float32))
     return folder
 
@@ -52,9 +51,11 @@ def stitch_words(folder, out):
 
 @pytest.fixture(scope="module")
 def stitched(folder, tmp_path_factory):
-    """A study of the command line: its values and its folder."""
+    """A study of the command line, which is quiet: its values and its folder."""
     out = tmp_path_factory.mktemp("results") / "stitching"
-    return values_of(*stitch_words(folder, out)), out
+    result = run(*stitch_words(folder, out), "--json", "--quiet")
+    assert result.stderr == ""
+    return json.loads(result.stdout), out
 
 
 def test_a_stitching_study(stitched, folder):
@@ -70,15 +71,21 @@ def test_a_stitching_study(stitched, folder):
     assert (out / "report.html").is_file()
 
 
-def test_a_study_of_saved_settings_is_the_same(stitched, tmp_path, monkeypatch):
-    values, out = stitched
+def settings_that_arrive(study, stitched, monkeypatch):
+    """A list of the settings that `study` is then run with; its results are those of `stitched`."""
     seen = []
 
     def run_study(settings, folder):
         seen.append((settings, folder))
-        return outputs.load_results(out)
+        return outputs.load_results(stitched[1])
 
-    monkeypatch.setattr(stitching, "run", run_study)
+    monkeypatch.setattr(study, "run", run_study)
+    return seen
+
+
+def test_a_study_of_saved_settings_is_the_same(stitched, tmp_path, monkeypatch):
+    values, out = stitched
+    seen = settings_that_arrive(stitching, stitched, monkeypatch)
     words = ("stitch", "--config", out / "settings.json", "--out", tmp_path / "again")
     assert values_of(*words)["rows"] == values["rows"]
     assert outputs.resolved_settings(seen[0][0]) == values["settings"]
@@ -88,8 +95,32 @@ def test_a_study_of_saved_settings_is_the_same(stitched, tmp_path, monkeypatch):
     assert "(auroc, mean ± std)" in shown
 
 
-def test_a_study_is_quiet_if_asked(folder, tmp_path):
-    assert run(*stitch_words(folder, tmp_path), "--quiet").stderr == ""
+def test_a_file_with_the_command_line_before_it(stitched, tmp_path, monkeypatch):
+    """Options of a reader are added; names of stores and paths go instead."""
+    seen = settings_that_arrive(stitching, stitched, monkeypatch)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    written = {
+        "dataset": {"reader": "table", "path": "items.csv", "options": {"id": "key"}},
+        "stores": {"one": "one", "two": "two"},
+        "train": ["a"],
+        "test": ["b"],
+        "intervals": {"level": 0.5},
+    }
+    (tmp_path / "stitch.json").write_text(json.dumps(written))
+    words = ("stitch", "--config", "../stitch.json", "--out", "out", "--option", "patient=person")
+    values_of(*words, "--store", "v1.5=three", "--store", "v2=four",
+        "--methods", '{"r": {"method": "affine"}}', "--train", "x,y", "--train", "z",
+        "--anchors", "3,4", "--anchors", "[5]",
+        "--set", "methods.r.ridge=2", "--intervals.resamples", 7, "--no-control")  # fmt: skip
+    found = seen[0][0]
+    assert found.dataset.path == tmp_path / "items.csv"
+    assert found.dataset.options == {"id": "key", "patient": "person"}
+    here = tmp_path / "here"
+    assert found.stores == {"v1.5": here / "three", "v2": here / "four"}
+    assert found.methods == {"r": {"method": "affine", "ridge": 2}}
+    assert (found.train, found.test, found.counts) == (("x,y", "z"), ("b",), (3, 4, 5))
+    assert (found.intervals.level, found.intervals.resamples, found.control) == (0.5, 7, False)
 
 
 def test_a_report_of_several_studies(stitched, tmp_path):
@@ -146,6 +177,20 @@ def test_a_zero_shot_study(tmp_path):
     assert outputs.load_results(tmp_path / "out")["rows"] == found["rows"]
 
 
+def test_prompts_and_a_reference_under_encoders_that_are_run(stitched, tmp_path, monkeypatch):
+    seen = settings_that_arrive(zero_shot, stitched, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    words = list(zeroshot_words(tmp_path, tmp_path / "out"))
+    place = words.index("--prompt-store")
+    words[place : place + 2] = ["--prompt-encoder", "bert=owner/bert"]
+    more = ("--prompt-embeddings.layer", "bert=-2", "--prompt-embeddings.normalize", "bert=no")
+    reference = ("--multimodal.images", "clip", "--multimodal.prompts.store", "texts")
+    values_of(*words, *more, *reference)
+    source = seen[0][0].prompt_embeddings["bert"]
+    assert (source.encoder, source.layer, source.normalize) == ("owner/bert", -2, False)
+    assert seen[0][0].multimodal.prompts.store == tmp_path / "texts"
+
+
 class Inline:
     """A pool of processes that are not there."""
 
@@ -192,26 +237,26 @@ def test_the_demo_runs_both_studies(stitched, tmp_path, monkeypatch):
     assert [one["kind"] for one in found["studies"]] == ["stitching", "zero-shot"]
     report = (tmp_path / "demo" / "report.html").read_text()
     assert all(one["title"] in report for one in found["studies"])
-    run("demo", "--full", "--out", tmp_path / "full")
-    assert seen[2][0] == stitching.demo_settings()
 
     def fail(settings, out):
         raise ValueError("demo data: a card is missing")
 
     monkeypatch.setattr(zero_shot, "run", fail)
-    assert error_of("demo", "--out", tmp_path / "none") == "demo data: a card is missing"
+    words = ("demo", "--full", "--out", tmp_path / "none")
+    assert error_of(*words) == "demo data: a card is missing"
+    assert seen[2][0] == stitching.demo_settings()
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("zeroshot",), "missing: --out, the folder of the results"),
+        (("zeroshot",), "missing: --out (give it on the command line)"),
         (("zeroshot", "--out", "o"), "images is missing; a run on the shipped data has demo: true"),
-        (("stitch",), "missing: --out, the folder of the results"),
+        (("stitch",), "missing: --out (give it on the command line)"),
         (("stitch", "--out", "o"), "dataset is missing: give dataset and stores, or demo"),
-        (("stitch", "--out", "o", "--anchors", "few"), "--anchors 'few': expected numbers with"),
-        (("stitch", "--out", "o", "--store", "one"), "--store 'one': expected KEY=VALUE"),
-        (("stitch", "--out", "o", "--set", "tittle=A"), "tittle: Extra inputs are not permitted"),
+        (("stitch", "--out", "o", "--anchors", "few"), "--anchors 'few': Input should be a valid"),
+        (("stitch", "--out", "o", "--store", "one"), "--store 'one': expected NAME=PATH"),
+        (("stitch", "--out", "o", "--set", "tittle=A"), "--set tittle: Extra inputs are not permi"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
