@@ -30,9 +30,9 @@ from .. import data
 from .._core.checks import first_few
 from ..data import ImageTextDataset
 from ..stores.store import EmbeddingStore, open_store
+from ..zeroshot import AnchorPairs, Images, Multimodal, ZeroShotResult, zero_shot_protocol
 from ..zeroshot.baselines import BASELINES, Baseline, naive_scores
 from ..zeroshot.prompts import PromptSet, embedded_prompts, load_prompts, prompt_ids, prompt_texts
-from ..zeroshot.protocol import AnchorPairs, Images, Multimodal, ZeroShotResult, zero_shot_protocol
 from ..zeroshot.scores import TEMPERATURE, EmbeddedPrompts, SpaceNormalization, ThresholdRule
 from . import common
 from .cells import run_cells
