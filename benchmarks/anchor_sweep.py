@@ -35,7 +35,7 @@ import numpy as np
 
 from semalign_jax import AffineMap, SweepMethod, anchor_sweep, fit_head, identity_map
 from semalign_jax.stitching import head_accuracy
-from semalign_jax.studies import backend_settings, common, demo, figures, report
+from semalign_jax.studies import backend_settings, demo, figures, report, settings
 from semalign_jax.sweeps import anchor_order
 from semalign_jax.zeroshot import evaluate_zero_shot
 
@@ -47,8 +47,8 @@ SPLITS = 8
 UNSEEN_CLASSES = 10
 
 #: The four maps and the affine one with a penalty, as in the studies; and a control.
-METHODS = {name: SweepMethod(**options) for name, options in common.METHODS.items()}
-METHODS["shuffled"] = SweepMethod(**common.METHODS["ridge"], shuffled=True)
+METHODS = {name: SweepMethod(**options) for name, options in settings.METHODS.items()}
+METHODS["shuffled"] = SweepMethod(**settings.METHODS["ridge"], shuffled=True)
 
 #: In the order of the report.
 PROTOCOLS = ("text-stitching", "vision-stitching", "zero-shot", "zero-shot-unseen")
@@ -225,7 +225,7 @@ Split = Callable[[int], tuple[np.ndarray, np.ndarray]]
 def split_rows(n: int) -> tuple[np.ndarray, np.ndarray]:
     """A fixed split into rows for anchors and heads, and held-out test rows."""
     order = np.random.default_rng(0).permutation(n)
-    cut = n - round(common.DEMO_TEST_SHARE * n)
+    cut = n - round(demo.TEST_SHARE * n)
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
@@ -322,8 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report.write_csv(options.out / "summary.csv", rows)
             plots = figures.plot_protocols(options.out, rows)
             elapsed = round(time.perf_counter() - started, 1)
-            settings = {"counts": counts, "seeds": seeds, "splits": splits, "seconds": elapsed}
-            report.write_json(options.out / "run.json", settings | report.environment())
+            made = {"counts": counts, "seeds": seeds, "splits": splits, "seconds": elapsed}
+            report.write_json(options.out / "run.json", made | report.environment())
             print(f"wrote results.json, summary.csv, run.json, {len(plots)} plots: {options.out}")
             if not plots:
                 print("no plots: install matplotlib (the 'plot' extra)", file=sys.stderr)

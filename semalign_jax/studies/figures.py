@@ -10,12 +10,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._core.files import write_atomically
-from .report import Row, metric_of, pairs_of, rows_of
+from .tables import PAIR, ClassScore, Row, counts_of, grouped, metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,16 +48,6 @@ DOTTED = "shuffled (dotted)"
 #: Bars of classes that need more inches are continued below.
 WIDEST = 12.0
 SLANTED: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
-
-
-class ClassScore(TypedDict):
-    """Score of one method on one class, with the ends of its confidence interval."""
-
-    method: str
-    label: str
-    value: float
-    lower: float
-    upper: float
 
 
 @contextmanager
@@ -113,18 +103,18 @@ def anchor_curves(rows: Sequence[Row], *, title: str = "", columns: int = 4) -> 
     from matplotlib.figure import Figure
 
     metric = metric_of(rows)
-    counts = sorted({row["anchors"] for row in rows if row["anchors"] is not None})
+    counts = counts_of(rows)
     if counts and counts[0] < 1:
         raise ValueError(f"rows: anchors must be positive on a log axis; got {counts[0]}")
-    pairs = pairs_of(rows)
+    pairs = grouped(rows, *PAIR)
     wide = min(columns, len(pairs))
     high = math.ceil(len(pairs) / wide)
     figure = Figure(figsize=(max(3.2 * wide, 4.2), 2.9 * high + 0.6), layout="constrained")
     axes = figure.subplots(high, wide, squeeze=False, sharey=True)
     looks = _looks(rows)
     several = len({protocol for protocol, _, _ in pairs}) > 1
-    for axis, pair in zip(axes.flat, pairs, strict=False):
-        _draw_curves(axis, rows_of(rows, pair), looks)
+    for axis, (pair, here) in zip(axes.flat, pairs.items(), strict=False):
+        _draw_curves(axis, here, looks)
         protocol, source, target = pair
         name = f"{source} → {target}"
         axis.set_title(_plain(f"{protocol}\n{name}" if several else name), fontsize=9)
@@ -183,8 +173,7 @@ def _looks(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def _draw_curves(axis: "Axes", rows: Sequence[Row], looks: Mapping[str, dict[str, Any]]) -> None:
-    for method in dict.fromkeys(row["method"] for row in rows):
-        mine = [row for row in rows if row["method"] == method]
+    for (method,), mine in grouped(rows, "method").items():
         look = {"label": _plain(method), **looks[method]}
         if mine[0]["anchors"] is None:
             axis.axhline(mine[0]["mean"], linewidth=1, **look)
@@ -439,8 +428,7 @@ def plot_protocols(directory: Path, rows: Sequence[Row]) -> list[Path]:
         return []
     several = len({row["metric"] for row in rows}) > 1
     written = []
-    for protocol, metric in dict.fromkeys((row["protocol"], row["metric"]) for row in rows):
-        here = [row for row in rows if (row["protocol"], row["metric"]) == (protocol, metric)]
+    for (protocol, metric), here in grouped(rows, "protocol", "metric").items():
         path = directory / (f"{protocol}-{metric}.png" if several else f"{protocol}.png")
         write_atomically(path, to_bytes(anchor_curves(here, title=protocol)))
         written.append(path)

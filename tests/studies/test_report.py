@@ -1,11 +1,11 @@
 import base64
-import html.parser
 import io
 import json
 import math
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,12 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
-from semalign_jax.studies import cells, figures, report
+from semalign_jax.studies import cells, figures, html, latex, report, tables
 
 
 def row(method, anchors, mean, *, pair=("zero-shot", "vit", "bert"), **others):
     protocol, source, target = pair
-    return report.Row(
+    return tables.Row(
         protocol=protocol,
         source=source,
         target=target,
@@ -45,7 +45,7 @@ ROWS = [
 
 
 def test_latex_table_is_methods_by_counts_with_the_best_in_bold():
-    assert report.latex_table(ROWS, caption="AUROC in %", label="tab:zero_shot") == (
+    assert latex.latex_table(ROWS, caption="AUROC in %", label="tab:zero_shot") == (
         r"""\begin{table}
 \centering
 \caption{AUROC in \%}
@@ -67,7 +67,7 @@ ortho & \textbf{.712}{\tiny$\pm$.010} & \textbf{.820}{\tiny$\pm$.010} \\
 
 def test_latex_best_may_be_the_smallest_and_numbers_per_cent():
     def text(best):
-        return report.latex_table(ROWS, best=best, spread="none", scale=100, digits=2)
+        return latex.latex_table(ROWS, best=best, spread="none", scale=100, digits=2)
 
     assert r"affine & \textbf{61.00} & 82.04 \\" in text("min")
     assert r"ortho & 71.20 & \textbf{81.96} \\" in text("min")
@@ -82,7 +82,7 @@ def test_latex_intervals_parts_gaps_and_undefined_scores():
         row("ortho", 10, math.nan, lower=math.nan, upper=math.nan),
         row("ortho", 20, 0.5, lower=0.4, upper=0.6, pair=("stitching", "a_b", "c&d")),
     ]
-    text = report.latex_table(rows, spread="interval", digits=2)
+    text = latex.latex_table(rows, spread="interval", digits=2)
     assert r"affine & \textbf{.70} [.65, .74] &  \\" in text
     assert r"ortho & -- &  \\" in text
     assert r"ortho &  & \textbf{.50} [.40, .60] \\" in text
@@ -91,19 +91,19 @@ def test_latex_intervals_parts_gaps_and_undefined_scores():
 
 
 def test_latex_table_without_counts_has_one_column():
-    text = report.latex_table([row("a", None, 0.2), row("b", None, 0.4)], spread="none")
+    text = latex.latex_table([row("a", None, 0.2), row("b", None, 0.4)], spread="none")
     assert "method & AUROC \\\\\n" in text
     assert "b & \\textbf{.400} \\\\\n" in text
 
 
 def test_latex_numbers_below_one_have_no_leading_zero():
     rows = [row("a", 10, -0.25), row("a", 20, 1.0), row("a", 50, 10.5)]
-    text = report.latex_table(rows, spread="none", best="none", digits=2)
+    text = latex.latex_table(rows, spread="none", best="none", digits=2)
     assert r"a & -.25 & 1.00 & 10.50 \\" in text
 
 
 def test_latex_text_has_no_active_characters():
-    text = report.latex_text("a_b & 5% $x$ #1 {y} \\cmd ~ ^ [opt] *\n\n<|>")
+    text = latex.latex_text("a_b & 5% $x$ #1 {y} \\cmd ~ ^ [opt] *\n\n<|>")
     left = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\{[][*]\}", "", text)
     assert not set("\\{}$&#^_%~[]*<>|\n") & set(left)
     assert text.startswith(r"a\_b \& 5\% \$x\$ \#1 \{y\} \textbackslash{}cmd")
@@ -115,14 +115,14 @@ def test_latex_text_has_no_active_characters():
         ([], {}, "rows must be those of one metric; got none"),
         ([*ROWS, row("affine", 10, 0.5, metric="accuracy")], {}, "AUROC, accuracy"),
         (ROWS, {"spread": "interval"}, "'upper bound' has no lower and upper"),
-        (ROWS, {"spread": "sem"}, "spread must be one of std, interval, none"),
+        (ROWS, {"spread": "sem"}, "spread must be one of 'std', 'interval', 'none'"),
         (ROWS, {"best": "most"}, "best must be one of"),
         (ROWS, {"label": "tab}x"}, "label must be of letters"),
     ],
 )
 def test_latex_mistakes_are_named(rows, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        report.latex_table(rows, **options)
+        latex.latex_table(rows, **options)
 
 
 # Tables
@@ -130,7 +130,7 @@ def test_latex_mistakes_are_named(rows, options, message):
 
 def test_summary_tables_have_one_per_metric_and_pair():
     rows = [*ROWS, row("affine", None, 0.5, metric="accuracy", seeds=1)]
-    first, second = report.summary_tables(rows)
+    first, second = tables.summary_tables(rows)
     assert first == (
         "zero-shot: vit → bert (AUROC, mean ± std)",
         ["anchors", "10", "100"],
@@ -145,18 +145,18 @@ def test_summary_tables_have_one_per_metric_and_pair():
 
 
 def test_print_tables_shows_names_as_they_are(capsys):
-    report.print_tables([row("affine [bold]", 10, 0.5, pair=("p", "[red]a", "b"))])
+    tables.print_tables([row("affine [bold]", 10, 0.5, pair=("p", "[red]a", "b"))])
     shown = capsys.readouterr().out
     assert "affine [bold]" in shown
     assert "p: [red]a → b" in shown
 
 
 def test_csv_has_intervals_only_where_rows_have_them(tmp_path):
-    report.write_csv(tmp_path / "a.csv", ROWS)
+    tables.write_csv(tmp_path / "a.csv", ROWS)
     assert (tmp_path / "a.csv").read_text().splitlines()[1] == (
         "zero-shot,vit,bert,upper bound,,AUROC,0.950000,0.010000,1"
     )
-    report.write_csv(tmp_path / "b.csv", [*ROWS, row("c", 5, 0.5, lower=0.25, upper=0.75)])
+    tables.write_csv(tmp_path / "b.csv", [*ROWS, row("c", 5, 0.5, lower=0.25, upper=0.75)])
     lines = (tmp_path / "b.csv").read_text().splitlines()
     assert lines[0].endswith(",seeds,lower,upper")
     assert lines[1].endswith(",1,,")
@@ -185,13 +185,11 @@ def some_figures():
 @pytest.mark.parametrize("name", some_figures())
 def test_figures_are_equal_bytes_each_time(name):
     make = some_figures()[name]
-    figure = make()
     starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
-    for format, start in starts.items():
-        data = figures.to_bytes(figure, format)
-        assert data.startswith(start)
-        assert data == figures.to_bytes(make(), format)
-    pixels = imread(io.BytesIO(figures.to_bytes(figure)))[..., :3]
+    first, again = ({f: figures.to_bytes(one, f) for f in starts} for one in (make(), make()))
+    assert first == again
+    assert all(first[format].startswith(start) for format, start in starts.items())
+    pixels = imread(io.BytesIO(first["png"]))[..., :3]
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
@@ -369,7 +367,7 @@ def test_missing_matplotlib_is_named(tmp_path, monkeypatch):
 # HTML
 
 
-class Page(html.parser.HTMLParser):
+class Page(HTMLParser):
     """Tags with their attributes, text, and a check that every tag is closed in order."""
 
     VOID = {"meta", "img", "!doctype"}
@@ -399,13 +397,13 @@ EVIL = "<script>alert(1)</script> & \"q\" 'x'"
 def write_page(path):
     png = figures.to_bytes(figures.anchor_curves(ROWS))
     svg = figures.to_bytes(figures.anchor_curves(ROWS), "svg")
-    section = report.Section(
+    section = html.Section(
         EVIL,
         f"First {EVIL}\n\nSecond",
-        [*report.summary_tables(ROWS), report.Table(EVIL, [EVIL, "b"], [[EVIL, EVIL]])],
-        [report.Picture(EVIL, png), report.Picture("vector", svg)],
+        [*tables.summary_tables(ROWS), tables.Table(EVIL, [EVIL, "b"], [[EVIL, EVIL]])],
+        [html.Picture(EVIL, png), html.Picture("vector", svg)],
     )
-    report.html_report(
+    html.html_report(
         path,
         EVIL,
         {"counts": [10, 100], EVIL: EVIL},
@@ -456,18 +454,18 @@ def test_html_report_escapes_text_and_loads_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        (report.Section("s", pictures=[report.Picture("roc", b"%PDF-1.4")]), "picture 'roc'"),
-        (report.Section("s", tables=[report.Table("t", ["a", "b"], [["x"]])]), "has 1 cells"),
+        (html.Section("s", pictures=[html.Picture("roc", b"%PDF-1.4")]), "picture 'roc'"),
+        (html.Section("s", tables=[tables.Table("t", ["a", "b"], [["x"]])]), "has 1 cells"),
     ],
 )
 def test_html_mistakes_are_named_and_nothing_is_written(tmp_path, section, message):
     with pytest.raises(ValueError, match=message):
-        report.html_report(tmp_path / "report.html", "t", {}, {}, [section])
+        html.html_report(tmp_path / "report.html", "t", {}, {}, [section])
     assert not list(tmp_path.iterdir())
 
 
 def test_html_report_names_the_command_of_this_process(tmp_path):
-    report.html_report(tmp_path / "report.html", "t", {}, report.environment(), [])
+    html.html_report(tmp_path / "report.html", "t", {}, report.environment(), [])
     text = "".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text)
     assert sys.orig_argv[-1] in text
     assert report.environment()["versions"]["jax"] in text

@@ -105,15 +105,17 @@ def test_embeddings_are_matched_by_id(tmp_path):
             tmp_path / name, description={}, dimension=rows.shape[1], dtype=rows.dtype
         )
         store.append(list(ids), rows)
-    stores = {"one": tmp_path / "one", "two": tmp_path / "two"}
-    matched = inputs.match_stores(data, stores)
-    assert matched.data.ids == ("b", "c")
-    assert matched.left_out == 2
-    np.testing.assert_array_equal(matched.embeddings["one"], first[[2, 1]])
-    np.testing.assert_array_equal(matched.embeddings["two"], second[:2])
-    assert matched.embeddings["two"].dtype == np.float32
+    stores = inputs.open_stores("stores", {name: tmp_path / name for name in ("one", "two")})
+    matched = inputs.in_all_stores(data, stores, "items.csv")
+    assert matched.ids == ("b", "c")
+    one, two = (inputs.embeddings_of(matched.ids, store, name) for name, store in stores.items())
+    np.testing.assert_array_equal(one, first[[2, 1]])
+    np.testing.assert_array_equal(two, second[:2])
+    assert (one.dtype, two.dtype) == (np.float64, np.float32)
 
     other = sa.stores.create_store(tmp_path / "other", description={}, dimension=2)
-    other.append(["q"], np.ones((1, 2), np.float32))
+    other = other.append(["q"], np.ones((1, 2), np.float32))
     with pytest.raises(ValueError, match="no image of items.csv is in all stores"):
-        inputs.match_stores(data, {"other": tmp_path / "other"})
+        inputs.in_all_stores(data, {"other": other}, "items.csv")
+    with pytest.raises(FileNotFoundError, match="stores.none: there is no folder"):
+        inputs.open_stores("stores", {"none": tmp_path / "none"})

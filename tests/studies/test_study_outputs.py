@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from test_report import Page, row
 
-from semalign_jax.studies import figures, inputs, outputs, report
+from semalign_jax.studies import drawings, figures, inputs, outputs, report
 
 METHODS = ("upper bound", "affine", "shuffled affine", "ortho")
 
@@ -136,7 +136,8 @@ def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
     seen = []
     draw = figures.score_matrices
     monkeypatch.setattr(figures, "score_matrices", lambda *a, **k: seen.append(a) or draw(*a, **k))
-    list(outputs._figures(study(classes=[])))
+    few = rows(metrics=("AUROC",))
+    list(drawings.study_figures(few, []))
     panels, sources, targets = seen[0]
     assert len(panels) == 2  # neither references nor controls
     values = next(iter(panels.values()))
@@ -146,17 +147,17 @@ def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
             assert values[i, j] == pytest.approx(0.8 if source == target else 0.8 - 0.01)
     # A single pair is no matrix.
     seen.clear()
-    list(outputs._figures(study(rows=rows(encoders=("vit", "bert"))[:4], classes=[])))
+    list(drawings.study_figures(rows(encoders=("vit", "bert"))[:4], []))
     assert not seen
 
 
 def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(monkeypatch):
-    monkeypatch.setattr(outputs, "PAIRS_PER_FIGURE", 2)
-    monkeypatch.setattr(outputs, "CLASS_FIGURES", 1)
+    monkeypatch.setattr(drawings, "PAIRS_PER_FIGURE", 2)
+    monkeypatch.setattr(drawings, "CLASS_FIGURES", 1)
     few = rows(metrics=("AUROC",))
     classes = [class_row("affine", "Edema", 0.8, source=name) for name in ("vit", "dino")]
     results = study(rows=few, classes=classes)
-    names = ["-".join(found[2]) for found in outputs._figures(results)]
+    names = ["-".join(found[2]) for found in drawings.study_figures(few, classes)]
     assert names == [
         "AUROC-dino", "AUROC-bert", "AUROC-vit", "AUROC", "AUROC-vit-bert",
     ]  # fmt: skip
@@ -167,7 +168,7 @@ def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(monkeyp
 def test_names_of_figures_are_distinct_and_safe():
     few = rows("a/b", ("AUROC",), ("vit", "bert"))
     twice = [*few, *({**r, "protocol": "A b"} for r in few)]
-    names = [drawing.name for drawing in outputs._drawn(study(rows=twice, classes=[]))]
+    names = [drawing.name for drawing in drawings.drawn(twice, [])]
     assert names == [
         "curves-a-b-auroc", "curves-a-b-auroc-2", "matrices-a-b-auroc", "matrices-a-b-auroc-2",
     ]  # fmt: skip
@@ -186,15 +187,16 @@ def test_without_matplotlib_all_else_is_written_and_one_line_says_so(tmp_path, m
 
 
 def test_one_report_of_several_studies(tmp_path):
+    one = study(rows=rows(metrics=("AUROC",), encoders=("vit", "bert")), classes=[])
     other = rows("others", ("AUROC",), ("vit", "bert"))[:4]
     other = study(rows=other, classes=[], settings={"seeds": 3})
-    outputs.write_report(tmp_path / "all.html", [study(), other], command=["semalign", "report"])
+    outputs.write_report(tmp_path / "all.html", [one, other], command=["semalign", "report"])
     page = Page((tmp_path / "all.html").read_text(encoding="utf-8"))
     text = "".join(page.text)
     shown = ["Chest findings; Chest findings 2", "Chest findings: findings", "versions.jax"]
     shown += ["Chest findings 2: others", "Chest findings 2.seeds"]
     assert all(part in text for part in shown)
-    assert [tag for tag, _ in page.tags].count("img") == 4 + 1
+    assert [tag for tag, _ in page.tags].count("img") == 2 + 1
     with pytest.raises(ValueError, match="studies is empty"):
         outputs.write_report(tmp_path / "none.html", [])
 

@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 import semalign_jax as sa
 from semalign_jax.data.rsna import RSNA_LABELS
 from semalign_jax.data.vindr import VINDR_LABELS
-from semalign_jax.studies import inputs, outputs, zero_shot
+from semalign_jax.studies import demo, inputs, outputs, prompt_stores, zero_shot, zero_shot_data
 from semalign_jax.zeroshot import baselines
 from semalign_jax.zeroshot.prompts import prompt_ids
 
@@ -326,17 +326,17 @@ def test_prompts_are_embedded_as_the_reports_were(world, tmp_path):
     write_tokenizer(folder)
     source = zero_shot.PromptSource(encoder=str(folder))
     reports = sa.stores.open_store(world.folder / "reports")  # says that its pooling is the mean
-    store = zero_shot._prompt_store("p", source, world.prompt_set, tmp_path / "made", reports)
+    store = prompt_stores.prompt_store("p", source, world.prompt_set, tmp_path / "made", reports)
     from semalign_jax import encoders
 
     texts = sa.zeroshot.prompt_texts(world.prompt_set).texts
     encoder = encoders.load_encoder(folder, pooling="mean")
     expected = encoders.embed(encoder, texts, progress=False).embeddings
-    found = zero_shot._prompts("p", store, world.prompt_set)
+    found = prompt_stores.read_prompts("p", store, world.prompt_set)
     np.testing.assert_allclose(found.embeddings, expected, atol=1e-6)
     other = zero_shot.PromptSource(encoder=str(folder), pooling="cls")
     with pytest.raises(ValueError, match="p: the prompts were embedded with another pooling"):
-        zero_shot._prompt_store("p", other, world.prompt_set, tmp_path / "cls", reports)
+        prompt_stores.prompt_store("p", other, world.prompt_set, tmp_path / "cls", reports)
 
 
 # --- bad input ---------------------------------------------------------------------------------
@@ -458,7 +458,7 @@ def test_one_undefined_class_is_a_note(world, tmp_path):
             row[4] = "0" if row[2] == "test" else row[4]
 
     settings = load(world.folder, images=edited(world, tmp_path, constant))
-    task = zero_shot._own_task(settings, tmp_path)
+    task = zero_shot_data.own_data(settings, tmp_path)
     assert any("test images (no AUROC; left out of macro means): edema" in n for n in task.notes)
 
 
@@ -504,7 +504,7 @@ def test_the_settings_in_the_documentation(tmp_path, number):
     settings = inputs.load_settings(zero_shot.ZeroShotSettings, path)
     reader = {"rsna": RSNA_LABELS, "vindr-cxr": VINDR_LABELS}
     assert settings.images is not None
-    columns = zero_shot._columns(
+    columns = zero_shot_data.label_columns(
         SimpleNamespace(label_names=reader[settings.images.reader]),  # type: ignore[arg-type]
         sa.zeroshot.load_prompts(settings.prompts or ""),
         settings,
@@ -527,7 +527,7 @@ def test_the_demo_in_small(tmp_path, capsys):
     scores = {(r["source"], r["method"]): r["mean"] for r in rows}
     assert scores["EfficientNet-Lite0", "ridge"] > 0.35
     assert scores["DINOv2-small", "ridge"] > 0.3
-    assert max(scores[name, "naive"] for name in zero_shot.DEMO_IMAGES) < 0.2
+    assert max(scores[name, "naive"] for name in demo.EMOJI) < 0.2
 
 
 def test_the_quick_demo_is_a_part_of_the_demo():
