@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ from ..metrics import (
 from ..metrics.by_name import log_odds
 from ..metrics.intervals import bootstrap
 from .inputs import Part
-from .tables import ClassRow, Pair
+from .stitching_settings import ClassMetric, IntervalSettings
+from .tables import ClassRow, Pair, class_row
 
-ClassMetric: TypeAlias = Literal["auroc", "average_precision", "f1"]
 #: Numbers that a batch of resamples may hold for one score; bounds the memory of the bootstrap.
 BOOTSTRAP_NUMBERS = 2**24
 
@@ -35,61 +35,53 @@ class Line(NamedTuple):
     logits: Array
 
 
-class Intervals(NamedTuple):
-    """Which scores, and how the bootstrap draws: rows if `clusters` is None, else clusters [n]."""
-
-    metrics: tuple[ClassMetric, ...]
-    resamples: int
-    level: float
-    seed: int
-    clusters: np.ndarray | None
-
-
 def class_rows(
     pair: Pair,
     lines: Sequence[Line],
     part: Part,
     names: Sequence[str],
-    intervals: Intervals,
+    intervals: IntervalSettings,
     *,
+    clusters: np.ndarray | None,
+    seed: int,
     workers: int = 1,
 ) -> list[ClassRow]:
-    """Means over the draws of anchors, with intervals over the images of a part."""
-    with ThreadPoolExecutor(workers) as pool:
-        scored = list(pool.map(lambda line: _scores(line.logits, part, intervals), lines))
-    cell = {"protocol": pair[0], "source": pair[1], "target": pair[2]}
-    return [
-        ClassRow(
-            **cell,
-            method=line.method,
-            anchors=line.anchors,
-            metric=metric,
-            label=label,
-            value=value,
-            lower=lower,
-            upper=upper,
-        )
-        for line, scores in zip(lines, scored, strict=True)
-        for metric, of_metric in zip(intervals.metrics, scores, strict=True)
-        for label, (value, lower, upper) in zip(names, of_metric, strict=True)
-    ]
+    """Means over the draws of anchors, with intervals over the images of a part.
 
-
-def _scores(logits: Array, part: Part, intervals: Intervals) -> list:
-    """Estimate and ends of the interval [metrics, classes, 3], as nested lists."""
+    Args:
+        pair: (protocol, source, target).
+        lines: of the pair.
+        part: the images [n].
+        names: of the classes.
+        intervals: which scores, and how often images are drawn.
+        clusters: of the images, int [n], which are drawn; None draws images.
+        seed: of the resamples, which are equal for all lines and pairs.
+        workers: bootstraps side by side.
+    """
     labels = jnp.asarray(part.labels)
     known = None if part.known is None or part.known.all() else jnp.asarray(part.known)
-    found = bootstrap(
-        _ClassScores(intervals.metrics, logits.shape[-1]),
-        {"labels": labels, "known": known, **_prepared(logits, labels)},
-        len(part.labels),
-        jax.random.key(intervals.seed),  # equal resamples for all lines and pairs
-        resamples=intervals.resamples,
-        level=intervals.level,
-        clusters=intervals.clusters,
-        batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // logits.size)),
-    )
-    return np.stack([found.estimate, found.lower, found.upper], axis=-1).tolist()
+
+    def scores(line: Line) -> np.ndarray:
+        found = bootstrap(
+            _ClassScores(intervals.metrics, len(names)),
+            {"labels": labels, "known": known, **_prepared(line.logits, labels)},
+            len(part.labels),
+            jax.random.key(seed),
+            resamples=intervals.resamples,
+            level=intervals.level,
+            clusters=clusters,
+            batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // line.logits.size)),
+        )
+        return np.stack([found.estimate, found.lower, found.upper], axis=-1)
+
+    with ThreadPoolExecutor(workers) as pool:
+        scored = list(pool.map(scores, lines))
+    return [
+        class_row(pair, line.method, line.anchors, metric, label, *of_metric[k].tolist())
+        for line, of_line in zip(lines, scored, strict=True)
+        for metric, of_metric in zip(intervals.metrics, of_line, strict=True)
+        for k, label in enumerate(names)
+    ]
 
 
 @jax.jit

@@ -27,6 +27,15 @@ class Embeddings:
     values: np.ndarray
     card: dict
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Names of the rows."""
+        return tuple(self.card["row_ids"])
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Some rows, as a store gives them."""
+        return self.values[positions]
+
     def labels(self, name: str) -> tuple[np.ndarray, list[str]]:
         """Class of every row (int32) and the class names."""
         entry = self.card["labels"][name]

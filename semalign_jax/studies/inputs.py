@@ -1,10 +1,11 @@
 """What a study reads: labelled images of a data set in parts, and their embeddings by id."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,16 +15,21 @@ from .._core.files import content_hash
 from ..data import ImageTextDataset, Label
 from ..data._dataset import known_groups
 from ..stores.store import EmbeddingStore, open_store
+from .demo import Embeddings
 from .settings import READERS as READERS
 from .settings import DataPath as DataPath
 from .settings import DatasetSettings as DatasetSettings
 from .settings import EncoderName as EncoderName
+from .settings import PatientSplit, StudySettings
 from .settings import PromptSetName as PromptSetName
 from .settings import Settings as Settings
-from .settings import StudySettings
 from .settings import load_settings as load_settings
 
 _SHOWN = 5  # ids in one message
+
+
+#: Embeddings by row: of a user, or shipped ones.
+Store: TypeAlias = EmbeddingStore | Embeddings
 
 
 class Part(NamedTuple):
@@ -44,23 +50,58 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class StudyData:
-    """What encoders are compared on.
+    """What encoders are compared on; embeddings are read when they are needed.
 
     Attributes:
         names: of the classes or labels.
         task: "single-label" or "multi-label".
         parts: labelled parts by name.
-        rows: encoder -> name of a part -> its embeddings [n, d], read when they are needed.
-        digests: of all that scores rest on.
+        anchors: ids and patients of what anchors are drawn from.
+        stores: setting -> name of an encoder -> its embeddings.
         notes: what a reader should know.
     """
 
     names: tuple[str, ...]
     task: str
     parts: Mapping[str, Part]
-    rows: Callable[[str], dict[str, np.ndarray]]
-    digests: Mapping[str, Any]
+    anchors: tuple[np.ndarray, np.ndarray]
+    stores: Mapping[str, Mapping[str, Store]]
     notes: Sequence[str]
+
+    def embeddings(self, setting: str, name: str, ids: np.ndarray) -> np.ndarray:
+        """Rows by id ``[n, d]``, float32 (or float64 if they are stored so).
+
+        Raises:
+            ValueError: if a row is not finite.
+        """
+        store = self.stores[setting][name]
+        places = {key: row for row, key in enumerate(store.ids)}
+        rows = store.rows(np.array([places[key] for key in ids]))
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"{setting}.{name}: the store holds NaN or infinity in {bad.size} rows, first in "
+                f"that of {str(ids[bad[0]])!r}: embed it again, or leave it out"
+            )
+        return rows if rows.dtype == np.float64 else rows.astype(np.float32)
+
+    def digests(self) -> dict[str, Any]:
+        """Of all that scores rest on; not of where the data lie."""
+
+        def of(store: Store) -> str:
+            if isinstance(store, Embeddings):
+                return digest(store.values)
+            return digest((store.folder / "manifest.json").read_bytes())  # has checksums of rows
+
+        return {
+            "stores": {
+                setting: {name: of(store) for name, store in stores.items()}
+                for setting, stores in self.stores.items()
+            },
+            "parts": {name: digest(*part) for name, part in self.parts.items()},
+            "anchors": digest(*self.anchors),
+            "names": list(self.names),
+        }
 
 
 def digest(*parts: np.ndarray | bytes | None) -> str:
@@ -109,16 +150,10 @@ def open_stores(key: str, folders: Mapping[str, Path]) -> dict[str, EmbeddingSto
             raise FileNotFoundError(f"{key}.{name}: there is no folder {folder}")
         store = open_store(folder)
         if len(set(store.ids)) < len(store):
-            rows = {}
-            twice = next(i for row, i in enumerate(store.ids) if rows.setdefault(i, row) != row)
+            twice = next(key for key, number in Counter(store.ids).items() if number > 1)
             raise ValueError(f"{key}.{name}: {folder} has the id {twice!r} twice")
         opened[name] = store
     return opened
-
-
-def store_digest(store: EmbeddingStore) -> str:
-    """Of the manifest, which has the checksums of the rows."""
-    return digest((store.folder / "manifest.json").read_bytes())
 
 
 def in_all_stores(
@@ -139,75 +174,49 @@ def in_all_stores(
     return dataset.select(np.array([key in known for key in dataset.ids], bool))
 
 
-def embeddings_of(ids: Sequence[str], store: EmbeddingStore, where: str) -> np.ndarray:
-    """Rows of a store by id ``[n, d]``, float32 (or float64 if they are stored so).
-
-    Raises:
-        KeyError: for an id that the store lacks.
-        ValueError: if a row is not finite.
-    """
-    places = {key: row for row, key in enumerate(store.ids)}
-    rows = store.rows(np.array([places[key] for key in ids]))
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"{where}: {store.folder} holds NaN or infinity in {bad.size} rows, first in that of "
-            f"{ids[bad[0]]!r}: embed it again, or leave it out"
-        )
-    return rows if rows.dtype == np.float64 else rows.astype(np.float32)
-
-
 # --- parts -------------------------------------------------------------------------------------
 
 
-def rows_of_splits(
+def rows_of_parts(
     dataset: ImageTextDataset,
     usable: np.ndarray,
     splits: Mapping[str, Sequence[str] | None],
+    patient_split: PatientSplit | None,
     where: str,
+    *,
+    stratify: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Rows of parts that are splits of the data set.
+    """Rows of parts, which are splits of the data set or have no patient in common.
 
     Args:
         dataset: all images.
         usable: rows that can be used.
         splits: part, which is the name of a setting -> its splits; None leaves it out.
+        patient_split: how patients are split instead.
         where: what the data set is called in messages.
+        stratify: labels of the usable rows that a split of patients keeps balanced.
 
     Raises:
-        ValueError: for a split without an image that can be used.
+        ValueError: for a split without an image that can be used, and too few patients.
     """
-    found = np.array(dataset.splits)[usable]
-    for name, wanted in splits.items():
-        for split in wanted or ():
-            if split not in found:
+    if patient_split is not None:
+        patients = [dataset.patients[row] for row in usable]
+        fractions, seed = patient_split.fractions(), patient_split.seed
+        try:
+            found = data.patient_split(patients, fractions, seed, stratify=stratify)
+        except ValueError as error:
+            raise ValueError(f"patient_split of {where}: {error}") from None
+        return {name: usable[rows] for name, rows in found.parts.items()}
+    there = np.array(dataset.splits)[usable]
+    wanted = {name: chosen for name, chosen in splits.items() if chosen is not None}
+    for name, chosen in wanted.items():
+        for split in chosen:
+            if split not in there:
                 raise ValueError(
                     f"{name}: {where} has no image of the split {split!r} that can be used; its "
                     f"splits are {known_groups(dataset.splits)}"
                 )
-    return {
-        name: usable[np.isin(found, wanted)]
-        for name, wanted in splits.items()
-        if wanted is not None
-    }
-
-
-def rows_of_patients(
-    dataset: ImageTextDataset,
-    usable: np.ndarray,
-    fractions: Mapping[str, float],
-    seed: int,
-    where: str,
-    *,
-    stratify: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
-    """Rows of parts that have no patient in common, as of `data.patient_split`."""
-    patients = [dataset.patients[row] for row in usable]
-    try:
-        found = data.patient_split(patients, fractions, seed, stratify=stratify)
-    except ValueError as error:
-        raise ValueError(f"patient_split of {where}: {error}") from None
-    return {name: usable[rows] for name, rows in found.parts.items()}
+    return {name: usable[np.isin(there, chosen)] for name, chosen in wanted.items()}
 
 
 def check_anchor_counts(counts: Sequence[int], number: int, what: str) -> None:

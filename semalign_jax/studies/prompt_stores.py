@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..stores.store import EmbeddingStore, open_store
 from ..zeroshot.prompts import PromptSet, embedded_prompts, prompt_ids, prompt_texts
 from ..zeroshot.scores import EmbeddedPrompts
@@ -13,25 +15,44 @@ from .zero_shot_settings import PromptSource
 _IDENTITY = ("model_type", "params", "pooling", "layer", "normalize")
 
 
-def prompt_store(
+def embed_prompts(
     where: str,
     source: PromptSource,
     prompt_set: PromptSet,
     folder: Path,
-    reports: EmbeddingStore | None = None,
-) -> EmbeddingStore:
-    """The store of the prompts, made in `folder` if an encoder is given.
+    reports: EmbeddingStore | None,
+) -> EmbeddedPrompts:
+    """The prompts of a set, read from a store, which is made in `folder` if an encoder is given.
 
     Raises:
-        ValueError: if it is known to be of another encoder than that of the reports.
+        ValueError: if they are known to be of another encoder than the reports, or one is missing.
     """
     if source.encoder is not None:
         made = _embedded(source, prompt_set, folder, reports)
     else:
         assert source.store is not None
         made = inputs.open_stores(where, {"store": source.store})["store"]
-    if reports is None:
-        return made
+    if reports is not None:
+        _check_encoder(where, made, reports)
+    texts, readable = prompt_texts(prompt_set).texts, prompt_ids(prompt_set)
+    places = {key: row for row, key in enumerate(made.ids)}
+    for ids in (readable, [str(i) for i in range(len(texts))], texts):
+        if places.keys() >= set(ids):
+            rows = made.rows([places[key] for key in ids])
+            rows = rows if rows.dtype == np.float64 else rows.astype(np.float32)
+            try:
+                return embedded_prompts(prompt_set, rows)
+            except ValueError as error:
+                raise ValueError(f"{where}: {made.folder}: {error}") from None
+    lacking = [key for key in readable if key not in places]
+    raise ValueError(
+        f"{where}: {made.folder} lacks prompts of the set {prompt_set.name!r}, e.g. "
+        f"{lacking[0]!r}; its ids begin with {list(made.ids[:5])}. They must be like "
+        f"{lacking[0]!r}, the positions of the texts, or the texts"
+    )
+
+
+def _check_encoder(where: str, made: EmbeddingStore, reports: EmbeddingStore) -> None:
     prompts, others = made.description, reports.description
     for name in _IDENTITY:
         if name in prompts and name in others and prompts[name] != others[name]:
@@ -44,7 +65,6 @@ def prompt_store(
             f"{where}: the prompts of {made.folder} have {made.dimension} dimensions, the "
             f"reports of {reports.folder} {reports.dimension}: embed both with one encoder"
         )
-    return made
 
 
 def _embedded(
@@ -73,25 +93,3 @@ def _embedded(
         progress=False,
     )
     return open_store(folder)
-
-
-def read_prompts(where: str, store: EmbeddingStore, prompt_set: PromptSet) -> EmbeddedPrompts:
-    """The prompts of a store, by any of the ids that `PromptSource` names.
-
-    Raises:
-        ValueError: if it lacks one.
-    """
-    texts, readable = prompt_texts(prompt_set).texts, prompt_ids(prompt_set)
-    known = set(store.ids)
-    for ids in (readable, [str(i) for i in range(len(texts))], list(texts)):
-        if known.issuperset(ids):
-            try:
-                return embedded_prompts(prompt_set, inputs.embeddings_of(ids, store, where))
-            except ValueError as error:
-                raise ValueError(f"{where}: {store.folder}: {error}") from None
-    lacking = [key for key in readable if key not in known]
-    raise ValueError(
-        f"{where}: {store.folder} lacks prompts of the set {prompt_set.name!r}, e.g. "
-        f"{lacking[0]!r}; its ids begin with {list(store.ids[:5])}. They must be like "
-        f"{lacking[0]!r}, the positions of the texts, or the texts"
-    )

@@ -110,6 +110,16 @@ class DatasetSettings(Settings):
         }
 
 
+class PatientSplit(Settings):
+    """A split by patient, for data sets that come without one; see `data.patient_split`."""
+
+    seed: int = Field(default=0, ge=0)
+
+    def fractions(self) -> dict[str, float]:
+        """Parts and their fractions of the images."""
+        raise NotImplementedError
+
+
 def with_options(values: Any, key: str) -> Any:
     """Names, or name -> name, as name -> options; what is neither is left to pydantic.
 

@@ -27,7 +27,7 @@ from ..stitching.heads import HeadInfo, Loss, fit_head
 from ..stitching.matrix import StitchingMatrix, evaluate_stitching_pairs
 from ..sweeps.many_pairs import sweep_pairs
 from . import inputs
-from .class_scores import Intervals, Line, class_rows
+from .class_scores import Line, class_rows
 from .demo import EMOJI, load_demo, split_demo
 from .drawings import UPPER_BOUND
 from .inputs import Part, StudyData
@@ -62,21 +62,21 @@ SCORED = (
 def _demo_data(group: DemoGroup) -> StudyData:
     label, files = DEMO[group]
     sets = {name: load_demo(file) for name, file in files.items()}
-    classes, names = next(iter(sets.values())).labels(label)
+    first = next(iter(sets.values()))
+    ids, (classes, names) = np.array(first.ids), first.labels(label)
     train, test = split_demo(sets)
-    rows = {"train": train, "test": test}
     left_out = len(classes) - len(train) - len(test)
     note = f"{group}: {len(train)} items to train on and draw anchors from, {len(test)} to test."
     note += f" {left_out} that repeat an earlier item are left out." if left_out else ""
     return StudyData(
         names=tuple(names),
         task="single-label",
-        parts={name: Part(at, at, classes[at], None) for name, at in rows.items()},
-        rows=lambda encoder: {name: sets[encoder].values[at] for name, at in rows.items()},
-        digests={
-            "encoders": {name: inputs.digest(one.values) for name, one in sets.items()},
-            "labels": inputs.digest(train, test, classes, np.array(names)),
+        parts={
+            name: Part(ids[at], ids[at], classes[at], None)
+            for name, at in (("train", train), ("test", test))
         },
+        anchors=(ids[train], ids[train]),
+        stores={"stores": sets},
         notes=(note,),
     )
 
@@ -88,24 +88,23 @@ def _own_data(settings: StitchingSettings, source: DatasetSettings) -> StudyData
     names = settings.labels or dataset.label_names
     columns = _columns(dataset, names, where)
     kept = inputs.in_all_stores(dataset, stores, where)
-    everything, split = np.arange(len(kept)), settings.patient_split
-    if split is None:
-        wanted = {"train": settings.train, "test": settings.test, "anchors": settings.anchors}
-        rows = inputs.rows_of_splits(kept, everything, wanted, where)
-    else:
-        fractions = {"train": 1 - split.test, "test": split.test}
-        rows = inputs.rows_of_patients(kept, everything, fractions, split.seed, where)
+    rows = inputs.rows_of_parts(
+        kept,
+        np.arange(len(kept)),
+        {"train": settings.train, "test": settings.test, "anchors": settings.anchors},
+        settings.patient_split,
+        where,
+    )
     images = {name: kept.select(at) for name, at in rows.items()}
+    anchors = images.pop("anchors", images["train"])  # may be images that heads are trained on
     try:
-        for name in [
-            n for n in images if n != "test"
-        ]:  # anchors may be images that heads are trained on
-            datasets.check_disjoint({name: images[name], "test": images["test"]})
+        datasets.check_disjoint(images)
+        datasets.check_disjoint({"anchors": anchors, "test": images["test"]})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     parts = {
-        name: inputs.labelled(name, images[name], columns, settings.task, settings, where)
-        for name in ("train", "test")
+        name: inputs.labelled(name, part, columns, settings.task, settings, where)
+        for name, part in images.items()
     }
     lacking = inputs.one_valued(parts["train"], names)
     if lacking:
@@ -114,7 +113,6 @@ def _own_data(settings: StitchingSettings, source: DatasetSettings) -> StudyData
             "out by listing the others as labels"
         )
     inputs.check_tested(parts["test"], names, where)
-    anchors = images.get("anchors", images["train"])
     what = f"images of {where} that they are drawn from"
     inputs.check_anchor_counts(settings.counts, len(anchors), what)
     sizes = [
@@ -125,22 +123,12 @@ def _own_data(settings: StitchingSettings, source: DatasetSettings) -> StudyData
     note = f"{', '.join(sizes)}; no patient is tested and used otherwise."
     left_out = len(dataset) - len(kept)
     note += f" {left_out} images are not in all stores." if left_out else ""
-
-    def embeddings(encoder: str) -> dict[str, np.ndarray]:
-        store, place = stores[encoder], f"stores.{encoder}"
-        return {name: inputs.embeddings_of(one.ids, store, place) for name, one in images.items()}
-
     return StudyData(
         names=names,
         task=settings.task,
         parts=parts,
-        rows=embeddings,
-        digests={
-            "encoders": {name: inputs.store_digest(store) for name, store in stores.items()},
-            "labels": inputs.digest(
-                *parts["train"], *parts["test"], np.array(anchors.ids), np.array(names)
-            ),
-        },
+        anchors=(np.array(anchors.ids), np.array(anchors.patients)),
+        stores={"stores": stores},
         notes=(note, *inputs.note_of_one_valued("test", parts["test"], names)),
     )
 
@@ -172,13 +160,22 @@ class _Group:
 
     def __init__(self, protocol: str, data: StudyData, settings: StitchingSettings) -> None:
         self.protocol, self.data, self.settings = protocol, data, settings
-        self.rows, self.head = cache(data.rows), cache(self._head)
+        self.rows, self.head = cache(self._rows_of), cache(self._head)
         self.loss: Loss = LOSS_OF_TASK[settings.task]
         # What the sweeps of rows and of logits have in common. On a CPU two directions, controls
         # or bootstraps run side by side.
         self.keys = jax.random.split(jax.random.key(settings.seed), settings.seeds)
         self.workers = 2 if jax.default_backend() == "cpu" else 1
         self.methods = settings.sweep_methods()
+
+    def _rows_of(self, name: str) -> dict[str, np.ndarray]:
+        """Embeddings of the parts by an encoder."""
+        ids = {part: own.ids for part, own in self.data.parts.items()}
+        if self.settings.anchors:
+            ids["anchors"] = self.data.anchors[0]
+        return {
+            part: self.data.embeddings("stores", name, of_part) for part, of_part in ids.items()
+        }
 
     def _head(self, name: str) -> tuple[Head, HeadInfo]:
         part, data = self.data.parts["train"], self.data
@@ -287,18 +284,21 @@ class _Group:
         return found
 
     def _classes(self, direction: tuple[str, str], lines: Sequence[Line]) -> list[ClassRow]:
-        intervals = self.settings.intervals
-        if intervals is None:
-            return []
+        assert self.settings.intervals is not None
         test = self.data.parts["test"]
         clusters = None  # every row of the demo is a unit
         if not self.settings.demo:
             clusters = np.unique(test.patients, return_inverse=True)[1].astype(np.int32)
-        how = Intervals(
-            intervals.metrics, intervals.resamples, intervals.level, self.settings.seed, clusters
+        return class_rows(
+            (self.protocol, *direction),
+            lines,
+            test,
+            self.data.names,
+            self.settings.intervals,
+            clusters=clusters,
+            seed=self.settings.seed,
+            workers=self.workers,
         )
-        pair: Pair = (self.protocol, *direction)
-        return class_rows(pair, lines, test, self.data.names, how, workers=self.workers)
 
 
 # --- study -------------------------------------------------------------------------------------
@@ -337,17 +337,16 @@ def run(settings: StitchingSettings, out: Path | None = None) -> StudyResults:
 def _study(settings: StitchingSettings) -> Study:
     if settings.dataset is None:
         data = {str(group): _demo_data(group) for group in settings.demo}
-        encoders = {group: tuple(DEMO[group][1]) for group in settings.demo}
     else:
         data = {"stitching": _own_data(settings, settings.dataset)}
-        encoders = {"stitching": tuple(settings.stores)}
+    encoders = {protocol: list(one.stores["stores"]) for protocol, one in data.items()}
     groups = {protocol: _Group(protocol, one, settings) for protocol, one in data.items()}
     return Study(
         kind="stitching",
         cells=[[p, *pair] for p, names in encoders.items() for pair in combinations(names, 2)],
         compute=lambda protocol, a, b: groups[protocol].pair(a, b),
         pairs=[(p, *pair) for p, names in encoders.items() for pair in permutations(names, 2)],
-        data={protocol: one.digests for protocol, one in data.items()},
+        data={protocol: one.digests() for protocol, one in data.items()},
         scored=SCORED,
         notes=lambda found: _notes(settings, data.values(), found),
     )

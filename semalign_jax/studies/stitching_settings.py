@@ -5,16 +5,24 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, field_validator, model_validator
 
 from ..metrics.by_name import HeadMetric
-from .class_scores import ClassMetric
 from .drawings import UPPER_BOUND
-from .settings import METHODS, DataPath, DatasetSettings, Names, Settings, StudySettings
+from .settings import (
+    METHODS,
+    DataPath,
+    DatasetSettings,
+    Names,
+    PatientSplit,
+    Settings,
+    StudySettings,
+)
 
+ClassMetric: TypeAlias = Literal["auroc", "average_precision", "f1"]
 DemoGroup: TypeAlias = Literal["glosses", "emoji"]
 
 NAIVE = "naive"
 
 
-class PatientSplitSettings(Settings):
+class PatientSplitSettings(PatientSplit):
     """A split by patient, for data sets that come without one; see `data.patient_split`.
 
     Attributes:
@@ -23,7 +31,10 @@ class PatientSplitSettings(Settings):
     """
 
     test: float = Field(default=0.3, gt=0, lt=1)
-    seed: int = Field(default=0, ge=0)
+
+    def fractions(self) -> dict[str, float]:
+        """Parts and their fractions of the images."""
+        return {"train": 1 - self.test, "test": self.test}
 
 
 class IntervalSettings(Settings):

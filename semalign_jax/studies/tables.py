@@ -86,6 +86,21 @@ def row_of_draws(
     return Row(**{**cell, **scores, **others})  # type: ignore[typeddict-item]
 
 
+def class_row(
+    pair: Pair,
+    method: str,
+    anchors: int | None,
+    metric: str,
+    label: str,
+    value: float,
+    lower: float,
+    upper: float,
+) -> ClassRow:
+    """A row of the score of one class."""
+    cell = dict(zip(CELL, (*pair, method, anchors, metric), strict=True))
+    return ClassRow(**cell, label=label, value=value, lower=lower, upper=upper)  # type: ignore[typeddict-item]
+
+
 def summarize(records: Iterable[Record]) -> list[Row]:
     """Group records into cells, in the order of their first appearance."""
     return [

@@ -20,12 +20,14 @@ from ..zeroshot.protocol import (
     PROBE_LINE,
     AnchorPairs,
     Images,
+    Multimodal,
     ZeroShotResult,
     zero_shot_protocol,
 )
+from .inputs import Part, digest
 from .outputs import StudyResults
 from .study import Study, run_study
-from .tables import ClassRow, Pair, Row, row_of_draws
+from .tables import ClassRow, Pair, Row, class_row, row_of_draws
 from .zero_shot_data import ZeroShotData, demo_data, own_data
 from .zero_shot_settings import METHODS as METHODS
 from .zero_shot_settings import NAIVE, ClassMetric, Metric, ZeroShotSettings, baseline
@@ -60,32 +62,47 @@ class _Pairs:
         found = {name: baseline(options) for name, options in settings.baselines.items()}
         # Compiled code is found by these functions, so they are made once.
         self.baselines = {name: score for name, score in found.items() if score is not None}
-        self.rows = cache(data.rows)
-        self.multimodal = None if data.multimodal is None else cache(data.multimodal)
+        self.images, self.multimodal = cache(self._images), cache(self._multimodal)
+
+    def _images(self, encoder: str) -> dict[str, Images]:
+        """The parts by an image encoder."""
+
+        def of(part: Part) -> Images:
+            known = None if part.known is None or part.known.all() else part.known
+            rows = self.data.embeddings("image_stores", encoder, part.ids)
+            return Images(part.ids, part.patients, rows, part.labels, known)
+
+        return {name: of(part) for name, part in self.data.parts.items()}
+
+    def _multimodal(self) -> Multimodal | None:
+        data = self.data
+        if data.multimodal is None:
+            return None
+        ids = (data.parts[name].ids for name in ("validation", "test"))
+        tuned, tested = (data.embeddings("multimodal", "images", of_part) for of_part in ids)
+        return Multimodal(tuned, tested, data.multimodal)
 
     def pair(self, image: str, text: str) -> dict[str, Any]:
         """All scores of a pair of encoders."""
-        data, settings, rows = self.data, self.settings, self.rows(image)
-        parts = {
-            name: Images(part.ids, part.patients, rows[name], part.labels, _mask(part.known))
-            for name, part in data.parts.items()
-        }
+        data, settings, parts = self.data, self.settings, self.images(image)
+        sides = ("anchor_stores", image), ("text_stores", text)
+        x, y = (data.embeddings(*side, data.anchors[0]) for side in sides)
         probe: dict[str, Any] = {}
         if settings.probe is not None:
             l2 = settings.baselines[settings.probe].get("l2", 1.0)
             probe = {"labelled": parts["labelled"], "l2": l2}
         result = zero_shot_protocol(
-            AnchorPairs(*data.anchors, *data.anchor_rows(image, text)),
+            AnchorPairs(*data.anchors, x, y),
             parts["validation"],
             parts["test"],
-            data.prompts(text),
+            data.prompts[text],
             settings.counts,
             key=jax.random.key(settings.seed),
             seeds=settings.seeds,
             methods=self.methods,
             normalizations=settings.normalizations,
             baselines=self.baselines,
-            multimodal=None if self.multimodal is None else self.multimodal(),
+            multimodal=self.multimodal(),
             temperature=settings.temperature,
             shrinkage=settings.shrinkage,
             rule=settings.rule,
@@ -137,22 +154,16 @@ class _Pairs:
         for metric in self.settings.class_metrics:
             for i, line in enumerate(result.lines):
                 for k, label in enumerate(result.names):
-                    yield ClassRow(
-                        protocol=pair[0],
-                        source=pair[1],
-                        target=pair[2],
-                        method=self._name(line),
-                        anchors=result.counts[c] if self._uses_anchors(line) else None,
-                        metric=metric,
-                        label=label,
-                        value=float(means.estimate[metric][i, c, k]),
-                        lower=float(means.lower[metric][i, c, k]),
-                        upper=float(means.upper[metric][i, c, k]),
+                    yield class_row(
+                        pair,
+                        self._name(line),
+                        result.counts[c] if self._uses_anchors(line) else None,
+                        metric,
+                        label,
+                        float(means.estimate[metric][i, c, k]),
+                        float(means.lower[metric][i, c, k]),
+                        float(means.upper[metric][i, c, k]),
                     )
-
-
-def _mask(known: np.ndarray | None) -> np.ndarray | None:
-    return None if known is None or known.all() else known
 
 
 # --- study -------------------------------------------------------------------------------------
@@ -196,14 +207,17 @@ def _study(settings: ZeroShotSettings, folder: Path) -> Study:
                     f"{name}: {metric!r} is no score of a {data.task} task; it has "
                     f"{', '.join(known[data.task])}"
                 )
-    cells = list(product(*data.encoders))
+    cells = list(product(data.stores["image_stores"], data.stores["text_stores"]))
+    prompts = {"multimodal": data.multimodal, **data.prompts}
+    arrays = {name: map(np.asarray, jax.tree.leaves(one)) for name, one in prompts.items()}
     return Study(
         kind="zero-shot",
         cells=cells,
         compute=_Pairs(data, settings).pair,
         pairs=[(PROTOCOL, *cell) for cell in cells],
         data={
-            **data.digests,
+            **data.digests(),
+            "prompts": {name: digest(*of_one) for name, of_one in arrays.items()},
             "multimodal": settings.multimodal.name if settings.multimodal else None,
         },
         scored=SCORED,

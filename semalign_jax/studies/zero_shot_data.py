@@ -1,6 +1,6 @@
 """The data of a zero-shot study: labelled images, pairs that anchors come from, prompts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -11,17 +11,15 @@ import numpy as np
 from .. import data as datasets
 from ..data import ImageTextDataset
 from ..stores.store import EmbeddingStore
-from ..zeroshot.prompts import PromptSet, load_prompts, prompt_texts
-from ..zeroshot.protocol import Multimodal
+from ..zeroshot.prompts import PromptSet, load_prompts
 from ..zeroshot.scores import EmbeddedPrompts
 from . import inputs
 from .demo import EMOJI, load_demo, split_demo
 from .inputs import Part, StudyData
-from .prompt_stores import prompt_store, read_prompts
-from .zero_shot_settings import ZeroShotSettings
+from .prompt_stores import embed_prompts
+from .zero_shot_settings import PromptSource, ZeroShotSettings
 
-DEMO_TEXTS = {"MiniLM-L6": ("emoji_captions_minilm_l6", "emoji_prompts_minilm_l6")}
-DEMO_LABEL = "category"
+DEMO_TEXT, DEMO_LABEL = "MiniLM-L6", "category"
 DEMO_VALIDATION = 6  # one of so many other emoji
 _PURPOSES = {"validation": "for validation", "test": "to test", "labelled": "for the probe"}
 
@@ -31,64 +29,47 @@ class ZeroShotData(StudyData):
     """What zero-shot needs besides; the parts are "validation", "test" and perhaps "labelled".
 
     Attributes:
-        encoders: names of the image and of the text encoders.
-        anchors: ids and patients of the pairs.
-        anchor_rows: (image encoder, text encoder) -> both sides of the pairs.
         prompts: text encoder -> prompts.
-        multimodal: reads images and prompts of a multimodal model; None without one.
+        multimodal: the prompts under a multimodal model; None without one.
     """
 
-    encoders: tuple[Sequence[str], Sequence[str]]
-    anchors: tuple[np.ndarray, np.ndarray]
-    anchor_rows: Callable[[str, str], tuple[np.ndarray, np.ndarray]]
-    prompts: Callable[[str], EmbeddedPrompts]
-    multimodal: Callable[[], Multimodal] | None = None
+    prompts: Mapping[str, EmbeddedPrompts]
+    multimodal: EmbeddedPrompts | None = None
 
 
 def demo_data() -> ZeroShotData:
     """Emoji as in `benchmarks/anchor_sweep.py`, with a validation part out of its training rows."""
-    sets = {name: load_demo(file) for name, file in EMOJI.items()}
-    train, test = split_demo(sets)
+    images = {name: load_demo(file) for name, file in EMOJI.items()}
+    captions, prompts = (load_demo(f"emoji_{kind}_minilm_l6") for kind in ("captions", "prompts"))
+    train, test = split_demo(images)
     rows = {"validation": train[::DEMO_VALIDATION], "test": test}
-    rows["labelled"] = train = np.setdiff1d(train, rows["validation"])
-    texts = {
-        name: (load_demo(captions), load_demo(prompts))
-        for name, (captions, prompts) in DEMO_TEXTS.items()
-    }
-    captions, _ = next(iter(texts.values()))
-    labels, names = captions.labels(DEMO_LABEL)
-    ids = np.asarray(captions.card["row_ids"])
-
-    def prompts(text: str) -> EmbeddedPrompts:
-        found = texts[text][1]
-        classes, _ = found.labels(DEMO_LABEL)
-        positive = jnp.ones(len(classes), bool)
-        values = jnp.asarray(found.values)
-        return EmbeddedPrompts(values, jnp.asarray(classes), positive, tuple(names), "single-label")
-
-    embeddings = {name: one.values for name, one in sets.items()}
-    embeddings |= {name: one.values for name, (one, _) in texts.items()}
-    embeddings |= {f"{name} prompts": one.values for name, (_, one) in texts.items()}
+    rows["labelled"] = np.setdiff1d(train, rows["validation"])
+    ids, (labels, names) = np.array(captions.ids), captions.labels(DEMO_LABEL)
+    parts = {name: Part(ids[at], ids[at], labels[at], None) for name, at in rows.items()}
+    classes = jnp.asarray(prompts.labels(DEMO_LABEL)[0])
+    positive = jnp.ones(len(classes), bool)
     left_out = len(labels) - sum(map(len, rows.values()))
     note = (
-        f"Demo: {len(train)} pairs of emoji and their names to draw anchors from, "
+        f"Demo: {len(rows['labelled'])} pairs of emoji and their names to draw anchors from, "
         f"{len(rows['validation'])} emoji for validation, {len(test)} to test; {left_out} "
         "that look like another are left out. Emoji are no medical images."
     )
     return ZeroShotData(
         names=tuple(names),
         task="single-label",
-        parts={name: Part(ids[at], ids[at], labels[at], None) for name, at in rows.items()},
-        rows=lambda image: {name: sets[image].values[at] for name, at in rows.items()},
-        digests={
-            "stores": {name: inputs.digest(values) for name, values in embeddings.items()},
-            "parts": inputs.digest(*rows.values(), labels),
+        parts=parts,
+        anchors=parts["labelled"][:2],
+        stores={
+            "image_stores": images,
+            "anchor_stores": images,
+            "text_stores": {DEMO_TEXT: captions},
         },
-        notes=[note],
-        encoders=(list(sets), list(texts)),
-        anchors=(ids[train], ids[train]),
-        anchor_rows=lambda image, text: (sets[image].values[train], texts[text][0].values[train]),
-        prompts=prompts,
+        notes=(note,),
+        prompts={
+            DEMO_TEXT: EmbeddedPrompts(
+                jnp.asarray(prompts.values), classes, positive, tuple(names), "single-label"
+            )
+        },
     )
 
 
@@ -114,47 +95,30 @@ def own_data(settings: ZeroShotSettings, folder: Path) -> ZeroShotData:
     }
     inputs.check_tested(truth["test"], prompt_set.names, where)
     notes += _size_notes(parts, anchors, truth, settings, prompt_set)
-    _add_prompts(stores, settings, prompt_set, folder)
 
-    def read(kind: str, name: str, ids: Sequence[str]) -> np.ndarray:
-        return inputs.embeddings_of(ids, stores[kind][name], f"{kind}.{name}")
+    def prompts(setting: str, name: str, source: PromptSource) -> EmbeddedPrompts:
+        reports = stores["text_stores"].get(name) if setting == "prompt_embeddings" else None
+        at = folder / setting / f"of-{quote(name, safe='')}"  # whatever characters the name has
+        return embed_prompts(f"{setting}.{name}", source, prompt_set, at, reports)
 
-    def prompts(kind: str, name: str) -> EmbeddedPrompts:
-        return read_prompts(f"{kind}.{name}", stores[kind][name], prompt_set)
-
-    def multimodal() -> Multimodal:
-        tuned, tested = (read("multimodal", "images", parts[n].ids) for n in ("validation", "test"))
-        return Multimodal(tuned, tested, prompts("multimodal", "prompts"))
-
-    pairs = np.array(anchors.ids), np.array(anchors.patients)
+    model = settings.multimodal
     return ZeroShotData(
         names=prompt_set.names,
         task=prompt_set.task,
         parts=truth,
-        rows=lambda image: {n: read("image_stores", image, part.ids) for n, part in parts.items()},
-        digests={
-            "stores": {
-                kind: {name: inputs.store_digest(store) for name, store in of_kind.items()}
-                for kind, of_kind in stores.items()
-            },
-            "parts": {name: inputs.digest(*part) for name, part in truth.items()},
-            "anchors": inputs.digest(*pairs),
-            "prompts": inputs.digest(np.array(prompt_texts(prompt_set).texts)),
-        },
+        anchors=(np.array(anchors.ids), np.array(anchors.patients)),
+        stores=stores,
         notes=notes,
-        encoders=(list(settings.image_stores), list(settings.text_stores)),
-        anchors=pairs,
-        anchor_rows=lambda image, text: (
-            read("anchor_stores", image, anchors.ids),
-            read("text_stores", text, anchors.ids),
-        ),
-        prompts=lambda text: prompts("prompt_embeddings", text),
-        multimodal=multimodal if settings.multimodal is not None else None,
+        prompts={
+            name: prompts("prompt_embeddings", name, source)
+            for name, source in settings.prompt_embeddings.items()
+        },
+        multimodal=None if model is None else prompts("multimodal", "prompts", model.prompts),
     )
 
 
 def _opened(settings: ZeroShotSettings) -> dict[str, dict[str, EmbeddingStore]]:
-    """The stores by setting and name; those of prompts are added when all else is right."""
+    """The stores by setting and name, without those of prompts."""
     folders = {
         "image_stores": settings.image_stores,
         "anchor_stores": settings.anchor_stores or settings.image_stores,
@@ -162,32 +126,6 @@ def _opened(settings: ZeroShotSettings) -> dict[str, dict[str, EmbeddingStore]]:
         "multimodal": {"images": settings.multimodal.images} if settings.multimodal else {},
     }
     return {kind: inputs.open_stores(kind, of_kind) for kind, of_kind in folders.items()}
-
-
-def _add_prompts(
-    stores: dict[str, dict[str, EmbeddingStore]],
-    settings: ZeroShotSettings,
-    prompt_set: PromptSet,
-    folder: Path,
-) -> None:
-    def at(base: Path, name: str) -> Path:  # whatever characters the name has
-        return base / f"of-{quote(name, safe='')}"
-
-    stores["prompt_embeddings"] = {
-        name: prompt_store(
-            f"prompt_embeddings.{name}",
-            source,
-            prompt_set,
-            at(folder, name),
-            stores["text_stores"][name],
-        )
-        for name, source in settings.prompt_embeddings.items()
-    }
-    model = settings.multimodal
-    if model is not None:
-        stores["multimodal"]["prompts"] = prompt_store(
-            "multimodal.prompts", model.prompts, prompt_set, at(folder / "multimodal", model.name)
-        )
 
 
 def _left_out(before: ImageTextDataset, after: ImageTextDataset, why: str) -> list[str]:
@@ -246,16 +184,11 @@ def _rows_of_parts(
         if not len(usable):
             raise ValueError(f"{where}: no image has one of the classes of {prompt_set.name!r}")
         notes += _left_out(dataset, dataset.select(usable), f"images of {where} are of no class")
-    split = settings.patient_split
-    if split is None:
-        wanted = {name: getattr(settings, name) for name in _PURPOSES}
-        return inputs.rows_of_splits(dataset, usable, wanted, where)
-    fractions = {"validation": split.validation, "test": split.test}
-    rest = 1 - split.validation - split.test
-    if rest > 1e-9:
-        fractions["labelled"] = rest
+    splits = {name: getattr(settings, name) for name in _PURPOSES}
     positive = (labels * known)[usable]
-    return inputs.rows_of_patients(dataset, usable, fractions, split.seed, where, stratify=positive)
+    return inputs.rows_of_parts(
+        dataset, usable, splits, settings.patient_split, where, stratify=positive
+    )
 
 
 def _anchors(
@@ -275,7 +208,7 @@ def _anchors(
         images = parts.get("labelled", images.select(()))
     if splits is not None:
         wanted = {"anchor_splits": splits}
-        rows = inputs.rows_of_splits(images, np.arange(len(images)), wanted, where)
+        rows = inputs.rows_of_parts(images, np.arange(len(images)), wanted, None, where)
         images = images.select(rows["anchor_splits"])
     if not len(images):
         raise ValueError(

@@ -17,6 +17,7 @@ from .settings import (
     DatasetSettings,
     EncoderName,
     Names,
+    PatientSplit,
     PromptSetName,
     Settings,
     StudySettings,
@@ -83,7 +84,7 @@ class MultimodalSettings(Settings):
     name: str = MULTIMODAL_LINE
 
 
-class ImageSplitSettings(Settings):
+class ImageSplitSettings(PatientSplit):
     """A split by patient, for images that come without one; see `data.patient_split`.
 
     What is left is `labelled`; anchors of the same data set are drawn from it too.
@@ -96,7 +97,12 @@ class ImageSplitSettings(Settings):
 
     validation: float = Field(default=0.3, gt=0, lt=1)
     test: float = Field(default=0.7, gt=0, lt=1)
-    seed: int = Field(default=0, ge=0)
+
+    def fractions(self) -> dict[str, float]:
+        """Parts and their fractions of the images."""
+        parts = {"validation": self.validation, "test": self.test}
+        rest = 1 - self.validation - self.test
+        return parts | ({"labelled": rest} if rest > 1e-9 else {})
 
     @model_validator(mode="after")
     def _at_most_all(self) -> "ImageSplitSettings":

@@ -108,7 +108,9 @@ def test_embeddings_are_matched_by_id(tmp_path):
     stores = inputs.open_stores("stores", {name: tmp_path / name for name in ("one", "two")})
     matched = inputs.in_all_stores(data, stores, "items.csv")
     assert matched.ids == ("b", "c")
-    one, two = (inputs.embeddings_of(matched.ids, store, name) for name, store in stores.items())
+    ids = np.array(matched.ids)
+    read = inputs.StudyData((), "multi-label", {}, (ids, ids), {"stores": stores}, ()).embeddings
+    one, two = (read("stores", name, ids) for name in stores)
     np.testing.assert_array_equal(one, first[[2, 1]])
     np.testing.assert_array_equal(two, second[:2])
     assert (one.dtype, two.dtype) == (np.float64, np.float32)

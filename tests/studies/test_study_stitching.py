@@ -281,7 +281,7 @@ def test_other_data_or_settings_do_not_go_on_with_old_results(study, tmp_path, m
     # A title is not what scores rest on; the rows of a store are.
     assert stitching.run(settings_of(folder, title="B"), folder / "out")["title"] == "B"
     write_data(tmp_path, animal=[NAMES[0], *(NAMES[c] for c in CLASSES[1:])])
-    with pytest.raises(ValueError, match=r"other settings \(data\.stitching\.labels: "):
+    with pytest.raises(ValueError, match=r"other settings \(data\.stitching\.parts\.train: "):
         stitching.run(settings_of(tmp_path), folder / "out")
 
 
@@ -345,11 +345,11 @@ def test_a_split_by_patient(tmp_path):
     data = data_of(settings)
     parts = sa.data.patient_split(OWNERS, {"train": 0.6, "test": 0.4}, 1).parts
     for name, view in VIEWS.items():
-        rows = data.rows(name)
-        assert list(rows) == ["train", "test"]  # no anchors of their own
-        for part, values in rows.items():
+        for part, labelled in data.parts.items():
+            values = data.embeddings("stores", name, labelled.ids)
             np.testing.assert_array_equal(values, view[parts[part]])
     np.testing.assert_array_equal(data.parts["train"].labels, CLASSES[parts["train"]])
+    np.testing.assert_array_equal(data.anchors[0], data.parts["train"].ids)
 
 
 def test_labels_that_the_test_part_lacks_are_noted(tmp_path):
@@ -509,7 +509,8 @@ def test_demo_test_items_are_not_in_training():
         data = stitching._demo_data(group)
         assert len(data.names) == classes
         for name in stitching.DEMO[group][1]:
-            both = np.concatenate(list(data.rows(name).values()))
+            both = [data.embeddings("stores", name, part.ids) for part in data.parts.values()]
+            both = np.concatenate(both)
             assert both.shape[0] == len(np.unique(both, axis=0)) == rows
         train, test = (set(data.parts[part].labels.tolist()) for part in ("train", "test"))
         assert test <= train

@@ -326,17 +326,16 @@ def test_prompts_are_embedded_as_the_reports_were(world, tmp_path):
     write_tokenizer(folder)
     source = zero_shot.PromptSource(encoder=str(folder))
     reports = sa.stores.open_store(world.folder / "reports")  # says that its pooling is the mean
-    store = prompt_stores.prompt_store("p", source, world.prompt_set, tmp_path / "made", reports)
+    found = prompt_stores.embed_prompts("p", source, world.prompt_set, tmp_path / "made", reports)
     from semalign_jax import encoders
 
     texts = sa.zeroshot.prompt_texts(world.prompt_set).texts
     encoder = encoders.load_encoder(folder, pooling="mean")
     expected = encoders.embed(encoder, texts, progress=False).embeddings
-    found = prompt_stores.read_prompts("p", store, world.prompt_set)
     np.testing.assert_allclose(found.embeddings, expected, atol=1e-6)
     other = zero_shot.PromptSource(encoder=str(folder), pooling="cls")
     with pytest.raises(ValueError, match="p: the prompts were embedded with another pooling"):
-        prompt_stores.prompt_store("p", other, world.prompt_set, tmp_path / "cls", reports)
+        prompt_stores.embed_prompts("p", other, world.prompt_set, tmp_path / "cls", reports)
 
 
 # --- bad input ---------------------------------------------------------------------------------
