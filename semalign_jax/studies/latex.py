@@ -40,9 +40,8 @@ def latex_table(
     r"""A table in LaTeX (package booktabs): methods by anchor counts, a part for each pair.
 
     Best is what reads as best after rounding, so ties are all bold. Methods without anchors are
-    references: they span the columns of the counts and are never bold, unless there is nothing
-    else in the table. Small type and numbers without a leading zero let seven counts with
-    deviations fit into the text width of the usual classes.
+    references: they span the counts and are never bold, unless there is nothing else. Small type
+    and no leading zeros let seven counts with deviations fit into the usual text width.
 
     Args:
         rows: summary of one metric.
@@ -50,8 +49,7 @@ def latex_table(
         best: which mean of each column and part is bold.
         scale: factor on all numbers, 100 for per cent.
         digits: decimals.
-        caption: plain text above the table; it and `label` need a `table` environment, without
-            both there is only the `tabular`, in type of the size around it.
+        caption: plain text above the table; without it and `label` there is only the `tabular`.
         label: for `\ref`: letters, digits and `: . _ -`.
 
     Raises:

@@ -151,6 +151,15 @@ def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
     assert not seen
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are chosen, but not drawn."""
+    for name in ("anchor_curves", "score_matrices", "class_bars"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: None)
+    monkeypatch.setattr(figures, "to_bytes", lambda *_: b"")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(monkeypatch):
     monkeypatch.setattr(drawings, "PAIRS_PER_FIGURE", 2)
     monkeypatch.setattr(drawings, "CLASS_FIGURES", 1)
@@ -165,6 +174,7 @@ def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(monkeyp
     assert "The first 1 figures of classes are shown; all are in the CSV." in notes
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_names_of_figures_are_distinct_and_safe():
     few = rows("a/b", ("AUROC",), ("vit", "bert"))
     twice = [*few, *({**r, "protocol": "A b"} for r in few)]
