@@ -35,7 +35,7 @@ import numpy as np
 
 from semalign_jax import AffineMap, SweepMethod, anchor_sweep, fit_head, identity_map
 from semalign_jax.stitching import head_accuracy
-from semalign_jax.studies import backend_settings, demo, figures, report, settings
+from semalign_jax.studies import backend_settings, demo, drawings, report, settings
 from semalign_jax.sweeps import anchor_order
 from semalign_jax.zeroshot import evaluate_zero_shot
 
@@ -320,13 +320,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out is not None:
             report.write_json(options.out / "results.json", records)
             report.write_csv(options.out / "summary.csv", rows)
-            plots = figures.plot_protocols(options.out, rows)
+            plots = list(drawings.drawn(rows, ()))
+            for plot in plots:
+                (options.out / f"{plot.name}.png").write_bytes(plot.png)
             elapsed = round(time.perf_counter() - started, 1)
             made = {"counts": counts, "seeds": seeds, "splits": splits, "seconds": elapsed}
             report.write_json(options.out / "run.json", made | report.environment())
             print(f"wrote results.json, summary.csv, run.json, {len(plots)} plots: {options.out}")
-            if not plots:
-                print("no plots: install matplotlib (the 'plot' extra)", file=sys.stderr)
     except (ValueError, TypeError, OSError) as error:
         print(f"anchor_sweep: error: {error}", file=sys.stderr)
         return 2

@@ -115,9 +115,10 @@ def _matrices(protocol: str, rows: Sequence[Row]) -> Iterator[_Found]:
         counts = counts_of(here)
         if not counts or figures.is_control(method):
             continue
-        values = figures.matrix_of(
-            rows, sources, targets, protocol=protocol, method=method, anchors=counts[-1]
-        )
+        values = np.full((len(sources), len(targets)), np.nan)
+        for row in here:
+            if row["anchors"] == counts[-1]:
+                values[sources.index(row["source"]), targets.index(row["target"])] = row["mean"]
         for name in set(sources) & set(targets) & set(own):
             values[sources.index(name), targets.index(name)] = own[name]
         panels[f"{method}\n{counts[-1]} anchors"] = values

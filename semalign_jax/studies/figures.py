@@ -4,17 +4,14 @@ Needs matplotlib (the `plot` extra). Equal input gives equal bytes on one instal
 the user's matplotlib settings. No global figure is made, so nothing has to be closed.
 """
 
-import importlib.util
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._core.files import write_atomically
 from .tables import PAIR, ClassScore, Row, counts_of, grouped, metric_of
 
 if TYPE_CHECKING:
@@ -409,51 +406,3 @@ def _draw_matrix(axis: "Axes", values: np.ndarray, low: float, high: float, digi
         text = f"{values[row, column]:.{digits}f}"
         color = "white" if dark else "black"
         axis.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-
-
-def matrix_of(
-    rows: Sequence[Row],
-    sources: Sequence[str],
-    targets: Sequence[str],
-    *,
-    protocol: str,
-    method: str,
-    anchors: int | None,
-) -> np.ndarray:
-    """Means of one method at one anchor count, for `score_matrices`.
-
-    Returns:
-        The means [sources, targets], NaN where there is none.
-
-    Raises:
-        ValueError: if no row matches, the rows have several metrics, or an encoder is not among
-            the names.
-    """
-    wanted = (protocol, method, anchors)
-    here = [r for r in rows if (r["protocol"], r["method"], r["anchors"]) == wanted]
-    if not here:
-        raise ValueError(
-            f"rows: none has protocol {protocol!r}, method {method!r} and {anchors} anchors"
-        )
-    metric_of(here)
-    values = np.full((len(sources), len(targets)), np.nan)
-    for row in here:
-        values[sources.index(row["source"]), targets.index(row["target"])] = row["mean"]
-    return values
-
-
-def plot_protocols(directory: Path, rows: Sequence[Row]) -> list[Path]:
-    """Write the curves of each protocol to a PNG file of its name (and the metric's, of several).
-
-    Returns:
-        The files written; empty if matplotlib (the `plot` extra) is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        return []
-    several = len({row["metric"] for row in rows}) > 1
-    written = []
-    for (protocol, metric), here in grouped(rows, "protocol", "metric").items():
-        path = directory / (f"{protocol}-{metric}.png" if several else f"{protocol}.png")
-        write_atomically(path, to_bytes(anchor_curves(here, title=protocol)))
-        written.append(path)
-    return written

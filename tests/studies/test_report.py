@@ -289,14 +289,7 @@ def test_a_control_is_dotted_in_the_colour_of_its_method():
 
 def test_matrix_cells_hold_the_scores_and_undefined_ones_are_empty():
     names = ["vit", "dino"], ["bert", "roberta"]
-    values = figures.matrix_of(
-        [*ROWS, row("affine", 10, 0.3, pair=("zero-shot", "dino", "roberta"))],
-        *names,
-        protocol="zero-shot",
-        method="affine",
-        anchors=10,
-    )
-    np.testing.assert_array_equal(values, [[0.61, np.nan], [np.nan, 0.3]])
+    values = np.array([[0.61, np.nan], [np.nan, 0.3]])
     panels = {"affine": values, "ortho": values + 1}
     *axes, bar = figures.score_matrices(panels, *names, metric="AUROC").axes
     assert [axis.get_title() for axis in axes] == ["affine", "ortho"]
@@ -337,25 +330,11 @@ def test_many_matrices_take_several_rows():
             "no score is finite",
         ),
         (lambda: figures.score_matrices({}, ["a"], ["b"], metric="x"), "panels is empty"),
-        (
-            lambda: figures.matrix_of(
-                ROWS, ["vit"], ["bert"], protocol="zero-shot", method="affine", anchors=7
-            ),
-            "method 'affine' and 7 anchors",
-        ),
     ],
 )
 def test_figure_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
-
-
-def test_plots_are_named_by_protocol_and_by_metric_if_there_are_several(tmp_path):
-    assert figures.plot_protocols(tmp_path, ROWS) == [tmp_path / "zero-shot.png"]
-    rows = [*ROWS, row("affine", 10, 0.5, metric="accuracy")]
-    names = ["zero-shot-AUROC.png", "zero-shot-accuracy.png"]
-    assert figures.plot_protocols(tmp_path, rows) == [tmp_path / name for name in names]
-    assert imread(tmp_path / names[1]).ndim == 3
 
 
 def test_missing_matplotlib_is_named(tmp_path, monkeypatch):

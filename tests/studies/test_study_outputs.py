@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_report import Page, row
 
@@ -134,8 +135,8 @@ def test_the_page_has_the_figures_settings_versions_and_hardware(written):
 
 def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
     seen = []
-    draw = figures.score_matrices
-    monkeypatch.setattr(figures, "score_matrices", lambda *a, **k: seen.append(a) or draw(*a, **k))
+    monkeypatch.setattr(figures, "score_matrices", lambda *a, **_: seen.append(a))
+    monkeypatch.setattr(figures, "anchor_curves", lambda *_, **__: None)
     few = rows(metrics=("AUROC",))
     list(drawings.study_figures(few, []))
     panels, sources, targets = seen[0]
@@ -145,6 +146,15 @@ def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
     for i, source in enumerate(sources):
         for j, target in enumerate(targets):
             assert values[i, j] == pytest.approx(0.8 if source == target else 0.8 - 0.01)
+    # What there is no score of is undefined, as is the diagonal without an upper bound.
+    seen.clear()
+    chain = {("vit", "dino"), ("dino", "bert")}
+    part = [r for r in few if (r["source"], r["target"]) in chain and r["method"] != "upper bound"]
+    list(drawings.study_figures(part, []))
+    panels, sources, targets = seen[0]
+    assert (sources, targets) == (["vit", "dino"], ["dino", "bert"])
+    expected = [[0.79, math.nan], [math.nan, 0.79]]
+    np.testing.assert_allclose(next(iter(panels.values())), expected)
     # A single pair is no matrix.
     seen.clear()
     list(drawings.study_figures(rows(encoders=("vit", "bert"))[:4], []))
