@@ -15,7 +15,7 @@ from sklearn import metrics as reference
 
 import semalign_jax as sa
 from semalign_jax.metrics import intervals
-from semalign_jax.studies import drawings, inputs, outputs, stitching
+from semalign_jax.studies import inputs, outputs, stitching
 from semalign_jax.studies.settings import METHODS as METHODS_OF_STUDIES
 
 N, T, D, K = 48, 30, 4, 3
@@ -85,6 +85,14 @@ def data_of(settings):
     return stitching._own_data(settings, settings.dataset)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_figures():
+    """They are drawn where outputs are tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        yield
+
+
 #: Programs that were compiled before each pair of the study, and after the last.
 COMPILED: list[int] = []
 
@@ -107,7 +115,6 @@ def study(tmp_path_factory):
     jax.monitoring.register_event_duration_secs_listener(compiled)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(drawings, "CLASS_FIGURES", 1)
             patch.setattr(stitching, "evaluate_stitching_pairs", counted)
             results = stitching.run(settings_of(folder), folder / "out")
     finally:
@@ -224,7 +231,7 @@ def test_classes_are_those_of_scikit_learn_with_patients_resampled(study, method
         np.testing.assert_allclose([row["lower"], row["upper"]], ends, atol=1e-5)
 
 
-def test_files_hold_no_ids_and_can_be_run_again(study, monkeypatch):
+def test_files_hold_no_ids_and_can_be_run_again(study):
     folder, results = study
     out = folder / "out"
     assert outputs.load_results(out) == json.loads(json.dumps(results))
@@ -238,7 +245,6 @@ def test_files_hold_no_ids_and_can_be_run_again(study, monkeypatch):
     assert note + "30 images of 10 patients to test" in results["notes"][0]
     # All is computed already: the same bytes, the time that was spent included.
     before = {path: path.read_bytes() for path in out.rglob("*.[jct]*")}
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
     stitching.run(settings, out)
     assert {path: path.read_bytes() for path in before} == before
 
@@ -258,7 +264,6 @@ def test_a_stopped_run_goes_on_to_the_same_results(study, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         stitching.run(settings, out)
     assert sorted(path.name for path in out.iterdir()) == ["cells.jsonl", "cells.jsonl.lock"]
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
     again = stitching.run(settings, out)
     assert computed == [("vit", "dino"), ("vit", "bert"), *[("dino", "bert")] * 2]
     assert {**again, "seconds": 0} == {**results, "seconds": 0}
@@ -273,9 +278,8 @@ def test_pairs_of_equal_shapes_compile_once(study):
     assert third == after
 
 
-def test_other_data_or_settings_do_not_go_on_with_old_results(study, tmp_path, monkeypatch):
+def test_other_data_or_settings_do_not_go_on_with_old_results(study, tmp_path):
     folder, _ = study
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match="made with other settings .*l2: 0.5 there, 2.0 now"):
         stitching.run(settings_of(folder, l2=2.0), folder / "out")
     # A title is not what scores rest on; the rows of a store are.
@@ -480,9 +484,8 @@ def test_methods_by_name():
 # The script and the demo
 
 
-def test_the_script_prints_tables_and_one_line_for_a_mistake(study, capsys, monkeypatch):
+def test_the_script_prints_tables_and_one_line_for_a_mistake(study, capsys):
     folder, _ = study
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
     settings_of(folder)
     arguments = ["--config", str(folder / "run.yaml"), "--out", str(folder / "out")]
     assert script.main(arguments) == 0
@@ -516,8 +519,7 @@ def test_demo_test_items_are_not_in_training():
         assert test <= train
 
 
-def test_the_quick_demo_runs(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+def test_the_quick_demo_runs(tmp_path):
     quick = stitching.demo_settings(quick=True)
     assert quick.demo == ("glosses", "emoji")
     methods = {"ridge": METHODS_OF_STUDIES["ridge"]}

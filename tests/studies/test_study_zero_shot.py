@@ -144,7 +144,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def no_figures():
-    """Those of the stitching study are drawn."""
+    """They are drawn where outputs are tested."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "matplotlib", None)
         yield
