@@ -525,6 +525,7 @@ def test_the_quick_demo_runs(tmp_path):
     methods = {"ridge": METHODS_OF_STUDIES["ridge"]}
     changes: dict[str, Any] = {"demo": ("glosses",), "counts": (200,), "methods": methods}
     changes["intervals"] = stitching.IntervalSettings(resamples=10)
+    changes["metrics"] = ("accuracy",)
     results = stitching.run(quick.model_copy(update=changes), tmp_path)
     found = scores_of(results)
     pair = ("MiniLM-L3", "MiniLM-L6")

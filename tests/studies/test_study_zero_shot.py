@@ -11,8 +11,6 @@ import jax
 import numpy as np
 import pytest
 import zero_shot as script
-from encoders.harness import all_cases, read_golden, write_checkpoint
-from encoders.test_texts import write_tokenizer
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
@@ -328,6 +326,10 @@ def test_one_data_set_split_by_patient_with_a_single_label(tmp_path):
 
 
 def test_prompts_are_embedded_as_the_reports_were(world, tmp_path):
+    # These import PyTorch.
+    from encoders.harness import all_cases, read_golden, write_checkpoint
+    from encoders.test_texts import write_tokenizer
+
     folder = tmp_path / "bert"
     folder.mkdir()
     golden, shapes, *_ = read_golden("bert")
