@@ -36,7 +36,8 @@ import printing
 
 from semalign_jax import AffineMap, SweepMethod, anchor_sweep, fit_head, identity_map
 from semalign_jax.stitching import head_accuracy
-from semalign_jax.studies import backend_settings, common, demo, report
+from semalign_jax.studies import backend_settings, demo, drawings, report, settings
+from semalign_jax.studies.tables import Record, summarize, write_csv
 from semalign_jax.sweeps import anchor_order
 from semalign_jax.zeroshot import evaluate_zero_shot
 
@@ -48,8 +49,8 @@ SPLITS = 8
 UNSEEN_CLASSES = 10
 
 #: The four maps and the affine one with a penalty, as in the studies; and a control.
-METHODS = {name: SweepMethod(**options) for name, options in common.METHODS.items()}
-METHODS["shuffled"] = SweepMethod(**common.METHODS["ridge"], shuffled=True)
+METHODS = {name: SweepMethod(**options) for name, options in settings.METHODS.items()}
+METHODS["shuffled"] = SweepMethod(**settings.METHODS["ridge"], shuffled=True)
 
 #: In the order of the report.
 PROTOCOLS = ("text-stitching", "vision-stitching", "zero-shot", "zero-shot-unseen")
@@ -152,19 +153,17 @@ def zero_shot(pair: Pair) -> tuple[Task, dict[str, Any]]:
     }
 
 
-def run_pair(
-    pair: Pair, counts: Sequence[int], methods: Mapping[str, SweepMethod]
-) -> list[report.Record]:
+def run_pair(pair: Pair, counts: Sequence[int], methods: Mapping[str, SweepMethod]) -> list[Record]:
     """Score every method at every anchor count and seed."""
     started = time.perf_counter()
     task, references = stitching(pair) if pair.prompts is None else zero_shot(pair)
     metric, data, axes = task
-    records: list[report.Record] = []
+    records: list[Record] = []
 
     def record(method: str, anchors: int | None, seed: int | None, value: Any) -> None:
         cell = dict(method=method, anchors=anchors, seed=seed, value=float(value))
         names = dict(protocol=pair.protocol, source=pair.source, target=pair.target)
-        records.append(cast(report.Record, names | cell | dict(metric="accuracy")))
+        records.append(cast(Record, names | cell | dict(metric="accuracy")))
 
     for name, scores in references.items():
         if not np.ptp(scores):  # seeds with the same test rows
@@ -192,7 +191,7 @@ def run_pair(
 
 def run_all(
     pairs: Sequence[Pair], counts: Sequence[int], methods: Mapping[str, SweepMethod] = METHODS
-) -> list[report.Record]:
+) -> list[Record]:
     """Run all pairs; those of equal dimensions, which share compiled fits, in one process."""
 
     def dims(index: int) -> tuple[int, int]:
@@ -214,7 +213,7 @@ def run_all(
 
 def run_group(
     pairs: Sequence[Pair], counts: Sequence[int], methods: Mapping[str, SweepMethod]
-) -> list[list[report.Record]]:
+) -> list[list[Record]]:
     """Run pairs one after the other."""
     return [run_pair(pair, counts, methods) for pair in pairs]
 
@@ -226,7 +225,7 @@ Split = Callable[[int], tuple[np.ndarray, np.ndarray]]
 def split_rows(n: int) -> tuple[np.ndarray, np.ndarray]:
     """A fixed split into rows for anchors and heads, and held-out test rows."""
     order = np.random.default_rng(0).permutation(n)
-    cut = n - round(common.DEMO_TEST_SHARE * n)
+    cut = n - round(demo.TEST_SHARE * n)
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
@@ -316,18 +315,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out is not None:
             report.prepare_directory(options.out)
         records = run_all(pairs, counts)
-        rows = report.summarize(records)
+        rows = summarize(records)
         printing.print_tables(rows)
         if options.out is not None:
             report.write_json(options.out / "results.json", records)
-            report.write_csv(options.out / "summary.csv", rows)
-            plots = printing.plot_protocols(options.out, rows)
+            write_csv(options.out / "summary.csv", rows)
+            plots = list(drawings.drawn(rows, ()))
+            for plot in plots:
+                (options.out / f"{plot.name}.png").write_bytes(plot.png)
             elapsed = round(time.perf_counter() - started, 1)
-            settings = {"counts": counts, "seeds": seeds, "splits": splits, "seconds": elapsed}
-            report.write_json(options.out / "run.json", settings | report.environment())
+            made = {"counts": counts, "seeds": seeds, "splits": splits, "seconds": elapsed}
+            report.write_json(options.out / "run.json", made | report.environment())
             print(f"wrote results.json, summary.csv, run.json, {len(plots)} plots: {options.out}")
-            if not plots:
-                print("no plots: install matplotlib (the 'plot' extra)", file=sys.stderr)
     except (ValueError, TypeError, OSError) as error:
         print(f"anchor_sweep: error: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ import numpy as np
 import printing
 
 from semalign_jax import SweepMethod
-from semalign_jax.studies import report
+from semalign_jax.studies.tables import summarize
 
 COUNTS = (10, 50, 200, 800)
 NORMALIZE = ("none", "center", "isotropic", "standard")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     protocols = ("text-stitching", "vision-stitching", "zero-shot")
     pairs = anchor_sweep.demo_pairs(protocols, seeds, splits=1, split=validation_split)
     records = anchor_sweep.run_all(pairs, COUNTS, METHODS)
-    printing.print_tables(report.summarize(records))
+    printing.print_tables(summarize(records))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What the scripts print and write beyond the results of studies."""
 
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from semalign_jax._core.files import write_atomically
-from semalign_jax.studies import figures
-from semalign_jax.studies.report import Row, summary_tables
+from semalign_jax.studies.tables import Row, summary_tables
 
 
 def blas_kernels() -> str:
@@ -55,21 +53,3 @@ def print_tables(rows: Sequence[Row]) -> None:
             shown.add_row(*map(Text, row))
         console.print(shown)
         console.print()
-
-
-def plot_protocols(directory: Path, rows: Sequence[Row]) -> list[Path]:
-    """Write the curves of each protocol to a PNG file of its name (and the metric's, of several).
-
-    Returns:
-        The files written; empty if matplotlib (the `plot` extra) is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        return []
-    several = len({row["metric"] for row in rows}) > 1
-    written = []
-    for protocol, metric in dict.fromkeys((row["protocol"], row["metric"]) for row in rows):
-        here = [row for row in rows if (row["protocol"], row["metric"]) == (protocol, metric)]
-        path = directory / (f"{protocol}-{metric}.png" if several else f"{protocol}.png")
-        write_atomically(path, figures.to_bytes(figures.anchor_curves(here, title=protocol)))
-        written.append(path)
-    return written

@@ -8,13 +8,14 @@ from types import ModuleType
 
 import printing
 
-from semalign_jax.studies import backend_settings, inputs, report
+from semalign_jax.studies import backend_settings, report
+from semalign_jax.studies.settings import Settings, load_settings
 
 
 def run_study(
     name: str,
     study: ModuleType,
-    kind: type[inputs.Settings],
+    kind: type[Settings],
     doc: str,
     arguments: Sequence[str] | None,
 ) -> int:
@@ -47,7 +48,7 @@ def run_study(
         elif options.quick:
             raise ValueError("--quick is for the demo: leave it or --config out")
         else:
-            settings = inputs.load_settings(kind, options.config)
+            settings = load_settings(kind, options.config)
         report.prepare_directory(out)
         results = study.run(settings, out)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:

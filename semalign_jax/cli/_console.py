@@ -20,8 +20,8 @@ import click
 
 if TYPE_CHECKING:
     from .._core.progress import Progress
-    from ..studies.inputs import Settings
-    from ..studies.report import Table
+    from ..studies.settings import Settings
+    from ..studies.tables import Table
 
 #: What the library raises for bad input; the rest is a failure of the run.
 _BAD_INPUT = (

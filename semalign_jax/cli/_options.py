@@ -28,7 +28,7 @@ import click
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from ..studies.inputs import Settings
+    from ..studies.settings import Settings
 
 #: Spellings of the options of a data set.
 DATASET = {"dataset.reader": "--dataset", "dataset.path": "--path", "dataset.options": "--option"}
@@ -373,7 +373,7 @@ def _load(
     """
     from pydantic import ValidationError
 
-    from ..studies.inputs import load_settings
+    from ..studies.settings import load_settings
 
     given = [*_given(settings, params), *((k, f"--set {k}", v) for k, v in (more or {}).items())]
     try:

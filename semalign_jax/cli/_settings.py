@@ -9,8 +9,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from .._core.typing import METHODS, Completion, Method, Normalize, RidgeUnit
-from ..studies import common
-from ..studies.inputs import DataPath, DatasetSettings, EncoderName, PromptSetName, Settings
+from ..studies.settings import (
+    METHODS as STUDY_METHODS,
+)
+from ..studies.settings import (
+    DataPath,
+    DatasetSettings,
+    EncoderName,
+    PromptSetName,
+    Settings,
+)
 
 Count = Annotated[int, Field(ge=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -181,7 +189,7 @@ class FitSettings(Settings):
 
 def usual_normalization(method: Method) -> Normalize:
     """What the commands normalise by if nothing is said."""
-    return common.METHODS[method].get("normalize", "none")
+    return STUDY_METHODS[method].get("normalize", "none")
 
 
 class ApplySettings(Settings):

@@ -81,7 +81,7 @@ def zeroshot(console: "Console", settings: "ZeroShotSettings", study: "StudySett
 
 def _run(name: str, settings: Any, out: Path, console: "Console") -> Outcome:
     from ..studies import backend_settings
-    from ..studies.report import summary_tables
+    from ..studies.tables import summary_tables
 
     # The intervals take longest and need optimised code.
     backend_settings.apply(quick_compile=False)
@@ -124,7 +124,7 @@ def demo(console: "Console", settings: "DemoSettings") -> Outcome:
             finished.result()
             shown.update(done)
     from ..studies.outputs import load_results
-    from ..studies.report import summary_tables
+    from ..studies.tables import summary_tables
 
     found = {name: load_results(out / name) for name in _STUDIES}
     written = _report(out / "report.html", list(found.values()))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from .._core.typing import Method
     from ..stores.store import EmbeddingStore, JoinedRows
-    from ..studies.report import Record
+    from ..studies.tables import Record
     from ._console import Console
     from ._settings import SweepSettings
 
@@ -42,7 +42,7 @@ def sweep(console: "Console", settings: "SweepSettings") -> Outcome:
 
     backend_settings.apply(quick_compile=True)
     from ..stores.store import join_stores, open_store
-    from ..studies import report
+    from ..studies import report, tables
 
     started = time.monotonic()
     if settings.out is not None:
@@ -60,7 +60,7 @@ def sweep(console: "Console", settings: "SweepSettings") -> Outcome:
         )
     console.note(f"{len(parts.train)} pairs to draw anchors from, {len(parts.test)} held out")
     records = _records(settings, source, target, matched, parts)
-    rows = report.summarize(records)
+    rows = tables.summarize(records)
     values: dict[str, Any] = {
         **format_header(FORMAT, VERSION),
         "settings": settings.model_dump(mode="json"),
@@ -83,10 +83,10 @@ def sweep(console: "Console", settings: "SweepSettings") -> Outcome:
         with writing(settings.out):
             report.write_json(settings.out / "results.json", values)
             report.write_json(settings.out / "settings.json", values["settings"])
-            report.write_csv(settings.out / "summary.csv", rows)
+            tables.write_csv(settings.out / "summary.csv", rows)
         lines.append(f"written to {settings.out}: results.json, settings.json, summary.csv")
     shown = {key: value for key, value in values.items() if key != "records"}
-    return Outcome(shown, "\n".join(lines), report.summary_tables(rows))
+    return Outcome(shown, "\n".join(lines), tables.summary_tables(rows))
 
 
 class _Parts(NamedTuple):

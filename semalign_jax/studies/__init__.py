@@ -1,8 +1,9 @@
 """From embeddings to what goes into a manuscript: resumable runs, tables, figures, reports.
 
-`stitching` and `zero_shot` are the two studies, `common` is what they share, `inputs` reads their
-settings, `outputs` and `report` write and read results, `demo` holds the shipped embeddings,
-`backend_settings` make many short programs quick on a CPU.
+`stitching` and `zero_shot` are the two studies; `settings` and `inputs` are what they read, `study`
+runs them, `outputs` writes and reads results with `tables`, `latex`, `figures` and `html`. `demo`
+holds the shipped embeddings, `report` is for scripts, `backend_settings` make many short programs
+quick on a CPU.
 """
 
 import importlib
@@ -10,24 +11,30 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import backend_settings as backend_settings
-    from . import common as common
     from . import demo as demo
     from . import figures as figures
+    from . import html as html
     from . import inputs as inputs
+    from . import latex as latex
     from . import outputs as outputs
     from . import report as report
+    from . import settings as settings
     from . import stitching as stitching
+    from . import tables as tables
     from . import zero_shot as zero_shot
 
 __all__ = [
     "backend_settings",
-    "common",
     "demo",
     "figures",
+    "html",
     "inputs",
+    "latex",
     "outputs",
     "report",
+    "settings",
     "stitching",
+    "tables",
     "zero_shot",
 ]
 

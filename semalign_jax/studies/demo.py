@@ -1,6 +1,7 @@
-"""The shipped embeddings of real data; `benchmarks/demo_embeddings` makes them."""
+"""The shipped embeddings; `benchmarks/demo_embeddings` makes them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import numpy as np
 from safetensors.numpy import load_file
 
 DATA = Path(__file__).parent / "demo_data"
+#: Share of the rows that are tested.
+TEST_SHARE = 0.3
+#: Encoders of the emoji -> embeddings.
+EMOJI = {"EfficientNet-Lite0": "emoji_efficientnet_lite0", "DINOv2-small": "emoji_dinov2_small"}
 
 
 @dataclass(frozen=True)
@@ -16,11 +21,20 @@ class Embeddings:
 
     Attributes:
         values: float32 [rows, dimension].
-        card: the JSON card: source, encoder, row ids, labels (see `benchmarks/demo_embeddings`).
+        card: the JSON card: source, encoder, row ids, labels (see benchmarks/demo_embeddings).
     """
 
     values: np.ndarray
     card: dict
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Names of the rows."""
+        return tuple(self.card["row_ids"])
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Some rows, as a store gives them."""
+        return self.values[positions]
 
     def labels(self, name: str) -> tuple[np.ndarray, list[str]]:
         """Class of every row (int32) and the class names."""
@@ -42,3 +56,17 @@ def load_demo(name: str, directory: Path = DATA) -> Embeddings:
     if values.shape != (len(card["row_ids"]), card["dimension"]):
         raise ValueError(f"demo data: {name} has shape {values.shape}, unlike its card")
     return Embeddings(values, card)
+
+
+def split_demo(sets: Mapping[str, Embeddings]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to test, at random but always the same.
+
+    Rows that repeat an earlier one under any encoder are in neither: nothing that is tested may be
+    an anchor too.
+    """
+    rows = np.arange(len(next(iter(sets.values())).values))
+    for one in sets.values():
+        rows = np.intersect1d(rows, np.unique(one.values, axis=0, return_index=True)[1])
+    order = np.random.default_rng(0).permutation(len(rows))
+    cut = len(rows) - round(TEST_SHARE * len(rows))
+    return rows[np.sort(order[:cut])], rows[np.sort(order[cut:])]

@@ -1,4 +1,4 @@
-"""Figures of the studies in the manner of a paper, as PNG, SVG or PDF bytes.
+"""Figures of the benchmarks in the manner of a paper, as PNG, SVG or PDF bytes.
 
 Needs matplotlib (the `plot` extra). Equal input gives equal bytes on one installation, whatever
 the user's matplotlib settings. No global figure is made, so nothing has to be closed.
@@ -8,11 +8,11 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .report import Row, metric_of, pairs_of, rows_of
+from .tables import PAIR, ClassScore, Row, counts_of, grouped, metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,16 +45,6 @@ DOTTED = "shuffled (dotted)"
 #: Bars of classes that need more inches are continued below.
 WIDEST = 12.0
 SLANTED: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
-
-
-class ClassScore(TypedDict):
-    """Score of one method on one class, with the ends of its confidence interval."""
-
-    method: str
-    label: str
-    value: float
-    lower: float
-    upper: float
 
 
 @contextmanager
@@ -110,18 +100,18 @@ def anchor_curves(rows: Sequence[Row], *, title: str = "", columns: int = 4) -> 
     from matplotlib.figure import Figure
 
     metric = metric_of(rows)
-    counts = sorted({row["anchors"] for row in rows if row["anchors"] is not None})
+    counts = counts_of(rows)
     if counts and counts[0] < 1:
         raise ValueError(f"rows: anchors must be positive on a log axis; got {counts[0]}")
-    pairs = pairs_of(rows)
+    pairs = grouped(rows, *PAIR)
     wide = min(columns, len(pairs))
     high = math.ceil(len(pairs) / wide)
     figure = Figure(figsize=(max(3.2 * wide, 4.2), 2.9 * high + 0.6), layout="constrained")
     axes = figure.subplots(high, wide, squeeze=False, sharey=True)
     looks = _looks(rows)
     several = len({protocol for protocol, _, _ in pairs}) > 1
-    for axis, pair in zip(axes.flat, pairs, strict=False):
-        _draw_curves(axis, rows_of(rows, pair), looks)
+    for axis, (pair, here) in zip(axes.flat, pairs.items(), strict=False):
+        _draw_curves(axis, here, looks)
         protocol, source, target = pair
         name = f"{source} → {target}"
         axis.set_title(_plain(f"{protocol}\n{name}" if several else name), fontsize=9)
@@ -180,8 +170,7 @@ def _looks(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def _draw_curves(axis: "Axes", rows: Sequence[Row], looks: Mapping[str, dict[str, Any]]) -> None:
-    for method in dict.fromkeys(row["method"] for row in rows):
-        mine = [row for row in rows if row["method"] == method]
+    for (method,), mine in grouped(rows, "method").items():
         look = {"label": _plain(method), **looks[method]}
         if mine[0]["anchors"] is None:
             axis.axhline(mine[0]["mean"], linewidth=1, **look)
@@ -252,6 +241,36 @@ def class_bars(
     """
     from matplotlib.figure import Figure
 
+    cells = _checked(scores)
+    methods = list(dict.fromkeys(method for method, _ in cells))
+    labels = list(dict.fromkeys(label for _, label in cells))
+    looks = _bar_looks(methods, references)
+    inches = 0.16 * len(methods) + 0.25
+    rows = math.ceil(len(labels) * inches / (WIDEST - 1))
+    wide = math.ceil(len(labels) / rows)
+    rows = math.ceil(len(labels) / wide)
+    size = (max(4.2, wide * inches + 1), 3.4 if rows == 1 else 2.7 * rows + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, squeeze=False)[:, 0]
+    for axis, start in zip(axes, range(0, len(labels), wide), strict=True):
+        here = labels[start : start + wide]
+        _draw_bars(axis, cells, here, looks)
+        if chance is not None:
+            axis.axhline(chance, color="0.35", linestyle="--", linewidth=1, label="chance")
+        axis.set_ylim(limits)
+        axis.set_xlim(-0.6, wide - 0.4)  # bars of one width in all rows
+        slanted = SLANTED if wide > 4 else {}
+        axis.set_xticks(range(len(here)), [_plain(label) for label in here], **slanted)
+        axis.set_ylabel(_plain(metric))
+        axis.grid(visible=True, axis="y")
+    axes[0].set_title(_plain(title))
+    _add_legend(figure, list(axes))
+    _fix_layout(figure)
+    return figure
+
+
+def _checked(scores: Sequence[ClassScore]) -> dict[tuple[str, str], ClassScore]:
+    """(method, label) -> score."""
     if not scores:
         raise ValueError("scores is empty: there is nothing to draw")
     cells: dict[tuple[str, str], ClassScore] = {}
@@ -265,59 +284,41 @@ def class_bars(
                 f"upper {score['upper']}"
             )
         cells[cell] = score
-    methods = list(dict.fromkeys(method for method, _ in cells))
-    labels = list(dict.fromkeys(label for _, label in cells))
-    others = [method for method in methods if method not in references]
-    looks = {
-        method: {
-            "color": PALETTE[i % len(PALETTE)],
-            "hatch": ("", "///", "...")[i // len(PALETTE) % 3],
-        }
-        for i, method in enumerate(others)
-    }
-    for i, method in enumerate(method for method in methods if method in references):
-        looks[method] = {"color": ("0.45", "0.75")[i % 2], "hatch": ("", "///")[i // 2 % 2]}
-    width = 0.8 / len(methods)
-    inches = 0.16 * len(methods) + 0.25
-    rows = math.ceil(len(labels) * inches / (WIDEST - 1))
-    wide = math.ceil(len(labels) / rows)
-    rows = math.ceil(len(labels) / wide)
-    size = (max(4.2, wide * inches + 1), 3.4 if rows == 1 else 2.7 * rows + 0.6)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, squeeze=False)[:, 0]
-    for axis, start in zip(axes, range(0, len(labels), wide), strict=True):
-        here = labels[start : start + wide]
-        for number, method in enumerate(methods):
-            places = [i for i, label in enumerate(here) if (method, label) in cells]
-            mine = [cells[method, here[i]] for i in places]
-            middles = np.array(places) + (number - (len(methods) - 1) / 2) * width
-            axis.bar(
-                middles,
-                [score["value"] for score in mine],
-                width * 0.92,
-                label=_plain(method),
-                **looks[method],
-            )
-            # Not error bars: a bootstrap interval need not contain the estimate.
-            axis.vlines(
-                middles,
-                [score["lower"] for score in mine],
-                [score["upper"] for score in mine],
-                color="0.25",
-                linewidth=1,
-            )
-        if chance is not None:
-            axis.axhline(chance, color="0.35", linestyle="--", linewidth=1, label="chance")
-        axis.set_ylim(limits)
-        axis.set_xlim(-0.6, wide - 0.4)  # bars of one width in all rows
-        slanted = SLANTED if wide > 4 else {}
-        axis.set_xticks(range(len(here)), [_plain(label) for label in here], **slanted)
-        axis.set_ylabel(_plain(metric))
-        axis.grid(visible=True, axis="y")
-    axes[0].set_title(_plain(title))
-    _add_legend(figure, list(axes))
-    _fix_layout(figure)
-    return figure
+    return cells
+
+
+def _bar_looks(methods: Sequence[str], references: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and hatch of each method, in the order of the methods."""
+    others = iter(range(len(methods)))
+    greys = iter(range(len(methods)))
+    looks = {}
+    for method in methods:
+        if method in references:
+            i = next(greys)
+            looks[method] = {"color": ("0.45", "0.75")[i % 2], "hatch": ("", "///")[i // 2 % 2]}
+        else:
+            i = next(others)
+            hatch = ("", "///", "...")[i // len(PALETTE) % 3]
+            looks[method] = {"color": PALETTE[i % len(PALETTE)], "hatch": hatch}
+    return looks
+
+
+def _draw_bars(
+    axis: "Axes",
+    cells: Mapping[tuple[str, str], ClassScore],
+    labels: Sequence[str],
+    looks: Mapping[str, dict[str, Any]],
+) -> None:
+    width = 0.8 / len(looks)
+    for number, (method, look) in enumerate(looks.items()):
+        places = [i for i, label in enumerate(labels) if (method, label) in cells]
+        mine = [cells[method, labels[i]] for i in places]
+        middles = np.array(places) + (number - (len(looks) - 1) / 2) * width
+        values = [score["value"] for score in mine]
+        axis.bar(middles, values, width * 0.92, label=_plain(method), **look)
+        # Not error bars: a bootstrap interval need not contain the estimate.
+        lower, upper = ([score[end] for score in mine] for end in ("lower", "upper"))
+        axis.vlines(middles, lower, upper, color="0.25", linewidth=1)
 
 
 @_style()
@@ -349,20 +350,9 @@ def score_matrices(
     """
     from matplotlib.figure import Figure
 
-    if not panels:
-        raise ValueError("panels is empty: give at least one matrix")
-    matrices = {name: np.asarray(values, float) for name, values in panels.items()}
-    for name, values in matrices.items():
-        if values.shape != (len(sources), len(targets)):
-            raise ValueError(
-                f"panels[{name!r}] must have shape {(len(sources), len(targets))}, as sources and "
-                f"targets; got {values.shape}"
-            )
+    matrices = _checked_panels(panels, (len(sources), len(targets)))
     every = np.stack(list(matrices.values()))
-    finite = every[np.isfinite(every)]
-    if not finite.size:
-        raise ValueError("panels: no score is finite, there is nothing to draw")
-    low, high = limits or (finite.min(), finite.max())
+    low, high = limits or (np.nanmin(every), np.nanmax(every))
     width, height = max(1.2, 0.62 * len(targets) + 0.3), 0.45 * len(sources) + 0.7
     columns = max(1, min(len(matrices), int((WIDEST - 2.3) / width)))
     rows = -(-len(matrices) // columns)
@@ -372,14 +362,7 @@ def score_matrices(
     for axis in grid.flat[len(matrices) :]:
         axis.remove()
     for axis, (name, values) in zip(axes, matrices.items(), strict=True):
-        shown = np.where(np.isfinite(values), values, np.nan)
-        # cividis was made to look alike with and without red-green deficiency (Nuñez et al. 2018).
-        axis.imshow(shown, "cividis", vmin=low, vmax=high)
-        for row, column in np.argwhere(np.isfinite(values)):
-            dark = values[row, column] <= (low + high) / 2
-            text = f"{values[row, column]:.{digits}f}"
-            color = "white" if dark else "black"
-            axis.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+        _draw_matrix(axis, values, low, high, digits)
         axis.set_xticks(range(len(targets)), [_plain(name) for name in targets], **SLANTED)
         axis.set_yticks(range(len(sources)), [_plain(name) for name in sources])
         axis.tick_params(length=0)
@@ -395,32 +378,31 @@ def score_matrices(
     return figure
 
 
-def matrix_of(
-    rows: Sequence[Row],
-    sources: Sequence[str],
-    targets: Sequence[str],
-    *,
-    protocol: str,
-    method: str,
-    anchors: int | None,
-) -> np.ndarray:
-    """Means of one method at one anchor count, for `score_matrices`.
+def _checked_panels(
+    panels: Mapping[str, np.ndarray], shape: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """The matrices, NaN where they are not finite."""
+    if not panels:
+        raise ValueError("panels is empty: give at least one matrix")
+    matrices = {}
+    for name, given in panels.items():
+        values = np.asarray(given, float)
+        if values.shape != shape:
+            raise ValueError(
+                f"panels[{name!r}] must have shape {shape}, as sources and targets; got "
+                f"{values.shape}"
+            )
+        matrices[name] = np.where(np.isfinite(values), values, np.nan)
+    if all(np.isnan(values).all() for values in matrices.values()):
+        raise ValueError("panels: no score is finite, there is nothing to draw")
+    return matrices
 
-    Returns:
-        The means [sources, targets], NaN where there is none.
 
-    Raises:
-        ValueError: if no row matches, the rows have several metrics, or an encoder is not among
-            the names.
-    """
-    wanted = (protocol, method, anchors)
-    here = [r for r in rows if (r["protocol"], r["method"], r["anchors"]) == wanted]
-    if not here:
-        raise ValueError(
-            f"rows: none has protocol {protocol!r}, method {method!r} and {anchors} anchors"
-        )
-    metric_of(here)
-    values = np.full((len(sources), len(targets)), np.nan)
-    for row in here:
-        values[sources.index(row["source"]), targets.index(row["target"])] = row["mean"]
-    return values
+def _draw_matrix(axis: "Axes", values: np.ndarray, low: float, high: float, digits: int) -> None:
+    # cividis was made to look alike with and without red-green deficiency (Nuñez et al. 2018).
+    axis.imshow(values, "cividis", vmin=low, vmax=high)
+    for row, column in np.argwhere(np.isfinite(values)):
+        dark = values[row, column] <= (low + high) / 2
+        text = f"{values[row, column]:.{digits}f}"
+        color = "white" if dark else "black"
+        axis.text(column, row, text, ha="center", va="center", color=color, fontsize=8)

@@ -1,138 +1,108 @@
-"""What a study is made of: its settings, a data set, and embeddings matched to it by id."""
+"""What a study reads: labelled images of a data set in parts, and their embeddings by id."""
 
 import inspect
-import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
 
 from .. import data
-from .._core.documents import SUFFIXES, read_document
-from ..data import ImageTextDataset
+from .._core.checks import first_few
+from .._core.files import content_hash
+from ..data import ImageTextDataset, Label
+from ..data._dataset import known_groups
 from ..stores.store import EmbeddingStore, open_store
+from .demo import Embeddings
+from .settings import READERS, DatasetSettings, PatientSplit, StudySettings
 
-READERS: Mapping[str, Callable[..., ImageTextDataset]] = {
-    "table": data.read_table,
-    "mimic-cxr": data.read_mimic_cxr,
-    "rsna": data.read_rsna,
-    "vindr-cxr": data.read_vindr_cxr,
-    "open-i": data.read_open_i,
-    "chexpert": data.read_chexpert,
-    "padchest": data.read_padchest,
-}
-_SHOWN = 5
+_SHOWN = 5  # ids in one message
 
 
-def _beside_the_settings(path: Path, info: ValidationInfo) -> Path:
-    base = (info.context or {}).get("base")
-    return path.expanduser() if base is None else base / path.expanduser()
+#: Embeddings by row: of a user, or shipped ones.
+Store: TypeAlias = EmbeddingStore | Embeddings
 
 
-#: A path of the settings; a relative one starts at the folder of the settings file.
-DataPath = Annotated[Path, AfterValidator(_beside_the_settings)]
-
-
-def _folder_or_id(value: str, info: ValidationInfo) -> str:
-    folder = _beside_the_settings(Path(value), info)
-    return str(folder.absolute()) if folder.is_dir() else value
-
-
-def _file_or_name(value: str, info: ValidationInfo) -> str:
-    if Path(value).suffix not in SUFFIXES:
-        return value
-    return str(_beside_the_settings(Path(value), info).absolute())
-
-
-#: An encoder: a folder, found as a `DataPath` is; what is none is an id on the Hugging Face hub.
-EncoderName = Annotated[str, AfterValidator(_folder_or_id)]
-#: A prompt set: a file, found as a `DataPath` is, or the name of one of `shipped_prompt_sets`.
-PromptSetName = Annotated[str, AfterValidator(_file_or_name)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, and unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-S = TypeVar("S", bound=Settings)
-
-
-class DatasetSettings(Settings):
-    """A data set on disk.
+class Part(NamedTuple):
+    """One part of the images.
 
     Attributes:
-        reader: which of `READERS`.
-        path: its folder, or for "table" the CSV or Parquet file.
-        options: keyword options of the reader, e.g. ``{"image": "path", "label": "finding"}``;
-            paths among them start where `path` does.
+        ids: of the images [n].
+        patients: of the images [n].
+        labels: classes [n], or 0/1 [n, labels].
+        known: which labels are known [n, labels]; None for classes.
     """
 
-    reader: Literal["table", "mimic-cxr", "rsna", "vindr-cxr", "open-i", "chexpert", "padchest"]
-    path: DataPath
-    options: dict[str, Any] = {}
+    ids: np.ndarray
+    patients: np.ndarray
+    labels: np.ndarray
+    known: np.ndarray | None
 
-    @field_validator("options")
-    @classmethod
-    def _paths(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        reader = info.data.get("reader")
-        if reader is None:  # a problem of its own
-            return options
-        parameters = inspect.signature(READERS[reader]).parameters
+
+@dataclass(frozen=True, eq=False)
+class StudyData:
+    """What encoders are compared on; embeddings are read when they are needed.
+
+    Attributes:
+        names: of the classes or labels.
+        task: "single-label" or "multi-label".
+        parts: labelled parts by name.
+        anchors: ids and patients of what anchors are drawn from.
+        stores: setting -> name of an encoder -> its embeddings.
+        notes: what a reader should know.
+    """
+
+    names: tuple[str, ...]
+    task: str
+    parts: Mapping[str, Part]
+    anchors: tuple[np.ndarray, np.ndarray]
+    stores: Mapping[str, Mapping[str, Store]]
+    notes: Sequence[str]
+
+    def embeddings(self, setting: str, name: str, ids: np.ndarray) -> np.ndarray:
+        """Rows by id ``[n, d]``, float32 (or float64 if they are stored so).
+
+        Raises:
+            ValueError: if a row is not finite.
+        """
+        store = self.stores[setting][name]
+        places = {key: row for row, key in enumerate(store.ids)}
+        rows = store.rows(np.array([places[key] for key in ids]))
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"{setting}.{name}: the store holds NaN or infinity in {bad.size} rows, first in "
+                f"that of {str(ids[bad[0]])!r}: embed it again, or leave it out"
+            )
+        return rows if rows.dtype == np.float64 else rows.astype(np.float32)
+
+    def digests(self) -> dict[str, Any]:
+        """Of all that scores rest on; not of where the data lie."""
+
+        def of(store: Store) -> str:
+            if isinstance(store, Embeddings):
+                return digest(store.values)
+            return digest((store.folder / "manifest.json").read_bytes())  # has checksums of rows
+
         return {
-            name: str(_beside_the_settings(Path(value), info))
-            if isinstance(value, str)
-            and name in parameters
-            and os.PathLike in get_args(parameters[name].annotation)
-            else value
-            for name, value in options.items()
+            "stores": {
+                setting: {name: of(store) for name, store in stores.items()}
+                for setting, stores in self.stores.items()
+            },
+            "parts": {name: digest(*part) for name, part in self.parts.items()},
+            "anchors": digest(*self.anchors),
+            "names": list(self.names),
         }
 
 
-def load_settings(
-    kind: type[S], path: Path | None = None, overrides: Mapping[str, Any] | None = None
-) -> S:
-    """Read settings from a JSON or YAML file.
+def digest(*parts: np.ndarray | bytes | None) -> str:
+    """A short hash of arrays, their dtypes and shapes, and of bytes."""
+    return content_hash(parts)[:16]
 
-    Args:
-        kind: what they are.
-        path: the file; None for the defaults.
-        overrides: values that go before those of the file, e.g. of a command line. Keys of inner
-            objects are joined with dots.
 
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for a file that cannot be read, and for unknown, missing or wrong values; names
-            the file and every key.
-    """
-    values = {} if path is None else read_document(path, "settings file")
-    where = "settings" if path is None else str(path)
-    if not isinstance(values, dict):
-        raise ValueError(f"{where}: expected an object of keys and values; got {values!r:.80}")
-    for name, value in (overrides or {}).items():
-        *outer, last = name.split(".")
-        inner = values
-        for key in outer:
-            inner = inner.setdefault(key, {})
-        inner[last] = value
-    try:
-        return kind.model_validate(values, context={"base": path.parent if path else None})
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}"
-            for one in error.errors(include_url=False)
-        ]
-        raise ValueError(f"{where}: {'; '.join(problems)}") from None
+# --- data sets and stores ----------------------------------------------------------------------
 
 
 def read_dataset(settings: DatasetSettings) -> ImageTextDataset:
@@ -156,55 +126,170 @@ def read_dataset(settings: DatasetSettings) -> ImageTextDataset:
         raise ValueError(f"dataset.options of {settings.reader!r}: {error}") from None
 
 
-class Matched(NamedTuple):
-    """What `match_stores` returns.
-
-    Attributes:
-        data: the images that all stores have.
-        embeddings: store name -> ``[n, d]``, float32 (or float64), row i belongs to image i.
-        left_out: how many images of the data set have no row in some store.
-    """
-
-    data: ImageTextDataset
-    embeddings: dict[str, np.ndarray]
-    left_out: int
-
-
-def match_stores(dataset: ImageTextDataset, stores: Mapping[str, Path]) -> Matched:
-    """Read the embeddings of a data set's images, by id.
+def open_stores(key: str, folders: Mapping[str, Path]) -> dict[str, EmbeddingStore]:
+    """Open folders of embeddings.
 
     Args:
-        dataset: the images.
-        stores: name -> folder of embeddings, see `open_store`. Rows of other ids are not read.
+        key: of the settings, for messages.
+        folders: name -> folder.
 
     Raises:
-        FileNotFoundError: if a store is missing.
-        ValueError: if an id occurs twice in a store, or no image is in all of them.
+        FileNotFoundError: if a folder is missing, or is no store.
+        ValueError: if an id occurs twice in a store.
     """
-    opened = {name: open_store(folder) for name, folder in stores.items()}
-    places = {name: _places(name, store) for name, store in opened.items()}
-    kept = [
-        number
-        for number, key in enumerate(dataset.ids)
-        if all(key in place for place in places.values())
-    ]
-    if not kept:
-        firsts = {name: list(store.ids[:_SHOWN]) for name, store in opened.items()}
+    opened = {}
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{key}.{name}: there is no folder {folder}")
+        store = open_store(folder)
+        if len(set(store.ids)) < len(store):
+            twice = next(key for key, number in Counter(store.ids).items() if number > 1)
+            raise ValueError(f"{key}.{name}: {folder} has the id {twice!r} twice")
+        opened[name] = store
+    return opened
+
+
+def in_all_stores(
+    dataset: ImageTextDataset, stores: Mapping[str, EmbeddingStore], where: str
+) -> ImageTextDataset:
+    """The images that have a row in all stores.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    known = set(dataset.ids).intersection(*(store.ids for store in stores.values()))
+    if not known:
+        firsts = {name: list(store.ids[:_SHOWN]) for name, store in stores.items()}
         raise ValueError(
-            f"no image of {dataset.name} is in all stores: its ids begin with "
+            f"no image of {where} is in all stores: its ids begin with "
             f"{list(dataset.ids[:_SHOWN])}, those of the stores with {firsts}"
         )
-    selected = dataset.select(np.array(kept))
-    embeddings = {}
-    for name, store in opened.items():
-        rows = store.rows(np.array([places[name][key] for key in selected.ids]))
-        embeddings[name] = rows if rows.dtype == np.float64 else rows.astype(np.float32)
-    return Matched(selected, embeddings, len(dataset) - len(kept))
+    return dataset.select(np.array([key in known for key in dataset.ids], bool))
 
 
-def _places(name: str, store: EmbeddingStore) -> dict[str, int]:
-    places = {key: row for row, key in enumerate(store.ids)}
-    if len(places) < len(store):
-        twice = next(key for row, key in enumerate(store.ids) if places[key] != row)
-        raise ValueError(f"{name}: {store.folder} has the id {twice!r} twice")
-    return places
+# --- parts -------------------------------------------------------------------------------------
+
+
+def rows_of_parts(
+    dataset: ImageTextDataset,
+    usable: np.ndarray,
+    splits: Mapping[str, Sequence[str] | None],
+    patient_split: PatientSplit | None,
+    where: str,
+    *,
+    stratify: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Rows of parts, which are splits of the data set or have no patient in common.
+
+    Args:
+        dataset: all images.
+        usable: rows that can be used.
+        splits: part, which is the name of a setting -> its splits; None leaves it out.
+        patient_split: how patients are split instead.
+        where: what the data set is called in messages.
+        stratify: labels of the usable rows that a split of patients keeps balanced.
+
+    Raises:
+        ValueError: for a split without an image that can be used, and too few patients.
+    """
+    if patient_split is not None:
+        patients = [dataset.patients[row] for row in usable]
+        fractions, seed = patient_split.fractions(), patient_split.seed
+        try:
+            found = data.patient_split(patients, fractions, seed, stratify=stratify)
+        except ValueError as error:
+            raise ValueError(f"patient_split of {where}: {error}") from None
+        return {name: usable[rows] for name, rows in found.parts.items()}
+    there = np.array(dataset.splits)[usable]
+    wanted = {name: chosen for name, chosen in splits.items() if chosen is not None}
+    for name, chosen in wanted.items():
+        for split in chosen:
+            if split not in there:
+                raise ValueError(
+                    f"{name}: {where} has no image of the split {split!r} that can be used; its "
+                    f"splits are {known_groups(dataset.splits)}"
+                )
+    return {name: usable[np.isin(there, chosen)] for name, chosen in wanted.items()}
+
+
+def check_anchor_counts(counts: Sequence[int], number: int, what: str) -> None:
+    """Refuse more anchors than there are."""
+    if max(counts) > number:
+        raise ValueError(f"counts: {max(counts)} anchors are more than the {number} {what}")
+
+
+def size(part: ImageTextDataset, purpose: str, what: str = "images") -> str:
+    """Numbers of images and patients, for a note."""
+    return f"{len(part)} {what} of {len(set(part.patients))} patients {purpose}"
+
+
+# --- labels ------------------------------------------------------------------------------------
+
+
+def binary_labels(
+    part: ImageTextDataset, columns: Sequence[int], settings: StudySettings
+) -> data.BinaryLabels:
+    """Labels of some columns, and which are known, [n, columns] each."""
+    names = tuple(part.label_names[column] for column in columns)
+    chosen = replace(part, labels=part.labels[:, columns], label_names=names)
+    return data.binary_labels(chosen, settings.uncertain, blank=settings.blank)
+
+
+def labelled(
+    name: str,
+    part: ImageTextDataset,
+    columns: Sequence[int],
+    task: str,
+    settings: StudySettings,
+    where: str,
+) -> Part:
+    """The labels of a part.
+
+    Raises:
+        ValueError: if the task is "single-label" and an image has not exactly one of the labels.
+    """
+    ids, patients = np.array(part.ids), np.array(part.patients)
+    labels, known = binary_labels(part, columns, settings)
+    if task == "multi-label":
+        return Part(ids, patients, labels, known)
+    positive = (labels == 1) & known
+    bad = np.flatnonzero(positive.sum(axis=1) != 1)
+    if bad.size:
+        wanted = first_few([part.label_names[column] for column in columns])
+        # Also those outside of the chosen labels.
+        has = np.flatnonzero(part.labels[bad[0]] == Label.POSITIVE)
+        found = first_few([part.label_names[i] for i in has]) or "no label"
+        raise ValueError(
+            f"{where}: {bad.size} images of {name} do not have exactly one of the labels {wanted}, "
+            f"as a single-label task needs; the first is {part.ids[bad[0]]!r} with {found}. Leave "
+            "these rows out, or take a multi-label task"
+        )
+    return Part(ids, patients, positive.argmax(axis=1).astype(np.int32), None)
+
+
+def one_valued(part: Part, names: Sequence[str]) -> list[str]:
+    """Labels that all known images of a part have, or none has."""
+    labels, known = part.labels, part.known
+    if labels.ndim == 1:
+        labels = labels[:, None] == np.arange(len(names))
+    known = np.ones(labels.shape, bool) if known is None else known
+    both = ((labels == 1) & known).any(axis=0) & ((labels == 0) & known).any(axis=0)
+    return [name for name, fine in zip(names, both, strict=True) if not fine]
+
+
+def check_tested(part: Part, names: Sequence[str], where: str) -> None:
+    """Refuse test images on which no score is defined."""
+    if len(one_valued(part, names)) == len(names):
+        raise ValueError(
+            f"{where}: every label has the same value in all {len(part.ids)} test images, so that "
+            "no score is defined: choose other splits or labels"
+        )
+
+
+def note_of_one_valued(
+    name: str, part: Part, names: Sequence[str], effect: str = "no AUROC"
+) -> list[str]:
+    """A note on labels that a part cannot tell anything about, if there are any."""
+    lacking = one_valued(part, names)
+    about = f"Classes with the same value in all {name} images ({effect}; left out of macro means)"
+    return [f"{about}: {first_few(lacking)}."] if lacking else []

@@ -5,6 +5,11 @@ by patient. Studies that write reports are in `studies`.
 """
 
 from . import baselines as baselines
+from ._protocol_data import AnchorPairs as AnchorPairs
+from ._protocol_data import Images as Images
+from ._protocol_data import Multimodal as Multimodal
+from ._protocol_metrics import ScoreReport as ScoreReport
+from ._protocol_metrics import evaluate_scores as evaluate_scores
 from .prompts import ClassPrompts as ClassPrompts
 from .prompts import PromptSet as PromptSet
 from .prompts import PromptTexts as PromptTexts
@@ -12,12 +17,7 @@ from .prompts import embedded_prompts as embedded_prompts
 from .prompts import load_prompts as load_prompts
 from .prompts import prompt_texts as prompt_texts
 from .prompts import shipped_prompt_sets as shipped_prompt_sets
-from .protocol import AnchorPairs as AnchorPairs
-from .protocol import Images as Images
-from .protocol import Multimodal as Multimodal
-from .protocol import ScoreReport as ScoreReport
 from .protocol import ZeroShotResult as ZeroShotResult
-from .protocol import evaluate_scores as evaluate_scores
 from .protocol import zero_shot_protocol as zero_shot_protocol
 from .scores import AnchorSpace as AnchorSpace
 from .scores import EmbeddedPrompts as EmbeddedPrompts

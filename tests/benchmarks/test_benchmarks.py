@@ -35,7 +35,7 @@ def test_demo_text_stitching_writes_its_results(tmp_path):
     assert 0.25 < scores["ridge"] < 0.5
     assert scores["shuffled"] < 0.1
     assert (tmp_path / "summary.csv").is_file()
-    assert (tmp_path / "text-stitching.png").is_file()
+    assert (tmp_path / "curves-text-stitching-accuracy.png").is_file()
 
 
 def test_bad_counts_are_named(capsys):

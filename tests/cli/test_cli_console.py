@@ -15,7 +15,8 @@ from cli_cases import error_of, pair_of_stores, run, values_of
 import semalign_jax as sa
 from semalign_jax.cli import _console, _options, _settings
 from semalign_jax.cli._app import COMMANDS, app
-from semalign_jax.studies import inputs, stitching, zero_shot
+from semalign_jax.studies import stitching, zero_shot
+from semalign_jax.studies.settings import READERS, load_settings
 
 DOCS = Path(__file__).parents[2] / "docs" / "command.md"
 
@@ -88,7 +89,7 @@ def test_help_says_what_values_there_are_and_which_is_taken():
     sweep = {one.key: one for one in options_of("sweep")}
     assert sweep["anchors"].metavar == "N,..."
     assert sweep["anchors"].help.endswith("[default: 50, 100, 200, 400]")
-    assert f"[one of: {', '.join(inputs.READERS)}]" in sweep["dataset.reader"].help
+    assert f"[one of: {', '.join(READERS)}]" in sweep["dataset.reader"].help
     embed = {one.key: one for one in options_of("embed")}
     assert embed["content"].names == ["--images", "--texts"]
     assert embed["split"].help.endswith("[repeatable]")
@@ -126,7 +127,7 @@ def test_settings_of_the_documentation_can_be_used(tmp_path):
     assert sorted(names) == sorted(kinds)
     for name, block in zip(names, blocks, strict=True):
         (tmp_path / name).write_text(block)
-        inputs.load_settings(kinds[name], tmp_path / name)
+        load_settings(kinds[name], tmp_path / name)
 
 
 def test_version_and_completion():

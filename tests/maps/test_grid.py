@@ -124,8 +124,9 @@ def run(method, options, shape, seeds, dtype):
 
 @pytest.mark.parametrize("number", range(len(FITS)))
 def test_some_random_problems(number):
+    method, options = FITS[number]
     for i, dtype in enumerate(("float32", "float64")):
-        run(*FITS[number], SHAPES[(2 * number + 3 * i) % len(SHAPES)], range(15), dtype)
+        run(method, options, SHAPES[(2 * number + 3 * i) % len(SHAPES)], range(15), dtype)
 
 
 @pytest.mark.slow

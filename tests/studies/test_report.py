@@ -1,11 +1,11 @@
 import base64
-import html.parser
 import io
 import json
 import math
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,12 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
-from semalign_jax.studies import cells, figures, report
+from semalign_jax.studies import cells, figures, html, latex, report, tables
 
 
 def row(method, anchors, mean, *, pair=("zero-shot", "vit", "bert"), **others):
     protocol, source, target = pair
-    return report.Row(
+    return tables.Row(
         protocol=protocol,
         source=source,
         target=target,
@@ -45,7 +45,7 @@ ROWS = [
 
 
 def test_latex_table_is_methods_by_counts_with_the_best_in_bold():
-    assert report.latex_table(ROWS, caption="AUROC in %", label="tab:zero_shot") == (
+    assert latex.latex_table(ROWS, caption="AUROC in %", label="tab:zero_shot") == (
         r"""\begin{table}
 \centering
 \caption{AUROC in \%}
@@ -67,7 +67,7 @@ ortho & \textbf{.712}{\tiny$\pm$.010} & \textbf{.820}{\tiny$\pm$.010} \\
 
 def test_latex_best_may_be_the_smallest_and_numbers_per_cent():
     def text(best):
-        return report.latex_table(ROWS, best=best, spread="none", scale=100, digits=2)
+        return latex.latex_table(ROWS, best=best, spread="none", scale=100, digits=2)
 
     assert r"affine & \textbf{61.00} & 82.04 \\" in text("min")
     assert r"ortho & 71.20 & \textbf{81.96} \\" in text("min")
@@ -82,7 +82,7 @@ def test_latex_intervals_parts_gaps_and_undefined_scores():
         row("ortho", 10, math.nan, lower=math.nan, upper=math.nan),
         row("ortho", 20, 0.5, lower=0.4, upper=0.6, pair=("stitching", "a_b", "c&d")),
     ]
-    text = report.latex_table(rows, spread="interval", digits=2)
+    text = latex.latex_table(rows, spread="interval", digits=2)
     assert r"affine & \textbf{.70} [.65, .74] &  \\" in text
     assert r"ortho & -- &  \\" in text
     assert r"ortho &  & \textbf{.50} [.40, .60] \\" in text
@@ -91,19 +91,19 @@ def test_latex_intervals_parts_gaps_and_undefined_scores():
 
 
 def test_latex_table_without_counts_has_one_column():
-    text = report.latex_table([row("a", None, 0.2), row("b", None, 0.4)], spread="none")
+    text = latex.latex_table([row("a", None, 0.2), row("b", None, 0.4)], spread="none")
     assert "method & AUROC \\\\\n" in text
     assert "b & \\textbf{.400} \\\\\n" in text
 
 
 def test_latex_numbers_below_one_have_no_leading_zero():
     rows = [row("a", 10, -0.25), row("a", 20, 1.0), row("a", 50, 10.5)]
-    text = report.latex_table(rows, spread="none", best="none", digits=2)
+    text = latex.latex_table(rows, spread="none", best="none", digits=2)
     assert r"a & -.25 & 1.00 & 10.50 \\" in text
 
 
 def test_latex_text_has_no_active_characters():
-    text = report.latex_text("a_b & 5% $x$ #1 {y} \\cmd ~ ^ [opt] *\n\n<|>")
+    text = latex.latex_text("a_b & 5% $x$ #1 {y} \\cmd ~ ^ [opt] *\n\n<|>")
     left = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\{[][*]\}", "", text)
     assert not set("\\{}$&#^_%~[]*<>|\n") & set(left)
     assert text.startswith(r"a\_b \& 5\% \$x\$ \#1 \{y\} \textbackslash{}cmd")
@@ -115,14 +115,14 @@ def test_latex_text_has_no_active_characters():
         ([], {}, "rows must be those of one metric; got none"),
         ([*ROWS, row("affine", 10, 0.5, metric="accuracy")], {}, "AUROC, accuracy"),
         (ROWS, {"spread": "interval"}, "'upper bound' has no lower and upper"),
-        (ROWS, {"spread": "sem"}, "spread must be one of std, interval, none"),
+        (ROWS, {"spread": "sem"}, "spread must be one of 'std', 'interval', 'none'"),
         (ROWS, {"best": "most"}, "best must be one of"),
         (ROWS, {"label": "tab}x"}, "label must be of letters"),
     ],
 )
 def test_latex_mistakes_are_named(rows, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        report.latex_table(rows, **options)
+        latex.latex_table(rows, **options)
 
 
 # Tables
@@ -130,7 +130,7 @@ def test_latex_mistakes_are_named(rows, options, message):
 
 def test_summary_tables_have_one_per_metric_and_pair():
     rows = [*ROWS, row("affine", None, 0.5, metric="accuracy", seeds=1)]
-    first, second = report.summary_tables(rows)
+    first, second = tables.summary_tables(rows)
     assert first == (
         "zero-shot: vit → bert (AUROC, mean ± std)",
         ["anchors", "10", "100"],
@@ -145,11 +145,11 @@ def test_summary_tables_have_one_per_metric_and_pair():
 
 
 def test_csv_has_intervals_only_where_rows_have_them(tmp_path):
-    report.write_csv(tmp_path / "a.csv", ROWS)
+    tables.write_csv(tmp_path / "a.csv", ROWS)
     assert (tmp_path / "a.csv").read_text().splitlines()[1] == (
         "zero-shot,vit,bert,upper bound,,AUROC,0.950000,0.010000,1"
     )
-    report.write_csv(tmp_path / "b.csv", [*ROWS, row("c", 5, 0.5, lower=0.25, upper=0.75)])
+    tables.write_csv(tmp_path / "b.csv", [*ROWS, row("c", 5, 0.5, lower=0.25, upper=0.75)])
     lines = (tmp_path / "b.csv").read_text().splitlines()
     assert lines[0].endswith(",seeds,lower,upper")
     assert lines[1].endswith(",1,,")
@@ -178,13 +178,11 @@ def some_figures():
 @pytest.mark.parametrize("name", some_figures())
 def test_figures_are_equal_bytes_each_time(name):
     make = some_figures()[name]
-    figure = make()
     starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
-    for format, start in starts.items():
-        data = figures.to_bytes(figure, format)
-        assert data.startswith(start)
-        assert data == figures.to_bytes(make(), format)
-    pixels = imread(io.BytesIO(figures.to_bytes(figure)))[..., :3]
+    first, again = ({f: figures.to_bytes(one, f) for f in starts} for one in (make(), make()))
+    assert first == again
+    assert all(first[format].startswith(start) for format, start in starts.items())
+    pixels = imread(io.BytesIO(first["png"]))[..., :3]
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
@@ -284,14 +282,7 @@ def test_a_control_is_dotted_in_the_colour_of_its_method():
 
 def test_matrix_cells_hold_the_scores_and_undefined_ones_are_empty():
     names = ["vit", "dino"], ["bert", "roberta"]
-    values = figures.matrix_of(
-        [*ROWS, row("affine", 10, 0.3, pair=("zero-shot", "dino", "roberta"))],
-        *names,
-        protocol="zero-shot",
-        method="affine",
-        anchors=10,
-    )
-    np.testing.assert_array_equal(values, [[0.61, np.nan], [np.nan, 0.3]])
+    values = np.array([[0.61, np.nan], [np.nan, 0.3]])
     panels = {"affine": values, "ortho": values + 1}
     *axes, bar = figures.score_matrices(panels, *names, metric="AUROC").axes
     assert [axis.get_title() for axis in axes] == ["affine", "ortho"]
@@ -304,12 +295,12 @@ def test_matrix_cells_hold_the_scores_and_undefined_ones_are_empty():
 
 
 def test_many_matrices_take_several_rows():
-    names = [f"encoder {i}" for i in range(12)]
-    panels = {f"method {i}": np.full((12, 12), i / 5) for i in range(3)}
+    names = [f"encoder {i}" for i in range(8)]
+    panels = {f"method {i}": np.full((8, 8), i / 5) for i in range(3)}
     *axes, _ = figures.score_matrices(panels, names, names, metric="AUROC").axes
     places = [axis.get_position() for axis in axes]
     assert places[0].y0 > places[1].y1 > places[1].y0 > places[2].y1
-    assert [len(axis.texts) for axis in axes] == [144] * 3
+    assert [len(axis.texts) for axis in axes] == [64] * 3
 
 
 @pytest.mark.parametrize(
@@ -332,12 +323,6 @@ def test_many_matrices_take_several_rows():
             "no score is finite",
         ),
         (lambda: figures.score_matrices({}, ["a"], ["b"], metric="x"), "panels is empty"),
-        (
-            lambda: figures.matrix_of(
-                ROWS, ["vit"], ["bert"], protocol="zero-shot", method="affine", anchors=7
-            ),
-            "method 'affine' and 7 anchors",
-        ),
     ],
 )
 def test_figure_mistakes_are_named(call, message):
@@ -354,7 +339,7 @@ def test_missing_matplotlib_is_named(tmp_path, monkeypatch):
 # HTML
 
 
-class Page(html.parser.HTMLParser):
+class Page(HTMLParser):
     """Tags with their attributes, text, and a check that every tag is closed in order."""
 
     VOID = {"meta", "img", "!doctype"}
@@ -381,16 +366,21 @@ class Page(html.parser.HTMLParser):
 EVIL = "<script>alert(1)</script> & \"q\" 'x'"
 
 
-def write_page(path):
-    png = figures.to_bytes(figures.anchor_curves(ROWS))
-    svg = figures.to_bytes(figures.anchor_curves(ROWS), "svg")
-    section = report.Section(
+@pytest.fixture(scope="module")
+def pictures():
+    """A PNG and an SVG."""
+    figure = figures.anchor_curves(ROWS)
+    return figures.to_bytes(figure), figures.to_bytes(figure, "svg")
+
+
+def write_page(path, pictures):
+    section = html.Section(
         EVIL,
         f"First {EVIL}\n\nSecond",
-        [*report.summary_tables(ROWS), report.Table(EVIL, [EVIL, "b"], [[EVIL, EVIL]])],
-        [report.Picture(EVIL, png), report.Picture("vector", svg)],
+        [*tables.summary_tables(ROWS), tables.Table(EVIL, [EVIL, "b"], [[EVIL, EVIL]])],
+        [html.Picture(EVIL, pictures[0]), html.Picture("vector", pictures[1])],
     )
-    report.html_report(
+    html.html_report(
         path,
         EVIL,
         {"counts": [10, 100], EVIL: EVIL},
@@ -398,11 +388,10 @@ def write_page(path):
         [section],
         command=["python", "zero_shot.py", "--out", "a dir", "\udcff"],
     )
-    return png, svg
 
 
-def test_html_report_is_one_file_with_all_of_it(tmp_path):
-    png, svg = write_page(tmp_path / "report.html")
+def test_html_report_is_one_file_with_all_of_it(tmp_path, pictures):
+    write_page(tmp_path / "report.html", pictures)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     text = "".join(page.text)
@@ -417,13 +406,13 @@ def test_html_report_is_one_file_with_all_of_it(tmp_path):
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     kinds, data = zip(*(image["src"].split(";base64,") for image in images), strict=True)
     assert kinds == ("data:image/png", "data:image/svg+xml")
-    assert [base64.b64decode(part) for part in data] == [png, svg]
+    assert tuple(base64.b64decode(part) for part in data) == pictures
     assert images[0]["alt"] == EVIL
     assert [tag for tag, _ in page.tags].count("p") == 2
 
 
-def test_html_report_escapes_text_and_loads_nothing(tmp_path):
-    write_page(tmp_path / "report.html")
+def test_html_report_escapes_text_and_loads_nothing(tmp_path, pictures):
+    write_page(tmp_path / "report.html", pictures)
     content = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(content)
     assert not {"script", "link", "iframe", "object", "a"} & {tag for tag, _ in page.tags}
@@ -434,25 +423,25 @@ def test_html_report_escapes_text_and_loads_nothing(tmp_path):
     assert "url(" not in content
     assert "@import" not in content
     assert "prefers-color-scheme: dark" in content
-    write_page(tmp_path / "again.html")
+    write_page(tmp_path / "again.html", pictures)
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == content
 
 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        (report.Section("s", pictures=[report.Picture("roc", b"%PDF-1.4")]), "picture 'roc'"),
-        (report.Section("s", tables=[report.Table("t", ["a", "b"], [["x"]])]), "has 1 cells"),
+        (html.Section("s", pictures=[html.Picture("roc", b"%PDF-1.4")]), "picture 'roc'"),
+        (html.Section("s", tables=[tables.Table("t", ["a", "b"], [["x"]])]), "has 1 cells"),
     ],
 )
 def test_html_mistakes_are_named_and_nothing_is_written(tmp_path, section, message):
     with pytest.raises(ValueError, match=message):
-        report.html_report(tmp_path / "report.html", "t", {}, {}, [section])
+        html.html_report(tmp_path / "report.html", "t", {}, {}, [section])
     assert not list(tmp_path.iterdir())
 
 
 def test_html_report_names_the_command_of_this_process(tmp_path):
-    report.html_report(tmp_path / "report.html", "t", {}, report.environment(), [])
+    html.html_report(tmp_path / "report.html", "t", {}, report.environment(), [])
     text = "".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text)
     assert sys.orig_argv[-1] in text
     assert report.environment()["versions"]["jax"] in text

@@ -7,16 +7,24 @@ import pytest
 
 import semalign_jax as sa
 from semalign_jax.studies import inputs
+from semalign_jax.studies.settings import (
+    DataPath,
+    DatasetSettings,
+    EncoderName,
+    PromptSetName,
+    Settings,
+    load_settings,
+)
 
 
-class Inner(inputs.Settings):
+class Inner(Settings):
     """Settings within settings."""
 
     count: int = 1
-    folder: inputs.DataPath | None = None
+    folder: DataPath | None = None
 
 
-class Outer(inputs.Settings):
+class Outer(Settings):
     """Settings of the tests."""
 
     name: str
@@ -27,34 +35,34 @@ def table(folder, rows):
     lines = ["key,person,part,finding", *rows]
     (folder / "items.csv").write_text("\n".join(lines) + "\n")
     options = {"id": "key", "patient": "person", "split": "part", "label": "finding"}
-    return inputs.DatasetSettings(reader="table", path=folder / "items.csv", options=options)
+    return DatasetSettings(reader="table", path=folder / "items.csv", options=options)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])
 def test_settings_from_a_file_and_a_command_line(tmp_path, suffix):
     path = tmp_path / f"run{suffix}"
     path.write_text(json.dumps({"name": "a", "inner": {"count": 3, "folder": "x/y"}}))
-    settings = inputs.load_settings(Outer, path, {"inner.count": 4})
+    settings = load_settings(Outer, path, {"inner.count": 4})
     assert settings == Outer(name="a", inner=Inner(count=4, folder=tmp_path / "x/y"))
-    assert inputs.load_settings(Outer, None, {"name": "b"}) == Outer(name="b")
+    assert load_settings(Outer, None, {"name": "b"}) == Outer(name="b")
 
 
 def test_paths_of_a_data_set_start_at_the_settings(tmp_path):
-    class Study(inputs.Settings):
-        dataset: inputs.DatasetSettings
-        encoder: inputs.EncoderName = "owner/model"
-        prompts: inputs.PromptSetName = "rsna_pneumonia"
+    class Study(Settings):
+        dataset: DatasetSettings
+        encoder: EncoderName = "owner/model"
+        prompts: PromptSetName = "rsna_pneumonia"
 
     (tmp_path / "bert").mkdir()
     options = {"reports": "reports", "section": "impression"}
     dataset = {"reader": "mimic-cxr", "path": "jpg", "options": options}
     path = tmp_path / "run.json"
     path.write_text(json.dumps({"dataset": dataset, "encoder": "bert", "prompts": "own.json"}))
-    found = inputs.load_settings(Study, path)
+    found = load_settings(Study, path)
     assert found.dataset.path == tmp_path / "jpg"
     assert found.dataset.options == {"reports": str(tmp_path / "reports"), "section": "impression"}
     assert (found.encoder, found.prompts) == (str(tmp_path / "bert"), str(tmp_path / "own.json"))
-    names = inputs.load_settings(Study, None, {"dataset": dataset})
+    names = load_settings(Study, None, {"dataset": dataset})
     assert (names.encoder, names.prompts) == ("owner/model", "rsna_pneumonia")
     assert names.dataset.options == options
 
@@ -75,7 +83,7 @@ def test_wrong_settings_name_the_file_and_the_key(tmp_path, content, message):
     path = tmp_path / "run.json"
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"{path.name}: .*{message}"):
-        inputs.load_settings(Outer, path)
+        load_settings(Outer, path)
 
 
 def test_tables_without_images(tmp_path):
@@ -105,15 +113,19 @@ def test_embeddings_are_matched_by_id(tmp_path):
             tmp_path / name, description={}, dimension=rows.shape[1], dtype=rows.dtype
         )
         store.append(list(ids), rows)
-    stores = {"one": tmp_path / "one", "two": tmp_path / "two"}
-    matched = inputs.match_stores(data, stores)
-    assert matched.data.ids == ("b", "c")
-    assert matched.left_out == 2
-    np.testing.assert_array_equal(matched.embeddings["one"], first[[2, 1]])
-    np.testing.assert_array_equal(matched.embeddings["two"], second[:2])
-    assert matched.embeddings["two"].dtype == np.float32
+    stores = inputs.open_stores("stores", {name: tmp_path / name for name in ("one", "two")})
+    matched = inputs.in_all_stores(data, stores, "items.csv")
+    assert matched.ids == ("b", "c")
+    ids = np.array(matched.ids)
+    read = inputs.StudyData((), "multi-label", {}, (ids, ids), {"stores": stores}, ()).embeddings
+    one, two = (read("stores", name, ids) for name in stores)
+    np.testing.assert_array_equal(one, first[[2, 1]])
+    np.testing.assert_array_equal(two, second[:2])
+    assert (one.dtype, two.dtype) == (np.float64, np.float32)
 
     other = sa.stores.create_store(tmp_path / "other", description={}, dimension=2)
-    other.append(["q"], np.ones((1, 2), np.float32))
+    other = other.append(["q"], np.ones((1, 2), np.float32))
     with pytest.raises(ValueError, match="no image of items.csv is in all stores"):
-        inputs.match_stores(data, {"other": tmp_path / "other"})
+        inputs.in_all_stores(data, {"other": other}, "items.csv")
+    with pytest.raises(FileNotFoundError, match="stores.none: there is no folder"):
+        inputs.open_stores("stores", {"none": tmp_path / "none"})

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_report import Page, row
 
-from semalign_jax.studies import figures, inputs, outputs, report
+from semalign_jax.studies import drawings, figures, outputs, report
+from semalign_jax.studies.settings import DataPath, Settings, load_settings
 
 METHODS = ("upper bound", "affine", "shuffled affine", "ortho")
 
@@ -34,6 +36,9 @@ def rows(protocol="findings", metrics=("AUROC", "accuracy"), encoders=("vit", "d
     ]
 
 
+ROWS = rows(encoders=("vit", "bert"))  # each pair is a panel that is drawn
+
+
 def class_row(method, label, value, **changes: Any):
     lower, upper = value - 0.1, value + 0.05
     pair = {"source": "vit", "target": "bert", "anchors": 100, "metric": "AUROC"}
@@ -50,7 +55,7 @@ def study(**changes: Any) -> outputs.StudyResults:
         "settings": {"seeds": 5, "stores": {"vit": "/data/vit"}},
         "environment": {"processor": "a processor", "versions": {"jax": "0.9"}},
         "seconds": 12.5,
-        "rows": rows(),
+        "rows": ROWS,
         "classes": [
             class_row("affine", "Edema", 0.8),
             class_row("ortho", "Edema", 0.7),
@@ -65,7 +70,9 @@ def study(**changes: Any) -> outputs.StudyResults:
 def written(tmp_path_factory):
     """A folder of outputs and what was returned for it."""
     out = tmp_path_factory.mktemp("study") / "a" / "b"
-    return out, outputs.write_outputs(out, study(), command=["semalign", "stitch"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs, "PAIRS_PER_TABLE", 1)
+        return out, outputs.write_outputs(out, study(), command=["semalign", "stitch"])
 
 
 def test_all_files_are_there(written):
@@ -100,8 +107,8 @@ def test_tables_hold_the_scores(written):
     out, _ = written
     with (out / "summary.csv").open() as file:
         summary = list(csv.DictReader(file))
-    assert len(summary) == len(rows())
-    assert float(summary[1]["mean"]) == pytest.approx(rows()[1]["mean"], abs=1e-6)
+    assert len(summary) == len(ROWS)
+    assert float(summary[1]["mean"]) == pytest.approx(ROWS[1]["mean"], abs=1e-6)
     with (out / "classes.csv").open() as file:
         classes = list(csv.DictReader(file))
     assert classes[1] == {
@@ -110,13 +117,15 @@ def test_tables_hold_the_scores(written):
         "value": "0.700000", "lower": "0.600000", "upper": "0.750000",
     }  # fmt: skip
     text = (out / "tables.tex").read_text()
-    # Six pairs and two metrics: a table has at most four pairs.
+    # Two pairs and two metrics, a table each.
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 4
     assert re.findall(r"\\label\{(.*)\}", text) == [
         "tab-findings-auroc", "tab-findings-auroc-2",
         "tab-findings-accuracy", "tab-findings-accuracy-2",
     ]  # fmt: skip
-    assert text.count(r"\emph{") == 12
+    assert outputs.PAIRS_PER_TABLE == 4
+    whole = "".join(outputs._latex(study(rows=rows(metrics=("AUROC",)))))
+    assert [part.count(r"\emph{") for part in whole.split(r"\begin{table}")[1:]] == [4, 2]
 
 
 def test_the_page_has_the_figures_settings_versions_and_hardware(written):
@@ -134,9 +143,10 @@ def test_the_page_has_the_figures_settings_versions_and_hardware(written):
 
 def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
     seen = []
-    draw = figures.score_matrices
-    monkeypatch.setattr(figures, "score_matrices", lambda *a, **k: seen.append(a) or draw(*a, **k))
-    list(outputs._figures(study(classes=[])))
+    monkeypatch.setattr(figures, "score_matrices", lambda *a, **_: seen.append(a))
+    monkeypatch.setattr(figures, "anchor_curves", lambda *_, **__: None)
+    few = rows(metrics=("AUROC",))
+    list(drawings.study_figures(few, []))
     panels, sources, targets = seen[0]
     assert len(panels) == 2  # neither references nor controls
     values = next(iter(panels.values()))
@@ -144,19 +154,37 @@ def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
     for i, source in enumerate(sources):
         for j, target in enumerate(targets):
             assert values[i, j] == pytest.approx(0.8 if source == target else 0.8 - 0.01)
+    # What there is no score of is undefined, as is the diagonal without an upper bound.
+    seen.clear()
+    chain = {("vit", "dino"), ("dino", "bert")}
+    part = [r for r in few if (r["source"], r["target"]) in chain and r["method"] != "upper bound"]
+    list(drawings.study_figures(part, []))
+    panels, sources, targets = seen[0]
+    assert (sources, targets) == (["vit", "dino"], ["dino", "bert"])
+    expected = [[0.79, math.nan], [math.nan, 0.79]]
+    np.testing.assert_allclose(next(iter(panels.values())), expected)
     # A single pair is no matrix.
     seen.clear()
-    list(outputs._figures(study(rows=rows(encoders=("vit", "bert"))[:4], classes=[])))
+    list(drawings.study_figures(rows(encoders=("vit", "bert"))[:4], []))
     assert not seen
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are chosen, but not drawn."""
+    for name in ("anchor_curves", "score_matrices", "class_bars"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: None)
+    monkeypatch.setattr(figures, "to_bytes", lambda *_: b"")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(monkeypatch):
-    monkeypatch.setattr(outputs, "PAIRS_PER_FIGURE", 2)
-    monkeypatch.setattr(outputs, "CLASS_FIGURES", 1)
+    monkeypatch.setattr(drawings, "PAIRS_PER_FIGURE", 2)
+    monkeypatch.setattr(drawings, "CLASS_FIGURES", 1)
     few = rows(metrics=("AUROC",))
     classes = [class_row("affine", "Edema", 0.8, source=name) for name in ("vit", "dino")]
     results = study(rows=few, classes=classes)
-    names = ["-".join(found[2]) for found in outputs._figures(results)]
+    names = ["-".join(found[2]) for found in drawings.study_figures(few, classes)]
     assert names == [
         "AUROC-dino", "AUROC-bert", "AUROC-vit", "AUROC", "AUROC-vit-bert",
     ]  # fmt: skip
@@ -164,10 +192,11 @@ def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(monkeyp
     assert "The first 1 figures of classes are shown; all are in the CSV." in notes
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_names_of_figures_are_distinct_and_safe():
     few = rows("a/b", ("AUROC",), ("vit", "bert"))
     twice = [*few, *({**r, "protocol": "A b"} for r in few)]
-    names = [drawing.name for drawing in outputs._drawn(study(rows=twice, classes=[]))]
+    names = [drawing.name for drawing in drawings.drawn(twice, [])]
     assert names == [
         "curves-a-b-auroc", "curves-a-b-auroc-2", "matrices-a-b-auroc", "matrices-a-b-auroc-2",
     ]  # fmt: skip
@@ -186,15 +215,16 @@ def test_without_matplotlib_all_else_is_written_and_one_line_says_so(tmp_path, m
 
 
 def test_one_report_of_several_studies(tmp_path):
+    one = study(rows=rows(metrics=("AUROC",), encoders=("vit", "bert")), classes=[])
     other = rows("others", ("AUROC",), ("vit", "bert"))[:4]
     other = study(rows=other, classes=[], settings={"seeds": 3})
-    outputs.write_report(tmp_path / "all.html", [study(), other], command=["semalign", "report"])
+    outputs.write_report(tmp_path / "all.html", [one, other], command=["semalign", "report"])
     page = Page((tmp_path / "all.html").read_text(encoding="utf-8"))
     text = "".join(page.text)
     shown = ["Chest findings; Chest findings 2", "Chest findings: findings", "versions.jax"]
     shown += ["Chest findings 2: others", "Chest findings 2.seeds"]
     assert all(part in text for part in shown)
-    assert [tag for tag, _ in page.tags].count("img") == 4 + 1
+    assert [tag for tag, _ in page.tags].count("img") == 2 + 1
     with pytest.raises(ValueError, match="studies is empty"):
         outputs.write_report(tmp_path / "none.html", [])
 
@@ -225,25 +255,25 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         outputs.load_results(tmp_path)
 
 
-class Inner(inputs.Settings):
+class Inner(Settings):
     """Settings within settings."""
 
-    folder: inputs.DataPath
+    folder: DataPath
 
 
-class Outer(inputs.Settings):
+class Outer(Settings):
     """Settings with paths."""
 
-    stores: dict[str, inputs.DataPath]
+    stores: dict[str, DataPath]
     inner: tuple[Inner, ...]
 
 
 def test_resolved_settings_hold_in_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("run.json").write_text(json.dumps({"stores": {"a": "x"}, "inner": [{"folder": "y"}]}))
-    resolved = outputs.resolved_settings(inputs.load_settings(Outer, Path("run.json")))
+    resolved = outputs.resolved_settings(load_settings(Outer, Path("run.json")))
     assert resolved == {"stores": {"a": f"{tmp_path}/x"}, "inner": [{"folder": f"{tmp_path}/y"}]}
     (tmp_path / "elsewhere").mkdir()
     report.write_json(tmp_path / "elsewhere" / "settings.json", resolved)
-    settings = inputs.load_settings(Outer, tmp_path / "elsewhere" / "settings.json")
+    settings = load_settings(Outer, tmp_path / "elsewhere" / "settings.json")
     assert outputs.resolved_settings(settings) == resolved

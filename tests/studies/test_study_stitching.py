@@ -15,7 +15,9 @@ from sklearn import metrics as reference
 
 import semalign_jax as sa
 from semalign_jax.metrics import intervals
-from semalign_jax.studies import inputs, outputs, stitching
+from semalign_jax.studies import outputs, stitching
+from semalign_jax.studies.settings import METHODS as METHODS_OF_STUDIES
+from semalign_jax.studies.settings import load_settings
 
 N, T, D, K = 48, 30, 4, 3
 PATIENTS = 26  # three images each
@@ -76,12 +78,24 @@ METHODS = {"ortho": sa.SweepMethod("ortho"), "centred": sa.SweepMethod("ortho", 
 def settings_of(folder: Path, **changes: Any) -> stitching.StitchingSettings:
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump({**SETTINGS, **changes}, sort_keys=False))
-    return inputs.load_settings(stitching.StitchingSettings, path)
+    return load_settings(stitching.StitchingSettings, path)
 
 
-def task_of(settings):
+def data_of(settings):
     assert settings.dataset is not None
-    return stitching._own_task(settings, settings.dataset)
+    return stitching._own_data(settings, settings.dataset)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_figures():
+    """They are drawn where outputs are tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        yield
+
+
+#: Programs that were compiled before each pair of the study, and after the last.
+COMPILED: list[int] = []
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +103,25 @@ def study(tmp_path_factory):
     """A folder with data, and the outputs and results of one study with them."""
     folder = tmp_path_factory.mktemp("study")
     write_data(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "CLASS_FIGURES", 1)
-        return folder, stitching.run(settings_of(folder), folder / "out")
+    evaluate, number = stitching.evaluate_stitching_pairs, 0
+
+    def compiled(event: str, duration_secs: float, **_: Any) -> None:
+        nonlocal number
+        number += event == "/jax/core/compile/backend_compile_duration"
+
+    def counted(*arguments: Any, **options: Any):
+        COMPILED.append(number)
+        return evaluate(*arguments, **options)
+
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stitching, "evaluate_stitching_pairs", counted)
+            results = stitching.run(settings_of(folder), folder / "out")
+    finally:
+        jax.monitoring.unregister_event_duration_listener(compiled)
+    COMPILED.append(number)
+    return folder, results
 
 
 def scores_of(results) -> dict[tuple, Any]:
@@ -202,7 +232,7 @@ def test_classes_are_those_of_scikit_learn_with_patients_resampled(study, method
         np.testing.assert_allclose([row["lower"], row["upper"]], ends, atol=1e-5)
 
 
-def test_files_hold_no_ids_and_can_be_run_again(study, monkeypatch):
+def test_files_hold_no_ids_and_can_be_run_again(study):
     folder, results = study
     out = folder / "out"
     assert outputs.load_results(out) == json.loads(json.dumps(results))
@@ -210,13 +240,12 @@ def test_files_hold_no_ids_and_can_be_run_again(study, monkeypatch):
         if path.is_file() and path.suffix != ".pdf":
             text = path.read_bytes().decode(errors="replace")
             assert not re.search(r"(person|image)\d", text), path
-    settings = inputs.load_settings(stitching.StitchingSettings, out / "settings.json")
+    settings = load_settings(stitching.StitchingSettings, out / "settings.json")
     assert outputs.resolved_settings(settings) == results["settings"]
     note = "48 images of 16 patients to train on, 48 images of 16 patients to draw anchors from, "
     assert note + "30 images of 10 patients to test" in results["notes"][0]
     # All is computed already: the same bytes, the time that was spent included.
     before = {path: path.read_bytes() for path in out.rglob("*.[jct]*")}
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
     stitching.run(settings, out)
     assert {path: path.read_bytes() for path in before} == before
 
@@ -224,75 +253,52 @@ def test_files_hold_no_ids_and_can_be_run_again(study, monkeypatch):
 def test_a_stopped_run_goes_on_to_the_same_results(study, monkeypatch):
     folder, results = study
     settings, out = settings_of(folder), folder / "stopped"
-    computed = []
-    compute = stitching._Runner.cell
+    evaluate, computed = stitching.evaluate_stitching_pairs, []
 
-    def stopped_in_the_third(runner, a, b):
-        if len(computed) == 2:
+    def stopped_in_the_third(train, *arguments, **options):
+        computed.append(tuple(train))
+        if len(computed) == 3:
             raise KeyboardInterrupt
-        computed.append((a, b))
-        return compute(runner, a, b)
+        return evaluate(train, *arguments, **options)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(stitching._Runner, "cell", stopped_in_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            stitching.run(settings, out)
+    monkeypatch.setattr(stitching, "evaluate_stitching_pairs", stopped_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        stitching.run(settings, out)
     assert sorted(path.name for path in out.iterdir()) == ["cells.jsonl", "cells.jsonl.lock"]
-
-    def counted(runner, a, b):
-        computed.append((a, b))
-        return compute(runner, a, b)
-
-    monkeypatch.setattr(stitching._Runner, "cell", counted)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
     again = stitching.run(settings, out)
-    assert computed == [("vit", "dino"), ("vit", "bert"), ("dino", "bert")]
+    assert computed == [("vit", "dino"), ("vit", "bert"), *[("dino", "bert")] * 2]
     assert {**again, "seconds": 0} == {**results, "seconds": 0}
     for name in ("settings.json", "summary.csv", "classes.csv", "tables.tex"):
         assert (out / name).read_bytes() == (folder / "out" / name).read_bytes()
 
 
 def test_pairs_of_equal_shapes_compile_once(study):
+    before, second, third, after = COMPILED
+    assert before < second == third
+    # At most the files of the results, which are not computed with JAX.
+    assert third == after
+
+
+def test_other_data_or_settings_do_not_go_on_with_old_results(study, tmp_path):
     folder, _ = study
-    counts, number = [], 0
-
-    def compiled(event: str, duration_secs: float, **_: Any) -> None:
-        nonlocal number
-        number += event == "/jax/core/compile/backend_compile_duration"
-
-    settings = settings_of(folder, seed=4, counts=[4, 15])  # not compiled yet
-    task = task_of(settings)
-    runner = stitching._Runner(task, settings)
-    jax.monitoring.register_event_duration_secs_listener(compiled)
-    try:
-        for pair in (("vit", "dino"), ("vit", "bert"), ("dino", "bert")):
-            runner.cell(*pair)
-            counts.append(number)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(compiled)
-    assert counts[0] > 0
-    assert counts[1:] == [counts[0]] * 2
-
-
-def test_other_data_or_settings_do_not_go_on_with_old_results(study, tmp_path, monkeypatch):
-    folder, _ = study
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match="made with other settings .*l2: 0.5 there, 2.0 now"):
         stitching.run(settings_of(folder, l2=2.0), folder / "out")
     # A title is not what scores rest on; the rows of a store are.
     assert stitching.run(settings_of(folder, title="B"), folder / "out")["title"] == "B"
     write_data(tmp_path, animal=[NAMES[0], *(NAMES[c] for c in CLASSES[1:])])
-    with pytest.raises(ValueError, match=r"other settings \(data\.stitching\.labels: "):
+    with pytest.raises(ValueError, match=r"other settings \(data\.stitching\.parts\.train: "):
         stitching.run(settings_of(tmp_path), folder / "out")
 
 
 def test_multilabel_with_unknown_labels_and_anchors_of_their_own(tmp_path):
     write_data(tmp_path)
     dataset = {**SETTINGS["dataset"], "options": {**OPTIONS, "label": list(FINDINGS)}}
+    views = {name: VIEWS[name] for name in ("vit", "bert")}
     settings = settings_of(
         tmp_path, dataset=dataset, task="multi-label", labels=None, train=["fit"],
         anchors=["more"], uncertain="ones", control=False, intervals={"resamples": 10},
-        counts=[5, 20], methods=["ortho"],
+        counts=[20], methods=["ortho"], metrics=["auroc"],
+        stores={name: f"stores/{name}" for name in views},
     )  # fmt: skip
     results = stitching.run(settings)
     labels = np.isin(CODES, ["1", "-1"]).astype(np.int32)
@@ -300,32 +306,30 @@ def test_multilabel_with_unknown_labels_and_anchors_of_their_own(tmp_path):
     fit, more = slice(N // 2), slice(N // 2, N)
     heads = {
         name: sa.fit_head(view[fit], labels[fit], K, loss="binary", l2=0.5, known=known[fit])
-        for name, view in VIEWS.items()
+        for name, view in views.items()
     }
     matrix = sa.stitching.evaluate_stitching_pairs(
-        {name: view[fit] for name, view in VIEWS.items()},
+        {name: view[fit] for name, view in views.items()},
         labels[fit],
-        {name: view[N:] for name, view in VIEWS.items()},
+        {name: view[N:] for name, view in views.items()},
         labels[N:],
         K,
-        (5, 20),
+        (20,),
         jax.random.split(jax.random.key(3), 2),
         loss="binary",
         metrics=("auroc",),
         methods=["ortho"],
-        anchors={name: view[more] for name, view in VIEWS.items()},
+        anchors={name: view[more] for name, view in views.items()},
         heads=heads,
         test_known=known[N:],
         control=False,
     )
     found = scores_of(results)
     assert not any("shuffled" in key[2] for key in found)
-    for i, source in enumerate(ENCODERS):
-        for j, target in enumerate(ENCODERS):
-            if source != target:
-                row = found[source, target, "ortho", 20, "auroc"]
-                values = matrix.aligned["auroc"].value[i, j, 0, 1]
-                assert row["mean"] == pytest.approx(float(np.mean(values)), abs=1e-5)
+    for i, j in ((0, 1), (1, 0)):
+        row = found[list(views)[i], list(views)[j], "ortho", 20, "auroc"]
+        values = matrix.aligned["auroc"].value[i, j, 0, 0]
+        assert row["mean"] == pytest.approx(float(np.mean(values)), abs=1e-5)
     for k, name in enumerate(FINDINGS):
         rows, test = known[N:, k], np.asarray(heads["bert"](VIEWS["bert"][N:]))
         expected = reference.roc_auc_score(labels[N:][rows, k], test[rows, k])
@@ -343,13 +347,14 @@ def test_a_split_by_patient(tmp_path):
     write_data(tmp_path)
     split = {"test": 0.4, "seed": 1}
     settings = settings_of(tmp_path, train=None, test=None, patient_split=split)
-    task = task_of(settings)
+    data = data_of(settings)
     parts = sa.data.patient_split(OWNERS, {"train": 0.6, "test": 0.4}, 1).parts
     for name, view in VIEWS.items():
-        np.testing.assert_array_equal(task.train[name], view[parts["train"]])
-        np.testing.assert_array_equal(task.test[name], view[parts["test"]])
-    np.testing.assert_array_equal(task.labels, CLASSES[parts["train"]])
-    assert task.anchors is None
+        for part, labelled in data.parts.items():
+            values = data.embeddings("stores", name, labelled.ids)
+            np.testing.assert_array_equal(values, view[parts[part]])
+    np.testing.assert_array_equal(data.parts["train"].labels, CLASSES[parts["train"]])
+    np.testing.assert_array_equal(data.anchors[0], data.parts["train"].ids)
 
 
 def test_labels_that_the_test_part_lacks_are_noted(tmp_path):
@@ -357,9 +362,9 @@ def test_labels_that_the_test_part_lacks_are_noted(tmp_path):
     animals[N:] = [NAMES[i % 2] for i in range(T)]
     write_data(tmp_path, animal=animals)
     settings = settings_of(tmp_path)
-    task = task_of(settings)
-    assert "Labels without test images" in task.notes[1]
-    assert task.notes[1].endswith(": owl.")
+    data = data_of(settings)
+    assert "Classes with the same value in all test images" in data.notes[1]
+    assert data.notes[1].endswith(": owl.")
 
 
 def changed(values, place, value):
@@ -399,12 +404,12 @@ MULTILABEL: dict[str, Any] = {
         (
             {"animal": [*ANIMALS[:N], *["owl"] * T]},
             {},
-            r"items\.csv: all test images have the label 'owl'",
+            r"items\.csv: every label has the same value in all 30 test images",
         ),
         (
             {"animal": [*np.array(NAMES)[CLASSES[:N] % 2], *ANIMALS[N:]]},
             {},
-            "no training image has the label owl",
+            "all training images have the same value of owl",
         ),
         (
             {"edema": ["1"] * N + ["0"] * T},
@@ -414,7 +419,7 @@ MULTILABEL: dict[str, Any] = {
         (
             {name: [*CODES[:N, k], *["0"] * T] for k, name in enumerate(FINDINGS)},
             MULTILABEL,
-            "every label has the same value in all test images",
+            "every label has the same value in all 30 test images",
         ),
         ({}, {"counts": [5, 49]}, r"counts: 49 anchors are more than the 48 images of .*items"),
         ({}, {"stores": {"vit": "stores/vit", "b": "stores/b"}}, r"stores\.b: there is no folder"),
@@ -480,9 +485,8 @@ def test_methods_by_name():
 # The script and the demo
 
 
-def test_the_script_prints_tables_and_one_line_for_a_mistake(study, capsys, monkeypatch):
+def test_the_script_prints_tables_and_one_line_for_a_mistake(study, capsys):
     folder, _ = study
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
     settings_of(folder)
     arguments = ["--config", str(folder / "run.yaml"), "--out", str(folder / "out")]
     assert script.main(arguments) == 0
@@ -506,20 +510,23 @@ def test_demo_test_items_are_not_in_training():
         "emoji": (1892, 9),
     }
     for group, (rows, classes) in sizes.items():
-        task = stitching._demo_task(group)
-        assert len(task.names) == classes
-        for name, train in task.train.items():
-            both = np.concatenate([train, task.test[name]])
+        data = stitching._demo_data(group)
+        assert len(data.names) == classes
+        for name in stitching.DEMO[group][1]:
+            both = [data.embeddings("stores", name, part.ids) for part in data.parts.values()]
+            both = np.concatenate(both)
             assert both.shape[0] == len(np.unique(both, axis=0)) == rows
-        assert set(task.test_labels.tolist()) <= set(task.labels.tolist())
+        train, test = (set(data.parts[part].labels.tolist()) for part in ("train", "test"))
+        assert test <= train
 
 
-def test_the_quick_demo_runs(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+def test_the_quick_demo_runs(tmp_path):
     quick = stitching.demo_settings(quick=True)
     assert quick.demo == ("glosses", "emoji")
-    methods = {name: stitching.METHODS[name] for name in ("ortho", "ridge")}
+    methods = {"ridge": METHODS_OF_STUDIES["ridge"]}
     changes: dict[str, Any] = {"demo": ("glosses",), "counts": (200,), "methods": methods}
+    changes["intervals"] = stitching.IntervalSettings(resamples=10)
+    changes["metrics"] = ("accuracy",)
     results = stitching.run(quick.model_copy(update=changes), tmp_path)
     found = scores_of(results)
     pair = ("MiniLM-L3", "MiniLM-L6")

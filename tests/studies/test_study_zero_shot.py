@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,6 @@ import jax
 import numpy as np
 import pytest
 import zero_shot as script
-from encoders.harness import all_cases, read_golden, write_checkpoint
-from encoders.test_texts import write_tokenizer
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
@@ -19,7 +18,8 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 import semalign_jax as sa
 from semalign_jax.data.rsna import RSNA_LABELS
 from semalign_jax.data.vindr import VINDR_LABELS
-from semalign_jax.studies import inputs, outputs, zero_shot
+from semalign_jax.studies import demo, outputs, prompt_stores, zero_shot, zero_shot_data
+from semalign_jax.studies.settings import load_settings
 from semalign_jax.zeroshot import baselines
 from semalign_jax.zeroshot.prompts import prompt_ids
 
@@ -133,12 +133,20 @@ def config(**changes: Any) -> dict[str, Any]:
 def load(folder, **changes):
     path = folder / "run.yaml"
     path.write_text(json.dumps(config(**changes)))  # JSON is YAML
-    return inputs.load_settings(zero_shot.ZeroShotSettings, path)
+    return load_settings(zero_shot.ZeroShotSettings, path)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_figures():
+    """They are drawn where outputs are tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -236,9 +244,7 @@ def test_the_study_equals_the_protocol_and_scikit_learn(world, study):
 def test_files_and_notes(study):
     out, results = study
     assert outputs.load_results(out)["rows"] == results["rows"]
-    assert inputs.load_settings(zero_shot.ZeroShotSettings, out / "settings.json") == load(
-        out.parent
-    )
+    assert load_settings(zero_shot.ZeroShotSettings, out / "settings.json") == load(out.parent)
     notes = " ".join(results["notes"])
     assert "1 images of anchors" in notes
     assert "40 pairs of 20 patients" in notes
@@ -319,6 +325,10 @@ def test_one_data_set_split_by_patient_with_a_single_label(tmp_path):
 
 
 def test_prompts_are_embedded_as_the_reports_were(world, tmp_path):
+    # These import PyTorch.
+    from encoders.harness import all_cases, read_golden, write_checkpoint
+    from encoders.test_texts import write_tokenizer
+
     folder = tmp_path / "bert"
     folder.mkdir()
     golden, shapes, *_ = read_golden("bert")
@@ -326,17 +336,16 @@ def test_prompts_are_embedded_as_the_reports_were(world, tmp_path):
     write_tokenizer(folder)
     source = zero_shot.PromptSource(encoder=str(folder))
     reports = sa.stores.open_store(world.folder / "reports")  # says that its pooling is the mean
-    store = zero_shot._prompt_store("p", source, world.prompt_set, tmp_path / "made", reports)
+    found = prompt_stores.embed_prompts("p", source, world.prompt_set, tmp_path / "made", reports)
     from semalign_jax import encoders
 
     texts = sa.zeroshot.prompt_texts(world.prompt_set).texts
     encoder = encoders.load_encoder(folder, pooling="mean")
     expected = encoders.embed(encoder, texts, progress=False).embeddings
-    found = zero_shot._prompts("p", store, world.prompt_set)
     np.testing.assert_allclose(found.embeddings, expected, atol=1e-6)
     other = zero_shot.PromptSource(encoder=str(folder), pooling="cls")
     with pytest.raises(ValueError, match="p: the prompts were embedded with another pooling"):
-        zero_shot._prompt_store("p", other, world.prompt_set, tmp_path / "cls", reports)
+        prompt_stores.embed_prompts("p", other, world.prompt_set, tmp_path / "cls", reports)
 
 
 # --- bad input ---------------------------------------------------------------------------------
@@ -458,7 +467,7 @@ def test_one_undefined_class_is_a_note(world, tmp_path):
             row[4] = "0" if row[2] == "test" else row[4]
 
     settings = load(world.folder, images=edited(world, tmp_path, constant))
-    task = zero_shot._own_task(settings, tmp_path)
+    task = zero_shot_data.own_data(settings, tmp_path)
     assert any("test images (no AUROC; left out of macro means): edema" in n for n in task.notes)
 
 
@@ -501,10 +510,10 @@ def test_the_settings_in_the_documentation(tmp_path, number):
     text = (Path(__file__).parents[2] / "docs" / "zero-shot.md").read_text()
     path = tmp_path / "run.yaml"
     path.write_text(text.split("```yaml\n")[number + 1].split("```")[0])
-    settings = inputs.load_settings(zero_shot.ZeroShotSettings, path)
+    settings = load_settings(zero_shot.ZeroShotSettings, path)
     reader = {"rsna": RSNA_LABELS, "vindr-cxr": VINDR_LABELS}
     assert settings.images is not None
-    columns = zero_shot._columns(
+    columns = zero_shot_data.label_columns(
         SimpleNamespace(label_names=reader[settings.images.reader]),  # type: ignore[arg-type]
         sa.zeroshot.load_prompts(settings.prompts or ""),
         settings,
@@ -527,7 +536,7 @@ def test_the_demo_in_small(tmp_path, capsys):
     scores = {(r["source"], r["method"]): r["mean"] for r in rows}
     assert scores["EfficientNet-Lite0", "ridge"] > 0.35
     assert scores["DINOv2-small", "ridge"] > 0.3
-    assert max(scores[name, "naive"] for name in zero_shot.DEMO_IMAGES) < 0.2
+    assert max(scores[name, "naive"] for name in demo.EMOJI) < 0.2
 
 
 def test_the_quick_demo_is_a_part_of_the_demo():

@@ -1,0 +1,261 @@
+"""Settings of a study, as a file, a command line or Python code give them."""
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from .. import data
+from .._core.documents import SUFFIXES, read_document
+from ..data import ImageTextDataset
+from ..maps.options import check_options
+from ..sweeps.one_pair import SweepMethod
+
+READERS: Mapping[str, Callable[..., ImageTextDataset]] = {
+    "table": data.read_table,
+    "mimic-cxr": data.read_mimic_cxr,
+    "rsna": data.read_rsna,
+    "vindr-cxr": data.read_vindr_cxr,
+    "open-i": data.read_open_i,
+    "chexpert": data.read_chexpert,
+    "padchest": data.read_padchest,
+}
+#: The four maps, the orthogonal ones between spaces brought to one scale, which they cannot change
+#: themselves; and the affine map with a penalty, for fewer anchors than dimensions.
+METHODS: dict[str, dict[str, Any]] = {
+    "affine": {"method": "affine"},
+    "linear": {"method": "linear"},
+    "l-ortho": {"method": "l-ortho", "normalize": "isotropic"},
+    "ortho": {"method": "ortho", "normalize": "isotropic"},
+    "ridge": {"method": "affine", "ridge": 1.0, "ridge_unit": "gram"},
+}
+
+
+def _beside_the_settings(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base")
+    return path.expanduser() if base is None else base / path.expanduser()
+
+
+#: A path of the settings; a relative one starts at the folder of the settings file.
+DataPath = Annotated[Path, AfterValidator(_beside_the_settings)]
+
+
+def _folder_or_id(value: str, info: ValidationInfo) -> str:
+    folder = _beside_the_settings(Path(value), info)
+    return str(folder.absolute()) if folder.is_dir() else value
+
+
+def _file_or_name(value: str, info: ValidationInfo) -> str:
+    if Path(value).suffix not in SUFFIXES:
+        return value
+    return str(_beside_the_settings(Path(value), info).absolute())
+
+
+#: An encoder: a folder, found as a `DataPath` is; what is none is an id on the Hugging Face hub.
+EncoderName = Annotated[str, AfterValidator(_folder_or_id)]
+#: A prompt set: a file, found as a `DataPath` is, or the name of one of `shipped_prompt_sets`.
+PromptSetName = Annotated[str, AfterValidator(_file_or_name)]
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Names: TypeAlias = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class DatasetSettings(Settings):
+    """A data set on disk.
+
+    Attributes:
+        reader: The reader of the data set, one of `READERS`.
+        path: Folder of the data set, or for "table" the CSV or Parquet file.
+        options: Keyword options of the reader, e.g. ``{"image": "path", "label": "finding"}``;
+            paths among them start where `path` does.
+    """
+
+    reader: Literal["table", "mimic-cxr", "rsna", "vindr-cxr", "open-i", "chexpert", "padchest"]
+    path: DataPath
+    options: dict[str, Any] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _paths(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        reader = info.data.get("reader")
+        if reader is None:  # a problem of its own
+            return options
+        parameters = inspect.signature(READERS[reader]).parameters
+        return {
+            name: str(_beside_the_settings(Path(value), info))
+            if isinstance(value, str)
+            and name in parameters
+            and os.PathLike in get_args(parameters[name].annotation)
+            else value
+            for name, value in options.items()
+        }
+
+
+class PatientSplit(Settings):
+    """A split by patient, for data sets that come without one; see `data.patient_split`."""
+
+    seed: int = Field(default=0, ge=0)
+
+    def fractions(self) -> dict[str, float]:
+        """Parts and their fractions of the images."""
+        raise NotImplementedError
+
+
+def with_options(values: Any, key: str) -> Any:
+    """Names, or name -> name, as name -> options; what is neither is left to pydantic.
+
+    Args:
+        values: of the settings.
+        key: of the options, under which a name stands.
+    """
+    if isinstance(values, list | tuple):
+        if len(set(map(str, values))) < len(values):
+            raise ValueError("a name is there more than once")
+        values = {name: name for name in values}
+    if not isinstance(values, Mapping):
+        return values
+    return {k: {key: v} if isinstance(v, str) else v for k, v in values.items()}
+
+
+def check_each(
+    values: Mapping[str, Mapping[str, Any]], check: Callable[[Mapping[str, Any]], Any]
+) -> None:
+    """Check the options of each name; an error begins with the name."""
+    for name, options in values.items():
+        try:
+            check(options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: {error}") from None
+
+
+def sweep_method(options: Mapping[str, Any]) -> SweepMethod:
+    """The line of a sweep, with its options checked as far as is possible without data."""
+    options = dict(options)
+    if "method" not in options:
+        raise ValueError("the name of the map is missing, e.g. method: affine")
+    line = SweepMethod(**options)
+    check_options(line.method, (2, 2), **dict(line.options))
+    hash(line)  # as compiled code is found by it
+    return line
+
+
+class StudySettings(Settings):
+    """What all studies have; each study describes them with its own."""
+
+    title: str = "Study"
+    counts: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 20, 50, 100, 200, 500, 1000)
+    seeds: int = Field(default=5, ge=1)
+    seed: int = Field(default=0, ge=0)
+    methods: dict[str, dict[str, Any]] = METHODS
+    uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
+    blank: Literal["ignore", "zeros"] = "ignore"
+
+    @field_validator("*")
+    @classmethod
+    def _all_different(cls, values: Any) -> Any:
+        for value in values if isinstance(values, tuple) else ():
+            if values.count(value) > 1:
+                raise ValueError(f"{value!r} is there more than once")
+        return values
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _methods_with_options(cls, values: Any) -> Any:
+        return with_options(values, "method")
+
+    @field_validator("methods")
+    @classmethod
+    def _known_methods(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        check_each(values, sweep_method)
+        return values
+
+    def sweep_methods(self) -> dict[str, SweepMethod]:
+        """The lines of a sweep by name."""
+        return {name: sweep_method(options) for name, options in self.methods.items()}
+
+    def refuse_together(self, first: str, others: tuple[str, ...]) -> None:
+        """Refuse other settings where the one called `first` is given."""
+        given = [name for name in others if getattr(self, name)]
+        if given:
+            raise ValueError(f"{first} and {given[0]} cannot both be given")
+
+    def refuse_common_splits(self, *pairs: tuple[str, str]) -> None:
+        """Refuse a split of the data set that is in both settings of a pair."""
+        for first, second in pairs:
+            both = set(getattr(self, first) or ()) & set(getattr(self, second) or ())
+            if both:
+                raise ValueError(f"{first} and {second} both have the split {min(both)!r}")
+
+
+def load_settings(
+    kind: type[S], path: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> S:
+    """Read settings from a JSON or YAML file.
+
+    Args:
+        kind: what they are.
+        path: the file; None for the defaults.
+        overrides: values that go before those of the file, e.g. of a command line. Keys of inner
+            objects are joined with dots.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a file that cannot be read, and for unknown, missing or wrong values; names
+            the file and every key.
+    """
+    values = {} if path is None else read_document(path, "settings file")
+    where = "settings" if path is None else str(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected an object of keys and values; got {values!r:.80}")
+    for name, value in (overrides or {}).items():
+        *outer, last = name.split(".")
+        inner = values
+        for key in outer:
+            if inner.get(key) is None:  # also where the file says null
+                inner[key] = {}
+            inner = inner[key]
+            if not isinstance(inner, dict):
+                raise ValueError(f"{where}: {name} is given, but {key} is {inner!r:.80}")
+        inner[last] = value
+    try:
+        return kind.model_validate(values, context={"base": path.parent if path else None})
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}"
+            for one in error.errors(include_url=False)
+        ]
+        raise ValueError(f"{where}: {'; '.join(problems)}") from None
+
+
+def resolved_settings(settings: BaseModel) -> dict[str, Any]:
+    """Settings as JSON values, with absolute paths, so that they hold in any folder."""
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value.absolute())
+        if isinstance(value, Mapping):
+            return {key: absolute(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [absolute(inner) for inner in value]
+        return value
+
+    return absolute(settings.model_dump())

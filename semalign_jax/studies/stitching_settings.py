@@ -1,0 +1,151 @@
+"""Settings of a stitching study."""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, field_validator, model_validator
+
+from ..metrics.by_name import HeadMetric
+from .drawings import UPPER_BOUND
+from .settings import (
+    METHODS,
+    DataPath,
+    DatasetSettings,
+    Names,
+    PatientSplit,
+    Settings,
+    StudySettings,
+)
+
+ClassMetric: TypeAlias = Literal["auroc", "average_precision", "f1"]
+DemoGroup: TypeAlias = Literal["glosses", "emoji"]
+
+NAIVE = "naive"
+
+
+class PatientSplitSettings(PatientSplit):
+    """A split by patient, for data sets that come without one; see `data.patient_split`.
+
+    Attributes:
+        test: Fraction of the images that are tested.
+        seed: Seed of the split.
+    """
+
+    test: float = Field(default=0.3, gt=0, lt=1)
+
+    def fractions(self) -> dict[str, float]:
+        """Parts and their fractions of the images."""
+        return {"train": 1 - self.test, "test": self.test}
+
+
+class IntervalSettings(Settings):
+    """Scores of single classes at the largest anchor count, with bootstrap intervals.
+
+    Patients are the units that are drawn. Scores are means over the draws of anchors.
+
+    Attributes:
+        metrics: Scores of single classes.
+        resamples: Number of resamples of the bootstrap, which draws test patients.
+        level: Level of the intervals.
+    """
+
+    metrics: tuple[ClassMetric, ...] = Field(default=("auroc",), min_length=1)
+    resamples: int = Field(default=1000, ge=1)
+    level: float = Field(default=0.95, gt=0, lt=1)
+
+
+class StitchingSettings(StudySettings):
+    """Settings of a stitching study.
+
+    The data are either `demo` groups, or a `dataset` and `stores`; these have `train` and `test`
+    splits, or are split by `patient_split`.
+
+    Attributes:
+        title: Title of the report.
+        counts: Anchor counts of the curves.
+        seeds: Number of draws of anchors.
+        seed: Seed of anchors and resamples.
+        methods: Maps by name, each with options of `SweepMethod`. A list of names of maps does
+            too, and a name of a map instead of options.
+        uncertain: What uncertain labels become: left out, 0 or 1 (see `data.binary_labels`).
+        blank: What missing labels become: left out, or 0.
+        demo: Groups of the shipped embeddings, instead of own ones.
+        dataset: The data set of images with labels and patients.
+        stores: Folder of each encoder's embeddings of these images, by the encoder's name. Rows
+            are matched by id, and images that are not in all stores are left out.
+        train: Names of the data set's splits that heads are trained on and anchors come from.
+        test: Names of the splits that are tested.
+        anchors: Names of the splits that anchors come from instead.
+        patient_split: A split of the images by patient instead, no patient in both parts.
+        task: Whether each image has exactly one label ("single-label") or any number of them.
+        labels: The labels that count, in this order. By default all of the data set.
+        metrics: Scores as of `evaluate_stitching_pairs`. Figures of pairs show the first.
+        control: Whether maps are also fitted to wrongly matched anchors, which doubles the work.
+        l2: Penalty of the heads, see `fit_head`.
+        intervals: Scores of single classes with intervals. None leaves them out.
+    """
+
+    title: str = "Stitching"
+    demo: tuple[DemoGroup, ...] = ()
+    dataset: DatasetSettings | None = None
+    stores: dict[str, DataPath] = {}
+    train: Names | None = None
+    test: Names | None = None
+    anchors: Names | None = None
+    patient_split: PatientSplitSettings | None = None
+    task: Literal["single-label", "multi-label"] = "multi-label"
+    labels: tuple[str, ...] | None = Field(default=None, min_length=2)
+    methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = METHODS
+    metrics: tuple[HeadMetric, ...] = Field(default=("auroc", "accuracy"), min_length=1)
+    control: bool = True
+    l2: float = Field(default=1.0, ge=0)
+    intervals: IntervalSettings | None = IntervalSettings()
+
+    @field_validator("methods")
+    @classmethod
+    def _no_references(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, options in values.items():
+            if name in (NAIVE, UPPER_BOUND) or name.startswith("shuffled"):
+                raise ValueError(f"{name!r} is the name of a reference; choose another")
+            if "shuffled" in options:
+                raise ValueError(
+                    f"{name}: shuffled is no option here; control says whether it is computed"
+                )
+        return values
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "StitchingSettings":
+        splits = ("train", "test", "anchors")
+        if self.demo:
+            self.refuse_together("demo", ("dataset", "stores", *splits, "patient_split", "labels"))
+            if self.task != "single-label":
+                raise ValueError("task must be single-label for the demo")
+            return self
+        if self.dataset is None:
+            raise ValueError("dataset is missing: give dataset and stores, or demo")
+        if len(self.stores) < 2:
+            raise ValueError(f"stores must name at least two encoders; got {list(self.stores)}")
+        if self.patient_split is not None:
+            self.refuse_together("patient_split", splits)
+        elif self.train is None or self.test is None:
+            raise ValueError(
+                "train and test are missing: name splits of the data set, or give patient_split"
+            )
+        self.refuse_common_splits(("train", "test"), ("anchors", "test"))
+        return self
+
+
+def demo_settings(quick: bool = False) -> StitchingSettings:
+    """Settings of the demo: glosses under two text encoders, emoji under two image encoders.
+
+    Args:
+        quick: fewer anchor counts, draws and resamples.
+    """
+    small: dict[str, Any] = {"counts": (20, 200), "seeds": 2}
+    return StitchingSettings(
+        title="Demo: stitching of text and of image encoders",
+        demo=("glosses", "emoji"),
+        task="single-label",
+        metrics=("accuracy", "auroc"),
+        intervals=IntervalSettings(resamples=50 if quick else 1000),
+        **(small if quick else {}),
+    )

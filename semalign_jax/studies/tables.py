@@ -1,0 +1,207 @@
+"""Rows of scores, and tables of them: text, Markdown, CSV."""
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NotRequired, TypeAlias, TypedDict, TypeVar
+
+import numpy as np
+
+from .._core.files import write_atomically
+
+
+class Record(TypedDict):
+    """One score. `anchors` and `seed` are None for lines that use no anchors."""
+
+    protocol: str
+    source: str
+    target: str
+    method: str
+    anchors: int | None
+    seed: int | None
+    metric: str
+    value: float
+
+
+class Row(TypedDict):
+    """Mean and standard deviation (sample, over seeds) of the records of one cell.
+
+    A script that computes a confidence interval adds its ends.
+    """
+
+    protocol: str
+    source: str
+    target: str
+    method: str
+    anchors: int | None
+    metric: str
+    mean: float
+    std: float
+    seeds: int
+    lower: NotRequired[float]
+    upper: NotRequired[float]
+
+
+class ClassScore(TypedDict):
+    """Score of one method on one class, with the ends of its confidence interval."""
+
+    method: str
+    label: str
+    value: float
+    lower: float
+    upper: float
+
+
+class ClassRow(ClassScore):
+    """Which pair and metric the score of a class is of."""
+
+    protocol: NotRequired[str]
+    metric: str
+    source: str
+    target: str
+    anchors: int | None
+
+
+#: (protocol, source, target)
+Pair: TypeAlias = tuple[str, str, str]
+R = TypeVar("R", bound=Mapping[str, Any])
+PAIR = ("protocol", "source", "target")
+CELL = (*PAIR, "method", "anchors", "metric")
+
+
+def row_of_draws(
+    pair: Pair, method: str, anchors: int | None, metric: str, values: np.ndarray, **others: float
+) -> Row:
+    """A row of the scores of several draws; `others` are its interval, or replace the mean."""
+    values = np.atleast_1d(np.asarray(values, np.float64))
+    scores = {
+        "mean": float(values.mean()),
+        "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        "seeds": len(values),
+    }
+    cell = dict(zip(CELL, (*pair, method, anchors, metric), strict=True))
+    return Row(**{**cell, **scores, **others})  # type: ignore[typeddict-item]
+
+
+def class_row(
+    pair: Pair,
+    method: str,
+    anchors: int | None,
+    metric: str,
+    label: str,
+    value: float,
+    lower: float,
+    upper: float,
+) -> ClassRow:
+    """A row of the score of one class."""
+    cell = dict(zip(CELL, (*pair, method, anchors, metric), strict=True))
+    return ClassRow(**cell, label=label, value=value, lower=lower, upper=upper)  # type: ignore[typeddict-item]
+
+
+def summarize(records: Iterable[Record]) -> list[Row]:
+    """Group records into cells, in the order of their first appearance."""
+    return [
+        Row(  # type: ignore[typeddict-item]
+            **dict(zip(CELL, cell, strict=True)),
+            mean=statistics.fmean(values),
+            std=statistics.stdev(values) if len(values) > 1 else 0.0,
+            seeds=len(values),
+        )
+        for cell, here in grouped(records, *CELL).items()
+        for values in [[record["value"] for record in here]]
+    ]
+
+
+def grouped(rows: Iterable[R], *keys: str) -> dict[tuple, list[R]]:
+    """Rows by their values of some keys, in the order of their first appearance."""
+    groups: dict[tuple, list[R]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def counts_of(rows: Iterable[Mapping[str, Any]]) -> list[int]:
+    """The anchor counts in ascending order."""
+    return sorted({row["anchors"] for row in rows if row["anchors"] is not None})
+
+
+def metric_of(rows: Sequence[Row]) -> str:
+    """The metric of the rows.
+
+    Raises:
+        ValueError: if there are no rows, or they have several metrics.
+    """
+    metrics = [metric for (metric,) in grouped(rows, "metric")]
+    if len(metrics) != 1:
+        found = f"several metrics ({', '.join(metrics)})" if metrics else "none"
+        raise ValueError(f"rows must be those of one metric; got {found}")
+    return metrics[0]
+
+
+class Table(NamedTuple):
+    """A table of text: the first column heads its rows.
+
+    Attributes:
+        caption: above it.
+        header: names of the columns.
+        rows: cells, as many in each row as names.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def summary_tables(rows: Sequence[Row]) -> list[Table]:
+    """A table for each metric, protocol and pair: methods by anchor counts.
+
+    Methods without anchors are in the first column alone, where others have counts.
+    """
+    tables = []
+    for (metric, *pair), here in grouped(rows, "metric", *PAIR).items():
+        counts = counts_of(here)
+        body = []
+        for (method,), mine in grouped(here, "method").items():
+            cells = {r["anchors"]: r for r in mine}
+            flat = cells.get(None)
+            shown = (
+                _cell(cells.get(count, flat), count == counts[0] or flat is None)
+                for count in counts
+            )
+            body.append((method, *(shown if counts else [_cell(flat, True)])))
+        caption = "{}: {} → {} ({}, mean ± std)".format(*pair, metric)
+        header = ["anchors", *map(str, counts)] if counts else ["method", metric]
+        tables.append(Table(caption, header, body))
+    return tables
+
+
+def _cell(row: Row | None, show: bool) -> str:
+    if row is None or not show:
+        return ""
+    if row["seeds"] == 1:
+        return f"{row['mean']:.3f}"
+    return f"{row['mean']:.3f}±{row['std']:.3f}"
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Write the summary as CSV in one step."""
+    fields = [*CELL, "mean", "std", "seeds"]
+    if any("lower" in row for row in rows):
+        fields += ["lower", "upper"]
+    _write(path, fields, rows)
+
+
+def write_classes(path: Path, classes: Sequence[ClassRow]) -> None:
+    """Write the scores of classes as CSV in one step."""
+    _write(path, [*CELL, "label", "value", "lower", "upper"], classes)
+
+
+def _write(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: f"{v:.6f}" if isinstance(v, float) else v for key, v in row.items()})
+    write_atomically(path, text.getvalue().encode())

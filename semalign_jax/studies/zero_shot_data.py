@@ -1,0 +1,276 @@
+"""The data of a zero-shot study: labelled images, pairs that anchors come from, prompts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import jax.numpy as jnp
+import numpy as np
+
+from .. import data as datasets
+from ..data import ImageTextDataset
+from ..stores.store import EmbeddingStore
+from ..zeroshot.prompts import PromptSet, load_prompts
+from ..zeroshot.scores import EmbeddedPrompts
+from . import inputs
+from .demo import EMOJI, load_demo, split_demo
+from .inputs import Part, StudyData
+from .prompt_stores import embed_prompts
+from .zero_shot_settings import PromptSource, ZeroShotSettings
+
+DEMO_TEXT, DEMO_LABEL = "MiniLM-L6", "category"
+DEMO_VALIDATION = 6  # one of so many other emoji
+_PURPOSES = {"validation": "for validation", "test": "to test", "labelled": "for the probe"}
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShotData(StudyData):
+    """What zero-shot needs besides; the parts are "validation", "test" and perhaps "labelled".
+
+    Attributes:
+        prompts: text encoder -> prompts.
+        multimodal: the prompts under a multimodal model; None without one.
+    """
+
+    prompts: Mapping[str, EmbeddedPrompts]
+    multimodal: EmbeddedPrompts | None = None
+
+
+def demo_data() -> ZeroShotData:
+    """Emoji as in `benchmarks/anchor_sweep.py`, with a validation part out of its training rows."""
+    images = {name: load_demo(file) for name, file in EMOJI.items()}
+    captions, prompts = (load_demo(f"emoji_{kind}_minilm_l6") for kind in ("captions", "prompts"))
+    train, test = split_demo(images)
+    rows = {"validation": train[::DEMO_VALIDATION], "test": test}
+    rows["labelled"] = np.setdiff1d(train, rows["validation"])
+    ids, (labels, names) = np.array(captions.ids), captions.labels(DEMO_LABEL)
+    parts = {name: Part(ids[at], ids[at], labels[at], None) for name, at in rows.items()}
+    classes = jnp.asarray(prompts.labels(DEMO_LABEL)[0])
+    positive = jnp.ones(len(classes), bool)
+    left_out = len(labels) - sum(map(len, rows.values()))
+    note = (
+        f"Demo: {len(rows['labelled'])} pairs of emoji and their names to draw anchors from, "
+        f"{len(rows['validation'])} emoji for validation, {len(test)} to test; {left_out} "
+        "that look like another are left out. Emoji are no medical images."
+    )
+    return ZeroShotData(
+        names=tuple(names),
+        task="single-label",
+        parts=parts,
+        anchors=parts["labelled"][:2],
+        stores={
+            "image_stores": images,
+            "anchor_stores": images,
+            "text_stores": {DEMO_TEXT: captions},
+        },
+        notes=(note,),
+        prompts={
+            DEMO_TEXT: EmbeddedPrompts(
+                jnp.asarray(prompts.values), classes, positive, tuple(names), "single-label"
+            )
+        },
+    )
+
+
+def own_data(settings: ZeroShotSettings, folder: Path) -> ZeroShotData:
+    """The data of a user; `folder` keeps prompts that are embedded here."""
+    assert settings.images is not None
+    assert settings.prompts is not None
+    prompt_set = load_prompts(settings.prompts)
+    dataset = inputs.read_dataset(settings.images)
+    where = f"images ({settings.images.path})"
+    stores = _opened(settings)
+    columns = label_columns(dataset, prompt_set, settings, where)
+    needed = {f"multimodal.{name}": store for name, store in stores["multimodal"].items()}
+    kept = inputs.in_all_stores(dataset, stores["image_stores"] | needed, where)
+    notes = _left_out(dataset, kept, f"images of {where} are not in all stores")
+    rows = _rows_of_parts(kept, columns, prompt_set, settings, where, notes)
+    parts = {name: kept.select(at) for name, at in rows.items()}
+    anchors, anchors_where = _anchors(settings, dataset, parts, stores, where, notes)
+    _check_parts(settings, parts, anchors, where, anchors_where)
+    truth = {
+        name: inputs.labelled(name, part, columns, prompt_set.task, settings, where)
+        for name, part in parts.items()
+    }
+    inputs.check_tested(truth["test"], prompt_set.names, where)
+    notes += _size_notes(parts, anchors, truth, settings, prompt_set)
+
+    def prompts(setting: str, name: str, source: PromptSource) -> EmbeddedPrompts:
+        reports = stores["text_stores"].get(name) if setting == "prompt_embeddings" else None
+        at = folder / setting / f"of-{quote(name, safe='')}"  # whatever characters the name has
+        return embed_prompts(f"{setting}.{name}", source, prompt_set, at, reports)
+
+    model = settings.multimodal
+    return ZeroShotData(
+        names=prompt_set.names,
+        task=prompt_set.task,
+        parts=truth,
+        anchors=(np.array(anchors.ids), np.array(anchors.patients)),
+        stores=stores,
+        notes=notes,
+        prompts={
+            name: prompts("prompt_embeddings", name, source)
+            for name, source in settings.prompt_embeddings.items()
+        },
+        multimodal=None if model is None else prompts("multimodal", "prompts", model.prompts),
+    )
+
+
+def _opened(settings: ZeroShotSettings) -> dict[str, dict[str, EmbeddingStore]]:
+    """The stores by setting and name, without those of prompts."""
+    folders = {
+        "image_stores": settings.image_stores,
+        "anchor_stores": settings.anchor_stores or settings.image_stores,
+        "text_stores": settings.text_stores,
+        "multimodal": {"images": settings.multimodal.images} if settings.multimodal else {},
+    }
+    return {kind: inputs.open_stores(kind, of_kind) for kind, of_kind in folders.items()}
+
+
+def _left_out(before: ImageTextDataset, after: ImageTextDataset, why: str) -> list[str]:
+    number = len(before) - len(after)
+    return [f"{number} {why}."] if number else []
+
+
+def label_columns(
+    dataset: ImageTextDataset, prompt_set: PromptSet, settings: ZeroShotSettings, where: str
+) -> list[int]:
+    """The column of the data set's labels for each class.
+
+    Raises:
+        ValueError: for a class without a label, a label without a class, and unknown names.
+    """
+    has = f"it has {', '.join(dataset.label_names) or 'none'}"
+    for key in settings.label_names:
+        if key not in prompt_set.names:
+            raise ValueError(
+                f"label_names: {key!r} is no class of the prompt set {prompt_set.name!r}; it has "
+                f"{', '.join(prompt_set.names)}"
+            )
+    for name in settings.ignored_labels:
+        if name not in dataset.label_names:
+            raise ValueError(f"ignored_labels: {name!r} is no label of {where}; {has}")
+    labels = [settings.label_names.get(name, name) for name in prompt_set.names]
+    for name, label in zip(prompt_set.names, labels, strict=True):
+        if label not in dataset.label_names:
+            raise ValueError(
+                f"{where} has no label {label!r} for the class {name!r} of the prompt set "
+                f"{prompt_set.name!r}; {has}. Name it in label_names"
+            )
+    without = [n for n in dataset.label_names if n not in (*labels, *settings.ignored_labels)]
+    if without:
+        raise ValueError(
+            f"{where}: the label {without[0]!r} has no prompts in the prompt set "
+            f"{prompt_set.name!r} ({len(without)} such labels: {', '.join(without)}). Add a class, "
+            "name it in label_names, or list it in ignored_labels"
+        )
+    return [dataset.label_names.index(label) for label in labels]
+
+
+def _rows_of_parts(
+    dataset: ImageTextDataset,
+    columns: Sequence[int],
+    prompt_set: PromptSet,
+    settings: ZeroShotSettings,
+    where: str,
+    notes: list[str],
+) -> dict[str, np.ndarray]:
+    """Rows of "validation", "test" and perhaps "labelled"."""
+    labels, known = inputs.binary_labels(dataset, columns, settings)
+    usable = np.arange(len(dataset))
+    if prompt_set.task == "single-label":
+        usable = np.flatnonzero((labels * known).any(axis=1))
+        if not len(usable):
+            raise ValueError(f"{where}: no image has one of the classes of {prompt_set.name!r}")
+        notes += _left_out(dataset, dataset.select(usable), f"images of {where} are of no class")
+    splits = {name: getattr(settings, name) for name in _PURPOSES}
+    positive = (labels * known)[usable]
+    return inputs.rows_of_parts(
+        dataset, usable, splits, settings.patient_split, where, stratify=positive
+    )
+
+
+def _anchors(
+    settings: ZeroShotSettings,
+    images: ImageTextDataset,
+    parts: Mapping[str, ImageTextDataset],
+    stores: Mapping[str, dict[str, EmbeddingStore]],
+    where: str,
+    notes: list[str],
+) -> tuple[ImageTextDataset, str]:
+    """The pairs that anchors are drawn from, and where they are from."""
+    splits = settings.anchor_splits
+    if settings.anchors is not None:
+        where = f"anchors ({settings.anchors.path})"
+        images = inputs.read_dataset(settings.anchors)
+    elif splits is None:
+        images = parts.get("labelled", images.select(()))
+    if splits is not None:
+        wanted = {"anchor_splits": splits}
+        rows = inputs.rows_of_parts(images, np.arange(len(images)), wanted, None, where)
+        images = images.select(rows["anchor_splits"])
+    if not len(images):
+        raise ValueError(
+            f"anchors: no image of {where} is left for them: name their splits in anchor_splits, "
+            "or leave a part of patient_split"
+        )
+    pairs = inputs.in_all_stores(images, stores["anchor_stores"] | stores["text_stores"], where)
+    notes += _left_out(
+        images, pairs, f"images of {where} are not in all stores of anchors and reports"
+    )
+    return pairs, where
+
+
+def _check_parts(
+    settings: ZeroShotSettings,
+    parts: Mapping[str, ImageTextDataset],
+    anchors: ImageTextDataset,
+    where: str,
+    anchors_where: str,
+) -> None:
+    """Refuse patients in two parts, and more anchors or labelled images than there are."""
+    named = {f"{name} of {where}": part for name, part in parts.items()}
+    datasets.check_disjoint(named)
+    # They may be labelled images.
+    named.pop(f"labelled of {where}", None)
+    datasets.check_disjoint({f"anchors of {anchors_where}": anchors, **named})
+    inputs.check_anchor_counts(settings.counts, len(anchors), f"pairs of {anchors_where}")
+    if settings.probe is None:
+        return
+    if "labelled" not in parts:
+        raise ValueError(
+            "baselines: the probe needs labelled images: name splits as labelled, or leave a part "
+            "of patient_split"
+        )
+    if max(settings.counts) > len(parts["labelled"]):
+        raise ValueError(
+            f"counts: {max(settings.counts)} is more than the {len(parts['labelled'])} labelled "
+            f"images of {where} for the probe: leave it out of baselines, or counts"
+        )
+
+
+def _size_notes(
+    parts: Mapping[str, ImageTextDataset],
+    anchors: ImageTextDataset,
+    truth: Mapping[str, Part],
+    settings: ZeroShotSettings,
+    prompt_set: PromptSet,
+) -> list[str]:
+    sizes = [inputs.size(anchors, "to draw anchors from", "pairs")]
+    sizes += [
+        inputs.size(part, _PURPOSES[name])
+        for name, part in parts.items()
+        if name != "labelled" or settings.probe is not None
+    ]
+    notes = [f"{', '.join(sizes)}; no patient is tested and used otherwise."]
+    if parts["test"].patients == parts["test"].ids:
+        notes.append("Each test image stands for a patient: no other patient ids are known.")
+    names, test = prompt_set.names, truth["test"]
+    notes += inputs.note_of_one_valued("test", test, names)
+    if prompt_set.task == "multi-label":
+        notes += inputs.note_of_one_valued("validation", truth["validation"], names, "no threshold")
+    if test.known is not None and not test.known.all():
+        unknown = int((~test.known).sum())
+        notes.append(f"{unknown} labels of test images are unknown and not counted.")
+    return notes

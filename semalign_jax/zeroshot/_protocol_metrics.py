@@ -1,0 +1,261 @@
+"""Metrics of scores with intervals, for one set of anchors or several at once."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._core import checks
+from .._core.typing import Array, ArrayLike
+from ..metrics import (
+    accuracy,
+    auroc_from_ranking,
+    average_precision_from_ranking,
+    balanced_accuracy,
+    macro_mean,
+    precision_recall_f1,
+    predicted_classes,
+    rank_scores,
+)
+from ..metrics.intervals import BootstrapInterval, bootstrap
+from ..metrics.ranking import ranking_of_known
+from ._protocol_data import Truth, checked_known, checked_labels
+from .scores import TASKS, Task, ThresholdRule, choose_threshold, not_nan
+
+#: Numbers that a batch of resamples may hold for one score; bounds the memory of the bootstrap.
+BOOTSTRAP_NUMBERS = 2**24
+
+
+class ScoreReport(NamedTuple):
+    """Metrics of test scores.
+
+    Attributes:
+        intervals: `BootstrapInterval` whose fields are dicts metric -> value. Scalars: "macro
+            AUROC", "macro AP", and for a single-label task "accuracy" and "balanced accuracy",
+            for a multi-label one "macro F1". Of every class [num_classes]: "AUROC", "AP", and for
+            a multi-label task "F1", "sensitivity" and "specificity" at the thresholds. Macro
+            means leave undefined classes out.
+        thresholds: [num_classes] chosen on the validation part; NaN where undefined, and for a
+            single-label task, which takes the best class.
+        undefined_test: bool [num_classes], classes without positive or without negative test
+            images: their AUROC is NaN.
+        undefined_validation: bool [num_classes], the same of the validation part.
+    """
+
+    intervals: BootstrapInterval
+    thresholds: Array
+    undefined_test: Array
+    undefined_validation: Array
+
+
+@dataclass(frozen=True)
+class _Statistic:
+    """Metrics of scores of several seeds [seeds, n, num_classes], and their means."""
+
+    task: Task
+    num_classes: int
+
+    def __call__(self, data: dict[str, Any], weights: Array) -> dict[str, Any]:
+        # One ranking after the other: only then do the resamples of a bootstrap share its layout.
+        seeds = data["predicted"].shape[0]
+        rankings = jax.tree_util.tree_map(
+            lambda leaf: leaf.reshape(-1, leaf.shape[-1]), data["ranking"]
+        )
+        values = {
+            "AUROC": auroc_from_ranking(rankings, weights),
+            "AP": average_precision_from_ranking(rankings, weights),
+        }
+        if self.task == "multi-label":
+            labels, predicted = (_columns(data[name], seeds) for name in ("labels", "predicted"))
+            if data["known"] is not None:
+                weights = weights[:, None] * _columns(data["known"], seeds).astype(weights.dtype)
+            found = precision_recall_f1(labels, predicted, weights=weights)
+            absent = precision_recall_f1(~labels, ~predicted, weights=weights)
+            chosen = ~jnp.isnan(data["thresholds"].reshape(-1))
+            for name, value in (
+                ("F1", found.f1),
+                ("sensitivity", found.recall),
+                ("specificity", absent.recall),
+            ):
+                values[name] = jnp.where(chosen, value, jnp.nan)
+        values = {name: value.reshape(seeds, self.num_classes) for name, value in values.items()}
+        each = {f"macro {n}": macro_mean(values[n]).value for n in values if n in _MACRO}
+        if self.task == "single-label":
+            score = partial(self._of_predictions, data["labels"], weights)
+            each |= jax.vmap(score)(data["predicted"])
+        each |= values
+        means = jax.tree_util.tree_map(lambda values: jnp.mean(values, axis=0), each)
+        return {"each": each, "mean": means}
+
+    def _of_predictions(self, labels: Array, weights: Array, predicted: Array) -> dict[str, Array]:
+        balanced = balanced_accuracy(labels, predicted, self.num_classes, weights=weights)
+        return {
+            "accuracy": accuracy(labels, predicted, weights=weights),
+            "balanced accuracy": balanced.value,
+        }
+
+
+def _columns(values: Array, seeds: int) -> Array:
+    """[n, classes] or [seeds, n, classes] as [n, seeds * classes]."""
+    if values.ndim == 2:
+        values = jnp.broadcast_to(values, (seeds, *values.shape))
+    return jnp.moveaxis(values, 0, 1).reshape(values.shape[1], -1)
+
+
+_MACRO = ("AUROC", "AP", "F1")
+
+
+# As public: the two parts, and one option for each choice of the evaluation.
+def evaluate_scores(
+    validation_labels: ArrayLike,
+    validation_scores: ArrayLike,
+    test_labels: ArrayLike,
+    test_scores: ArrayLike,
+    *,
+    task: Task,
+    key: Array,
+    rule: ThresholdRule = "youden",
+    patients: Any = None,
+    validation_known: ArrayLike | None = None,
+    test_known: ArrayLike | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> ScoreReport:
+    """Metrics of test scores with intervals; thresholds are chosen on the validation part.
+
+    Args:
+        validation_labels: classes [v] (single-label) or booleans or 0/1 [v, num_classes].
+        validation_scores: [v, num_classes].
+        test_labels: likewise [n] or [n, num_classes].
+        test_scores: [n, num_classes].
+        task: "single-label" or "multi-label".
+        key: PRNG key of the bootstrap.
+        rule: see `choose_threshold`.
+        patients: of the test rows [n], text or integers; the bootstrap draws patients. None means
+            that every row is a unit.
+        validation_known: of a multi-label task, bool [v, num_classes], which labels are known;
+            the others count nowhere. None means all.
+        test_known: likewise [n, num_classes].
+        resamples: of the bootstrap.
+        level: of the intervals.
+
+    Returns:
+        `ScoreReport`.
+
+    Raises:
+        TypeError: for scores that are not floating point or labels that are not integers.
+        ValueError: for shapes that do not match, labels outside of the classes or NaN scores.
+    """
+    arrays = []
+    for name, value in (("validation_scores", validation_scores), ("test_scores", test_scores)):
+        value = checks.float_array(name, value, 2)
+        not_nan(name, value)
+        arrays.append(value[None])
+    classes = arrays[1].shape[-1]
+    if arrays[0].shape[-1] != classes:
+        raise ValueError(
+            f"validation_scores and test_scores must have the same classes; got "
+            f"{arrays[0].shape[-1]} and {classes}"
+        )
+    checks.option("task", task, TASKS)
+    names = tuple(str(i) for i in range(classes))
+    truth = [
+        checked_labels(name, value, names, task)
+        for name, value in (("validation", validation_labels), ("test", test_labels))
+    ]
+    for name, labels, scores in zip(("validation", "test"), truth, arrays, strict=True):
+        if len(labels) != scores.shape[1]:
+            raise ValueError(
+                f"{name}_labels must have one row for each of the {scores.shape[1]} rows of "
+                f"{name}_scores; got {len(labels)}"
+            )
+    parts = [
+        Truth(labels, checked_known(f"{name}_known", mask, labels, task))
+        for name, labels, mask in zip(
+            ("validation", "test"), truth, (validation_known, test_known), strict=True
+        )
+    ]
+    clusters = None if patients is None else cluster_numbers(patients, len(truth[1]))
+    how = Evaluation(task, key, rule, clusters, resamples, level)
+    intervals, thresholds = evaluate(parts[0], arrays[0], parts[1], arrays[1], how)
+    mean = BootstrapInterval(*(part["mean"] for part in intervals))
+    validation_undefined, test_undefined = (undefined(part, classes) for part in parts)
+    return ScoreReport(mean, thresholds[0], test_undefined, validation_undefined)
+
+
+def cluster_numbers(patients: Any, rows: int) -> np.ndarray:
+    array = np.asarray(patients)
+    if array.shape != (rows,):
+        raise ValueError(f"patients must have one entry for each of {rows} rows; got {array.shape}")
+    return np.unique(array, return_inverse=True)[1].astype(np.int32)
+
+
+def undefined(truth: Truth, num_classes: int) -> Array:
+    """Classes that all rows, or none, belong to."""
+    labels, known = truth
+    if labels.ndim == 1:
+        labels = labels[:, None] == jnp.arange(num_classes, dtype=labels.dtype)[None, :]
+    if known is None:
+        return labels.all(axis=0) | ~labels.any(axis=0)
+    return (labels | ~known).all(axis=0) | ~(labels & known).any(axis=0)
+
+
+class Evaluation(NamedTuple):
+    """How scores are evaluated; `clusters` are the numbers of the test rows' patients."""
+
+    task: Task
+    key: Array
+    rule: ThresholdRule
+    clusters: np.ndarray | None
+    resamples: int
+    level: float
+
+
+def evaluate(
+    validation: Truth,
+    validation_scores: Array,
+    test: Truth,
+    test_scores: Array,
+    how: Evaluation,
+) -> tuple[BootstrapInterval, Array]:
+    """Intervals with the parts "each" [seeds, ...] and "mean", and thresholds [seeds, classes]."""
+    seeds, rows, classes = test_scores.shape
+    if how.task == "multi-label":
+        thresholds = jax.vmap(
+            lambda s: choose_threshold(validation.labels, s, rule=how.rule, known=validation.known)
+        )(validation_scores)
+        predicted = test_scores >= thresholds[:, None, :]
+    else:
+        thresholds = jnp.full((seeds, classes), jnp.nan, test_scores.dtype)
+        predicted = predicted_classes(test_scores)
+    data = {
+        "labels": test.labels,
+        "known": test.known,
+        "predicted": predicted,
+        "ranking": _ranked(test, test_scores),
+        "thresholds": thresholds,
+    }
+    intervals = bootstrap(
+        _Statistic(how.task, classes),
+        data,
+        rows,
+        how.key,
+        resamples=how.resamples,
+        level=how.level,
+        clusters=how.clusters,
+        batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // (seeds * rows))),
+    )
+    return intervals, thresholds
+
+
+@jax.jit
+def _ranked(truth: Truth, scores: Array) -> Any:
+    """Rankings [seeds, classes, n] of scores [seeds, n, classes]."""
+    rankings = jax.vmap(lambda s: rank_scores(truth.labels, s))(scores)
+    if truth.known is None:
+        return rankings
+    known = jnp.broadcast_to(truth.known.T, rankings.order.shape)
+    return ranking_of_known(rankings, known)
