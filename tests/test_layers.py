@@ -140,6 +140,7 @@ def test_public_names_agree(module):
     assert public - modules <= set(module.__all__)
 
 
+@pytest.mark.slow  # compiles as users do
 def test_readme_snippets_run_as_printed(tmp_path):
     """In a user's settings, each on its own, and with the accuracies that the text names."""
     readme = (PACKAGE.parent / "README.md").read_text()

@@ -118,6 +118,7 @@ def squared_error(mapping, data):
 RIDGE = sa.SweepMethod("affine", ridge=1.0, ridge_unit="gram")
 
 
+@pytest.mark.slow
 def test_sweep_equals_independent_fits():
     x, y = map(jnp.asarray, anchors(60, 8, 6, cond=3))
     test = tuple(map(jnp.asarray, anchors(20, 8, 6, cond=3, seed=1)))
@@ -266,6 +267,7 @@ def test_scores_of_equal_shapes_compile_once():
     assert sum("XLA compilation" in text for text in compiled) == 1, compiled
 
 
+@pytest.mark.slow
 def test_scores_in_batches():
     """The same as all at once, with the memory of a batch and not of all rows."""
     rng = np.random.default_rng(0)

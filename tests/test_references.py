@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
-from helpers import METHODS, anchors, condition, prepared, reference, relative
+from helpers import METHODS, anchors, condition, latin, prepared, reference, relative
 
 import semalign_jax as sa
 
@@ -48,9 +48,13 @@ def orthogonal(method, n, d_in, d_out):
     return matrix, np.linalg.svd(matrix, compute_uv=False)
 
 
-@pytest.mark.parametrize("method", ["affine", "linear"])
-@pytest.mark.parametrize(("n", "d_in", "d_out"), SQUARE + UNEQUAL)
-def test_least_squares_predicts_like_numpy(precision, method, n, d_in, d_out):
+@pytest.mark.parametrize(
+    ("shape", "method", "precision"),
+    latin(SQUARE + UNEQUAL, ["affine", "linear"], ["x32", "x64"]),
+    indirect=["precision"],
+)
+def test_least_squares_predicts_like_numpy(shape, method, precision):
+    n, d_in, d_out = shape
     x, y, test = problem(n, d_in, d_out, 100)
     weight, bias, cond = least_squares(method, n, d_in, d_out)
     dtype = np.float64 if precision == "x64" else np.float32
@@ -64,9 +68,13 @@ def test_least_squares_predicts_like_numpy(precision, method, n, d_in, d_out):
     ).max(initial=1)
 
 
-@pytest.mark.parametrize("method", ["l-ortho", "ortho"])
-@pytest.mark.parametrize(("n", "d_in", "d_out"), SQUARE + UNEQUAL)
-def test_orthogonal_maps_reach_the_optimum(precision, method, n, d_in, d_out):
+@pytest.mark.parametrize(
+    ("shape", "method", "precision"),
+    latin(SQUARE + UNEQUAL, ["l-ortho", "ortho"], ["x32", "x64"]),
+    indirect=["precision"],
+)
+def test_orthogonal_maps_reach_the_optimum(shape, method, precision):
+    n, d_in, d_out = shape
     x, y, _ = problem(n, d_in, d_out, 10)
     matrix, s = orthogonal(method, n, d_in, d_out)
     dtype = np.float64 if precision == "x64" else np.float32
@@ -91,9 +99,12 @@ def test_ortho_is_scipy_orthogonal_procrustes(precision):
     assert relative(fitted.weight, expected) < (1e-11 if precision == "x64" else 1e-3)
 
 
-@pytest.mark.parametrize("d", [8, 64, 384])
-@pytest.mark.parametrize("method", METHODS)
-def test_condition_1e6_is_not_truncated(precision, method, d):
+@pytest.mark.parametrize(
+    ("method", "d", "precision"),
+    latin([*METHODS, *METHODS], [8, 64, 384], ["x32", "x64"]),
+    indirect=["precision"],
+)
+def test_condition_1e6_is_not_truncated(method, d, precision):
     x, y, _ = problem(4 * d, d, d, 1e6)
     weight, bias = reference(method, x, y)
     dtype = np.float64 if precision == "x64" else np.float32
@@ -111,9 +122,12 @@ def test_condition_1e6_is_not_truncated(precision, method, d):
         assert np.sum(np.asarray(fitted.weight, np.float64) * matrix) > nuclear * (1 - bound)
 
 
-@pytest.mark.parametrize("normalize", ["none", "center", "standard", "isotropic"])
-@pytest.mark.parametrize("method", METHODS)
-def test_options_together(precision, method, normalize):
+@pytest.mark.parametrize(
+    ("method", "normalize", "precision"),
+    latin(METHODS, ["none", "center", "standard", "isotropic"], ["x32", "x64"]),
+    indirect=["precision"],
+)
+def test_options_together(method, normalize, precision):
     x, y = anchors(30, 6, 6, cond=5, offset=3.0)
     rng = np.random.default_rng(0)
     weights = rng.uniform(0.2, 3, 30) * (rng.random(30) < 0.8)

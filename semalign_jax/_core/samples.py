@@ -147,6 +147,11 @@ def refuse_wrapping(name: str, data: Any) -> None:
             )
 
 
+@jax.jit
+def _between(labels: Array, start: int, stop: int) -> Array:
+    return (labels >= start) & (labels < stop)
+
+
 def in_range(
     name: str, labels: Array, stop: int, weights: Array | None = None, *, start: int = 0
 ) -> Array:
@@ -159,7 +164,7 @@ def in_range(
         weights: of the shape of `labels`; None means that none is zero.
         start: first value that is allowed.
     """
-    valid = (labels >= start) & (labels < stop)
+    valid = _between(labels, start, stop)
     if checks.is_concrete(labels, weights):
         ignored = False if weights is None else np.asarray(weights) == 0
         bad = np.argwhere(~(np.asarray(valid) | ignored))

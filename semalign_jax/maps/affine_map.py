@@ -78,8 +78,7 @@ class AffineMap(NamedTuple):
     @property
     def bias(self) -> Array:
         """The `bias` [..., d_out] of the form `y = x @ weight + bias`."""
-        offset = self.source_offset[..., None, :]
-        return self.target_offset - matmul(offset, self.weight)[..., 0, :]
+        return _bias(self)
 
     @property
     def d_in(self) -> int:
@@ -127,16 +126,7 @@ class AffineMap(NamedTuple):
             if self.batch_shape:
                 raise ValueError("batch_size is for one map and x [n, d_in]; leave it None")
             return apply_in_batches(self, x, batch_size)
-        dtype = common_dtype(x.dtype, self.weight.dtype)
-        work = compute_dtype(dtype)
-        weight, source, target = (a.astype(work) for a in self)
-        if x.ndim > 1:
-            source, target = source[..., None, :], target[..., None, :]
-            # Aligned by hand, since users may forbid implicit broadcasting.
-            extra = x.ndim - weight.ndim
-            x = jnp.expand_dims(x, tuple(range(-extra)))
-            source, target = (jnp.expand_dims(a, tuple(range(extra))) for a in (source, target))
-        return (matmul(x.astype(work) - source, weight) + target).astype(dtype)
+        return _applied(self, x)
 
     __call__ = apply
 
@@ -169,14 +159,7 @@ class AffineMap(NamedTuple):
                 f"cannot compose: this map ends in {self.d_out} dimensions and other starts "
                 f"from {other.d_in}"
             )
-        dtype = common_dtype(self.weight.dtype, other.weight.dtype)
-        work = compute_dtype(dtype)
-        first, second = (jax.tree.map(lambda a: a.astype(work), m) for m in (self, other))
-        middle = (first.target_offset - second.source_offset)[..., None, :]
-        target = matmul(middle, second.weight)[..., 0, :] + second.target_offset
-        weight = matmul(first.weight, second.weight)
-        source = jnp.broadcast_to(first.source_offset, (*weight.shape[:-2], self.d_in))
-        return AffineMap(weight.astype(dtype), source.astype(dtype), target.astype(dtype))
+        return _composed(self, other)
 
     def __rshift__(self, other: "AffineMap") -> "AffineMap":
         """`self >> other`: apply `self`, then `other`."""
@@ -186,6 +169,41 @@ class AffineMap(NamedTuple):
 
 
 jax.export.register_namedtuple_serialization(AffineMap, serialized_name="semalign_jax.AffineMap")
+
+
+# Compiled as one program each, also for a call that is not in a compiled function.
+
+
+@jax.jit
+def _bias(mapping: AffineMap) -> Array:
+    offset = mapping.source_offset[..., None, :]
+    return mapping.target_offset - matmul(offset, mapping.weight)[..., 0, :]
+
+
+@jax.jit
+def _applied(mapping: AffineMap, x: Array) -> Array:
+    dtype = common_dtype(x.dtype, mapping.weight.dtype)
+    work = compute_dtype(dtype)
+    weight, source, target = (a.astype(work) for a in mapping)
+    if x.ndim > 1:
+        source, target = source[..., None, :], target[..., None, :]
+        # Aligned by hand, since users may forbid implicit broadcasting.
+        extra = x.ndim - weight.ndim
+        x = jnp.expand_dims(x, tuple(range(-extra)))
+        source, target = (jnp.expand_dims(a, tuple(range(extra))) for a in (source, target))
+    return (matmul(x.astype(work) - source, weight) + target).astype(dtype)
+
+
+@jax.jit
+def _composed(first: AffineMap, second: AffineMap) -> AffineMap:
+    dtype = common_dtype(first.weight.dtype, second.weight.dtype)
+    work = compute_dtype(dtype)
+    first, second = (jax.tree.map(lambda a: a.astype(work), m) for m in (first, second))
+    middle = (first.target_offset - second.source_offset)[..., None, :]
+    target = matmul(middle, second.weight)[..., 0, :] + second.target_offset
+    weight = matmul(first.weight, second.weight)
+    source = jnp.broadcast_to(first.source_offset, (*weight.shape[:-2], first.d_in))
+    return AffineMap(weight.astype(dtype), source.astype(dtype), target.astype(dtype))
 
 
 def _equal(a: Any, b: Any) -> bool:

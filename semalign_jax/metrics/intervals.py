@@ -179,7 +179,7 @@ def bootstrap_weights(
     """
     plan = _plan(rows, strata, clusters, weights)
     keys = jax.random.split(key, checks.positive_int("resamples", resamples))
-    return jax.vmap(partial(_drawn_weights, plan))(keys)
+    return _all_drawn_weights(plan, keys)
 
 
 def bootstrap(
@@ -425,6 +425,11 @@ def _check_nested(unit: Array, layer: Array, weights: Array) -> None:
         )
 
 
+@jax.jit
+def _all_drawn_weights(plan: _Plan, keys: Array) -> Array:
+    return jax.vmap(partial(_drawn_weights, plan))(keys)
+
+
 def _drawn_weights(plan: _Plan, key: Array) -> Array:
     """Row weights [n] of one resample."""
     rows = plan.weights.shape[0]
@@ -650,7 +655,12 @@ def delong_interval(
     """
     tail = _tail(level)
     (estimate, error), *_ = _delong(labels, (scores,), weights)
-    reach = -ndtri(jnp.asarray(tail, estimate.dtype)) * error
+    return _normal_interval(jnp.asarray(tail, estimate.dtype), estimate, error)
+
+
+@jax.jit
+def _normal_interval(tail: Array, estimate: Array, error: Array) -> DeLongInterval:
+    reach = -ndtri(tail) * error
     return DeLongInterval(
         estimate, jnp.maximum(estimate - reach, 0), jnp.minimum(estimate + reach, 1), error
     )
@@ -678,7 +688,11 @@ def delong_test(
         TypeError: for labels that are not integers or booleans, or scores that are not floats.
         ValueError: for shapes that do not match, labels out of range or negative weights.
     """
-    difference, error = _delong(labels, (first, second), weights)[-1]
+    return _normal_test(*_delong(labels, (first, second), weights)[-1])
+
+
+@jax.jit
+def _normal_test(difference: Array, error: Array) -> DeLongTest:
     z = jnp.where(difference == 0, jnp.where(jnp.isnan(error), jnp.nan, 0), difference / error)
     return DeLongTest(difference, error, z, 2 * ndtr(-jnp.abs(z)))
 

@@ -23,6 +23,7 @@ from .._core.typing import Array, ArrayLike
 ROWS_AT_ONCE = 256
 
 
+@jax.jit
 def normalize_rows(x: Array) -> Array:
     """Divide rows by their Euclidean norm; zero rows stay zero, with a finite derivative.
 

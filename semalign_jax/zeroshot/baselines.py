@@ -15,6 +15,7 @@ which learns from labels, and multimodal models, which need no anchors, are here
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -171,6 +172,7 @@ def asif_scores(
     )
 
 
+@partial(jax.jit, static_argnums=1)
 def _sparse(similarity: Array, top: int, exponent: Array) -> Array:
     """The `top` largest of every row, without negative ones, to a power; zero elsewhere."""
     values, columns = jax.lax.top_k(similarity, top)
@@ -222,6 +224,7 @@ def fit_canonical(
     return CanonicalMaps(first, second, jnp.minimum(s[:dims], 1).astype(dtype))
 
 
+@jax.jit
 def _whitened(rows: Array, ridge: Array) -> tuple[Array, Array, Array]:
     """Whitened anchors [k, r], the matrix [d, r] that whitens, and the mean [d]."""
     mean = jnp.mean(rows, axis=0)

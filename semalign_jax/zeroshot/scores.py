@@ -189,6 +189,11 @@ def zero_shot_predict(
     It is -1 where no similarity is defined, of images that hold NaN or infinity.
     """
     logits = zero_shot_logits(embeddings, classes, center=center, batch_size=batch_size)
+    return _class_of(logits)
+
+
+@jax.jit
+def _class_of(logits: Array) -> Array:
     return jnp.where(jnp.isnan(logits).any(axis=-1), -1, predicted_classes(logits))
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from semalign_jax.studies import report
 
+pytestmark = pytest.mark.slow  # scripts, as they are run
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "anchor_sweep.py"
 
 

@@ -12,6 +12,8 @@ import pytest
 from semalign_jax.data import read_many
 from semalign_jax.stores import open_store
 
+pytestmark = pytest.mark.slow  # scripts, as they are run
+
 
 @pytest.fixture
 def small(monkeypatch):

@@ -14,6 +14,8 @@ import pytest
 
 from semalign_jax.encoders._preprocess import _buckets
 
+pytestmark = pytest.mark.slow  # scripts, as they are run
+
 # By its path: the tests of the encoders are a package of the same name.
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "encoders.py"
 SPEC = importlib.util.spec_from_file_location("encoders_benchmark", SCRIPT)

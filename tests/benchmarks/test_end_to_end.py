@@ -15,6 +15,8 @@ import pytest
 from semalign_jax.maps.io import saved_method
 from semalign_jax.stores import open_store, verify_store
 
+pytestmark = pytest.mark.slow  # scripts, as they are run
+
 MISSING = end_to_end.missing_packages()
 PATIENTS = 16
 

@@ -4,6 +4,8 @@ import heads
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow  # scripts, as they are run
+
 
 def table(text):
     """Rows of the Markdown table by the names of its columns."""

@@ -8,8 +8,15 @@ import pytest
 import solver_sweeps
 import solvers
 
+pytestmark = pytest.mark.slow  # scripts, as they are run
 
-@pytest.mark.parametrize("case", list(solvers.accuracy_cases(24)), ids=str)
+CASES = [
+    pytest.param(case, marks=pytest.mark.slow if number % 5 else [])
+    for number, case in enumerate(solvers.accuracy_cases(24))
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_bounds_hold_in_float32(case):
     with jax.enable_x64(False):
         row = solvers.accuracy(case)

@@ -5,6 +5,8 @@ import json
 import pytest
 import stitching_scale
 
+pytestmark = pytest.mark.slow  # scripts, as they are run
+
 TINY = ["--encoders", "2", "--dim", "4", "--seeds", "2", "--train-rows", "60", "--test-rows", "30"]
 TINY += ["--labels", "2", "--methods", "linear", "ortho"]
 

@@ -27,6 +27,7 @@ from semalign_jax import distributed
 from semalign_jax.distributed.processes import Section
 from semalign_jax.encoders import _store, embed
 
+pytestmark = pytest.mark.slow  # processes start and are killed
 ROWS = 41
 
 

@@ -474,6 +474,7 @@ run_slowly(sys.argv[1], sys.argv[2], int(sys.argv[3]))
 """
 
 
+@pytest.mark.slow
 def test_killed_runs_leave_the_same_files(bert, tmp_path):
     items, out = texts(50, longest=4), tmp_path / "killed"
     embed(bert, items, **one_device(out=tmp_path / "whole", chunk_size=4))

@@ -5,6 +5,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import latin
 
 from semalign_jax.encoders import CheckpointError, ConfigError, encode, load_encoder
 from semalign_jax.encoders._config import ConfigReader
@@ -261,12 +262,17 @@ def test_what_is_not_supported_is_refused_by_name(name, changes, message):
     [
         ("bert", ("mean", "cls", "eos", "pooler")),
         ("cxr-bert", ("projection", "mean", "cls", "eos")),
-        ("roberta", ("mean", "cls", "eos", "pooler")),
-        ("roberta-masked-lm", ("mean", "cls", "eos")),
-        ("mpnet", ("mean", "cls", "eos", "pooler")),
-        ("electra", ("mean", "cls", "eos")),
-        ("distilbert", ("mean", "cls", "eos")),
         ("modernbert", ("mean", "cls", "eos")),
+        *(
+            pytest.param(name, ("mean", "cls", "eos", *more), marks=pytest.mark.slow)
+            for name, more in (
+                ("roberta", ("pooler",)),
+                ("roberta-masked-lm", ()),
+                ("mpnet", ("pooler",)),
+                ("electra", ()),
+                ("distilbert", ()),
+            )
+        ),
     ],
 )
 def test_poolings_are_of_the_stored_outputs(name, poolings, tmp_path):
@@ -313,8 +319,10 @@ def test_padding_does_not_change_an_embedding(tmp_path):
         np.testing.assert_allclose(padded[1], alone[0], atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["mpnet", "modernbert-biases", "cxr-bert"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    latin(["mpnet", "modernbert-biases", "cxr-bert"], ["bfloat16", "float16"]),
+)
 def test_half_precision_is_kept(name, dtype, tmp_path):
     config, shapes, batch, _ = read_golden(name)
     write_checkpoint(tmp_path, config, shapes, all_cases()[name])

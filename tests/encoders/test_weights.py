@@ -164,6 +164,7 @@ def test_paths_of_parameters():
     assert flatten({"a": {"b": {"c": 1}, "d": 2}}) == {"a/b/c": 1, "a/d": 2}
 
 
+@pytest.mark.slow
 def test_memory_peak_is_near_the_size_of_the_parameters(tiny_bert):
     tmp_path = tiny_bert / "large"
     tmp_path.mkdir()

@@ -43,6 +43,7 @@ def test_gradients_of_rank_deficient_anchors_are_finite(method):
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_many_rows_take_no_memory_beyond_the_rows():
     x = np.random.default_rng(0).standard_normal((300_000, 50), dtype=np.float32)
     memory = jax.jit(lambda x: sa.fit_linear(x, x).weight).lower(x).compile().memory_analysis()

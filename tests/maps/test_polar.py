@@ -104,6 +104,7 @@ def test_repeated_texts_leave_directions_open_whatever_their_order(shape, method
     assert np.abs(np.asarray(fitted.weight) - np.asarray(wide)).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_ties_of_the_completion_are_broken_the_same_way_everywhere():
     """A dimension that is zero in the source, and another one in the target: +1 or -1?"""
     rng = np.random.default_rng(0)

@@ -304,6 +304,7 @@ def test_resampling_runs_in_shard_map():
     assert jax.eval_shape(mapped, labels, first, second).shape == (2, 4)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth():
     """Percentile, BCa and DeLong at 90 % in 300 experiments, each within 4 standard errors."""
     truth = float(scipy.stats.norm.cdf(1 / np.sqrt(2)))
@@ -486,6 +487,7 @@ def test_permutation_agrees_with_delong_and_counts_undefined():
     assert int(nothing.undefined) == 10
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_without_a_difference():
     keys = jax.random.split(jax.random.key(0), 300)
     labels = jnp.arange(40) < 16
@@ -583,6 +585,7 @@ def test_data_that_jax_would_wrap_around_is_refused():
                 call()
 
 
+@pytest.mark.slow
 def test_benchmark_compares_the_same_values(tmp_path, capsys):
     arguments = ["--rows", "200", "--labels", "2", "--resamples", "30", "--repeats", "1"]
     docs = tmp_path / "speed.md"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics as sk
-from helpers import rotation
+from helpers import latin, rotation
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -489,8 +489,11 @@ def pair(n, d_x, d_y, seed=0):
     return x + 3, y - 1
 
 
-@pytest.mark.parametrize(("n", "d_x", "d_y"), [(30, 5, 7), (6, 9, 20)])
-def test_similarities_by_their_definitions(n, d_x, d_y, precision):
+@pytest.mark.parametrize(
+    ("shape", "precision"), latin([(30, 5, 7), (6, 9, 20)], ["x64", "x32"]), indirect=["precision"]
+)
+def test_similarities_by_their_definitions(shape, precision):
+    n, d_x, d_y = shape
     x, y = pair(n, d_x, d_y)
     tolerance = 1e-9 if precision == "x64" else 2e-5
     close = partial(np.testing.assert_allclose, rtol=tolerance)

@@ -178,10 +178,15 @@ def objective(weight, bias, x, labels, l2):
         "cancer",
         "cancer, scaled",
         "wine, scaled",
-        "emoji_dinov2_small",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("wine", "digits", "digits, scaled", "glosses_minilm_l6")
+            for name in (
+                "wine",
+                "digits",
+                "digits, scaled",
+                "emoji_dinov2_small",
+                "glosses_minilm_l6",
+            )
         ),
     ],
 )
@@ -214,6 +219,7 @@ def test_loss_is_that_of_the_optimum(name):
             np.testing.assert_allclose(info.loss * len(x), got, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hinge_loss_is_that_of_the_optimum():
     x, labels = embeddings("digits, scaled")
     x, labels = x[::3], labels[::3]
@@ -347,7 +353,9 @@ def test_mlp_is_as_good_a_minimum_as_that_of_scikit_learn():
     assert min(losses) < min(expected) * 1.02
 
 
-@pytest.mark.parametrize("activation", ["tanh", "gelu"])  # smooth ones
+@pytest.mark.parametrize(  # smooth ones
+    "activation", [pytest.param("tanh", marks=pytest.mark.slow), "gelu"]
+)
 def test_mlp_gradient_vanishes(activation: Any):
     x, labels = exclusive_or(60)
     head, info = sa.stitching.fit_mlp_head(
@@ -383,8 +391,8 @@ def test_mlp_does_not_depend_on_offset_and_unit_of_the_embeddings():
     ("loss", "penalized", "few"),
     [
         ("multinomial", False, False),
-        ("multinomial", True, True),
-        ("binary", False, True),
+        pytest.param("multinomial", True, True, marks=pytest.mark.slow),
+        pytest.param("binary", False, True, marks=pytest.mark.slow),
         ("hinge", True, False),
     ],
 )
@@ -415,6 +423,7 @@ def test_derivatives_of_the_optimum(loss: Any, penalized, few):
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_derivatives_in_batches_and_of_second_order():
     def slope(l2):
         return jax.grad(
@@ -427,6 +436,7 @@ def test_derivatives_in_batches_and_of_second_order():
     np.testing.assert_allclose(jax.grad(slope)(0.7), second, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_shard_map():
     """Rows, penalties or nothing are spread; JAX checks what varies between devices."""
     mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -469,7 +479,10 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(
+    "name",
+    ["binary", *(pytest.param(k, marks=pytest.mark.slow) for k in HEADS if k != "binary")],
+)
 def test_transformations_dtypes_and_stitching(name):
     fit: Any = HEADS[name]
     weights = np.stack([WEIGHTS, WEIGHTS[::-1]])
@@ -499,6 +512,7 @@ def test_transformations_dtypes_and_stitching(name):
     np.testing.assert_allclose(scores.aligned, expected)
 
 
+@pytest.mark.slow
 def test_seeds_can_be_vmapped():
     keys = jax.random.split(jax.random.key(0), 3)
 

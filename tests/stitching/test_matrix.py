@@ -118,6 +118,7 @@ LINES = {
 }
 
 
+@pytest.mark.slow
 def test_every_cell_of_a_softmax_matrix():
     train, test = embeddings({"a": 5, "b": 5, "c": 4})
     keys = jax.random.split(jax.random.key(1), 2)
@@ -140,7 +141,7 @@ def test_every_cell_of_a_softmax_matrix():
         assert [s[1:] for s in stages if s[0] == stage][-1] == (total, total)
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("kind", ["linear", pytest.param("mlp", marks=pytest.mark.slow)])
 def test_every_cell_of_a_multilabel_matrix(kind):
     train, test = embeddings({"a": 5, "b": 5})
     known, test_known = (RNG.random(a.shape) < 0.8 for a in (LABELS, TEST_LABELS))

@@ -45,6 +45,10 @@ def test_settings_from_a_file_and_a_command_line(tmp_path, suffix):
     settings = load_settings(Outer, path, {"inner.count": 4})
     assert settings == Outer(name="a", inner=Inner(count=4, folder=tmp_path / "x/y"))
     assert load_settings(Outer, None, {"name": "b"}) == Outer(name="b")
+    path.write_text(json.dumps({"name": "a", "inner": None}))
+    assert load_settings(Outer, path, {"inner.count": 4}).inner == Inner(count=4)
+    with pytest.raises(ValueError, match="name.count is given, but name is 'a'"):
+        load_settings(Outer, path, {"name.count": 4})
 
 
 def test_paths_of_a_data_set_start_at_the_settings(tmp_path):

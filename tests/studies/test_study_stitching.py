@@ -520,6 +520,7 @@ def test_demo_test_items_are_not_in_training():
         assert test <= train
 
 
+@pytest.mark.slow
 def test_the_quick_demo_runs(tmp_path):
     quick = stitching.demo_settings(quick=True)
     assert quick.demo == ("glosses", "emoji")

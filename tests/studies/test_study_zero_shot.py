@@ -522,6 +522,7 @@ def test_the_settings_in_the_documentation(tmp_path, number):
     assert len(columns) == (1, 28)[number]
 
 
+@pytest.mark.slow
 def test_the_demo_in_small(tmp_path, capsys):
     small = {"counts": [50], "seeds": 1, "resamples": 10, "baselines": ["naive"]}
     small |= {"demo": True, "class_metrics": [], "metrics": ["accuracy"]}

@@ -45,7 +45,13 @@ def encoders(dims, *, dtype: Any = np.float64, offset=5.0, seed=0) -> tuple[dict
     return data, {"test": test, "readouts": readouts}
 
 
-@pytest.mark.parametrize("dims", [{"a": 8, "b": 8}, {"a": 8, "c": 5}], ids=["equal", "unequal"])
+@pytest.mark.parametrize(
+    "dims",
+    [
+        pytest.param({"a": 8, "b": 8}, id="equal"),
+        pytest.param({"a": 8, "c": 5}, id="unequal", marks=pytest.mark.slow),
+    ],
+)
 def test_every_cell_equals_its_own_fit(dims):
     data, rest = encoders(dims)
     counts = (30, 1, 6, 8, 9)

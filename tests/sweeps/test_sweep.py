@@ -83,6 +83,7 @@ def test_cells_in_float32_with_a_large_offset():
             assert error < 2e-4 * np.linalg.norm(expected), n
 
 
+@pytest.mark.slow
 def test_repeated_anchors():
     x, y = map(jnp.asarray, anchors(12, 10, 10, cond=3))
     x, y = x.at[4].set(x[1]), y.at[4].set(y[1])
@@ -97,6 +98,7 @@ def test_repeated_anchors():
             )
 
 
+@pytest.mark.slow
 def test_gradient_through_a_sweep():
     x, y = map(jnp.asarray, anchors(8, 6, 6, cond=3))
 

@@ -284,6 +284,7 @@ def test_multimodal_scores_need_no_anchors():
     np.testing.assert_allclose(baselines.multimodal_scores(images, prompts), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_real_images_and_captions():
     """Emoji under DINOv2 and their captions under MiniLM: above chance, unlike shuffled anchors."""
     load = demo.load_demo
