@@ -43,10 +43,13 @@ _PATHS = ("images", "nih_mapping", "reports", "root")
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """What the `Attributes:` of a class's docstring say of each."""
-    section = (inspect.getdoc(kind) or "").partition("Attributes:\n")[2]
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.replace("`", "").split()) for name, text in entries}
+    """What the `Attributes:` of a class's docstring, and of those it builds on, say of each."""
+    found = {}
+    for one in reversed(kind.__mro__):
+        section = inspect.cleandoc(one.__doc__ or "").partition("Attributes:\n")[2]
+        entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+        found |= {name: " ".join(text.replace("`", "").split()) for name, text in entries}
+    return found
 
 
 def _plain(annotation: Any) -> Any:

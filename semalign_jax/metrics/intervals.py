@@ -38,8 +38,30 @@ from .._core.samples import (
 from .._core.typing import Array, ArrayLike
 from .ranking import RankedScores, placements, ranked
 
+__all__ = [
+    "BootstrapInterval",
+    "DeLongInterval",
+    "DeLongTest",
+    "PairedBootstrap",
+    "PermutationTest",
+    "Statistic",
+    "bootstrap",
+    "bootstrap_weights",
+    "delong_interval",
+    "delong_test",
+    "paired_bootstrap_test",
+    "paired_permutation_test",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Statistic: TypeAlias = Callable[[Any, Array], Any]
 
+#: Numbers that a batch of resamples may hold; bounds the memory.
+_NUMBERS_AT_ONCE = 2**24
 #: Replicates within so many machine epsilons of a value count as equal to it.
 TIE_EPS = 8
 
@@ -428,6 +450,11 @@ def _check_nested(unit: Array, layer: Array, weights: Array) -> None:
 @jax.jit
 def _all_drawn_weights(plan: _Plan, keys: Array) -> Array:
     return jax.vmap(partial(_drawn_weights, plan))(keys)
+
+
+def resamples_at_once(numbers: int) -> int:
+    """How many resamples of so many numbers each fit into bounded memory, as `batch_size`."""
+    return max(1, min(128, _NUMBERS_AT_ONCE // numbers))
 
 
 def _drawn_weights(plan: _Plan, key: Array) -> Array:

@@ -437,8 +437,8 @@ def paired_batches(
     count = len(matched.rows_a)
     if count == 0:
         raise ValueError(
-            f"matched is empty: no id is in both stores; {a.folder} begins with "
-            f"{list(a.ids[:_SHOWN])}, {b.folder} with {list(b.ids[:_SHOWN])}"
+            f"matched is empty: no id is in both stores; {a.folder} has "
+            f"{checks.first_few(map(repr, a.ids))}, {b.folder} {checks.first_few(map(repr, b.ids))}"
         )
     part = checks.shard_rows(count, *shard)
     starts = range(part.start, part.stop, batch_rows)

@@ -18,13 +18,10 @@ from ..metrics import (
     rank_scores,
 )
 from ..metrics.by_name import log_odds
-from ..metrics.intervals import bootstrap
+from ..metrics.intervals import bootstrap, resamples_at_once
 from .inputs import Part
 from .stitching_settings import ClassMetric, IntervalSettings
 from .tables import ClassRow, Pair, class_row
-
-#: Numbers that a batch of resamples may hold for one score; bounds the memory of the bootstrap.
-BOOTSTRAP_NUMBERS = 2**24
 
 
 class Line(NamedTuple):
@@ -70,7 +67,7 @@ def class_rows(
             resamples=intervals.resamples,
             level=intervals.level,
             clusters=clusters,
-            batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // line.logits.size)),
+            batch_size=resamples_at_once(line.logits.size),
         )
         return np.stack([found.estimate, found.lower, found.upper], axis=-1)
 

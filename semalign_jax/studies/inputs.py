@@ -18,9 +18,6 @@ from ..stores.store import EmbeddingStore, open_store
 from .demo import Embeddings
 from .settings import READERS, DatasetSettings, PatientSplit, StudySettings
 
-_SHOWN = 5  # ids in one message
-
-
 #: Embeddings by row: of a user, or shipped ones.
 Store: TypeAlias = EmbeddingStore | Embeddings
 
@@ -159,10 +156,12 @@ def in_all_stores(
     """
     known = set(dataset.ids).intersection(*(store.ids for store in stores.values()))
     if not known:
-        firsts = {name: list(store.ids[:_SHOWN]) for name, store in stores.items()}
+        own = "; ".join(
+            f"{name} has {first_few(map(repr, store.ids))}" for name, store in stores.items()
+        )
         raise ValueError(
-            f"no image of {where} is in all stores: its ids begin with "
-            f"{list(dataset.ids[:_SHOWN])}, those of the stores with {firsts}"
+            f"no image of {where} is in all stores: its ids are "
+            f"{first_few(map(repr, dataset.ids))}; {own}"
         )
     return dataset.select(np.array([key in known for key in dataset.ids], bool))
 

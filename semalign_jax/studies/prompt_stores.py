@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core.checks import first_few
 from ..stores.store import EmbeddingStore, open_store
 from ..zeroshot.prompts import PromptSet, embedded_prompts, prompt_ids, prompt_texts
 from ..zeroshot.scores import EmbeddedPrompts
@@ -47,7 +48,7 @@ def embed_prompts(
     lacking = [key for key in readable if key not in places]
     raise ValueError(
         f"{where}: {made.folder} lacks prompts of the set {prompt_set.name!r}, e.g. "
-        f"{lacking[0]!r}; its ids begin with {list(made.ids[:5])}. They must be like "
+        f"{lacking[0]!r}; its ids are {first_few(map(repr, made.ids))}. They must be like "
         f"{lacking[0]!r}, the positions of the texts, or the texts"
     )
 

@@ -111,7 +111,11 @@ class DatasetSettings(Settings):
 
 
 class PatientSplit(Settings):
-    """A split by patient, for data sets that come without one; see `data.patient_split`."""
+    """A split by patient, for data sets that come without one; see `data.patient_split`.
+
+    Attributes:
+        seed: Seed of the split.
+    """
 
     seed: int = Field(default=0, ge=0)
 
@@ -159,7 +163,18 @@ def sweep_method(options: Mapping[str, Any]) -> SweepMethod:
 
 
 class StudySettings(Settings):
-    """What all studies have; each study describes them with its own."""
+    """What all studies have.
+
+    Attributes:
+        title: Title of the report.
+        counts: Anchor counts of the curves.
+        seeds: Number of draws of anchors.
+        seed: Seed of anchors and resamples.
+        methods: Maps by name, each with options of `SweepMethod`. A list of names of maps does
+            too, and a name of a map instead of options.
+        uncertain: What uncertain labels become: left out, 0 or 1 (see `data.binary_labels`).
+        blank: What missing labels become: left out, or 0.
+    """
 
     title: str = "Study"
     counts: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 20, 50, 100, 200, 500, 1000)

@@ -27,7 +27,6 @@ class PatientSplitSettings(PatientSplit):
 
     Attributes:
         test: Fraction of the images that are tested.
-        seed: Seed of the split.
     """
 
     test: float = Field(default=0.3, gt=0, lt=1)
@@ -57,17 +56,9 @@ class StitchingSettings(StudySettings):
     """Settings of a stitching study.
 
     The data are either `demo` groups, or a `dataset` and `stores`; these have `train` and `test`
-    splits, or are split by `patient_split`.
+    splits, or are split by `patient_split`. What all studies have: `StudySettings`.
 
     Attributes:
-        title: Title of the report.
-        counts: Anchor counts of the curves.
-        seeds: Number of draws of anchors.
-        seed: Seed of anchors and resamples.
-        methods: Maps by name, each with options of `SweepMethod`. A list of names of maps does
-            too, and a name of a map instead of options.
-        uncertain: What uncertain labels become: left out, 0 or 1 (see `data.binary_labels`).
-        blank: What missing labels become: left out, or 0.
         demo: Groups of the shipped embeddings, instead of own ones.
         dataset: The data set of images with labels and patients.
         stores: Folder of each encoder's embeddings of these images, by the encoder's name. Rows

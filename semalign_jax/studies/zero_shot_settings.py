@@ -92,7 +92,6 @@ class ImageSplitSettings(PatientSplit):
     Attributes:
         validation: Fraction of the images that thresholds are chosen on.
         test: Fraction of the images that are tested.
-        seed: Seed of the split.
     """
 
     validation: float = Field(default=0.3, gt=0, lt=1)
@@ -118,17 +117,9 @@ class ZeroShotSettings(StudySettings):
     """Settings of a zero-shot study.
 
     Either `demo`, or `images`, `image_stores`, `text_stores`, `prompts`, `prompt_embeddings` and
-    `validation` and `test` (or `patient_split`).
+    `validation` and `test` (or `patient_split`). What all studies have: `StudySettings`.
 
     Attributes:
-        title: Title of the report.
-        counts: Anchor counts of the curves.
-        seeds: Number of draws of anchors.
-        seed: Seed of anchors and resamples.
-        methods: Maps by name, each with options of `SweepMethod`. A list of names of maps does
-            too, and a name of a map instead of options.
-        uncertain: What uncertain labels become: left out, 0 or 1 (see `data.binary_labels`).
-        blank: What missing labels become: left out, or 0.
         demo: Whether the shipped embeddings are taken instead of own ones.
         images: The data set of the images that are evaluated, with labels and patients.
         image_stores: Folder of each image encoder's embeddings of these images, by the encoder's

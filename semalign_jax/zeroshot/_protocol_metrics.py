@@ -20,13 +20,10 @@ from ..metrics import (
     predicted_classes,
     rank_scores,
 )
-from ..metrics.intervals import BootstrapInterval, bootstrap
+from ..metrics.intervals import BootstrapInterval, bootstrap, resamples_at_once
 from ..metrics.ranking import ranking_of_known
 from ._protocol_data import Truth, checked_known, checked_labels
 from .scores import TASKS, Task, ThresholdRule, choose_threshold, not_nan
-
-#: Numbers that a batch of resamples may hold for one score; bounds the memory of the bootstrap.
-BOOTSTRAP_NUMBERS = 2**24
 
 
 class ScoreReport(NamedTuple):
@@ -173,8 +170,8 @@ def evaluate_scores(
                 f"{name}_scores; got {len(labels)}"
             )
     parts = [
-        Truth(labels, checked_known(f"{name}_known", mask, labels, task))
-        for name, labels, mask in zip(
+        Truth(labels, checked_known(f"{name}_known", known, labels, task))
+        for name, labels, known in zip(
             ("validation", "test"), truth, (validation_known, test_known), strict=True
         )
     ]
@@ -246,7 +243,7 @@ def evaluate(
         resamples=how.resamples,
         level=how.level,
         clusters=how.clusters,
-        batch_size=max(1, min(128, BOOTSTRAP_NUMBERS // (seeds * rows))),
+        batch_size=resamples_at_once(seeds * rows),
     )
     return intervals, thresholds
 
