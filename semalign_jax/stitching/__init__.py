@@ -12,9 +12,9 @@ from .evaluate import head_accuracy as head_accuracy
 from .evaluate import stitch as stitch
 from .heads import HeadInfo as HeadInfo
 from .heads import fit_head as fit_head
-from .heads import fit_mlp_head as fit_mlp_head
 from .matrix import StitchingMatrix as StitchingMatrix
 from .matrix import evaluate_stitching_pairs as evaluate_stitching_pairs
+from .mlp import fit_mlp_head as fit_mlp_head
 
 __all__ = [
     "Head",

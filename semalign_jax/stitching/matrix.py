@@ -23,7 +23,8 @@ from ..metrics.by_name import HEAD_METRICS, HeadMetric, score_by_name
 from ..sweeps.many_pairs import ScoreMetric, checked_methods, sweep_pairs
 from ..sweeps.one_pair import SweepMethod, checked_orders
 from .evaluate import stitch
-from .heads import LOSSES, HeadInfo, Loss, checked_known, checked_labels, fit_head
+from .heads import HeadInfo, fit_head
+from .training_data import LOSSES, Loss, checked_known, checked_labels
 
 
 @jax.tree_util.register_dataclass

@@ -23,8 +23,9 @@ from ..maps.affine_map import identity_map
 from ..maps.mlp_head import Head
 from ..metrics import MacroMean
 from ..stitching.evaluate import stitch
-from ..stitching.heads import HeadInfo, Loss, fit_head
+from ..stitching.heads import HeadInfo, fit_head
 from ..stitching.matrix import StitchingMatrix, evaluate_stitching_pairs
+from ..stitching.training_data import Loss
 from ..sweeps.many_pairs import sweep_pairs
 from . import inputs
 from .class_scores import Line, class_rows
