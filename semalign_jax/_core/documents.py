@@ -1,4 +1,4 @@
-"""JSON and YAML files that people write: prompt sets and settings."""
+"""JSON and YAML: of files that people write (prompt sets, settings), and any other JSON."""
 
 import json
 from collections.abc import Iterable
@@ -6,6 +6,26 @@ from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".json", ".yaml", ".yml")
+
+
+def parse_json(data: str | bytes, where: Any, *, unique: bool = False) -> Any:
+    """JSON values of a file or a part of one.
+
+    Args:
+        data: the text.
+        where: it is from, for the message.
+        unique: refuse a key that occurs twice in one object, of which a plain reader keeps the
+            last.
+
+    Raises:
+        ValueError: if it is no JSON, or nested too deep; names `where`.
+    """
+    try:
+        return json.loads(data, object_pairs_hook=_without_repeats if unique else None)
+    except ValueError as error:  # also of the encoding
+        raise ValueError(f"{where} is damaged or no JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{where} is nested too deep") from None
 
 
 def read_document(path: Path, what: str) -> Any:
@@ -27,9 +47,11 @@ def read_document(path: Path, what: str) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            return json.loads(text, object_pairs_hook=_without_repeats)
+            return parse_json(text, path, unique=True)
         return _yaml(text)
-    except ValueError as error:  # also of JSON and of the encoding
+    except ValueError as error:  # also of the encoding
+        if str(path) in str(error):
+            raise
         raise ValueError(f"{path}: {error}") from None
     except RecursionError:
         raise ValueError(f"{path} is nested too deep") from None

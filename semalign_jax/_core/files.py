@@ -3,7 +3,9 @@
 import hashlib
 import os
 import secrets
+import shutil
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,22 +13,43 @@ from typing import Any
 
 import numpy as np
 
+#: Seconds after which what another machine has left counts as left by a killed process.
+_OLD = 24 * 3600.0
+
+
+def as_path(path: str | os.PathLike) -> Path:
+    """A path as users write it: `~` is the home folder, as in a shell."""
+    return Path(path).expanduser()
+
+
+def beside(path: Path) -> Path:
+    """A hidden name beside `path` that no other process takes, for what will take its place.
+
+    What a killed process has left under such a name is removed: at once if it ran on this machine,
+    after a day without a change if on another.
+    """
+    stem = f".{path.name[:100]}."
+    here = f"{socket.gethostname()[:50]}-"
+    with os.scandir(path.parent) as entries:  # quick also where a store has many files
+        others = [entry for entry in entries if entry.name.startswith(stem)]
+    for left in others:
+        host, dash, process = left.name.removeprefix(stem).rpartition("-")[0].rpartition("-")
+        if not dash or not process.isdecimal():
+            continue  # not a name of ours
+        if _is_running(process) if f"{host}-" == here else _changed(left) > time.time() - _OLD:
+            continue
+        shutil.rmtree(left) if left.is_dir() else Path(left).unlink(missing_ok=True)
+    return path.with_name(f"{stem}{here}{os.getpid()}-{secrets.token_hex(4)}")
+
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Give a hidden file beside `path` to write to, which then takes its place in one step.
 
     If that fails, the old file stays. Synced before the step and after it, so that it counts even
-    if the power fails. What a killed process of this machine has left is removed.
+    if the power fails. What a killed process has left is removed, see `beside`.
     """
-    path = Path(path)
-    stem = f".{path.name[:100]}.{socket.gethostname()[:50]}-"
-    with os.scandir(path.parent) as entries:  # quick also where a store has many files
-        others = [entry for entry in entries if entry.name.startswith(stem)]
-    for left in others:
-        if not _is_running(left.name.removeprefix(stem).partition("-")[0]):
-            Path(left).unlink(missing_ok=True)
-    temporary = path.with_name(f"{stem}{os.getpid()}-{secrets.token_hex(4)}")
+    temporary = beside(path)
     try:
         yield temporary
         _sync(temporary)
@@ -55,6 +78,13 @@ def _is_running(pid: str) -> bool:
     return True
 
 
+def _changed(entry: os.DirEntry[str]) -> float:
+    try:
+        return entry.stat().st_mtime
+    except FileNotFoundError:  # another process was quicker
+        return time.time()
+
+
 def _sync(path: Path) -> None:
     if path.is_dir() and os.name != "posix":
         return  # other systems have no handle of a folder
@@ -63,6 +93,32 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Say of whatever a library raises for a file's contents that the file is damaged or foreign.
+
+    What the system says (no permission, too many open files) stays as it is, and so does a message
+    that names the file already.
+
+    Args:
+        path: of the file.
+        what: it should be, for the message, e.g. "Parquet file".
+
+    Raises:
+        ValueError: names the file.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many kinds
+        system = isinstance(error, OSError) and error.errno is not None
+        if system or str(path) in str(error):
+            raise
+        why = str(error) or type(error).__name__
+        raise ValueError(f"{path} is damaged or no {what}: {why}") from None
 
 
 def format_header(name: str, version: int) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 A command returns an `Outcome`, which is printed here: as one JSON object or for people. Progress,
 warnings and errors go to stderr. Exit statuses: 0; 1 if a run failed or found problems; 2 for bad
-input; 130 if it was interrupted.
+input; 130 if it was interrupted, 143 if it was terminated.
 """
 
 import json
 import math
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+
+from ._signals import Interrupted
 
 if TYPE_CHECKING:
     from .._core.progress import Progress
@@ -34,7 +37,6 @@ _BAD_INPUT = (
     PermissionError,
     ModuleNotFoundError,
 )
-_INTERRUPTED = 130
 
 
 class Outcome(NamedTuple):
@@ -81,7 +83,7 @@ class Console:
                 # Help and the like end with a status instead.
                 outcome = found if isinstance(found, Outcome) else None
                 status = found.status if isinstance(found, Outcome) else found or 0
-            except (Exception, KeyboardInterrupt) as error:
+            except (Exception, Interrupted) as error:
                 outcome, status = self._failed(error)
         if self._stdout is not None:
             os.dup2(self._stdout, 1)
@@ -92,9 +94,12 @@ class Console:
     def _failed(self, error: BaseException) -> tuple[Outcome, int]:
         if self._debug:
             traceback.print_exception(error)
-        if isinstance(error, click.Abort | KeyboardInterrupt):
-            self._line("interrupted")
-            return Outcome({"error": "interrupted"}), _INTERRUPTED
+        if isinstance(error, click.Abort):  # of a library that asks for Ctrl-C itself
+            error = Interrupted(signal.SIGINT)
+        if isinstance(error, Interrupted):
+            message = one_line("; ".join([str(error), *getattr(error, "__notes__", ())]))
+            self._line(message)
+            return Outcome({"error": message}), error.status
         if isinstance(error, click.UsageError):
             where = error.ctx.command_path if error.ctx else "semalign"
             message, status = f"{error.format_message()} (see {where} --help)", 2
@@ -167,7 +172,14 @@ def one_line(text: str) -> str:
     first, *rest = [line.strip() for line in text.splitlines() if line.strip()] or [""]
     for line in rest:
         first += f" {line}" if first.endswith((":", ";", ".")) or line[0] == "(" else f"; {line}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in first)
+    return printable(first)
+
+
+def printable(text: str) -> str:
+    """A text whose other lines and characters cannot steer a terminal."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _without_nan(value: Any) -> Any:
@@ -186,14 +198,15 @@ def _print_for_people(outcome: Outcome) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     if outcome.text:
-        console.print(Text(outcome.text), soft_wrap=True)
+        console.print(Text(printable(outcome.text)), soft_wrap=True)
     for caption, header, rows in outcome.tables:
         shown = table.Table(box=None)
         for number, name in enumerate(header):
-            shown.add_column(Text(name), justify="right" if number else "left", no_wrap=True)
+            side = "right" if number else "left"
+            shown.add_column(Text(printable(name)), justify=side, no_wrap=True)
         for row in rows:
-            shown.add_row(*map(Text, row))
-        console.print(Text(f"\n{caption}"), soft_wrap=True)
+            shown.add_row(*(Text(printable(cell)) for cell in row))
+        console.print(Text(f"\n{printable(caption)}"), soft_wrap=True)
         console.print(shown)
 
 

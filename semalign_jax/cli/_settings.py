@@ -35,7 +35,7 @@ class RunSettings(Settings):
         debug: Show where an error comes from.
     """
 
-    config: Path | None = None
+    config: DataPath | None = None
     as_json: bool = False
     quiet: bool = False
     debug: bool = False
@@ -136,8 +136,9 @@ class FitSettings(Settings):
     """A fit of two stores.
 
     Attributes:
-        source: Rows of the source space are in this store.
-        target: Rows of the target space are in this store.
+        source: Rows of the source space are in this store, or .npy file, whose rows are matched by
+            position unless NAME.ids.json is beside it.
+        target: Rows of the target space are in this store or .npy file.
         out: Write the map to this file, which is replaced if it exists.
         method: Fit this kind of map.
         anchors: Fit to so many pairs, drawn at random. By default all are taken.
@@ -197,7 +198,7 @@ class ApplySettings(Settings):
 
     Attributes:
         map: The map is in this file.
-        store: Rows of the map's source space are in this store.
+        store: Rows of the map's source space are in this store or .npy file.
         out: Write the new store to this folder.
         dtype: Write numbers of this type. By default it is that of the old store, at most float32.
         chunk_size: Write so many rows a file of the new store.
@@ -214,8 +215,9 @@ class SweepSettings(Settings):
     """A sweep over methods, anchor counts and seeds for one pair of stores.
 
     Attributes:
-        source: Rows of the source space are in this store.
-        target: Rows of the target space are in this store.
+        source: Rows of the source space are in this store, or .npy file, whose rows are matched by
+            position unless NAME.ids.json is beside it.
+        target: Rows of the target space are in this store or .npy file.
         out: Write the results to this folder. By default they are only shown.
         methods: Fit these kinds of maps.
         anchors: Fit to so many anchors.

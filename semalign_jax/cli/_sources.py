@@ -21,6 +21,7 @@ from ..studies.cells import run_cells
 from ..studies.inputs import read_dataset
 from ..zeroshot.prompts import load_prompts, prompt_ids, prompt_texts
 from ._settings import EmbedSettings
+from ._signals import leave_to_parent
 
 TEXT, IMAGE = "text", "image"
 _TEXT_SUFFIXES = (".txt",)
@@ -204,7 +205,8 @@ def pixel_reader(
         yield PixelReader(read_pixels)
         return
     # Spawned: JAX has threads, which a fork would break.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, initializer=leave_to_parent) as pool:
         yield PixelReader(lambda path: pool.submit(read_pixels, path).result())
 
 

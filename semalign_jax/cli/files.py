@@ -1,8 +1,7 @@
 """`semalign info`, `semalign verify` and `semalign convert`."""
 
-import json
 import math
-import tempfile
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,15 +141,19 @@ def _prompts(name: str) -> dict[str, Any]:
 
 
 def _results(path: Path) -> dict[str, Any]:
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        kind = results["format"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} holds no results of semalign_jax") from None
-    values = {"format": kind, **({"study": results["kind"]} if "kind" in results else {})}
+    from .._core.documents import parse_json
+
+    results = parse_json(path.read_bytes(), path)
+    rows = results.get("rows", []) if isinstance(results, dict) else None
+    if not isinstance(rows, list) or not isinstance(results.get("format"), str):
+        raise ValueError(f"{path} holds no results of semalign_jax")
+    values = {
+        "format": results["format"],
+        **({"study": results["kind"]} if "kind" in results else {}),
+    }
     known = ("title", "format_version", "seconds", "environment", "notes")
     values |= {key: results[key] for key in known if key in results}
-    values["rows"] = len(results.get("rows", ()))
+    values["rows"] = len(rows)
     return values
 
 
@@ -203,6 +206,7 @@ def convert(console: "Console", settings: "ConvertSettings") -> Outcome:
     A .npy file has its ids as a JSON list beside it, in NAME.ids.json. An import that was
     interrupted goes on when it is run again; an existing file is replaced.
     """
+    from .._core.files import beside
     from ..stores import export_store, import_store, open_store
     from ..stores.exchange import SUFFIXES
 
@@ -228,9 +232,12 @@ def convert(console: "Console", settings: "ConvertSettings") -> Outcome:
         elif not to_file:
             store = import_store(source, out, **named)
         else:
-            with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+            folder = beside(out)
+            try:
                 store = import_store(source, folder, **named)
                 export_store(store, out)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     values = {
         "out": str(out),
         "rows": len(store),

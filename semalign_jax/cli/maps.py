@@ -1,6 +1,5 @@
 """`semalign fit` and `semalign apply`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +40,10 @@ def _fit(console: "Console", settings: "FitSettings") -> Outcome:
     from ..maps.fit_from_stats import fit_from_stats
     from ..maps.io import save_map
     from ..maps.options import check_method, check_options
-    from ..stores.store import join_stores, open_store, paired_batches
+    from ..stores.store import join_stores, paired_batches
+    from ._stores import open_pair
 
-    source, target = open_store(settings.source), open_store(settings.target)
+    source, target = open_pair(settings.source, settings.target)
     # Before hours of reading.
     check_method(settings.method, settings.options)
     dimensions = source.dimension, target.dimension
@@ -108,13 +108,14 @@ def read_ids(path: Path) -> set[str]:
         FileNotFoundError: if there is no such file.
         ValueError: if it holds no ids.
     """
+    from .._core.documents import parse_json
+    from .._core.files import reading
+
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file of ids")
-    try:
+    with reading(path, "file of ids"):
         text = path.read_text(encoding="utf-8-sig")
-        ids = json.loads(text) if path.suffix == ".json" else text.split("\n")
-    except ValueError as error:
-        raise ValueError(f"{path} holds no ids: {error}") from None
+        ids = parse_json(text, path) if path.suffix == ".json" else text.split("\n")
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
         raise ValueError(f"{path} must hold a JSON list of texts")
     found = {name.strip() for name in ids if name.strip()}
@@ -186,14 +187,14 @@ def map_hash(mapping: "AffineMap") -> str:
     ),
 )
 def apply(console: "Console", settings: "ApplySettings") -> Outcome:
-    """Map all rows of a store into a new store, chunk by chunk.
+    """Map all rows of a store, or of a .npy file, into a new store, chunk by chunk.
 
     Run the same command again to go on after an interruption.
     """
     from ..maps.io import load_map
-    from ..stores.store import open_store
+    from ._stores import open_rows
 
-    mapping, store = load_map(settings.map), open_store(settings.store)
+    mapping, store = load_map(settings.map), open_rows(settings.store)
     if mapping.batch_shape:
         raise ValueError(f"{settings.map} holds {mapping.batch_shape} maps; expected one")
     if mapping.d_in != store.dimension:

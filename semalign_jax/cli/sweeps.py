@@ -41,13 +41,14 @@ def sweep(console: "Console", settings: "SweepSettings") -> Outcome:
     from ..studies import backend_settings
 
     backend_settings.apply(quick_compile=True)
-    from ..stores.store import join_stores, open_store
+    from ..stores.store import join_stores
     from ..studies import report, tables
+    from ._stores import open_pair
 
     started = time.monotonic()
     if settings.out is not None:
         report.prepare_directory(settings.out)
-    source, target = open_store(settings.source), open_store(settings.target)
+    source, target = open_pair(settings.source, settings.target)
     matched = join_stores(source, target)
     if not len(matched.rows_a):
         raise ValueError(f"no id is in both {settings.source} and {settings.target}")

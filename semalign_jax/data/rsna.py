@@ -1,10 +1,10 @@
 """RSNA Pneumonia Detection Challenge (Shih et al. 2019, Radiology: AI 1(1), e180041)."""
 
-import json
 import os
 from pathlib import Path
 from typing import Literal
 
+from .._core.documents import parse_json
 from ._dataset import Box, DatasetError, ImageTextDataset, Label, Problems, Rows
 from ._files import (
     cell,
@@ -137,9 +137,9 @@ def _box(row: dict[str, str], where: str) -> Box:
 
 def _nih_patients(path: Path) -> dict[str, str]:
     try:
-        entries = json.loads(path.read_text("utf-8"))
+        entries = parse_json(path.read_bytes(), path)
     except ValueError as error:
-        raise DatasetError(f"{path}: not JSON in UTF-8: {error}") from None
+        raise DatasetError(str(error)) from None
     if not isinstance(entries, list):
         raise DatasetError(f"{path}: not a list of objects with subset_img_id and img_id")
     patients = {}

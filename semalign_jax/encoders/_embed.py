@@ -9,9 +9,10 @@ and it depends on seven further packages.
 import hashlib
 import os
 import sys
+import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -24,18 +25,29 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._core.checks import flag, option, positive_int
-from .._core.files import content_hash
+from .._core.files import as_path, content_hash
 from .._core.progress import Progress
 from ..distributed.processes import Section, jointly
-from ..stores.chunks import Chunk
+from ..stores.chunks import Chunk, ChunkFolder
 from ._encoder import DTYPES, Encoder, encode, example_batch, read_config
 from ._family import TEXT
 from ._items import Items, contents_hash, ids_of, modality_of, refuse_repeated, sequence
 from ._preprocess import TextPreprocessor, image_preprocessor, text_preprocessor
-from ._store import chunks_of_others, deal, open_run, whole_chunks
+from ._store import (
+    Begun,
+    chunks_of_others,
+    deal,
+    drop_begun,
+    open_run,
+    read_begun,
+    save_begun,
+    whole_chunks,
+)
 from ._weights import flatten
 
 _T = TypeVar("_T")
+#: Seconds after which what is done of a chunk is kept.
+KEEP_EVERY = 15.0
 
 
 class Embedded(NamedTuple):
@@ -98,8 +110,9 @@ def embed(
     for images. How a text is padded depends on
     its chunk, so between other chunk sizes embeddings are equal up to rounding.
 
-    With `out`, each chunk is written as a file when it is done, and a run that was interrupted
-    continues after the chunks that are whole (a damaged one is made again, with a warning). Its
+    With `out`, each chunk is written as a file when it is done, and every 15 s what is done of the
+    next one. A run that was interrupted continues from there (a damaged chunk is made again, with a
+    warning); a note of the exception that ended it says how many items are kept. Its
     files are then those of an uninterrupted run, byte for byte, as far as XLA compiles the same
     program to the same kernels: it does on CPUs; on GPUs its autotuning may not, and values then
     agree up to rounding. `read_embeddings` reads such a folder.
@@ -168,16 +181,17 @@ def embed(
     values = sequence(items)
     modality = modality_of(encoder.config.family.modalities, values, modality)
     named = Items(values, ids_of(values, ids, modality))
+    begun: dict[int, Begun] = {}
     if modality == TEXT:
         prepare = text_preprocessor(encoder)
         lengths = list(prepare.buckets)
         rows_of = partial(rows_of_length, batch_size, devices=len(devices))
-        batches_of = partial(_text_batches, prepare, named, rows_of)
+        batches_of = partial(_text_batches, prepare, named, rows_of, begun)
     else:
         prepare = image_preprocessor(encoder)
         lengths = None
         pixels_of = prepare if reader is None else lambda item: prepare(reader(item))
-        batches_of = partial(_image_batches, pixels_of, prepare.size, named, batch_size)
+        batches_of = partial(_image_batches, pixels_of, prepare.size, named, batch_size, begun)
     dimension = _dimension(encoder, modality)
 
     count = len(values)
@@ -214,15 +228,18 @@ def embed(
             if reader is not None:
                 run["reader"] = reader.fingerprint
             first = section.index == 0
-            store = stack.enter_context(open_run(Path(out), run, named.ids, resume, first))
+            store = stack.enter_context(open_run(as_path(out), run, named.ids, resume, first))
+            stack.enter_context(_noting_kept(store, spans, done, begun))
             if first:
                 for number, chunk in whole_chunks(store):
                     put(number, chunk)
             shares = deal(store, list(done), section)
             rounds = len(shares[0])
             spans = {number: spans[number] for number in shares[section.index]}
-        own = sum(map(len, spans.values()))
-        total = count if section.count == 1 else own
+            found = ((number, read_begun(store, number)) for number in spans)
+            begun |= {number: part for number, part in found if part is not None}
+        own = sum(map(len, spans.values())) - sum(int(part.done.sum()) for part in begun.values())
+        total = count if section.count == 1 else sum(map(len, spans.values()))
         name = _name(section, len(spans), progress)
         shown = stack.enter_context(Progress(name, total, total - own, show=progress))
         pool = stack.enter_context(_threads(workers))
@@ -231,10 +248,13 @@ def embed(
         # All workers busy, and two batches beyond, so that one slow image stops nothing.
         depth = 2 + -(-workers // batch_size)
         encoded = _encoded(encoder, batches_of(spans, pool, tokenizing), depth, devices)
-        for number, chunk in _chunks(encoded, named, spans, (dimension, dtype), shown):
+        keep = None if store is None else partial(_keep, store, begun)
+        outline = (dimension, dtype)
+        for number, chunk in _chunks(encoded, named, spans, outline, begun, keep, shown):
             put(number, chunk)
             if store is not None:
                 store.write(number, chunk)
+                drop_begun(store, number)
                 section.exchange()  # whether another process has failed
         if store is not None:
             for _ in range(rounds - len(spans)):
@@ -247,6 +267,28 @@ def embed(
             stacklevel=2,
         )
     return Embedded(embeddings, named.ids, truncated)
+
+
+@contextmanager
+def _noting_kept(
+    store: ChunkFolder, spans: Mapping[int, range], done: set[int], begun: Mapping[int, Begun]
+) -> Iterator[None]:
+    """Say in a note of what ends a run how much of it is kept."""
+    spans = dict(spans)
+    try:
+        yield
+    except BaseException as error:
+        kept = sum(len(spans[number]) for number in done)
+        kept += sum(int(part.done.sum()) for number, part in begun.items() if number not in done)
+        error.add_note(
+            f"{kept} of {store.items} items are kept in {store.folder}; the same call again goes on"
+        )
+        raise
+
+
+def _keep(store: ChunkFolder, begun: dict[int, Begun], number: int, part: Begun) -> None:
+    save_begun(store, number, part)
+    begun[number] = part._replace(done=part.done.copy())  # for the note
 
 
 def _name(section: Section, chunks: int, progress: bool) -> str:
@@ -328,6 +370,7 @@ def _text_batches(
     prepare: TextPreprocessor,
     items: Items,
     rows_of: Callable[[int], int],
+    begun: Mapping[int, Begun],
     spans: dict[int, range],
     pool: ThreadPoolExecutor,
     tokenizing: ThreadPoolExecutor,
@@ -347,6 +390,9 @@ def _text_batches(
             length = prepare.bucket(lengths[order[start]])
             size = rows_of(length)
             rows = order[start : start + size]
+            if number in begun and begun[number].done[rows].all():
+                start += size
+                continue
             filled = rows + rows[:1] * (size - len(rows))
             types = None if tokens.types is None else [tokens.types[row] for row in filled]
             padded = pool.submit(prepare.pad, [tokens.rows[row] for row in filled], length, types)
@@ -373,6 +419,7 @@ def _image_batches(
     size: tuple[int, int, int],
     items: Items,
     batch_size: int,
+    begun: Mapping[int, Begun],
     spans: dict[int, range],
     pool: ThreadPoolExecutor,
     tokenizing: ThreadPoolExecutor,
@@ -392,6 +439,8 @@ def _image_batches(
     for number, span in spans.items():
         for start in range(0, len(span), batch_size):
             rows = list(range(start, min(start + batch_size, len(span))))
+            if number in begun and begun[number].done[rows].all():
+                continue
             pixels = np.empty((batch_size, *size), np.float32)
             jobs = [pool.submit(load, span[row], pixels[i]) for i, row in enumerate(rows)]
             yield _Batch(number, rows, 0, partial(finish, pixels, jobs))
@@ -421,15 +470,23 @@ def _chunks(
     items: Items,
     spans: dict[int, range],
     outline: tuple[int, str],
+    begun: Mapping[int, Begun],
+    keep: Callable[[int, Begun], None] | None,
     shown: Progress,
 ) -> Iterator[tuple[int, Chunk]]:
-    """Put the rows of batches in the items' order and yield the chunks that are complete."""
+    """Put the rows of batches in the items' order and yield the chunks that are complete.
+
+    Now and then `keep` gets what is done of a chunk; `begun` is what it got in an earlier run.
+    """
     dimension, dtype = outline
-    embeddings, done, truncated = np.empty(0), 0, 0
+    part: Begun | None = None
+    kept = time.monotonic()
     for batch, vectors in encoded:
         span = spans[batch.chunk]
-        if done == 0:
-            embeddings = np.empty((len(span), dimension), jnp.dtype(dtype))
+        if part is None:
+            empty = np.zeros((len(span), dimension), jnp.dtype(dtype))
+            part = begun.get(batch.chunk, Begun(empty, np.zeros(len(span), bool), 0))
+        embeddings = part.embeddings
         with np.errstate(over="ignore"):  # found below
             rows = np.asarray(vectors)[: len(batch.rows)].astype(embeddings.dtype)
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
@@ -437,9 +494,12 @@ def _chunks(
             error = ValueError(f"its embedding holds NaN or infinity in {dtype}")
             raise items.broken(span[batch.rows[bad[0]]], error)
         embeddings[batch.rows] = rows
-        done += len(batch.rows)
-        truncated += batch.truncated
+        part.done[batch.rows] = True
+        part = part._replace(truncated=part.truncated + batch.truncated)
         shown.advance(len(batch.rows))
-        if done == len(span):
-            yield batch.chunk, Chunk(embeddings, truncated)
-            done, truncated = 0, 0
+        if part.done.all():
+            yield batch.chunk, Chunk(embeddings, part.truncated)
+            part = None
+        elif keep is not None and time.monotonic() - kept > KEEP_EVERY:
+            keep(batch.chunk, part)
+            kept = time.monotonic()

@@ -4,17 +4,20 @@ Several processes write into one folder: process 0 holds its lock, writes the ma
 and says which chunks are missing; these are dealt out in turn.
 """
 
+import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import safetensors
+import safetensors.numpy
 
-from .._core.files import content_hash, write_atomically
+from .._core.files import as_path, content_hash, reading, write_atomically
 from ..distributed.processes import Section
 from ..stores.chunks import (
     IDS,
@@ -115,6 +118,59 @@ def whole_chunks(chunks: ChunkFolder) -> Iterator[tuple[int, Chunk]]:
             warnings.warn(f"{error}. The chunk is made again", stacklevel=3)
 
 
+class Begun(NamedTuple):
+    """A chunk of which a run was interrupted.
+
+    Attributes:
+        embeddings: ``[rows, dimension]``; undefined where not `done`.
+        done: ``[rows]``, whether a row is there.
+        truncated: number of texts that were cut so far.
+    """
+
+    embeddings: np.ndarray
+    done: np.ndarray
+    truncated: int
+
+
+def _begun_path(chunks: ChunkFolder, number: int) -> Path:
+    return chunks.folder / f".begun-{number:05d}.safetensors"
+
+
+def _begun_header(chunks: ChunkFolder, number: int, begun: Begun) -> dict[str, str]:
+    header = {"run": chunks.digest, "chunk": number, "truncated": begun.truncated}
+    checksum = content_hash([json.dumps(header), begun.embeddings, begun.done])
+    # One entry: safetensors writes several in an order that differs between runs.
+    return {"begun": json.dumps({**header, "sha256": checksum})}
+
+
+def save_begun(chunks: ChunkFolder, number: int, begun: Begun) -> None:
+    """Keep what is done of a chunk, in a hidden file, until the chunk is written."""
+    tensors = {"embeddings": begun.embeddings, "done": begun.done}
+    data = safetensors.numpy.save(tensors, _begun_header(chunks, number, begun))
+    write_atomically(_begun_path(chunks, number), data)
+
+
+def read_begun(chunks: ChunkFolder, number: int) -> Begun | None:
+    """What an interrupted run of these settings has kept of a chunk; None without a word if not."""
+    path = _begun_path(chunks, number)
+    if not path.is_file():
+        return None
+    try:
+        with reading(path, "begun chunk"), safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata()
+            truncated = json.loads(metadata["begun"])["truncated"]
+            begun = Begun(file.get_tensor("embeddings"), file.get_tensor("done"), truncated)
+            whole = metadata == _begun_header(chunks, number, begun)
+    except ValueError:  # it is made again
+        return None
+    return begun if whole else None
+
+
+def drop_begun(chunks: ChunkFolder, number: int) -> None:
+    """Remove what `save_begun` has kept."""
+    _begun_path(chunks, number).unlink(missing_ok=True)
+
+
 def chunks_of_others(chunks: ChunkFolder, own: set[int]) -> Iterator[tuple[int, Chunk]]:
     """Yield the chunks that other processes have written."""
     for number in range(chunks.count):
@@ -145,7 +201,7 @@ def read_embeddings(folder: str | Path) -> tuple[list[str], np.ndarray]:
         FileNotFoundError: if the manifest, the ids or a chunk is missing; names the file.
         ValueError: if a file is damaged or belongs to another run; names the file.
     """
-    chunks, _ = read_manifest(Path(folder))
+    chunks, _ = read_manifest(as_path(folder))
     ids = chunks.read_ids()
     foreign = chunks.foreign()
     if foreign:

@@ -8,7 +8,7 @@ import safetensors
 import safetensors.flax
 
 from .._core.checks import is_concrete
-from .._core.files import format_header, format_problem, write_atomically
+from .._core.files import as_path, format_header, format_problem, reading, write_atomically
 from .affine_map import AffineMap
 
 _FORMAT = "semalign_jax.AffineMap"
@@ -36,7 +36,7 @@ def save_map(mapping: AffineMap, path: str | os.PathLike, *, method: str | None 
     header = {key: str(value) for key, value in format_header(_FORMAT, _FORMAT_VERSION).items()}
     metadata = {**header, "method": method or ""}
     tensors = {name: jnp.asarray(tensor) for name, tensor in tensors.items()}
-    write_atomically(Path(path), safetensors.flax.save(tensors, metadata))
+    write_atomically(as_path(path), safetensors.flax.save(tensors, metadata))
 
 
 def load_map(path: str | os.PathLike) -> AffineMap:
@@ -50,17 +50,16 @@ def load_map(path: str | os.PathLike) -> AffineMap:
         ValueError: if it is not a whole safetensors file, of another format or version, or its
             tensors are not those of a map; the message says which.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no map at {path}: there is no such file")
-    try:
+    with reading(path, "whole safetensors file"):
+        path.open("rb").close()  # safetensors calls a file missing that the system refuses
         with safetensors.safe_open(path, framework="flax") as file:
             metadata = file.metadata() or {}
             names = tuple(sorted(file.keys()))
             _check_header(path, metadata, names)
             tensors = {name: file.get_tensor(name) for name in names}
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
     shape = tensors["weight"].shape
     expected = {
         "weight": shape,
@@ -81,7 +80,7 @@ def load_map(path: str | os.PathLike) -> AffineMap:
 def saved_method(path: str | os.PathLike) -> str:
     """How the map in a file was estimated, as `save_map` was told; "" if it was not."""
     load_map(path)  # for its messages
-    with safetensors.safe_open(path, framework="flax") as file:
+    with safetensors.safe_open(as_path(path), framework="flax") as file:
         return (file.metadata() or {}).get("method", "")
 
 

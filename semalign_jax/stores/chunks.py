@@ -24,7 +24,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .._core.files import content_hash, format_header, format_problem, write_atomically
+from .._core.documents import parse_json
+from .._core.files import content_hash, format_header, format_problem, reading, write_atomically
 
 MANIFEST, IDS = "manifest.json", "ids.json"
 _LOCK = ".lock"
@@ -39,6 +40,7 @@ _RUN_KEYS = {
     GROWING: {"description": dict, "dimension": int, "dtype": str},
 }
 _HASHED_BYTES = 1 << 20
+_MOST_ROWS = 1 << 40  # of a chunk; beyond it sums of them do not fit into 64 bits
 
 
 class Chunk(NamedTuple):
@@ -91,7 +93,7 @@ class ChunkFolder:
         """For each chunk the position after its last item, ``[count]``."""
         if self.parts is not None:
             return np.cumsum([part.rows for part in self.parts], dtype=np.int64)
-        items, size = self.run["items"], self.run["chunk_size"]
+        items, size = self.items, self.run["chunk_size"]
         return np.minimum(np.arange(1, -(-items // size) + 1) * size, items)
 
     @property
@@ -102,7 +104,9 @@ class ChunkFolder:
     @property
     def items(self) -> int:
         """Number of items."""
-        return int(self.ends[-1]) if self.count else 0
+        if self.parts is None:
+            return self.run["items"]
+        return sum(part.rows for part in self.parts)
 
     @cached_property
     def id_files(self) -> dict[str, str]:
@@ -120,9 +124,15 @@ class ChunkFolder:
         return self.folder / f"chunk-{number:05d}.safetensors"
 
     def foreign(self) -> list[Path]:
-        """Return the files that are named like chunks or their ids and do not belong here."""
+        """Return the files that are named like chunks or their ids and do not belong here.
+
+        What an append has left that was killed before it counted belongs here: the next overwrites
+        it.
+        """
         known = {self.path(number) for number in range(self.count)}
         known |= {self.folder / name for name in self.id_files}
+        if self.parts is not None:
+            known |= {self.path(self.count), self.folder / ids_name(self.count)}
         found = [*self.folder.glob("chunk-*"), *self.folder.glob("ids-*.json")]
         return sorted(set(found) - known)
 
@@ -183,8 +193,10 @@ class ChunkFolder:
         data = path.read_bytes()
         if content_hash([data]) != checksum:
             raise ValueError(f"{path} is damaged: its sha256 is not the one in {MANIFEST}")
-        ids = json.loads(data)
+        ids = parse_json(data, path)
         items = self.items if self.parts is None else self.parts[number].rows
+        if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+            raise ValueError(f"{path} must hold a JSON list of ids, which are texts")
         if len(ids) != items:
             raise ValueError(f"{path} holds {len(ids)} ids; {MANIFEST} says {items} items")
         return ids
@@ -193,16 +205,15 @@ class ChunkFolder:
         path = self.path(number)
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: {self._remedy}")
-        try:
+        with reading(path, "chunk of embeddings"):
+            path.open("rb").close()  # safetensors calls a file missing that the system refuses
             with safetensors.safe_open(path, framework="numpy") as file:
                 names = list(file.keys())
-                header = json.loads(file.metadata()["chunk"])
+                header = parse_json((file.metadata() or {})["chunk"], path)
                 tensor = file.get_slice("embeddings")
                 found = [names, tensor.get_dtype(), list(tensor.get_shape())]
             origin = (header["run"], header["chunk"])
             truncated, checksum = header["truncated"], header["sha256"]
-        except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged or no chunk of embeddings: {error}") from None
         if origin != (self.digest, number):
             raise ValueError(
                 f"{path} is chunk {origin[1]} of run {str(origin[0])[:12]}; expected chunk "
@@ -349,8 +360,8 @@ def read_manifest(folder: Path) -> tuple[ChunkFolder, dict[str, str]]:
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {MANIFEST}: it is no folder of embeddings")
-    try:
-        manifest = json.loads(path.read_bytes())
+    with reading(path, "manifest of embeddings"):
+        manifest = parse_json(path.read_bytes(), path)
         version, run = manifest["format_version"], manifest["run"]
         problem = format_problem(manifest, _FORMAT, FIXED, GROWING)
         keys = {} if problem else _RUN_KEYS[version]
@@ -359,12 +370,20 @@ def read_manifest(folder: Path) -> tuple[ChunkFolder, dict[str, str]]:
         parts = None
         if version == GROWING:
             parts = tuple(Part(**entry) for entry in manifest["chunks"])
-            wrong += ["chunks"] * (not all(type(p.rows) is int and p.rows > 0 for p in parts))
+            wrong += ["chunks"] * (
+                not all(type(p.rows) is int and 0 < p.rows < _MOST_ROWS for p in parts)
+            )
         versions = dict(manifest["versions"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or no manifest of embeddings: {error!r}") from None
     if problem:
         raise ValueError(f"{path} {problem}")
     if wrong or run["dtype"] not in _SAFETENSORS_NAMES:
         raise ValueError(f"{path} is damaged: see {', '.join(wrong) or 'dtype'}")
+    ids = folder / IDS
+    # An id takes three characters at least: a wrong number must not decide how much memory is asked
+    # for.
+    if parts is None and ids.is_file() and run["items"] > max(1, ids.stat().st_size // 3):
+        raise ValueError(
+            f"{path} says {run['items']} items, more than {ids} can hold: {MANIFEST} or {IDS} is "
+            "damaged"
+        )
     return ChunkFolder(folder, run, parts), versions

@@ -1,10 +1,11 @@
 """Stores from and to the files of other tools: npy and npz, Parquet, HDF5."""
 
-import json
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
-from .._core.files import replaced, write_atomically
-from .chunks import DTYPES, encoded_ids
+from .._core.documents import parse_json
+from .._core.files import as_path, reading, replaced, write_atomically
+from .chunks import DTYPES, ChunkFolder, Part, encoded_ids
 from .store import ROWS_AT_ONCE, EmbeddingStore, create_store
 
 SUFFIXES = (".npy", ".npz", ".parquet", ".h5", ".hdf5")
 _EMBEDDINGS, _IDS = "embeddings", "ids"
+#: No embeddings are compressed to less than one in so many of their bytes: a file that declares
+#: more is damaged or made to fill memory.
+_MOST_COMPRESSED = 50
 
 
 def _suffix(path: Path) -> str:
@@ -26,7 +31,8 @@ def _suffix(path: Path) -> str:
     return path.suffix
 
 
-def _ids_path(path: Path) -> Path:
+def ids_path(path: Path) -> Path:
+    """The file of the ids of a .npy file."""
     return path.with_suffix(".ids.json")
 
 
@@ -46,7 +52,7 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
         ModuleNotFoundError: if the format's package is missing; names the extra.
         ValueError: for another ending, an empty store, or ids that the format cannot hold.
     """
-    path = Path(path)
+    path = as_path(path)
     if len(store) == 0:
         raise ValueError(f"store: {store.folder} is empty, there is nothing to export")
     writer = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
@@ -57,7 +63,7 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
         except UnicodeEncodeError as error:
             raise ValueError(f"{path}: an id is no Unicode text: {error}") from None
     if path.suffix == ".npy":
-        write_atomically(_ids_path(path), encoded_ids(store.ids))
+        write_atomically(ids_path(path), encoded_ids(store.ids))
 
 
 def _write_array(store: EmbeddingStore, file: Any, dtype: np.dtype) -> None:
@@ -159,24 +165,16 @@ def import_store(
         ValueError: if the file is damaged, lacks a key or holds rows or ids that do not fit (names
             file, key and row), or if the folder holds other embeddings (lists what differs).
     """
-    path = Path(path)
+    path = as_path(path)
     chunk_rows = checks.positive_int("chunk_rows", chunk_rows)
     suffix = _suffix(path)
-    for needed in (path, _ids_path(path)) if suffix == ".npy" else (path,):
+    for needed in (path, ids_path(path)) if suffix == ".npy" else (path,):
         if not needed.is_file():
             raise FileNotFoundError(f"{needed} is missing")
     reader = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
     with reader.get(suffix, _read_hdf5)(path, embeddings, ids) as (names, rows):
-        if len(rows.shape) != 2 or rows.dtype.name not in DTYPES:
-            raise ValueError(
-                f"{path}: {embeddings!r} has shape {rows.shape} of {rows.dtype}; expected "
-                f"[n, dimension] of one of {', '.join(DTYPES)}"
-            )
-        if len(names) != rows.shape[0]:
-            raise ValueError(
-                f"{path}: {len(names)} ids in {ids!r} and {rows.shape[0]} rows in {embeddings!r}; "
-                "there must be one id per row"
-            )
+        _refuse_other_rows(path, repr(embeddings), rows)
+        _refuse_other_count(path, ids, len(names), embeddings, rows.shape[0])
         store = create_store(
             folder, description=description, dimension=rows.shape[1], dtype=rows.dtype
         )
@@ -185,61 +183,169 @@ def import_store(
             raise ValueError(f"{folder} holds rows of other ids than {path}: choose another folder")
         for start in range(done, len(names), chunk_rows):
             block = slice(start, start + chunk_rows)
+            with reading(path, "file of embeddings"):
+                found = rows[block]
             try:
-                store = store.append(names[block], rows[block])
+                store = store.append(names[block], found)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path}, rows from {start}: {error}") from None
         return store
 
 
-@contextmanager
-def _plain_arrays(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged or holds no plain array: {error}") from None
+def _refuse_other_count(path: Path, ids: str, count: int, embeddings: str, rows: int) -> None:
+    if count != rows:
+        raise ValueError(
+            f"{path}: {count} ids in {ids!r} and {rows} rows in {embeddings!r}; there must be one "
+            "id per row"
+        )
+
+
+def _refuse_declared(path: Path, key: str, declared: int) -> None:
+    """Compare what a file declares with its size, before memory is taken."""
+    size = path.stat().st_size
+    if declared > _MOST_COMPRESSED * size:
+        raise ValueError(
+            f"{path}: {key!r} declares {declared} bytes in a file of {size}: it is damaged, or its "
+            "values are all alike"
+        )
 
 
 @contextmanager
 def _read_npy(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
-    with _plain_arrays(path):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    try:
-        names = json.loads(_ids_path(path).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{_ids_path(path)} is no JSON: {error}") from None
+    yield _read_ids(path), _map_array(path)
+
+
+def _read_ids(path: Path) -> list[str]:
+    names = parse_json(ids_path(path).read_bytes(), ids_path(path))
     if not isinstance(names, list):
-        raise ValueError(f"{_ids_path(path)} must hold a JSON list of ids")
-    yield names, array
+        raise ValueError(f"{ids_path(path)} must hold a JSON list of ids")
+    return names
+
+
+def _map_array(path: Path) -> np.ndarray:
+    with reading(path, ".npy file of a plain array"):
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+@dataclass(frozen=True)
+class _ArrayFile(ChunkFolder):
+    """A .npy file as the one chunk of a store that cannot grow."""
+
+    array: np.ndarray = field(kw_only=True)
+
+    def view(self, number: int) -> np.ndarray:
+        return self.array
+
+
+def open_array(path: Path) -> EmbeddingStore:
+    """The rows of a .npy file as a store to read; nothing is copied.
+
+    Ids are those of ``<name>.ids.json``, or without it the positions from "0".
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no rows of floats, or there is not one id per row; names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    array = _map_array(path)
+    _refuse_other_rows(path, "the array", array)
+    count, dimension = array.shape
+    names = _read_ids(path) if ids_path(path).is_file() else [str(row) for row in range(count)]
+    _refuse_other_count(path, ids_path(path).name, len(names), "the array", count)
+    run = {"dimension": dimension, "dtype": array.dtype.name, "description": {"file": path.name}}
+    chunk = _ArrayFile(path, run, (Part(count, "", ""),), array=array)
+    return EmbeddingStore(path, tuple(names), {}, chunk)
+
+
+def _refuse_other_rows(path: Path, name: str, rows: Any) -> None:
+    if len(rows.shape) != 2 or 0 in rows.shape or rows.dtype.name not in DTYPES:
+        raise ValueError(
+            f"{path}: {name} has shape {rows.shape} of {rows.dtype}; expected [n, dimension] of "
+            f"one of {', '.join(DTYPES)}"
+        )
 
 
 @contextmanager
 def _read_npz(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+    what = ".npz file of plain arrays"
     with path.open("rb") as file:  # NumPy leaves broken archives open
-        with _plain_arrays(path):
-            archive = np.load(file, allow_pickle=False)
-            found = archive.files
+        with reading(path, what):
+            archive = zipfile.ZipFile(file)
+            found = [name.removesuffix(".npy") for name in archive.namelist()]
         keys = _keys(path, found, embeddings, ids)
-        with _plain_arrays(path):
-            rows, names = (archive[key] for key in keys)
-    yield names.tolist(), rows
+        with reading(path, what):
+            (rows, *_), (count, *_) = (_declared_shape(path, archive, key) for key in keys)
+        _refuse_other_count(path, ids, count, embeddings, rows)
+        file.seek(0)
+        with reading(path, what):
+            whole = np.load(file, allow_pickle=False)
+            array, names = (whole[key] for key in keys)
+    yield names.tolist(), array
+
+
+def _declared_shape(path: Path, archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
+    """The shape of an array of an archive, from its header; its size is checked."""
+    name = f"{key}.npy" if f"{key}.npy" in archive.namelist() else key
+    with archive.open(name) as file:
+        readers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        version = np.lib.format.read_magic(file)
+        if version not in readers:
+            raise ValueError(f"{key!r} is of another version of the format, {version}")
+        shape, _, dtype = readers[version](file)
+    if not shape:
+        raise ValueError(f"{key!r} is one value and no array")
+    declared = math.prod(shape) * dtype.itemsize
+    if declared > archive.getinfo(name).file_size:
+        raise ValueError(f"{key!r} is cut off")
+    _refuse_declared(path, key, declared)
+    return shape
 
 
 @contextmanager
 def _read_hdf5(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
     h5py = _h5py()
-    try:
+    with reading(path, "HDF5 file"):
         file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path} is damaged or no HDF5 file: {error}") from None
     with file:
-        keys = _keys(path, file, embeddings, ids)
-        for key in keys:
-            if not isinstance(file[key], h5py.Dataset):
-                raise ValueError(f"{path}: {key!r} is no data set")
-        if h5py.check_string_dtype(file[keys[1]].dtype) is None:
-            raise ValueError(f"{path}: {ids!r} is {file[keys[1]].dtype}; it must be text")
-        yield file[keys[1]].asstr()[:].tolist(), file[keys[0]]
+        with reading(path, "HDF5 file"):
+            _keys(path, file, embeddings, ids)
+            rows, names = (_data_set(path, file, key) for key in (embeddings, ids))
+            if h5py.check_string_dtype(names.dtype) is None:
+                raise ValueError(f"{path}: {ids!r} is {names.dtype}; it must be text")
+            if not rows.shape or len(names.shape) != 1:
+                raise ValueError(f"{path}: {embeddings!r} must be [n, dimension] and {ids!r} [n]")
+            _refuse_other_count(path, ids, names.shape[0], embeddings, rows.shape[0])
+            found = names.asstr()[:].tolist()
+        yield found, rows
+
+
+def _data_set(path: Path, file: Any, key: str) -> Any:
+    """A data set whose values are all in this file, and as many as it declares."""
+    h5py = _h5py()
+    place = ""
+    for name in key.strip("/").split("/"):
+        place += f"/{name}"
+        # Such links lead into files that the user did not name.
+        if not isinstance(file.get(place, getlink=True), h5py.HardLink):
+            raise ValueError(f"{path}: {key!r} is a link; give the file that holds the values")
+    found = file[key]
+    if not isinstance(found, h5py.Dataset):
+        raise ValueError(f"{path}: {key!r} is no data set")
+    if found.external or found.is_virtual:
+        raise ValueError(f"{path}: the values of {key!r} are in other files; give a file with them")
+    declared = math.prod(found.shape or ()) * found.dtype.itemsize
+    stored = found.id.get_storage_size()
+    if declared > _MOST_COMPRESSED * stored:
+        raise ValueError(
+            f"{path}: {key!r} declares {declared} bytes and holds {stored}: it was not written to "
+            "its end, or its values are all alike"
+        )
+    _refuse_declared(path, key, math.prod(found.chunks or ()) * found.dtype.itemsize)
+    return found
 
 
 def _keys(path: Path, found: Any, *keys: str) -> tuple[str, ...]:
@@ -254,11 +360,13 @@ class _ParquetRows:
 
     def __init__(self, path: Path, file: Any, column: str):
         self._path, self._file, self._column = path, file, column
-        first = next(file.iter_batches(batch_size=1, columns=[column]), None)
-        if first is None:
-            raise ValueError(f"{path} has no rows")
-        example = self._values(first.column(0), 0, None)
+        with reading(path, "Parquet file"):
+            first = next(file.iter_batches(batch_size=1, columns=[column]), None)
+            if first is None:
+                raise ValueError(f"{path} has no rows")
+            example = self._values(first.column(0), 0, None)
         self.dtype, self.shape = example.dtype, (file.metadata.num_rows, example.shape[1])
+        _refuse_declared(path, column, math.prod(self.shape) * self.dtype.itemsize)
 
     def __getitem__(self, block: slice) -> np.ndarray:
         start, stop, _ = block.indices(self.shape[0])
@@ -304,11 +412,16 @@ class _ParquetRows:
 @contextmanager
 def _read_parquet(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
     pa = _pyarrow()
-    try:
+    with reading(path, "Parquet file"):
         file = pa.parquet.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{path} is damaged or no Parquet file: {error}") from None
     with file:
-        _keys(path, file.schema_arrow.names, embeddings, ids)
-        names = file.read(columns=[ids]).column(0).to_pylist()
-        yield names, _ParquetRows(path, file, embeddings)
+        with reading(path, "Parquet file"):
+            _keys(path, file.schema_arrow.names, embeddings, ids)
+            groups = [file.metadata.row_group(n) for n in range(file.num_row_groups)]
+            columns = [group.column(n) for group in groups for n in range(group.num_columns)]
+            unpacked = sum(column.total_uncompressed_size for column in columns)
+        _refuse_declared(path, embeddings, unpacked)
+        rows = _ParquetRows(path, file, embeddings)
+        with reading(path, "Parquet file"):
+            names = file.read(columns=[ids]).column(0).to_pylist()
+        yield names, rows

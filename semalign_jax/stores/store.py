@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
-from .._core.files import content_hash, write_atomically
+from .._core.files import as_path, content_hash, write_atomically
 from . import chunks as _chunks
 from .chunks import Chunk, ChunkFolder, Part
 
@@ -137,6 +137,8 @@ class EmbeddingStore:
             RuntimeError: if another process is writing.
         """
         rows = np.asarray(rows)
+        if not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is no store: import_store makes one of a file")
         if self._files.parts is None:
             raise ValueError(
                 f"{self.folder} was written by embed, with all its items: append to a store of "
@@ -245,7 +247,7 @@ def open_store(folder: str | os.PathLike) -> EmbeddingStore:
         FileNotFoundError: if the manifest or a file of ids is missing; names it.
         ValueError: if one of them is damaged; names it.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     chunks, versions = _chunks.read_manifest(folder)
     return EmbeddingStore(folder, tuple(chunks.read_ids()), versions, chunks)
 
@@ -273,7 +275,7 @@ def create_store(
         FileExistsError: if the folder holds something else.
         RuntimeError: if another process is writing.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     name = checks.option("dtype", jnp.dtype(dtype).name, _chunks.DTYPES)
     dimension = checks.positive_int("dimension", dimension)
     run = {"description": _json_of(description), "dimension": dimension, "dtype": name}
@@ -303,7 +305,8 @@ def verify_store(folder: str | os.PathLike) -> list[StoreProblem]:
     """Read all of a store and return what is wrong with it.
 
     Finds flipped bits, missing and foreign chunks, chunks of other stores or places, ids that are
-    changed, repeated or not one per row, and rows with NaN or infinity.
+    changed, repeated or not one per row, and rows with NaN or infinity. A file that the system does
+    not let it read is listed with what the system says.
 
     Args:
         folder: of a store.
@@ -311,18 +314,20 @@ def verify_store(folder: str | os.PathLike) -> list[StoreProblem]:
     Returns:
         The problems, by file; none if the store is whole.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     try:
         chunks, _ = _chunks.read_manifest(folder)
     except (OSError, ValueError) as error:
-        return [StoreProblem(_chunks.MANIFEST, str(error))]
+        return [StoreProblem(_chunks.MANIFEST, _why(folder / _chunks.MANIFEST, error))]
     problems = []
     seen: set[str] = set()
     for number, file in enumerate(chunks.id_files):
         try:
             ids = chunks.read_id_file(number)
         except (OSError, ValueError) as error:
-            problems.append(StoreProblem(file, str(error)))
+            problems.append(StoreProblem(file, _why(folder / file, error)))
+            if chunks.parts is None:  # then it alone says how many chunks there are
+                return problems
             continue
         for position, name in enumerate(ids):
             if name in seen:
@@ -334,7 +339,7 @@ def verify_store(folder: str | os.PathLike) -> list[StoreProblem]:
         try:
             rows = chunks.read(number).embeddings
         except (OSError, ValueError) as error:
-            problems.append(StoreProblem(path.name, str(error)))
+            problems.append(StoreProblem(path.name, _why(path, error)))
             continue
         for start in range(0, len(rows), ROWS_AT_ONCE):
             bad = np.flatnonzero(~np.isfinite(rows[start : start + ROWS_AT_ONCE]).all(axis=1))
@@ -346,6 +351,12 @@ def verify_store(folder: str | os.PathLike) -> list[StoreProblem]:
         message = f"{path} is not part of this store, whose {_chunks.MANIFEST} does not list it"
         problems.append(StoreProblem(path.name, message))
     return sorted(problems)
+
+
+def _why(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{path} was not checked: {error.strerror}"
+    return str(error)
 
 
 class JoinedRows(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import filelock
 
+from .._core.documents import parse_json
 from .._core.files import format_header, format_problem, write_atomically
 from .._core.progress import Progress
 
@@ -134,7 +135,7 @@ def _parse(line: bytes, names: set[str]) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        value = json.loads(line)
+        value = parse_json(line, "the line")
     except ValueError:
         return None
     return value if isinstance(value, dict) and set(value) == names else None

@@ -1,12 +1,12 @@
 """The results of a study, and the files that they are handed over in."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from .._core.files import format_problem, write_atomically
+from .._core.documents import parse_json
+from .._core.files import as_path, format_problem, write_atomically
 from . import drawings
 from .drawings import Drawing, distinct, drawn, slug
 from .html import Picture, Section, html_report
@@ -53,13 +53,6 @@ class StudyResults(TypedDict):
 
 
 _SCORES = ("mean", "std", "lower", "upper", "value")
-_NEEDED = {
-    "rows": Row.__required_keys__,
-    "classes": ClassRow.__required_keys__,
-}
-
-
-_SCORES = ("mean", "std", "lower", "upper", "value")
 _NEEDED = {"rows": Row.__required_keys__, "classes": ClassRow.__required_keys__}
 
 
@@ -84,7 +77,7 @@ def write_outputs(
     Raises:
         OSError: if a file cannot be written.
     """
-    out = Path(out)
+    out = as_path(out)
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "results.json", out / "settings.json", out / "summary.csv"]
     write_json(written[0], _without_nan(results))
@@ -124,15 +117,12 @@ def load_results(path: Path) -> StudyResults:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no file of results, of another version, or damaged.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.is_dir():
         path = path / "results.json"
     if not path.is_file():
         raise FileNotFoundError(f"no results at {path}: there is no such file")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error})") from None
+    values = parse_json(path.read_bytes(), path)
     problem = format_problem(values, FORMAT, VERSION)
     if problem:
         raise ValueError(f"{path} {problem}")

@@ -198,10 +198,21 @@ def write_classes(path: Path, classes: Sequence[ClassRow]) -> None:
     _write(path, [*CELL, "label", "value", "lower", "upper"], classes)
 
 
+def _csv_cell(value: Any) -> Any:
+    """A cell of a CSV file, that no spreadsheet runs.
+
+    Spreadsheets take a text that begins with one of these for a formula. A text that begins with
+    the quote gets one more, so that who reads the file drops the first quote of any text.
+    """
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r'") else value
+
+
 def _write(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: f"{v:.6f}" if isinstance(v, float) else v for key, v in row.items()})
+        writer.writerow({key: _csv_cell(value) for key, value in row.items()})
     write_atomically(path, text.getvalue().encode())

@@ -68,7 +68,7 @@ def test_info_refuses(tmp_path):
     (tmp_path / "a.pt").write_bytes(b"")
     assert "files of .pt are not known here" in error_of("info", tmp_path / "a.pt")
     (tmp_path / "a.safetensors").write_bytes(b"cut")
-    assert "is not a whole safetensors file" in error_of("info", tmp_path / "a.safetensors")
+    assert "is damaged or no whole safetensors file" in error_of("info", tmp_path / "a.safetensors")
 
 
 def test_verify(store):

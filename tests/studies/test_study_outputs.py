@@ -251,7 +251,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no results at .*results\.json"):
         outputs.load_results(tmp_path)
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(ValueError, match="not a readable JSON file"):
+    with pytest.raises(ValueError, match="damaged or no JSON"):
         outputs.load_results(tmp_path)
 
 
