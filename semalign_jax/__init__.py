@@ -4,10 +4,10 @@ The names used most are here; all others are in their namespaces: `maps`, `sweep
 `stitching`, `zeroshot`, `stores`, `distributed`, `encoders`, `data` and `studies`.
 """
 
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
+    __version__: str
     from . import data as data
     from . import distributed as distributed
     from . import encoders as encoders
@@ -41,8 +41,6 @@ if _TYPE_CHECKING:
     from .sweeps import sweep_pairs as sweep_pairs
     from .zeroshot import zero_shot_logits as zero_shot_logits
     from .zeroshot import zero_shot_predict as zero_shot_predict
-
-__version__ = _version("semalign_jax")
 
 #: Where the names are that are no namespaces.
 _FOLDERS = ("maps", "sweeps", "stitching", "zeroshot")
@@ -93,6 +91,10 @@ def __getattr__(name: str):
     # need only JAX, and the help of the command nothing.
     import importlib.util
 
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("semalign_jax")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if importlib.util.find_spec(f".{name}", __name__) is not None:

@@ -9,9 +9,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SOON = 0.05  # seconds
+_starting = threading.Event()
 
 
 class Interrupted(BaseException):
@@ -40,9 +43,16 @@ def interruptible(own: bool) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     hook = sys.unraisablehook
 
-    def first(number: int, _: Any) -> None:
+    def first(number: int, frame: FrameType | None) -> None:
+        if _starting.is_set() or _importing(frame):
+            send_again(number)
+            return
         for one in _SIGNALS:
             signal.signal(one, at_once)
+        if "multiprocessing" in sys.modules:
+            # Whoever waits for them would wait until they are done.
+            for child in sys.modules["multiprocessing"].active_children():
+                child.kill()
         raise Interrupted(number)
 
     def at_once(number: int, _: Any) -> None:
@@ -54,10 +64,14 @@ def interruptible(own: bool) -> Iterator[None]:
         if isinstance(unraisable.exc_value, Interrupted):
             for one in _SIGNALS:
                 signal.signal(one, first)
-            number = unraisable.exc_value.status - 128
-            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            send_again(unraisable.exc_value.status - 128)
         else:
             hook(unraisable)
+
+    def send_again(number: int) -> None:
+        timer = threading.Timer(_SOON, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
 
     for number in _SIGNALS:
         signal.signal(number, first)
@@ -70,6 +84,15 @@ def interruptible(own: bool) -> Iterator[None]:
         sys.unraisablehook = hook
 
 
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported; extensions make an ImportError of what is raised then."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
 def leave(status: int) -> NoReturn:
     """End the process without waiting for its threads, which may compute for long."""
     for stream in (sys.stdout, sys.stderr):
@@ -80,6 +103,20 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def leave_to_parent() -> None:
-    """Ignore Ctrl-C in a process that decodes: the one that has started it ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def starting_processes() -> Iterator[None]:
+    """Keep the signals from processes that are started in the block: this one ends them.
+
+    They inherit that the signals are blocked, from their first moment on. Here a signal waits for
+    the end of the block, or half a process would be left that complains.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    _starting.set()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _starting.clear()

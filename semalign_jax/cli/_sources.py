@@ -21,7 +21,7 @@ from ..studies.cells import run_cells
 from ..studies.inputs import read_dataset
 from ..zeroshot.prompts import load_prompts, prompt_ids, prompt_texts
 from ._settings import EmbedSettings
-from ._signals import leave_to_parent
+from ._signals import starting_processes
 
 TEXT, IMAGE = "text", "image"
 _TEXT_SUFFIXES = (".txt",)
@@ -205,8 +205,10 @@ def pixel_reader(
         yield PixelReader(read_pixels)
         return
     # Spawned: JAX has threads, which a fork would break.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=leave_to_parent) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        with starting_processes():  # each call starts one, as long as none is idle
+            for _ in range(workers):
+                pool.submit(os.getpid)
         yield PixelReader(lambda path: pool.submit(read_pixels, path).result())
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._console import Outcome, writing
 from ._options import DATASET, command
+from ._signals import starting_processes
 
 if TYPE_CHECKING:
     from ..studies.outputs import StudyResults
@@ -119,7 +120,8 @@ def demo(console: "Console", settings: "DemoSettings") -> Outcome:
             len(_STUDIES), multiprocessing.get_context("spawn"), initializer=_show_nothing
         ) as pool,
     ):
-        runs = [pool.submit(_run_demo, name, settings.full, out / name) for name in _STUDIES]
+        with starting_processes():
+            runs = [pool.submit(_run_demo, name, settings.full, out / name) for name in _STUDIES]
         for done, finished in enumerate(as_completed(runs), 1):
             finished.result()
             shown.update(done)
