@@ -13,6 +13,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.files import replaced, write_atomically
+from .._core.ids import id_texts
 from .chunks import DTYPES, encoded_ids
 from .store import ROWS_AT_ONCE, EmbeddingStore, create_store
 
@@ -150,7 +151,7 @@ def import_store(
         description: what made the embeddings; see `create_store`.
         embeddings: name of the array, column or data set of the rows ``[n, dimension]``; the dtype
             is kept.
-        ids: name of that of the ids, text.
+        ids: name of that of the ids, text or whole numbers; 7 and 7.0 are "7".
         chunk_rows: rows in a chunk.
 
     Raises:
@@ -166,7 +167,8 @@ def import_store(
         if not needed.is_file():
             raise FileNotFoundError(f"{needed} is missing")
     reader = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
-    with reader.get(suffix, _read_hdf5)(path, embeddings, ids) as (names, rows):
+    with reader.get(suffix, _read_hdf5)(path, embeddings, ids) as (found, rows):
+        names = id_texts(f"{path}: {ids!r}", found, empty=True)
         if len(rows.shape) != 2 or rows.dtype.name not in DTYPES:
             raise ValueError(
                 f"{path}: {embeddings!r} has shape {rows.shape} of {rows.dtype}; expected "
@@ -201,7 +203,7 @@ def _plain_arrays(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _read_npy(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+def _read_npy(path: Path, embeddings: str, ids: str) -> Iterator[tuple[Any, Any]]:
     with _plain_arrays(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     try:
@@ -214,7 +216,7 @@ def _read_npy(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str]
 
 
 @contextmanager
-def _read_npz(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+def _read_npz(path: Path, embeddings: str, ids: str) -> Iterator[tuple[Any, Any]]:
     with path.open("rb") as file:  # NumPy leaves broken archives open
         with _plain_arrays(path):
             archive = np.load(file, allow_pickle=False)
@@ -222,11 +224,11 @@ def _read_npz(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str]
         keys = _keys(path, found, embeddings, ids)
         with _plain_arrays(path):
             rows, names = (archive[key] for key in keys)
-    yield names.tolist(), rows
+    yield names, rows
 
 
 @contextmanager
-def _read_hdf5(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+def _read_hdf5(path: Path, embeddings: str, ids: str) -> Iterator[tuple[Any, Any]]:
     h5py = _h5py()
     try:
         file = h5py.File(path, "r")
@@ -237,9 +239,8 @@ def _read_hdf5(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str
         for key in keys:
             if not isinstance(file[key], h5py.Dataset):
                 raise ValueError(f"{path}: {key!r} is no data set")
-        if h5py.check_string_dtype(file[keys[1]].dtype) is None:
-            raise ValueError(f"{path}: {ids!r} is {file[keys[1]].dtype}; it must be text")
-        yield file[keys[1]].asstr()[:].tolist(), file[keys[0]]
+        names = file[keys[1]]
+        yield (names.asstr() if h5py.check_string_dtype(names.dtype) else names)[:], file[keys[0]]
 
 
 def _keys(path: Path, found: Any, *keys: str) -> tuple[str, ...]:
@@ -302,7 +303,7 @@ class _ParquetRows:
 
 
 @contextmanager
-def _read_parquet(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+def _read_parquet(path: Path, embeddings: str, ids: str) -> Iterator[tuple[Any, Any]]:
     pa = _pyarrow()
     try:
         file = pa.parquet.ParquetFile(path)
@@ -310,5 +311,8 @@ def _read_parquet(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[
         raise ValueError(f"{path} is damaged or no Parquet file: {error}") from None
     with file:
         _keys(path, file.schema_arrow.names, embeddings, ids)
-        names = file.read(columns=[ids]).column(0).to_pylist()
+        names = file.read(columns=[ids]).column(0)
+        # As an array floats keep their precision, in which large ones lose digits.
+        floats = pa.types.is_floating(names.type)
+        names = names.to_numpy() if floats else names.to_pylist()
         yield names, _ParquetRows(path, file, embeddings)
