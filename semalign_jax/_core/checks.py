@@ -108,11 +108,7 @@ def host_array(name: str, value: Any) -> Any:
     """
     if isinstance(value, jax.Array):
         return value
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a masked array, whose mask would be lost; leave masked rows out, or give "
-            f"them weight 0 and pass {name}.filled(0)"
-        )
+    refuse_masked(name, value)
     try:
         array = np.asarray(value)
     except ValueError as error:  # ragged nested lists
@@ -123,6 +119,15 @@ def host_array(name: str, value: Any) -> Any:
             f"{name}.astype({name}.dtype.newbyteorder('='))"
         )
     return array
+
+
+def refuse_masked(name: str, value: Any) -> None:
+    """Raise `TypeError` for a masked array, of which NumPy and JAX take the values alone."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost; leave masked rows out, or give "
+            f"them weight 0 and pass {name}.filled(0)"
+        )
 
 
 def _on_auto_axes(name: str, array: Array) -> Array:

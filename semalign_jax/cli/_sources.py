@@ -14,7 +14,7 @@ import numpy as np
 
 from .._core.files import content_hash
 from ..data import read_pixels
-from ..data._dataset import known_groups
+from ..data._dataset import known_groups, left_out_sentence
 from ..data._files import find_files
 from ..distributed.processes import jointly
 from ..studies.cells import run_cells
@@ -45,6 +45,7 @@ class Source:
         ids: n ids.
         skipped: what could not be read so far, a message each.
         left_out: number of items without a text.
+        why: what the reader of the data set left out, a sentence.
     """
 
     modality: str
@@ -52,6 +53,7 @@ class Source:
     ids: Sequence[str]
     skipped: Sequence[str] = ()
     left_out: int = 0
+    why: str = ""
 
 
 def read_source(settings: EmbedSettings) -> Source:
@@ -100,9 +102,10 @@ def _dataset(settings: EmbedSettings) -> Source:
         kept = np.isin(np.arange(len(data)), list(first.values()))
     if not kept.any():
         raise ValueError(f"{data.name}: no {settings.content} to embed are left")
+    why = left_out_sentence(len(data), data.left_out) if data.left_out else ""
     data = data.select(kept)
     items = data.texts if texts else [Path(image) for image in data.images]
-    return Source(TEXT if texts else IMAGE, items, data.ids, data.skipped, left_out)
+    return Source(TEXT if texts else IMAGE, items, data.ids, data.skipped, left_out, why)
 
 
 def _files(inputs: Sequence[Path], id_from: str) -> Source:

@@ -94,6 +94,7 @@ def _embed(console: "Console", settings: "EmbedSettings") -> Outcome:
         "dtype": settings.dtype,
         "truncated": found.truncated,
         "without_text": source.left_out,
+        "left_out": source.why,
         "skipped": skipped,
         "seconds": round(time.monotonic() - started, 3),
     }
@@ -128,6 +129,8 @@ def _summary(values: dict[str, Any]) -> str:
         lines.append(f"{values['truncated']} texts are longer than the encoder reads and were cut")
     if values["without_text"]:
         lines.append(f"{values['without_text']} items without a text were left out")
+    if values["left_out"]:
+        lines.append(values["left_out"])
     if values["skipped"]:
         lines.append(f"{len(values['skipped'])} were skipped:")
         lines += [f"  {why}" for why in values["skipped"]]

@@ -102,7 +102,7 @@ def _anchors(
 
 
 def read_ids(path: Path) -> set[str]:
-    """Ids of a file: one a line, or a JSON list.
+    """Ids of a file: one a line, or a JSON list of text or whole numbers.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -110,15 +110,17 @@ def read_ids(path: Path) -> set[str]:
     """
     from .._core.documents import parse_json
     from .._core.files import reading
+    from .._core.ids import id_texts
 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file of ids")
     with reading(path, "file of ids"):
         text = path.read_text(encoding="utf-8-sig")
         ids = parse_json(text, path) if path.suffix == ".json" else text.split("\n")
-    if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
-        raise ValueError(f"{path} must hold a JSON list of texts")
-    found = {name.strip() for name in ids if name.strip()}
+    if not isinstance(ids, list):
+        raise ValueError(f"{path} must hold a JSON list of ids")
+    lines = [name.strip() if isinstance(name, str) else name for name in ids]
+    found = set(id_texts(str(path), lines, empty=True)) - {""}
     if not found:
         raise ValueError(f"{path} holds no ids")
     return found

@@ -2,20 +2,29 @@
 
 import enum
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from .._core import checks
+from .._core.ids import id_texts
 
 _SHOWN = 10  # problems or ids in one message
 _GROUPS = 20  # names of splits or views in a summary
 
 
 class DatasetError(ValueError):
-    """A data set on disk is not as documented; the message names file and row."""
+    """A data set on disk is not as documented; the message names file and row.
+
+    Attributes:
+        reason: what rows and files with this problem are counted as, e.g. "without image".
+    """
+
+    def __init__(self, message: object, reason: str = "that cannot be read") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Label(enum.IntEnum):
@@ -69,7 +78,8 @@ class DatasetSummary(NamedTuple):
         splits: images of each split.
         views: images of each view.
         labels: counts of each label.
-        skipped: number of rows and files that were left out.
+        skipped: number of rows and files that were left out because of a problem.
+        left_out: why rows and files were left out -> how many.
     """
 
     name: str
@@ -82,12 +92,15 @@ class DatasetSummary(NamedTuple):
     views: dict[str, int]
     labels: dict[str, LabelCounts]
     skipped: int
+    left_out: dict[str, int]
 
     def __str__(self) -> str:
         lines = [
             f"{self.name}: {self.images} images, {self.studies} studies, {self.patients} patients, "
             f"{self.texts} images with text, {self.boxes} boxes, {self.skipped} skipped"
         ]
+        if self.left_out:
+            lines.append(left_out_sentence(self.images, self.left_out))
         for title, counts in (("splits", self.splits), ("views", self.views)):
             parts = ", ".join(f"{name or 'unknown'} {count}" for name, count in counts.items())
             # Of a column that was mistaken for this one, the values are not shown.
@@ -110,7 +123,8 @@ class ImageTextDataset:
     Attributes:
         name: of the data set.
         ids: n image ids, all different.
-        patients: n patient ids, as the data set gives them.
+        patients: n patient ids. Ids of images, patients and studies are text; what other programs
+            write as 7.0 is "7".
         studies: n study ids; images of one study share a report.
         images: n paths of image files.
         texts: n texts; empty where there is none.
@@ -119,11 +133,14 @@ class ImageTextDataset:
         labels: int8 [n, len(label_names)] of `Label` codes, read-only.
         label_names: names of the columns of `labels`.
         boxes: n tuples of boxes, or empty if the data set has none.
-        skipped: what was left out while reading, one message each.
+        skipped: what was left out while reading because of a problem, one message each.
+        left_out: why rows and files were left out -> how many, those that `skipped` lists and
+            those that were not asked for.
 
     Raises:
-        DatasetError: if lengths do not agree, an id is not unique, a patient id is empty, or
-            `labels` are not integer codes of `Label`.
+        DatasetError: if lengths do not agree, an id is not unique, a patient id is empty, an id is
+            neither text nor a whole number, or `labels` are not integer codes of `Label`.
+        TypeError: if `labels` are a masked array, or of another byte order.
     """
 
     name: str
@@ -138,14 +155,21 @@ class ImageTextDataset:
     label_names: tuple[str, ...]
     boxes: tuple[tuple[Box, ...], ...] = ()
     skipped: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("ids", "patients", "studies"):
+            try:
+                texts = id_texts(name, getattr(self, name), empty=True)
+            except ValueError as error:
+                raise DatasetError(error) from None
+            object.__setattr__(self, name, tuple(texts))
         n = len(self.ids)
-        for field in ("patients", "studies", "images", "texts", "splits", "views", "boxes"):
-            length = len(getattr(self, field))
-            if length != n and not (field == "boxes" and length == 0):
-                raise DatasetError(f"{field} has {length} entries, but there are {n} ids")
-        labels = np.asarray(self.labels)
+        for name in ("patients", "studies", "images", "texts", "splits", "views", "boxes"):
+            length = len(getattr(self, name))
+            if length != n and not (name == "boxes" and length == 0):
+                raise DatasetError(f"{name} has {length} entries, but there are {n} ids")
+        labels = np.asarray(checks.host_array("labels", self.labels))
         if labels.shape != (n, len(self.label_names)):
             raise DatasetError(
                 f"labels must have shape ({n}, {len(self.label_names)}), one row per id and one "
@@ -200,9 +224,9 @@ class ImageTextDataset:
         if index.size and not (0 <= index.min() and index.max() < n):
             raise IndexError(f"rows must be in 0..{n - 1}; got {index.min()}..{index.max()}")
         picked = index.tolist()
-        fields = ("ids", "patients", "studies", "images", "texts", "splits", "views")
+        names = ("ids", "patients", "studies", "images", "texts", "splits", "views")
         changes: dict[str, Any] = {
-            field: tuple(getattr(self, field)[i] for i in picked) for field in fields
+            name: tuple(getattr(self, name)[i] for i in picked) for name in names
         }
         if self.boxes:
             changes["boxes"] = tuple(self.boxes[i] for i in picked)
@@ -225,6 +249,7 @@ class ImageTextDataset:
                 for name, column in zip(self.label_names, self.labels.T, strict=True)
             },
             skipped=len(self.skipped),
+            left_out=dict(self.left_out),
         )
 
 
@@ -284,17 +309,33 @@ def known_groups(values: Iterable[str]) -> str:
     return ", ".join(map(repr, found)) or "none"
 
 
+def left_out_sentence(kept: int, left_out: Mapping[str, int]) -> str:
+    """How many rows and files were left out, and why."""
+    number = sum(left_out.values())
+    return f"{number} of {kept + number} rows and files left out: {_counts(left_out)}"
+
+
+def _counts(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+
+
 class Problems:
-    """Collects what is wrong with rows and files, so that one error can name many of them."""
+    """Collects what is wrong with rows and files, so that one error can name many of them.
+
+    Attributes:
+        left_out: why rows and files are left out -> how many; also what was not asked for.
+    """
 
     def __init__(self, name: str, on_error: str) -> None:
         self._name = name
         self._raise = checks.option("on_error", on_error, ("raise", "skip")) == "raise"
         self._messages: list[str] = []
+        self.left_out: Counter[str] = Counter()
 
-    def add(self, message: object) -> None:
-        """Note one problem."""
-        self._messages.append(str(message))
+    def add(self, problem: DatasetError | str, reason: str = "") -> None:
+        """Note one problem, with the reason of a `DatasetError` or the one that is given."""
+        self._messages.append(str(problem))
+        self.left_out[problem.reason if isinstance(problem, DatasetError) else reason] += 1
 
     def finish(self) -> tuple[str, ...]:
         """Raise if there are problems and none may be skipped, else return them."""
@@ -303,8 +344,8 @@ class Problems:
             lines = "\n".join(f"  {message}" for message in self._messages[:_SHOWN])
             more = f"\n  and {count - _SHOWN} more" if count > _SHOWN else ""
             raise DatasetError(
-                f"{self._name}: {count} problems; on_error='skip' leaves these rows and files out\n"
-                f"{lines}{more}"
+                f"{self._name}: {count} problems; on_error='skip' leaves these rows and files out: "
+                f"{_counts(self.left_out)}\n{lines}{more}"
             )
         return tuple(self._messages)
 
@@ -340,6 +381,7 @@ class Rows:
         skipped = problems.finish()
         if not self._rows:
             why = f"; skipped: {checks.first_few(skipped)}" if skipped else ""
+            why += f"; left out: {_counts(problems.left_out)}" if problems.left_out else ""
             raise DatasetError(f"{self._name}: no image was found{why}")
         columns = list(zip(*self._rows, strict=True))
         labels = np.array(columns[7], np.int8).reshape(len(self._rows), len(self._label_names))
@@ -356,4 +398,5 @@ class Rows:
             label_names=self._label_names,
             boxes=tuple(self._boxes) if any(self._boxes) else (),
             skipped=skipped,
+            left_out=dict(problems.left_out),
         )

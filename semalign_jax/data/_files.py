@@ -6,20 +6,16 @@ import gzip
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
+from .._core.ids import id_text
 from ._dataset import DatasetError, Label, Problems
 
-_CODES = {
-    text: code
-    for code, texts in {
-        Label.POSITIVE: ("1", "1.0"),
-        Label.NEGATIVE: ("0", "0.0"),
-        Label.UNCERTAIN: ("-1", "-1.0"),
-        Label.BLANK: ("", "nan", "NaN"),
-    }.items()
-    for text in texts
-}
+#: How programs spell a cell without a value, in lower case.
+_MISSING = frozenset(("", "na", "n/a", "nan", "<na>", "none", "null"))
+#: Characters of a cell; reports are longer than the 131072 of the csv module.
+_LONGEST = 2**31 - 1
 
 
 def folder(path: str | os.PathLike, what: str) -> Path:
@@ -51,30 +47,41 @@ def read_csv(
         encoding: of the text; a byte order mark is dropped by default.
 
     Yields:
-        `where` names file and line for messages; `row` maps columns to stripped cells.
+        `where` names file and line for messages; `row` maps columns to stripped cells, which are
+        empty where they spell a missing value, e.g. NA.
 
     Raises:
-        DatasetError: if columns are missing or doubled, a row has another number of cells than
-            the header, or the file is not text in this encoding.
+        DatasetError: if required columns are missing or there twice, a row has another number of
+            cells than the header, or the file is not text in this encoding.
     """
+    rows = _csv_rows(path, encoding)
+    _, header = next(rows)
+    refuse_missing(path, header, required)
+    for where, cells in rows:
+        if len(cells) != len(header):
+            raise DatasetError(f"{where}: {len(cells)} cells, but the header has {len(header)}")
+        yield where, dict(zip(header, map(known_text, cells), strict=True))
+
+
+def read_header(path: Path) -> list[str]:
+    """The names of the columns of a CSV file."""
+    return next(_csv_rows(path, "utf-8-sig"))[1]
+
+
+def _csv_rows(path: Path, encoding: str) -> Iterator[tuple[str, list[str]]]:
+    """Where and what: the header, then every line that is not blank."""
     opener = gzip.open if path.suffix == ".gz" else open
     line = 1
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
     try:
         with opener(path, "rt", encoding=encoding, newline="") as file:
             reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _check_header(path, header, required)
+            yield f"{path}, line 1", [name.strip() for name in next(reader, [])]
             for cells in reader:
                 # A quoted cell may span lines: the row is named by its last one.
                 line = reader.line_num
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise DatasetError(
-                        f"{path}, line {line}: {len(cells)} cells, but the header has {len(header)}"
-                    )
-                cells = [cell.strip() for cell in cells]
-                yield f"{path}, line {line}", dict(zip(header, cells, strict=True))
+                if cells:
+                    yield f"{path}, line {line}", cells
     except UnicodeDecodeError as error:
         raise DatasetError(
             f"{path}: not {encoding} text after line {line} ({error.reason}); convert the file"
@@ -83,21 +90,25 @@ def read_csv(
         raise DatasetError(f"{path}, after line {line}: not a whole CSV file: {error}") from None
 
 
-def _check_header(path: Path, header: list[str], required: Iterable[str]) -> None:
-    refuse_missing(path, header, required)
-    doubled = sorted({name for name in header if header.count(name) > 1})
-    if doubled:
-        raise DatasetError(f"{path}: the header names these columns twice: {', '.join(doubled)}")
+def known_text(value: str) -> str:
+    """A cell without white space around it; empty if it spells a missing value."""
+    value = value.strip()
+    return "" if len(value) < 5 and value.lower() in _MISSING else value
 
 
 def refuse_missing(path: Path, header: Sequence[str], required: Iterable[str]) -> None:
-    """Raise `DatasetError` if a table lacks columns.
+    """Raise `DatasetError` if a table lacks columns, or has one of them twice.
 
     What is no known column may be a patient: the first line of a file without header is data.
     """
     required = list(dict.fromkeys(required))
     missing = [name for name in required if name not in header]
     if not missing:
+        doubled = [name for name in required if header.count(name) > 1]
+        if doubled:
+            raise DatasetError(
+                f"{path}: the header names these columns twice: {', '.join(doubled)}"
+            )
         return
     if len(missing) < len(required):
         there = f"the header has {', '.join(header)}"
@@ -123,22 +134,41 @@ def quoted(value: str) -> str:
 def cell(row: dict[str, str], column: str, where: str) -> str:
     """A cell that must not be empty."""
     if not row[column]:
-        raise DatasetError(f"{where}: {column} is empty")
+        raise DatasetError(f"{where}: {column} is empty", f"with empty {column}")
     return row[column]
 
 
+def id_cell(row: dict[str, str], column: str, where: str) -> str:
+    """An id, which must not be empty; see `id_text`."""
+    return id_text(cell(row, column, where))
+
+
 def label_codes(row: dict[str, str], columns: Iterable[str], where: str) -> list[Label]:
-    """Codes of the cells 1, 0, -1 and blank in some columns."""
+    """Codes of the cells 1, 0, -1, True, False and blank in some columns; 1.0 and 1.00 are 1."""
     codes = []
     for column in columns:
-        code = _CODES.get(row[column])
+        code = _label_code(row[column])
         if code is None:
             raise DatasetError(
                 f"{where}: unknown label value {quoted(row[column])} in column {column}; "
-                f"expected 1, 0, -1 or blank"
+                f"expected 1, 0, -1 or blank",
+                "with unknown label values",
             )
         codes.append(code)
     return codes
+
+
+@lru_cache(1024)
+def _label_code(value: str) -> Label | None:
+    if not value:
+        return Label.BLANK
+    if value.lower() in ("true", "false"):
+        return Label.POSITIVE if value.lower() == "true" else Label.NEGATIVE
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return Label(int(number)) if number in (1, 0, -1) else None
 
 
 def find_files(root: Path, suffixes: Sequence[str]) -> list[str]:
@@ -174,7 +204,9 @@ def stem_index(paths: Iterable[str], suffixes: Sequence[str], problems: Problems
         stem, suffix = os.path.splitext(os.path.basename(path))
         entry = rank[suffix.lower()], path
         if stem in best and best[stem][0] == entry[0]:
-            problems.add(f"{path}: the same file name as {best[stem][1]}")
+            problems.add(
+                f"{path}: the same file name as {best[stem][1]}", "with a doubled file name"
+            )
         elif stem not in best or entry < best[stem]:
             best[stem] = entry
     return {stem: path for stem, (_, path) in best.items()}
@@ -185,4 +217,4 @@ def files_without_rows(
 ) -> None:
     """Note the files that no row of a table names."""
     for path in sorted(set(found) - set(used)):
-        problems.add(f"{path}: no row in {table}")
+        problems.add(f"{path}: no row in {table}", "without row")

@@ -34,8 +34,8 @@ def read_open_i(
 
     Labels are the manually coded MeSH terms of the reports (the element "major"), without their
     qualifiers: "Cardiomegaly/mild" is "Cardiomegaly". A report may have several images, which
-    share its labels and text; a report without images gives no entry. Reports are one per
-    patient, so the report's id is the patient's. Views and splits are not published.
+    share its labels and text; a report without images gives no entry, and is counted. Reports are
+    one per patient, so the report's id is the patient's. Views and splits are not published.
 
     Args:
         root: folder that holds ecgen-radiology, or the XML files.
@@ -77,11 +77,13 @@ def read_open_i(
             codes = [Label.BLANK] * len(names)
         else:
             codes = [Label.POSITIVE if name in report.terms else other for name in names]
+        if not report.images:
+            problems.left_out["reports without images"] += 1
         for image in report.images:
             if image in seen:
-                problems.add(f"{path}: image {image} is also in {seen[image]}")
+                problems.add(f"{path}: image {image} is also in {seen[image]}", "with doubled id")
             elif image not in files:
-                problems.add(f"{path}: no image {image} in {image_root}")
+                problems.add(f"{path}: no image {image} in {image_root}", "without image")
             else:
                 seen[image] = path
                 named.append(files[image])
@@ -112,7 +114,7 @@ def _read_report(path: Path, section: Section) -> _Report:
         sections[name] = " ".join([sections.get(name, ""), *"".join(part.itertext()).split()])
         sections[name] = sections[name].strip()
     if not any(sections.values()):
-        raise DatasetError(f"{path}: the report is empty")
+        raise DatasetError(f"{path}: the report is empty", "with empty report")
     coded = [(term.text or "").split("/")[0].strip() for term in tree.iterfind(".//MeSH/major")]
     terms = tuple(dict.fromkeys(term for term in coded if term))
     indexed = terms and _NOT_INDEXED not in (term.lower() for term in terms)

@@ -4,13 +4,17 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from .._core.documents import parse_json
+from .._core.ids import id_text
 from ._dataset import Box, DatasetError, ImageTextDataset, Label, Problems, Rows
 from ._files import (
-    cell,
     files_without_rows,
     find_files,
     folder,
+    id_cell,
+    label_codes,
     quoted,
     read_csv,
     stem_index,
@@ -57,25 +61,29 @@ def read_rsna(
     found = find_files(images, _SUFFIXES)
     files = stem_index(found, _SUFFIXES, problems)
     patients = None if nih_mapping is None else _nih_patients(Path(nih_mapping))
-    targets: dict[str, tuple[str, str]] = {}
+    targets: dict[str, tuple[str, Label]] = {}
     boxes: dict[str, list[Box]] = {}
     bad: set[str] = set()
     for where, row in read_csv(labels_path, ("patientId", *_CORNERS, "Target")):
         try:
-            name = cell(row, "patientId", where)
-            target = row["Target"]
-            if target not in ("0", "1"):
+            name = id_cell(row, "patientId", where)
+            try:
+                (target,) = label_codes(row, ("Target",), where)
+                if target not in (Label.POSITIVE, Label.NEGATIVE):
+                    raise DatasetError(
+                        f"{where}: Target is not 1 or 0", "with unknown label values"
+                    )
+                if targets.setdefault(name, (where, target))[1] != target:
+                    raise DatasetError(
+                        f"{where}: patientId {name} has Target 0 and 1", "with contradicting rows"
+                    )
+            except DatasetError:
                 bad.add(name)
-                raise DatasetError(
-                    f"{where}: unknown label value {quoted(target)} in column Target"
-                )
-            if targets.setdefault(name, (where, target))[1] != target:
-                bad.add(name)
-                raise DatasetError(f"{where}: patientId {name} has Target 0 and 1")
-            if target == "1":
+                raise
+            if target == Label.POSITIVE:
                 boxes.setdefault(name, []).append(_box(row, where))
             elif any(row[corner] for corner in _CORNERS):
-                raise DatasetError(f"{where}: a box, but Target is 0")
+                raise DatasetError(f"{where}: a box, but Target is 0", "with contradicting rows")
         except DatasetError as error:
             problems.add(error)
     rows = Rows("RSNA", RSNA_LABELS)
@@ -85,13 +93,20 @@ def read_rsna(
         kind = classes.get(name)
         try:
             if name not in files:
-                raise DatasetError(f"{where}: no image {images / name}.dcm")
+                raise DatasetError(f"{where}: no image {images / name}.dcm", "without image")
             if kind is None:
-                raise DatasetError(f"{where}: patientId {name} has no class in the class table")
-            if (kind == "Lung Opacity") != (target == "1"):
-                raise DatasetError(f"{where}: Target is {target}, but the class is {kind!r}")
+                raise DatasetError(
+                    f"{where}: patientId {name} has no class in the class table", "without class"
+                )
+            if (kind == "Lung Opacity") != (target == Label.POSITIVE):
+                raise DatasetError(
+                    f"{where}: Target is {target:d}, but the class is {kind!r}",
+                    "with contradicting rows",
+                )
             if patients is not None and name not in patients:
-                raise DatasetError(f"{where}: patientId {name} is not in {nih_mapping}")
+                raise DatasetError(
+                    f"{where}: patientId {name} is not in {nih_mapping}", "without NIH patient"
+                )
         except DatasetError as error:
             problems.add(error)
             continue
@@ -104,7 +119,7 @@ def read_rsna(
             boxes=boxes.get(name, ()),
         )
     for name in classes.keys() - targets.keys() - bad:
-        problems.add(f"patientId {name} of the class table is not in {labels_path}")
+        problems.add(f"patientId {name} of the class table is not in {labels_path}", "without row")
     known = targets.keys() | bad
     named = [path for path in found if Path(path).stem in known]
     files_without_rows(found, named, labels_path, problems)
@@ -115,13 +130,17 @@ def _read_classes(path: Path, problems: Problems) -> dict[str, str]:
     """Class by patientId; the table has a row for each box, so ids may repeat."""
     classes: dict[str, str] = {}
     for where, row in read_csv(path, ("patientId", "class")):
-        name, kind = row["patientId"], row["class"]
+        name, kind = id_text(row["patientId"]), row["class"]
         if kind not in RSNA_LABELS:
             problems.add(
-                f"{where}: unknown class {quoted(kind)}; expected {', '.join(RSNA_LABELS)}"
+                f"{where}: unknown class {quoted(kind)}; expected {', '.join(RSNA_LABELS)}",
+                "with unknown label values",
             )
         elif classes.setdefault(name, kind) != kind:
-            problems.add(f"{where}: patientId {name} has the classes {classes[name]!r}, {kind!r}")
+            problems.add(
+                f"{where}: patientId {name} has the classes {classes[name]!r}, {kind!r}",
+                "with contradicting rows",
+            )
     return classes
 
 
@@ -129,9 +148,13 @@ def _box(row: dict[str, str], where: str) -> Box:
     try:
         x, y, width, height = (float(row[corner]) for corner in _CORNERS)
     except ValueError:
-        raise DatasetError(f"{where}: Target is 1, but x, y, width, height are no box") from None
-    if not (width > 0 and height > 0):
-        raise DatasetError(f"{where}: a box of width {width} and height {height}")
+        raise DatasetError(
+            f"{where}: Target is 1, but x, y, width, height are no box", "with a wrong box"
+        ) from None
+    if not (width > 0 and height > 0 and np.isfinite((x, y, width, height)).all()):
+        raise DatasetError(
+            f"{where}: a box of width {width} and height {height}", "with a wrong box"
+        )
     return Box("Lung Opacity", "", x, y, x + width, y + height)
 
 
@@ -145,7 +168,7 @@ def _nih_patients(path: Path) -> dict[str, str]:
     patients = {}
     for i, entry in enumerate(entries):
         try:
-            patients[entry["subset_img_id"]] = entry["img_id"].split("_")[0]
+            patients[id_text(entry["subset_img_id"])] = entry["img_id"].split("_")[0]
         except (TypeError, KeyError, AttributeError):
             raise DatasetError(
                 f"{path}: entry {i} is not an object with subset_img_id and img_id"

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .._core import checks
+from .._core.ids import id_texts
 from ._dataset import ImageTextDataset, Label
 
 
@@ -47,23 +48,18 @@ def check_disjoint(parts: Mapping[str, Any]) -> None:
 
     Args:
         parts: name -> part, the name for messages: a data set, an anchor sample, anything else with
-            `patients` (and `ids`), or patient ids.
+            `patients` (and `ids`), or patient ids: text or whole numbers, where 7, 7.0, "7" and
+            "7.0" are one patient.
 
     Raises:
-        TypeError: if a part is one string, or if the ids of one part are text and of another
-            integers, which can never be equal.
-        ValueError: for an overlap; the message names the parts and the first few ids.
+        TypeError: if a part is one string.
+        ValueError: for an overlap; the message names the parts and the first few ids. For an id
+            that is missing, or neither text nor a whole number.
     """
     known = {name: _ids_of(name, part) for name, part in parts.items()}
     for first, second in itertools.combinations(known, 2):
         for field in ("patients", "ids"):
-            a, b = known[first].get(field, set()), known[second].get(field, set())
-            if a and b and len({isinstance(next(iter(ids)), str) for ids in (a, b)}) > 1:
-                raise TypeError(
-                    f"{field} are text in one and integers in the other of {first} and {second}; "
-                    "convert one, or overlaps go unseen"
-                )
-            common = sorted(a & b)
+            common = sorted(known[first].get(field, set()) & known[second].get(field, set()))
             if common:
                 raise ValueError(
                     f"{first} and {second} have {len(common)} {field} in common: "
@@ -71,14 +67,14 @@ def check_disjoint(parts: Mapping[str, Any]) -> None:
                 )
 
 
-def _ids_of(name: str, part: Any) -> dict[str, set[Any]]:
+def _ids_of(name: str, part: Any) -> dict[str, set[str]]:
     """The patients of a part, and its ids if it has them."""
     if isinstance(part, str):
         raise TypeError(f"{name}: expected a data set or many patient ids; got the string {part!r}")
     if not hasattr(part, "patients"):
-        return {"patients": set(part)}
+        return {"patients": set(id_texts(name, part))}
     fields = [field for field in ("patients", "ids") if hasattr(part, field)]
-    return {field: set(np.asarray(getattr(part, field)).tolist()) for field in fields}
+    return {field: set(id_texts(f"{field} of {name}", getattr(part, field))) for field in fields}
 
 
 def _seed(seed: int) -> int:
@@ -90,7 +86,7 @@ def _seed(seed: int) -> int:
 
 
 def patient_split(
-    patients: Sequence[str],
+    patients: Sequence[Any],
     fractions: Mapping[str, float],
     seed: int,
     *,
@@ -103,7 +99,7 @@ def patient_split(
     the rarest class is dealt out first, each of its patients to the part that lacks it most.
 
     Args:
-        patients: n patient ids, one for each image, e.g. `data.patients`.
+        patients: n patient ids, one for each image, e.g. `data.patients`; as in `check_disjoint`.
         fractions: part name to fraction of the images; they sum to 1.
         seed: of the random order.
         stratify: classes, int [n], or positives, 0/1 or bool [n, classes], e.g. the labels of
@@ -116,7 +112,7 @@ def patient_split(
     Raises:
         TypeError: for a seed or classes that are not integers.
         ValueError: for no images, fractions that are not positive or do not sum to 1, fewer
-            patients than parts, or `stratify` of another length.
+            patients than parts, a patient that is missing, or `stratify` of another length.
     """
     seed = _seed(seed)
     if isinstance(patients, str) or len(patients) == 0:
@@ -125,7 +121,8 @@ def patient_split(
     wanted = np.array(list(fractions.values()))
     if not (wanted.size and np.all(wanted > 0) and abs(wanted.sum() - 1) < 1e-6):
         raise ValueError(f"fractions must be positive and sum to 1; got {fractions}")
-    names, unit = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
+    patients = id_texts("patients", patients)
+    names, unit = np.unique(patients, return_inverse=True)
     if names.size < wanted.size:
         raise ValueError(f"{names.size} patients cannot be split into {wanted.size} parts")
     classes = _class_table(stratify, len(patients))
@@ -144,7 +141,7 @@ def _class_table(stratify: Any, n: int) -> np.ndarray:
     """Positives [n, classes] of either form of `stratify`; no columns for None."""
     if stratify is None:
         return np.zeros((n, 0), np.int64)
-    classes = np.asarray(stratify)
+    classes = np.asarray(checks.host_array("stratify", stratify))
     if not (np.issubdtype(classes.dtype, np.integer) or classes.dtype == np.bool_):
         raise TypeError(f"stratify must hold integers or booleans; got {classes.dtype}")
     if classes.ndim not in (1, 2) or classes.shape[0] != n:
@@ -190,7 +187,7 @@ def _deal(counts: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -
 
 def _verify(patients: Sequence[str], parts: Mapping[str, np.ndarray]) -> None:
     """Check the promise on the result itself."""
-    check_disjoint({name: {str(patients[i]) for i in rows} for name, rows in parts.items()})
+    check_disjoint({name: {patients[i] for i in rows} for name, rows in parts.items()})
     if sum(map(len, parts.values())) != len(patients):
         raise ValueError("the parts do not hold every image once")
 

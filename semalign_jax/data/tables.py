@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._core import checks
+from .._core.ids import id_text
 from ._dataset import DatasetError, ImageTextDataset, Label, Problems, Rows
 from ._files import (
     cell,
     files_without_rows,
     find_files,
     folder,
+    id_cell,
+    known_text,
     label_codes,
     quoted,
     read_csv,
+    read_header,
     refuse_missing,
     stem_index,
     table_path,
@@ -39,8 +43,10 @@ CHEXPERT_LABELS = (
     "Support Devices",
 )
 _CHEXPERT_PATH = re.compile(
-    r"^(?:CheXpert-v1\.0[^/]*/)?(?P<rest>.*?(?P<patient>patient\d+)/(?P<study>study\d+)/[^/]+)$"
+    r"^(?:CheXpert-v1\.0[^/]*/)?(?P<rest>.*?(?P<patient>patient\d+)/(?P<study>study\d+)/"
+    r"(?:view\d+_(?P<view>frontal|lateral))?[^/]+)$"
 )
+_CHEXPERT_VIEWS = ("AP/PA", "Frontal/Lateral")
 _PADCHEST = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 
 
@@ -54,27 +60,31 @@ def read_chexpert(
 
     The folder holds train.csv and valid.csv and the images that their column Path names, e.g.
     CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg; its first part may be the
-    folder itself. There are no reports. Views are AP, PA, LL, RL or "Lateral".
+    folder itself. There are no reports. Views are AP, PA, LL, RL or "Lateral"; where the table
+    does not say, as that of the test set, "Frontal" or "Lateral" by the name of the file.
 
     Args:
         root: folder of the data set.
-        tables: split name to file name; None for train.csv ("train") and valid.csv ("valid").
+        tables: split name to file name, e.g. {"test": "test_labels.csv"} for the images read by
+            radiologists; None for train.csv ("train") and valid.csv ("valid").
         on_error: "raise", or "skip" rows without images, doubled paths, unknown label values,
-            and images without rows, and list them in `skipped`.
+            and images without rows (if `tables` are given, in the folders that they name), and
+            list them in `skipped`.
 
     Raises:
         FileNotFoundError: if the folder or a table is missing.
         DatasetError: if a table lacks columns or is not UTF-8, or for the problems above.
     """
     root = folder(root, "CheXpert")
-    tables = {"train": "train.csv", "valid": "valid.csv"} if tables is None else tables
+    chosen = {"train": "train.csv", "valid": "valid.csv"} if tables is None else tables
     problems = Problems("CheXpert", on_error)
     found = find_files(root, (".jpg", ".jpeg", ".png"))
-    present, named, seen = set(found), set(), set()
+    present, named, seen, folders = set(found), set(), set(), set()
     rows = Rows("CheXpert", CHEXPERT_LABELS)
-    for split, table in tables.items():
+    for split, table in chosen.items():
         path = table_path([root], table)
-        for where, row in read_csv(path, ("Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS)):
+        views = [name for name in _CHEXPERT_VIEWS if name in read_header(path)]
+        for where, row in read_csv(path, ("Path", *views, *CHEXPERT_LABELS)):
             try:
                 match = _CHEXPERT_PATH.match(cell(row, "Path", where))
                 if match is None:
@@ -82,22 +92,26 @@ def read_chexpert(
                 image_id = match["rest"]
                 image = str(root / image_id)
                 named.add(image)
+                folders.add(Path(image_id).parts[0])
                 if image_id in seen:
-                    raise DatasetError(f"{where}: Path {image_id} occurs twice")
+                    raise DatasetError(f"{where}: Path {image_id} occurs twice", "with doubled id")
                 seen.add(image_id)
                 if image not in present:
-                    raise DatasetError(f"{where}: no image {image}")
+                    raise DatasetError(f"{where}: no image {image}", "without image")
                 rows.add(
                     id=image_id,
                     patient=match["patient"],
                     study=f"{match['patient']}/{match['study']}",
                     image=image,
                     split=split,
-                    view=row["AP/PA"] or row["Frontal/Lateral"],
+                    view=next((row[name] for name in views if row[name]), None)
+                    or (match["view"] or "").capitalize(),
                     labels=label_codes(row, CHEXPERT_LABELS, where),
                 )
             except DatasetError as error:
                 problems.add(error)
+    if tables is not None:  # what is in other folders is of other tables
+        found = [path for path in found if Path(path).relative_to(root).parts[0] in folders]
     files_without_rows(found, named, f"the tables of {root}", problems)
     return rows.build(problems)
 
@@ -145,10 +159,10 @@ def read_padchest(
             if stem in files:
                 named.append(files[stem])
             if stem in seen:
-                raise DatasetError(f"{where}: ImageID {image_id} occurs twice")
+                raise DatasetError(f"{where}: ImageID {image_id} occurs twice", "with doubled id")
             seen.add(stem)
             if stem not in files:
-                raise DatasetError(f"{where}: no image {image_id} below {root}")
+                raise DatasetError(f"{where}: no image {image_id} below {root}", "without image")
             cell(row, "PatientID", where)
             kept.append((row, _finding_list(row["Labels"], where)))
         except DatasetError as error:
@@ -163,8 +177,8 @@ def read_padchest(
             codes = [Label.POSITIVE if name in findings else other for name in names]
         rows.add(
             id=row["ImageID"],
-            patient=row["PatientID"],
-            study=row["StudyID"],
+            patient=id_text(row["PatientID"]),
+            study=id_text(row["StudyID"]),
             image=files[Path(row["ImageID"]).stem],
             text=" ".join(row["Report"].split()),
             view=row["Projection"],
@@ -176,14 +190,18 @@ def read_padchest(
 
 def _finding_list(text: str, where: str) -> list[str] | None:
     """A list written as in Python, e.g. "['normal', 'scoliosis ']"; None if there is none."""
-    if text in ("", "nan"):
+    if not text:
         return None
     try:
         value = ast.literal_eval(text)  # literals only, nothing is run
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        # Python joins names without a comma between them, as NumPy writes them.
+        joined = re.search(r"""['"]\s+['"]""", text)
+        if joined or not isinstance(value, list) or not all(isinstance(n, str) for n in value):
             raise ValueError
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise DatasetError(f"{where}: Labels is not a list of names {quoted(text)}") from None
+        raise DatasetError(
+            f"{where}: Labels is not a list of names {quoted(text)}", "with unknown label values"
+        ) from None
     return [name.strip() for name in value if name.strip()] or None
 
 
@@ -205,13 +223,17 @@ def read_table(
 ) -> ImageTextDataset:
     """Read a CSV file (perhaps .gz), or a Parquet file, with one row for each image.
 
+    Cells that spell a missing value (NA, N/A, NaN, None, null, <NA>, in any case) are empty. Ids,
+    patients, studies, splits, views and class names that are written as whole floats are those of
+    the integers: 7.0 is "7".
+
     Args:
         path: the table. Parquet needs the extra "parquet".
         image: column of the image paths, relative to `root` or absolute; None if there are only
             texts or embeddings, which then need `id`.
         label: a column of class names, which become one label each (positive for its rows,
             negative for the others, blank where the cell is empty); or several columns of 1
-            (positive), 0 (negative), -1 (uncertain) and blank.
+            or True (positive), 0 or False (negative), -1 (uncertain) and blank.
         text: column of the texts. An empty text is a problem.
         patient: column of the patient ids; None if every image stands for a patient.
         split: column of the split names.
@@ -248,22 +270,22 @@ def read_table(
     for where, row in read(path, wanted, **options):
         try:
             file = base / cell(row, image, where) if image else None
-            key = cell(row, key_column, where)
+            key = id_cell(row, key_column, where)
             if key in seen:
-                raise DatasetError(f"{where}: {key_column} {key} occurs twice")
+                raise DatasetError(f"{where}: {key_column} {key} occurs twice", "with doubled id")
             seen.add(key)
             if file is not None and not file.is_file():
-                raise DatasetError(f"{where}: no image {file}")
+                raise DatasetError(f"{where}: no image {file}", "without image")
             kept.append(
                 {
                     "id": key,
-                    "patient": cell(row, patient, where) if patient else key,
-                    "study": row[study] if study else "",
+                    "patient": id_cell(row, patient, where) if patient else key,
+                    "study": id_text(row[study]) if study else "",
                     "image": "" if file is None else str(file),
                     "text": cell(row, text, where) if text else "",
-                    "split": row[split] if split else "",
-                    "view": row[view] if view else "",
-                    "labels": row[label]
+                    "split": id_text(row[split]) if split else "",
+                    "view": id_text(row[view]) if view else "",
+                    "labels": id_text(row[label])
                     if isinstance(label, str)
                     else label_codes(row, columns, where),
                 }
@@ -301,9 +323,18 @@ def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[tuple[str, di
         for batch in file.iter_batches(columns=list(dict.fromkeys(required))):
             for row in batch.to_pylist():
                 number += 1
-                yield (
-                    f"{path}, row {number}",
-                    {k: "" if v is None else str(v).strip() for k, v in row.items()},
-                )
+                where = f"{path}, row {number}"
+                yield where, {name: _parquet_cell(v, name, where) for name, v in row.items()}
     except (ArrowException, OSError) as error:
         raise DatasetError(f"{path}: not a whole Parquet file: {error}") from None
+
+
+def _parquet_cell(value: Any, column: str, where: str) -> str:
+    if isinstance(value, list | dict):
+        raise DatasetError(f"{where}: {column} is a {type(value).__name__}, not text or a number")
+    if isinstance(value, bytes) or (isinstance(value, float) and value.is_integer()):
+        try:
+            value = id_text(value)
+        except ValueError as error:
+            raise DatasetError(f"{where}: {column}: {error}") from None
+    return "" if value is None else known_text(str(value))

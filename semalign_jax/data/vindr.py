@@ -13,9 +13,12 @@ from ._files import (
     files_without_rows,
     find_files,
     folder,
+    id_cell,
     label_codes,
     quoted,
     read_csv,
+    read_header,
+    refuse_missing,
     stem_index,
     table_path,
 )
@@ -55,6 +58,7 @@ VINDR_GLOBAL_LABELS = (
 VINDR_LABELS = VINDR_LOCAL_LABELS + VINDR_GLOBAL_LABELS
 _READERS = 3
 _SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg")
+_WRONG_BOX = "with a wrong box"
 _EDGES = ("x_min", "y_min", "x_max", "y_max")
 # The published tables differ in capitals and in one plural.
 _KNOWN = {name.lower(): name for name in VINDR_LABELS} | {"other disease": "Other diseases"}
@@ -106,10 +110,11 @@ def read_vindr_cxr(
             expected = _READERS if split == "train" else 1
             if len(readers) != expected:
                 problems.add(
-                    f"{where}: image_id {image_id} has {len(readers)} readers, expected {expected}"
+                    f"{where}: image_id {image_id} has {len(readers)} readers, expected {expected}",
+                    "with doubled or missing labels",
                 )
             elif image_id not in files:
-                problems.add(f"{where}: no image {images / image_id}.dicom")
+                problems.add(f"{where}: no image {images / image_id}.dicom", "without image")
             else:
                 share = np.mean([codes for codes in readers.values()], axis=0)
                 positive = {"majority": share > 0.5, "any": share > 0, "all": share == 1}[agreement]
@@ -133,20 +138,25 @@ def _read_votes(
     """Codes by image and reader, with the image's first line; none for images that are skipped."""
     votes: dict[str, tuple[str, dict[str, list[int]]]] = {}
     bad: set[str] = set()
-    columns: dict[str, str] = {}
-    for where, row in read_csv(path, ("image_id", *(("rad_id",) if split == "train" else ()))):
-        columns = columns or _label_columns(path, row)
+    columns = _label_columns(path)
+    names = ("image_id", *(("rad_id",) if split == "train" else ()))
+    for where, row in read_csv(path, (*names, *columns.values())):
         try:
-            image_id = cell(row, "image_id", where)
+            image_id = id_cell(row, "image_id", where)
             reader = cell(row, "rad_id", where) if split == "train" else "consensus"
             _, readers = votes.setdefault(image_id, (where, {}))
             if reader in readers:
                 bad.add(image_id)
-                raise DatasetError(f"{where}: image_id {image_id} occurs twice for {reader}")
+                raise DatasetError(
+                    f"{where}: image_id {image_id} occurs twice for {reader}",
+                    "with doubled or missing labels",
+                )
             try:
                 codes = label_codes(row, (columns[name] for name in VINDR_LABELS), where)
                 if not set(codes) <= {Label.POSITIVE, Label.NEGATIVE}:
-                    raise DatasetError(f"{where}: a label is neither 0 nor 1")
+                    raise DatasetError(
+                        f"{where}: a label is neither 0 nor 1", "with unknown label values"
+                    )
             except DatasetError:
                 bad.add(image_id)
                 raise
@@ -158,13 +168,13 @@ def _read_votes(
     return votes
 
 
-def _label_columns(path: Path, row: dict[str, str]) -> dict[str, str]:
-    """Column of each label."""
-    columns = {_KNOWN[column.lower()]: column for column in row if column.lower() in _KNOWN}
-    missing = [name for name in VINDR_LABELS if name not in columns]
-    if missing:
-        raise DatasetError(f"{path}: missing columns {', '.join(missing)}")
-    return columns
+def _label_columns(path: Path) -> dict[str, str]:
+    """Column of each label; the label itself where there is none, which the table then lacks."""
+    header = read_header(path)
+    known = [_KNOWN.get(column.lower(), "") for column in header]
+    refuse_missing(path, known, [name for name in VINDR_LABELS if name in known])
+    found = {name: own for name, own in zip(known, header, strict=True) if name}
+    return {name: name for name in VINDR_LABELS} | found
 
 
 def _read_boxes(path: Path, split: str, votes: dict, problems: Problems) -> dict[str, list[Box]]:
@@ -172,22 +182,26 @@ def _read_boxes(path: Path, split: str, votes: dict, problems: Problems) -> dict
     boxes: dict[str, list[Box]] = {}
     for where, row in read_csv(path, required):
         try:
-            image_id = cell(row, "image_id", where)
+            image_id = id_cell(row, "image_id", where)
             name = _KNOWN.get(row["class_name"].lower())
             if name is None:
-                raise DatasetError(f"{where}: unknown class_name {quoted(row['class_name'])}")
+                raise DatasetError(
+                    f"{where}: unknown class_name {quoted(row['class_name'])}", _WRONG_BOX
+                )
             if image_id not in votes:
-                raise DatasetError(f"{where}: image_id {image_id} has no image labels")
+                raise DatasetError(f"{where}: image_id {image_id} has no image labels", _WRONG_BOX)
             if all(not row[edge] for edge in _EDGES):  # "No finding" and other global labels
                 if name in VINDR_LOCAL_LABELS:
-                    raise DatasetError(f"{where}: {name} without a box")
+                    raise DatasetError(f"{where}: {name} without a box", _WRONG_BOX)
                 continue
             try:
                 edges = [float(row[edge]) for edge in _EDGES]
             except ValueError:
-                raise DatasetError(f"{where}: {', '.join(_EDGES)} are not all numbers") from None
-            if not (edges[0] < edges[2] and edges[1] < edges[3]):
-                raise DatasetError(f"{where}: the box is empty: {edges}")
+                raise DatasetError(
+                    f"{where}: {', '.join(_EDGES)} are not all numbers", _WRONG_BOX
+                ) from None
+            if not (edges[0] < edges[2] and edges[1] < edges[3] and np.isfinite(edges).all()):
+                raise DatasetError(f"{where}: the box is empty: {edges}", _WRONG_BOX)
             reader = row["rad_id"] if split == "train" else "consensus"
             boxes.setdefault(image_id, []).append(Box(name, reader, *edges))
         except DatasetError as error:

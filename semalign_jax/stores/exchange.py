@@ -15,6 +15,7 @@ import numpy as np
 from .._core import checks
 from .._core.documents import parse_json
 from .._core.files import as_path, reading, replaced, write_atomically
+from .._core.ids import id_texts
 from .chunks import DTYPES, ChunkFolder, Part, encoded_ids
 from .store import ROWS_AT_ONCE, EmbeddingStore, create_store
 
@@ -156,7 +157,7 @@ def import_store(
         description: what made the embeddings; see `create_store`.
         embeddings: name of the array, column or data set of the rows ``[n, dimension]``; the dtype
             is kept.
-        ids: name of that of the ids, text.
+        ids: name of that of the ids, text or whole numbers; 7 and 7.0 are "7".
         chunk_rows: rows in a chunk.
 
     Raises:
@@ -172,7 +173,8 @@ def import_store(
         if not needed.is_file():
             raise FileNotFoundError(f"{needed} is missing")
     reader = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
-    with reader.get(suffix, _read_hdf5)(path, embeddings, ids) as (names, rows):
+    with reader.get(suffix, _read_hdf5)(path, embeddings, ids) as (found, rows):
+        names = id_texts(f"{path}: {ids!r}", found, empty=True)
         _refuse_other_rows(path, repr(embeddings), rows)
         _refuse_other_count(path, ids, len(names), embeddings, rows.shape[0])
         store = create_store(
@@ -211,11 +213,11 @@ def _refuse_declared(path: Path, key: str, declared: int) -> None:
 
 
 @contextmanager
-def _read_npy(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+def _read_npy(path: Path, embeddings: str, ids: str) -> Iterator[tuple[Any, Any]]:
     yield _read_ids(path), _map_array(path)
 
 
-def _read_ids(path: Path) -> list[str]:
+def _read_ids(path: Path) -> list[Any]:
     names = parse_json(ids_path(path).read_bytes(), ids_path(path))
     if not isinstance(names, list):
         raise ValueError(f"{ids_path(path)} must hold a JSON list of ids")
@@ -251,7 +253,8 @@ def open_array(path: Path) -> EmbeddingStore:
     array = _map_array(path)
     _refuse_other_rows(path, "the array", array)
     count, dimension = array.shape
-    names = _read_ids(path) if ids_path(path).is_file() else [str(row) for row in range(count)]
+    found = _read_ids(path) if ids_path(path).is_file() else range(count)
+    names = id_texts(str(ids_path(path)), found, empty=True)
     _refuse_other_count(path, ids_path(path).name, len(names), "the array", count)
     run = {"dimension": dimension, "dtype": array.dtype.name, "description": {"file": path.name}}
     chunk = _ArrayFile(path, run, (Part(count, "", ""),), array=array)
@@ -267,7 +270,7 @@ def _refuse_other_rows(path: Path, name: str, rows: Any) -> None:
 
 
 @contextmanager
-def _read_npz(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+def _read_npz(path: Path, embeddings: str, ids: str) -> Iterator[tuple[Any, Any]]:
     what = ".npz file of plain arrays"
     with path.open("rb") as file:  # NumPy leaves broken archives open
         with reading(path, what):
@@ -281,7 +284,7 @@ def _read_npz(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str]
         with reading(path, what):
             whole = np.load(file, allow_pickle=False)
             array, names = (whole[key] for key in keys)
-    yield names.tolist(), array
+    yield names, array
 
 
 def _declared_shape(path: Path, archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
@@ -306,7 +309,7 @@ def _declared_shape(path: Path, archive: zipfile.ZipFile, key: str) -> tuple[int
 
 
 @contextmanager
-def _read_hdf5(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+def _read_hdf5(path: Path, embeddings: str, ids: str) -> Iterator[tuple[Any, Any]]:
     h5py = _h5py()
     with reading(path, "HDF5 file"):
         file = h5py.File(path, "r")
@@ -314,12 +317,10 @@ def _read_hdf5(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str
         with reading(path, "HDF5 file"):
             _keys(path, file, embeddings, ids)
             rows, names = (_data_set(path, file, key) for key in (embeddings, ids))
-            if h5py.check_string_dtype(names.dtype) is None:
-                raise ValueError(f"{path}: {ids!r} is {names.dtype}; it must be text")
             if not rows.shape or len(names.shape) != 1:
                 raise ValueError(f"{path}: {embeddings!r} must be [n, dimension] and {ids!r} [n]")
             _refuse_other_count(path, ids, names.shape[0], embeddings, rows.shape[0])
-            found = names.asstr()[:].tolist()
+            found = (names.asstr() if h5py.check_string_dtype(names.dtype) else names)[:]
         yield found, rows
 
 
@@ -410,7 +411,7 @@ class _ParquetRows:
 
 
 @contextmanager
-def _read_parquet(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[str], Any]]:
+def _read_parquet(path: Path, embeddings: str, ids: str) -> Iterator[tuple[Any, Any]]:
     pa = _pyarrow()
     with reading(path, "Parquet file"):
         file = pa.parquet.ParquetFile(path)
@@ -423,5 +424,8 @@ def _read_parquet(path: Path, embeddings: str, ids: str) -> Iterator[tuple[list[
         _refuse_declared(path, embeddings, unpacked)
         rows = _ParquetRows(path, file, embeddings)
         with reading(path, "Parquet file"):
-            names = file.read(columns=[ids]).column(0).to_pylist()
+            names = file.read(columns=[ids]).column(0)
+            # As an array floats keep their precision, in which large ones lose digits.
+            floats = pa.types.is_floating(names.type)
+            names = names.to_numpy() if floats else names.to_pylist()
         yield names, rows

@@ -17,6 +17,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.files import as_path, content_hash, write_atomically
+from .._core.ids import id_text
 from . import chunks as _chunks
 from .chunks import Chunk, ChunkFolder, Part
 
@@ -34,7 +35,7 @@ class EmbeddingStore:
 
     Attributes:
         folder: where the files are.
-        ids: one per row.
+        ids: one per row; what other programs write as 7.0 is "7".
         versions: of the packages that made the embeddings.
     """
 
@@ -129,13 +130,14 @@ class EmbeddingStore:
             The store with the new rows; this one stays as it was.
 
         Raises:
-            TypeError: if an id is not a str.
+            TypeError: if an id is not a str, or `rows` is a masked array.
             ValueError: if an id is in the store already or twice in `ids`; if the rows are of
                 another dimension, dtype or description (lists what differs), not finite or not one
                 per id; if the store was written by `encoders.embed`, or changed since it was
                 opened.
             RuntimeError: if another process is writing.
         """
+        checks.refuse_masked("rows", rows)
         rows = np.asarray(rows)
         if not self.folder.is_dir():
             raise ValueError(f"{self.folder} is no store: import_store makes one of a file")
@@ -157,7 +159,7 @@ class EmbeddingStore:
             part = part._replace(sha256=grown.write(number, Chunk(rows, 0)))
             grown = replace(current, parts=(*self._files.parts, part))
             _chunks.write_manifest(grown, self.versions)
-        return replace(self, ids=(*self.ids, *ids), _files=grown)
+        return replace(self, ids=(*self.ids, *map(id_text, ids)), _files=grown)
 
     def _check_append(
         self, ids: Sequence[str], rows: np.ndarray, description: Mapping[str, Any] | None
@@ -171,7 +173,7 @@ class EmbeddingStore:
         if len(ids) != len(rows):
             raise ValueError(f"ids must be one per row: got {len(ids)} ids and {len(rows)} rows")
         seen = set(self.ids)
-        for row, name in enumerate(ids):
+        for row, name in enumerate(map(id_text, ids)):
             if name in seen:
                 raise ValueError(
                     f"ids: {name!r} of row {row} is a duplicate, of a row before it or of one in "
@@ -249,7 +251,7 @@ def open_store(folder: str | os.PathLike) -> EmbeddingStore:
     """
     folder = as_path(folder)
     chunks, versions = _chunks.read_manifest(folder)
-    return EmbeddingStore(folder, tuple(chunks.read_ids()), versions, chunks)
+    return EmbeddingStore(folder, tuple(map(id_text, chunks.read_ids())), versions, chunks)
 
 
 def create_store(
@@ -329,7 +331,7 @@ def verify_store(folder: str | os.PathLike) -> list[StoreProblem]:
             if chunks.parts is None:  # then it alone says how many chunks there are
                 return problems
             continue
-        for position, name in enumerate(ids):
+        for position, name in enumerate(map(id_text, ids)):
             if name in seen:
                 message = f"{folder / file}: {name!r}, number {position}, is there twice"
                 problems.append(StoreProblem(file, message))

@@ -13,7 +13,7 @@ from .. import data
 from .._core.checks import first_few
 from .._core.files import content_hash
 from ..data import ImageTextDataset, Label
-from ..data._dataset import known_groups
+from ..data._dataset import known_groups, left_out_sentence
 from ..stores.store import EmbeddingStore, open_store
 from .demo import Embeddings
 from .settings import READERS, DatasetSettings, PatientSplit, StudySettings
@@ -217,6 +217,12 @@ def check_anchor_counts(counts: Sequence[int], number: int, what: str) -> None:
         raise ValueError(f"counts: {max(counts)} anchors are more than the {number} {what}")
 
 
+def note_of_left_out(dataset: ImageTextDataset) -> list[str]:
+    """A note on what the reader of a data set left out, if anything."""
+    left_out = dataset.left_out
+    return [f"{dataset.name}: {left_out_sentence(len(dataset), left_out)}."] if left_out else []
+
+
 def size(part: ImageTextDataset, purpose: str, what: str = "images") -> str:
     """Numbers of images and patients, for a note."""
     return f"{len(part)} {what} of {len(set(part.patients))} patients {purpose}"
@@ -232,6 +238,15 @@ def binary_labels(
     names = tuple(part.label_names[column] for column in columns)
     chosen = replace(part, labels=part.labels[:, columns], label_names=names)
     return data.binary_labels(chosen, settings.uncertain, blank=settings.blank)
+
+
+def not_of_one_label(
+    part: ImageTextDataset, columns: Sequence[int], settings: StudySettings
+) -> int:
+    """How many images have none, several or uncertain ones of the labels."""
+    labels, known = binary_labels(part, columns, settings)
+    uncertain = (part.labels[:, columns] == Label.UNCERTAIN) & ~known
+    return int(((((labels == 1) & known).sum(axis=1) != 1) | uncertain.any(axis=1)).sum())
 
 
 def labelled(

@@ -103,8 +103,9 @@ def _own_data(settings: StitchingSettings, source: DatasetSettings) -> StudyData
         datasets.check_disjoint({"anchors": anchors, "test": images["test"]})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+    task, why = _task(images, columns, settings)
     parts = {
-        name: inputs.labelled(name, part, columns, settings.task, settings, where)
+        name: inputs.labelled(name, part, columns, task, settings, where)
         for name, part in images.items()
     }
     lacking = inputs.one_valued(parts["train"], names)
@@ -126,12 +127,34 @@ def _own_data(settings: StitchingSettings, source: DatasetSettings) -> StudyData
     note += f" {left_out} images are not in all stores." if left_out else ""
     return StudyData(
         names=names,
-        task=settings.task,
+        task=task,
         parts=parts,
         anchors=(np.array(anchors.ids), np.array(anchors.patients)),
         stores={"stores": stores},
-        notes=(note, *inputs.note_of_one_valued("test", parts["test"], names)),
+        notes=(
+            note,
+            *inputs.note_of_left_out(dataset),
+            why,
+            *inputs.note_of_one_valued("test", parts["test"], names),
+        ),
     )
+
+
+def _task(
+    images: Mapping[str, datasets.ImageTextDataset],
+    columns: Sequence[int],
+    settings: StitchingSettings,
+) -> tuple[str, str]:
+    """The task, and a note on why it is that."""
+    number = sum(map(len, images.values()))
+    several = sum(inputs.not_of_one_label(part, columns, settings) for part in images.values())
+    found = f"{several} of {number} images do not have exactly one of the {len(columns)} labels"
+    if not several:
+        found = f"each of the {number} images has exactly one of the {len(columns)} labels"
+    if settings.task is not None:
+        return settings.task, f"The task is {settings.task}, as its setting says: {found}."
+    task = "multi-label" if several else "single-label"
+    return task, f"The task is {task}, as {found}; the setting task chooses another."
 
 
 def _columns(dataset: datasets.ImageTextDataset, names: Sequence[str], where: str) -> list[int]:
@@ -162,7 +185,7 @@ class _Group:
     def __init__(self, protocol: str, data: StudyData, settings: StitchingSettings) -> None:
         self.protocol, self.data, self.settings = protocol, data, settings
         self.rows, self.head = cache(self._rows_of), cache(self._head)
-        self.loss: Loss = LOSS_OF_TASK[settings.task]
+        self.loss: Loss = LOSS_OF_TASK[data.task]
         # What the sweeps of rows and of logits have in common. On a CPU two directions, controls
         # or bootstraps run side by side.
         self.keys = jax.random.split(jax.random.key(settings.seed), settings.seeds)

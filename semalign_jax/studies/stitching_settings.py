@@ -67,7 +67,9 @@ class StitchingSettings(StudySettings):
         test: Names of the splits that are tested.
         anchors: Names of the splits that anchors come from instead.
         patient_split: A split of the images by patient instead, no patient in both parts.
-        task: Whether each image has exactly one label ("single-label") or any number of them.
+        task: Whether each image has exactly one label ("single-label") or any number of them
+            ("multi-label"). By default single-label if each labelled image has exactly one; a note
+            of the results says which it is, and why.
         labels: The labels that count, in this order. By default all of the data set.
         metrics: Scores as of `evaluate_stitching_pairs`. Figures of pairs show the first.
         control: Whether maps are also fitted to wrongly matched anchors, which doubles the work.
@@ -83,7 +85,7 @@ class StitchingSettings(StudySettings):
     test: Names | None = None
     anchors: Names | None = None
     patient_split: PatientSplitSettings | None = None
-    task: Literal["single-label", "multi-label"] = "multi-label"
+    task: Literal["single-label", "multi-label"] | None = None
     labels: tuple[str, ...] | None = Field(default=None, min_length=2)
     methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = METHODS
     metrics: tuple[HeadMetric, ...] = Field(default=("auroc", "accuracy"), min_length=1)
@@ -108,7 +110,7 @@ class StitchingSettings(StudySettings):
         splits = ("train", "test", "anchors")
         if self.demo:
             self.refuse_together("demo", ("dataset", "stores", *splits, "patient_split", "labels"))
-            if self.task != "single-label":
+            if self.task == "multi-label":
                 raise ValueError("task must be single-label for the demo")
             return self
         if self.dataset is None:

@@ -84,7 +84,8 @@ def own_data(settings: ZeroShotSettings, folder: Path) -> ZeroShotData:
     columns = label_columns(dataset, prompt_set, settings, where)
     needed = {f"multimodal.{name}": store for name, store in stores["multimodal"].items()}
     kept = inputs.in_all_stores(dataset, stores["image_stores"] | needed, where)
-    notes = _left_out(dataset, kept, f"images of {where} are not in all stores")
+    notes = inputs.note_of_left_out(dataset)
+    notes += _left_out(dataset, kept, f"images of {where} are not in all stores")
     rows = _rows_of_parts(kept, columns, prompt_set, settings, where, notes)
     parts = {name: kept.select(at) for name, at in rows.items()}
     anchors, anchors_where = _anchors(settings, dataset, parts, stores, where, notes)
@@ -204,6 +205,7 @@ def _anchors(
     if settings.anchors is not None:
         where = f"anchors ({settings.anchors.path})"
         images = inputs.read_dataset(settings.anchors)
+        notes += inputs.note_of_left_out(images)
     elif splits is None:
         images = parts.get("labelled", images.select(()))
     if splits is not None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
+from .._core.ids import id_texts
 from .._core.samples import integers
 from .._core.typing import Array
 from ..data import check_disjoint
@@ -18,15 +19,15 @@ class AnchorPairs:
     """Matched samples that maps are fitted to, e.g. images and their reports.
 
     Attributes:
-        ids: one a pair, text or integers, all different.
-        patients: patient of each pair, text or integers.
+        ids: one a pair, text or whole numbers (7, 7.0 and "7" are one), all different.
+        patients: patient of each pair, likewise.
         source: embeddings of the image encoder [n, d_in].
         target: embeddings of the text encoder [n, d_out], matched by row.
 
     Raises:
-        TypeError: for embeddings that are not floating point, ids that are neither text nor
-            integers.
-        ValueError: for lengths that do not match, repeated ids, NaN or infinity.
+        TypeError: for embeddings that are not floating point.
+        ValueError: for lengths that do not match, ids that are missing, repeated or neither text
+            nor whole numbers, NaN or infinity.
     """
 
     ids: Any
@@ -51,8 +52,8 @@ class Images:
     """Labelled images.
 
     Attributes:
-        ids: one an image, text or integers, all different.
-        patients: patient of each image, text or integers.
+        ids: one an image, text or whole numbers (7, 7.0 and "7" are one), all different.
+        patients: patient of each image, likewise.
         embeddings: of the image encoder [n, d].
         labels: for a single-label task classes [n], as integers or names; for a multi-label one
             booleans or 0/1 [n, num_classes] in the order of the prompt set.
@@ -60,9 +61,9 @@ class Images:
             may be 0 or 1 and count nowhere. None means all.
 
     Raises:
-        TypeError: for embeddings that are not floating point, ids that are neither text nor
-            integers, or `known` that is not boolean.
-        ValueError: for lengths that do not match, repeated ids, NaN or infinity.
+        TypeError: for embeddings that are not floating point, or `known` that is not boolean.
+        ValueError: for lengths that do not match, ids that are missing, repeated or neither text
+            nor whole numbers, NaN or infinity.
     """
 
     ids: Any
@@ -80,7 +81,7 @@ class Images:
                 f"labels must have one entry for each of the {len(embeddings)} images; got "
                 f"{np.shape(self.labels)}"
             )
-        if self.known is not None and np.asarray(self.known).dtype != np.bool_:
+        if self.known is not None and checks.host_array("known", self.known).dtype != np.bool_:
             raise TypeError(f"known must be booleans; got {np.asarray(self.known).dtype}")
         if self.known is not None and np.shape(self.known) != np.shape(self.labels):
             raise ValueError(
@@ -112,11 +113,7 @@ def checked_embeddings(name: str, value: Any) -> Array:
 
 def _set_ids(part: AnchorPairs | Images, rows: int) -> None:
     for name in ("ids", "patients"):
-        array = np.asarray(getattr(part, name))
-        if array.dtype == object and all(isinstance(entry, str) for entry in array):
-            array = array.astype(str)
-        if array.dtype.kind not in "iuU":
-            raise TypeError(f"{name} must be text or integers; got dtype {array.dtype}")
+        array = np.array(id_texts(name, getattr(part, name)), str)
         if array.shape != (rows,):
             raise ValueError(
                 f"{name} must have one entry for each of the {rows} rows; got {array.shape}"
@@ -130,7 +127,7 @@ def _set_ids(part: AnchorPairs | Images, rows: int) -> None:
 
 def checked_labels(name: str, labels: Any, names: tuple[str, ...], task: Task) -> Array:
     """Integer classes [n] or booleans [n, num_classes]."""
-    array = np.asarray(labels)
+    array = np.asarray(checks.host_array(f"labels of {name}", labels))
     if array.dtype == object and all(isinstance(entry, str) for entry in array.flat):
         array = array.astype(str)
     if task == "multi-label":

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
+from .._core.ids import id_texts
 from .._core.typing import Array, ArrayLike
 from ..metrics import (
     accuracy,
@@ -131,8 +132,8 @@ def evaluate_scores(
         task: "single-label" or "multi-label".
         key: PRNG key of the bootstrap.
         rule: see `choose_threshold`.
-        patients: of the test rows [n], text or integers; the bootstrap draws patients. None means
-            that every row is a unit.
+        patients: of the test rows [n], text or whole numbers; the bootstrap draws patients. None
+            means that every row is a unit.
         validation_known: of a multi-label task, bool [v, num_classes], which labels are known;
             the others count nowhere. None means all.
         test_known: likewise [n, num_classes].
@@ -184,7 +185,7 @@ def evaluate_scores(
 
 
 def cluster_numbers(patients: Any, rows: int) -> np.ndarray:
-    array = np.asarray(patients)
+    array = np.array(id_texts("patients", patients), str)
     if array.shape != (rows,):
         raise ValueError(f"patients must have one entry for each of {rows} rows; got {array.shape}")
     return np.unique(array, return_inverse=True)[1].astype(np.int32)

@@ -50,6 +50,7 @@ def test_lines_of_a_text_file(bert, tmp_path):
         "dtype": "float32",
         "truncated": 1,
         "without_text": 1,
+        "left_out": "",
         "skipped": [],
     }
     rows = rows_of(tmp_path / "store")
@@ -127,6 +128,8 @@ def test_a_table_with_texts_and_rows_without(bert, tmp_path):
     assert "2 problems" in error_of(*words)
     found = values_of(*words, "--skip-broken", status=1)
     assert found["rows"] == 1
+    why = "2 of 3 rows and files left out: 1 with empty report, 1 with doubled id"
+    assert found["left_out"] == why
     assert ["line 3" in why or "line 4" in why for why in found["skipped"]] == [True, True]
 
 

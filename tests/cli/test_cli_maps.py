@@ -9,6 +9,7 @@ from data.trees import write_csv
 
 import semalign_jax as sa
 from semalign_jax.cli import sweeps
+from semalign_jax.cli.maps import read_ids
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +87,22 @@ def test_a_fit_to_some_ids_and_to_random_anchors(stores, tmp_path):
     assert maps[0] == maps[1] != maps[2]
 
 
+def test_ids_of_files_are_those_of_stores(tmp_path):
+    (tmp_path / "ids.txt").write_text("7\r\n7.0\n 007 \n\n")
+    (tmp_path / "ids.json").write_text('[7, 7.0, "7.0", "007", ""]')
+    for name in ("ids.txt", "ids.json"):
+        assert read_ids(tmp_path / name) == {"7", "007"}
+    (tmp_path / "ids.json").write_text("[7, 7.5]")
+    with pytest.raises(ValueError, match=r"ids\.json: entry 1: 7\.5 is no whole number"):
+        read_ids(tmp_path / "ids.json")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--anchors", "61"), "--anchors 61: there are only 60 pairs to draw from"),
         (("--ids", "none.txt"), "none.txt: there is no such file of ids"),
-        (("--ids", "bad.json"), "bad.json must hold a JSON list of texts"),
+        (("--ids", "bad.json"), "bad.json must hold a JSON list of ids"),
         (("--ids", "blank.txt"), "blank.txt holds no ids"),
         (("--ids", "other.txt"), "none of its ids is in both stores"),
         (("--method", "linear", "--scale"), "scale is not an option of method 'linear'"),

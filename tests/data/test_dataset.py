@@ -38,6 +38,11 @@ def test_summary():
     assert "toy: 3 images, 2 studies, 2 patients, 2 images with text, 1 boxes, 1 skipped" in text
     assert "views: unknown 1, AP 1, PA 1" in text
     assert text.splitlines()[-1].split() == ["Fracture", "1", "1", "0", "1"]
+    assert "left out" not in text
+    part = dataset(left_out={"without image": 2, "without row": 1})
+    assert part.summary().left_out == {"without image": 2, "without row": 1}
+    sentence = "3 of 6 rows and files left out: 2 without image, 1 without row"
+    assert str(part.summary()).splitlines()[1] == sentence
     assert repr(dataset()) == "<toy: 3 images, 2 labels>"
 
 
@@ -83,12 +88,25 @@ def test_select():
         ({"labels": np.zeros((3, 2))}, "integer codes"),
         ({"label_names": ("Edema", "Edema")}, "label_names are not all different"),
         ({"ids": ("a", "a", "b")}, "1 ids are not unique: a"),
+        ({"ids": ("7", 7.0, "b")}, "1 ids are not unique: 7"),
+        ({"patients": ("p", 7.5, "q")}, "patients: entry 1: 7.5 is no whole number"),
+        ({"patients": ("p", None, "q")}, "patients: entry 1 is empty"),
+        ({"labels": np.full((3, 2), 2**32)}, "integer codes"),
         ({"patients": ("p", "", "q")}, "image b has no patient id"),
     ],
 )
 def test_fields_are_checked(changes, message):
     with pytest.raises(DatasetError, match=message):
         dataset(**changes)
+
+
+def test_ids_are_text():
+    data = dataset(ids=(1, 2.0, "03"), patients=np.array([7.0, 7, 8]), studies=("7.0", "7", "x"))
+    assert (data.ids, data.patients, data.studies) == (
+        ("1", "2", "03"), ("7", "7", "8"), ("7", "7", "x")
+    )  # fmt: skip
+    with pytest.raises(TypeError, match="labels is a masked array"):
+        dataset(labels=np.ma.masked_equal(CODES, 1))
 
 
 def test_codes_are_those_of_chexpert():

@@ -36,6 +36,7 @@ from .trees import (
     rsna_tree,
     vindr_row,
     vindr_tree,
+    write_csv,
     write_image,
 )
 
@@ -97,8 +98,11 @@ def test_mimic_options(tmp_path):
     data = read_mimic_cxr(root, reports=root, section="impression", labeler="negbio")
     assert set(data.texts) == {"No acute process."}
     np.testing.assert_array_equal(data.labels[0], [N] * 14)
-    with pytest.raises(ValueError, match="labeler must be one of 'chexpert', 'negbio'"):
-        read_mimic_cxr(root, labeler="radiologist")  # pyright: ignore[reportArgumentType]
+    assert frontal.left_out == {"of other views": 2}
+    assert frontal.skipped == ()
+    assert "2 of 4 rows and files left out: 2 of other views" in str(frontal.summary())
+    with pytest.raises(ValueError, match="labeler must be one of 'chexpert', 'negbio', 'radiol"):
+        read_mimic_cxr(root, labeler="reader")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="section must be one of"):
         read_mimic_cxr(root, section="history")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="on_error must be one of"):
@@ -131,7 +135,7 @@ def test_mimic_missing_files(tmp_path):
     fails(read, r"line 2: report .*s50414267\.txt is empty", skipped=2, left=2)
     report.unlink()
     fails(read, r"line 2: no report .*s50414267\.txt", skipped=2, left=2)
-    report.write_text("FINAL REPORT\n CHEST: fine.\n")  # without sections: an empty text
+    report.write_text("FINAL REPORT\n TECHNIQUE: AP.\n")  # without sections: an empty text
     assert read().texts[:2] == ("", "")
     np.testing.assert_array_equal(read().has_text, [False, False, True, True])
     (root / "mimic-cxr-2.0.0-split.csv").unlink()
@@ -199,6 +203,64 @@ def test_mimic_damaged_tables(tmp_path):
         read()
 
 
+def test_mimic_labels_of_a_radiologist(tmp_path):
+    root = mimic_tree(tmp_path)
+    table = root / "mimic-cxr-2.1.0-test-set-labeled.csv"
+    table.write_text("study_id,Airspace Opacity,Edema\n50414267.0,1.0,-1.0\n58888888,,0.0\n")
+    data = read_mimic_cxr(root, reports=root, labeler="radiologist")
+    assert data.ids == ("aaaa-1", "aaaa-2", "cccc-1")
+    assert data.left_out == {f"of studies that are not in {table.name}": 1}
+    assert data.skipped == ()
+    for row, known in zip(data.labels, [{7: P, 3: U}] * 2 + [{3: N}], strict=True):
+        np.testing.assert_array_equal(row, [known.get(i, B) for i in range(14)])
+    table.write_text("study_id,Atelectasis,Lung Opacity,Airspace Opacity\n50414267,1,0,1\n")
+    assert read_mimic_cxr(root, labeler="radiologist").labels[0, [0, 7]].tolist() == [P, N]
+    table.write_text("subject_id,label\n50414267,1\n")
+    with pytest.raises(DatasetError, match=r"labeled\.csv: missing columns study_id, Atelectasis"):
+        read_mimic_cxr(root, labeler="radiologist")
+
+
+def test_mimic_tables_that_went_through_pandas(tmp_path):
+    """Ids as floats, and other spellings of labels."""
+    root = mimic_tree(tmp_path)
+    expected = read_mimic_cxr(root, reports=root)
+    for name in ("metadata", "split", "chexpert", "negbio"):
+        path = root / f"mimic-cxr-2.0.0-{name}.csv"
+        text = re.sub(r"\b(1[01]\d{6}|5\d{7})\b", r"\1.0", path.read_text())
+        text = text.replace(",-1.0", ",-1").replace(",0.0", ",False").replace(",1.0,", ",TRUE,")
+        path.write_text(re.sub(",(?=,|\n)", ",NaN", text))
+    data = read_mimic_cxr(root, reports=root)
+    for name in ("ids", "patients", "studies", "texts", "views"):
+        assert getattr(data, name) == getattr(expected, name)
+    np.testing.assert_array_equal(data.labels, expected.labels)
+
+
+@pytest.mark.parametrize(
+    ("study", "text"),
+    [
+        ("50913680", "Take this."),
+        ("56451190", "Nor this. Of a range."),
+        ("50525523", "Of a range."),
+        ("58235663", ""),
+    ],
+)
+def test_mimic_studies_of_odd_format(tmp_path, study, text):
+    """The section, range or nothing that the MIMIC-CXR code repository notes."""
+    root = mimic_tree(tmp_path)
+    for path in root.glob("*.csv"):
+        path.write_text(path.read_text().replace("57375967", study))
+    folder = root / "files/p10/p10000764"
+    (folder / "s57375967").rename(folder / f"s{study}")
+    report = " FINDINGS:  Wrong.\n RECOMMENDATIONS:\n Take ___ this.\n NOTE:  Nor this.\n"
+    report = f"{report:<201}Of a range.\n{'':<135}\n FINDINGS:  Wrong.\n"
+    (folder / f"s{study}.txt").write_text(report)
+    data = read_mimic_cxr(root, reports=root, keep_blanks=False)
+    assert data.texts[2] == text
+    assert data.texts[0].startswith("The lungs are clear.")
+    assert read_mimic_cxr(root, reports=root, section="findings").texts[2] == ""
+    assert "Wrong." in read_mimic_cxr(root, reports=root, section="all").texts[2]
+
+
 def test_relative_and_linked_folders(tmp_path, monkeypatch):
     root = mimic_tree(tmp_path / "real")
     expected = read_mimic_cxr(root).ids
@@ -221,6 +283,15 @@ def test_many_problems_are_counted(tmp_path):
         write_image(root / f"files/extra-{i:02}.jpg")
     with pytest.raises(DatasetError, match=r"15 problems; on_error='skip'[\s\S]*and 5 more"):
         read_mimic_cxr(root)
+    (root / "files/p11/p11000001/s58888888/cccc-1.jpg").unlink()
+    with pytest.raises(DatasetError, match="rows and files out: 1 without image, 15 without row\n"):
+        read_mimic_cxr(root)
+    data = read_mimic_cxr(root, on_error="skip")
+    assert data.left_out == data.select([0]).left_out == {"without image": 1, "without row": 15}
+    assert (
+        "16 of 19 rows and files left out: 1 without image, 15 without row"
+        in str(data.summary()).splitlines()
+    )
 
 
 # RSNA
@@ -276,6 +347,10 @@ def test_rsna_patients_of_nih(tmp_path):
         ),
         ("train_labels", "50.0,20.0,30.0", "50.0,20.0,", "line 3: Target is 1, but .* no box", 3),
         ("train_labels", "50.0,20.0,30.0", "50.0,20.0,-3", "line 3: a box of width -3.0", 3),
+        ("train_labels", "50.0,20.0,30.0", "50.0,20.0,inf", "line 3: a box of width inf", 3),
+        ("train_labels", "50.0,20.0,30.0", "50.0,20.0,NA", "line 3: Target is 1, but .* no box", 3),
+        ("train_labels", "p2,,,,,0", "p2,,,,,-1", "line 4: Target is not 1 or 0", 2),
+        ("train_labels", "p2,,,,,0", "p2,,,,,", "line 4: Target is not 1 or 0", 2),
         ("train_labels", "p2,,", "p2,3,", "line 4: a box, but Target is 0", 3),
         (
             "detailed_class_info",
@@ -294,6 +369,16 @@ def test_rsna_damaged_tables(tmp_path, table, old, new, message, left):
     edit(root / f"stage_2_{table}.csv", old, new)
     skipped = 2 if "Fine" in new or message.startswith("p1") else 1
     fails(lambda **o: read_rsna(root, **o), message, skipped=skipped, left=left)
+
+
+def test_rsna_tables_that_went_through_pandas(tmp_path):
+    root = rsna_tree(tmp_path)
+    table = root / "stage_2_train_labels.csv"
+    table.write_text(table.read_text().replace("p2,,,,,0", "p2,NaN,NaN,NaN,NaN,0.0"))
+    edit(table, ",1\n", ",True\n")
+    data = read_rsna(root)
+    np.testing.assert_array_equal(data.labels, np.eye(3))
+    assert [len(boxes) for boxes in data.boxes] == [2, 0, 0]
 
 
 def test_rsna_missing_files(tmp_path):
@@ -387,6 +472,23 @@ def test_vindr_damaged_tables(tmp_path):
     with pytest.raises(DatasetError, match=r"image_labels_train\.csv: missing columns Edema"):
         read()
     restore()
+    edit(labels, "Edema", "Atelectasis")
+    with pytest.raises(DatasetError, match=r"train\.csv: the header names .* twice: Atelectasis"):
+        read()
+    restore()
+    for other in ("Edema", "EDEMA"):
+        first, *rest = labels.read_text().splitlines()
+        labels.write_text("\n".join([f"{first},{other}", *(f"{line},0" for line in rest)]))
+        with pytest.raises(DatasetError, match=r"train\.csv: the header names .* twice: Edema"):
+            read()
+        restore()
+    restore()
+    edit(labels, "b,R8,0", "b,R8,NA")
+    fails(read, "line 5: a label is neither 0 nor 1", left=2)
+    restore()
+    edit(labels, "b,R8,0", "b,R8,0.00")
+    assert read().skipped == ()
+    restore()
     edit(labels, "rad_id", "reader")
     with pytest.raises(DatasetError, match=r"image_labels_train\.csv: missing columns rad_id"):
         read()
@@ -397,6 +499,8 @@ def test_vindr_damaged_tables(tmp_path):
         ("a,R1,Edema,,,,", "line 5: Edema without a box"),
         ("a,R1,Edema,1,2,,4", "line 5: x_min, y_min, x_max, y_max are not all numbers"),
         ("a,R1,Edema,3,2,1,4", "line 5: the box is empty"),
+        ("a,R1,Edema,1,2,inf,4", "line 5: the box is empty"),
+        ("a,R1,Edema,NaN,nan,NA,", "line 5: Edema without a box"),
     ]:
         append(boxes, line)
         fails(read, message, left=3)
@@ -432,6 +536,8 @@ def test_open_i(tmp_path):
     blank = read_open_i(tmp_path, absent="blank", section="all")
     np.testing.assert_array_equal(blank.labels[2], [B, B, P])
     assert blank.texts[3] == "Pain."
+    assert blank.left_out == {"reports without images": 1}
+    assert blank.skipped == ()
 
 
 def test_open_i_damaged(tmp_path):
@@ -483,11 +589,36 @@ def test_chexpert(tmp_path):
     assert data.label_names == tuple(CHEXPERT_HEADER)
     np.testing.assert_array_equal(data.labels[0], [P, N, U, *[B] * 11])
     assert read_pixels(data.images[0]).shape == (2, 2)
-    valid = fails(
-        lambda **o: read_chexpert(tmp_path, tables={"a": "valid.csv"}, **o), "no row", skipped=2
+    valid = read_chexpert(tmp_path, tables={"a": "valid.csv"})
+    assert (valid.splits, valid.skipped) == (("a",), ())
+    write_image(tmp_path / "valid/patient7/study1/view1_frontal.jpg")
+    fails(
+        lambda **o: read_chexpert(tmp_path, tables={"a": "valid.csv"}, **o),
+        r"patient7.*: no row in",
+        left=1,
     )
-    assert valid.splits == ("a",)
+    (tmp_path / "valid/patient7/study1/view1_frontal.jpg").unlink()
     check_disjoint({"two": data.select([0, 1]), "one": data.select([2])})
+
+
+def test_chexpert_labels_of_radiologists(tmp_path):
+    """The test set: a table of paths and labels alone, beside other splits."""
+    root = chexpert_tree(tmp_path)
+    paths = [f"test/patient64741/study1/view{n}.jpg" for n in ("1_frontal", "2_lateral", "3")]
+    codes = ["1.0", "0.0", "1"] + ["0"] * 11
+    write_csv(root / "test_labels.csv", ["Path", *CHEXPERT_HEADER], [[p, *codes] for p in paths])
+    for path in paths:
+        write_image(root / path)
+    data = read_chexpert(root, tables={"test": "test_labels.csv"})
+    assert data.ids == tuple(paths)
+    assert set(data.patients) == {"patient64741"}
+    assert data.views == ("Frontal", "Lateral", "")
+    assert set(data.splits) == {"test"}
+    assert data.skipped == ()
+    np.testing.assert_array_equal(data.labels[0], [P, N, P, *[N] * 11])
+    edit(root / "test_labels.csv", "Path", "Study")
+    with pytest.raises(DatasetError, match="missing columns Path; the header has Study"):
+        read_chexpert(root, tables={"test": "test_labels.csv"})
 
 
 def test_chexpert_damaged(tmp_path):
@@ -521,6 +652,10 @@ def test_padchest(tmp_path):
     assert data.texts == ("torax normal .", "", "x")
     assert data.label_names == ("nodule", "normal", "scoliosis")
     np.testing.assert_array_equal(data.labels, [[N, P, N], [P, N, P], [B, B, B]])
+    edit(tmp_path / PADCHEST, ",nan", ",None")
+    edit(tmp_path / PADCHEST, ",pb,", ",7.0,")
+    edit(tmp_path / PADCHEST, ",pb,", ",7,")
+    assert read_padchest(tmp_path).patients == ("pa", "7", "7")
     blank = read_padchest(tmp_path, absent="blank")
     np.testing.assert_array_equal(blank.labels[0], [B, P, B])
 
@@ -533,7 +668,7 @@ def test_padchest_damaged(tmp_path):
     def read(**options):
         return read_padchest(root, **options)
 
-    for bad in ("__import__('os')", "['normal'", "{'normal'}", "[1]"):
+    for bad in ("__import__('os')", "['normal'", "{'normal'}", "[1]", "['normal' 'x']"):
         edit(table, "['normal']", f'"{bad}"')
         fails(read, "line 2: Labels is not a list of names", left=2)
         table.write_bytes(whole)
@@ -544,7 +679,7 @@ def test_padchest_damaged(tmp_path):
     fails(read, "line 2: PatientID is empty", left=2)
     table.write_bytes(whole)
     (root / "0/a.png").unlink()
-    fails(read, r"line 2: no image a\.png below", left=2)
+    assert fails(read, r"line 2: no image a\.png below", left=2).left_out == {"without image": 1}
     table.write_bytes(whole.replace(b"torax", b"t\xf3rax"))
     with pytest.raises(DatasetError, match=r"160K_01\.02\.19\.csv: not utf-8-sig text after line"):
         read(on_error="skip")

@@ -11,6 +11,7 @@ def test_usual_report():
     assert parse_sections(REPORT) == {
         "findings": "The lungs are clear. Compared to ___, no change.",
         "impression": "No acute process.",
+        "last_paragraph": "",
         "other": "CHEST (PA AND LAT) ___F with cough",
     }
     assert report_text(REPORT, "findings") == "The lungs are clear. Compared to ___, no change."
@@ -32,7 +33,7 @@ def test_headers_in_any_case(header):
 
 
 def test_missing_sections_are_empty():
-    for text in ("", "   \n", "CHEST RADIOGRAPH: lungs are clear.", "INDICATION: cough"):
+    for text in ("", "   \n", "RADIOGRAPH: lungs are clear.", "INDICATION: cough"):
         assert report_text(text, "both") == ""
     only = "FINDINGS: Clear."
     assert report_text(only, "impression") == ""
@@ -50,10 +51,14 @@ def test_other_sections_end_the_wanted_ones():
 
 
 def test_subheadings_stay_in_findings_but_end_other_sections():
-    text = "COMPARISON: ___\n PORTABLE CHEST:  Text.\nFINDINGS:\n LUNGS: Clear.\n HEART: Large.\n"
+    text = "COMPARISON: ___\n ABDOMEN:  Text.\nFINDINGS:\n LUNGS: Clear.\n HEART: Large.\n"
     sections = parse_sections(text)
     assert sections["findings"] == "LUNGS: Clear. HEART: Large."
-    assert sections["other"] == "___ PORTABLE CHEST: Text."
+    assert sections["other"] == "___ ABDOMEN: Text."
+    # Of films too: what is said of them is findings or impression already.
+    assert report_text("IMPRESSION: One.\n CHEST: Two.\n", "impression") == "One. CHEST: Two."
+    # A time is no header.
+    assert report_text("TECHNIQUE: PORTABLE\n CHEST AT 10:30.\n") == ""
 
 
 def test_joint_section_counts_once_in_both():
@@ -96,3 +101,75 @@ def test_blanks_are_of_one_length():
 def test_section_is_checked():
     with pytest.raises(ValueError, match="section must be one of 'findings', 'impression'"):
         report_text("", "technique")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["CHEST, TWO VIEWS", "PORTABLE AP", "PA AND LATERAL FILMS", "PA  AND LAT", "LEFT RIBS",
+     "FRONTAL SEMI-UPRIGHT", "SINGLE AP VIEW", "REFERENCE FINDINGS", "ADDITIONAL FINDINGS",
+     "FINDING", "FINDINS", "FINDINDGS", "FINDGINGS", "FINDNGS", "FINDNNINGS", "FINIDNGS"],
+)  # fmt: skip
+def test_headers_of_films_and_misspelt_ones_open_findings(header):
+    text = f" FINAL REPORT\n HISTORY:  Cough.\n \n {header}:  The lungs are clear.\n"
+    expected = {"findings": "The lungs are clear.", "other": "Cough."}
+    assert parse_sections(text) == {"impression": "", "last_paragraph": "", **expected}
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["IMPRESSON", "IMPRRESSION", "IMORESSION", "IMPRESSOIN", "IMPRSSION", "IMPRESION",
+     "IMPERSSION", "MPRESSION", "IMPESSION", "IMPRESSIONS", "OVERALL IMPRESSION", "CONCLUSION"],
+)  # fmt: skip
+def test_headers_of_impressions(header):
+    text = f" FINDINGS:  Clear.\n {header}:  Normal.\n"
+    assert report_text(text, "impression") == "Normal."
+    assert report_text(text, "findings") == "Clear."
+
+
+@pytest.mark.parametrize(
+    "header", ["FINDINGS/IMPRESSION", "FINDINGS/ IMPRESSION", "FINDINGS  /IMPRESSION",
+               "Findings and Impression", "FINDINGS AND IMPRESSON", "FINDINGS & IMPRESSION"],
+)  # fmt: skip
+def test_headers_of_both(header):
+    text = f" COMPARISON: None.\n {header}:\n No change.\n"
+    assert report_text(text, "findings") == report_text(text, "impression") == "No change."
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["COMPARISION", "COMPARSION", "COMPARRISON", "COMPARISONS", "IDICATION", "NDICATION",
+     "COMPARISON FILM", "REFERENCE EXAM", "PAST MEDICAL HISTORY", "PFI", "INDICATION FOR CHEST",
+     "REASON FOR CHEST FILM", "Clinical Information", "RECOMMENDATION(S)"],
+)  # fmt: skip
+def test_headers_of_other_sections_end_findings(header):
+    text = f" FINDINGS:  Clear.\n {header}:  Cough.\n"
+    assert parse_sections(text)["findings"] == "Clear."
+    assert parse_sections(text)["other"] == "Cough."
+
+
+def test_a_header_that_only_looks_alike():
+    text = " FINDINGS:  Clear.\n COMPRESSION:  None.\n MEDICATION(S):  None.\n"
+    assert report_text(text, "findings") == "Clear. COMPRESSION: None. MEDICATION(S): None."
+
+
+def test_empty_sections_do_not_count():
+    text = " CHEST, PA LATERAL:\n \n INDICATION:  Cough.\n \n FINDINGS:\n \n IMPRESSION:  Normal.\n"
+    assert report_text(text, "both") == "Normal."
+    text = " CHEST:\n INDICATION:  Cough.\n \n The lungs are clear.\n"
+    assert report_text(text, "both") == "The lungs are clear."
+
+
+def test_the_last_paragraph_stands_for_missing_sections():
+    text = (
+        " FINAL REPORT\n INDICATION:\n \n Cough.\n \n AP view of the chest.\n\n"
+        " LUNGS:  Clear.\n\n The heart is large.\n\n No edema.\n ADDENDUM:  Sent.\n\n Later.\n"
+    )
+    sections = parse_sections(text)
+    assert sections["last_paragraph"] == "The heart is large. No edema."
+    assert sections["other"] == "Cough. AP view of the chest. LUNGS: Clear. Sent. Later."
+    assert report_text(text, "both") == "The heart is large. No edema."
+    assert report_text(text, "findings") == report_text(text, "impression") == ""
+    assert report_text("FINAL REPORT\n \n The lungs are clear.\n") == "The lungs are clear."
+    assert report_text(f"{text} FINAL REPORT\n FINDINGS: Clear.\n") == "Clear."
+    # Nothing but a reading before the report.
+    assert report_text(" WET READ:  Clear.\n\n No change.\n") == ""

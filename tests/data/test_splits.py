@@ -110,6 +110,12 @@ def test_split_arguments_are_checked():
         patient_split(patients, FRACTIONS, 0, stratify=["x"] * 4)
     with pytest.raises(ValueError, match=r"shape \(4,\) or \(4, classes\); got \(3,\)"):
         patient_split(patients, FRACTIONS, 0, stratify=[1, 2, 3])
+    with pytest.raises(TypeError, match="stratify is a masked array"):
+        patient_split(patients, FRACTIONS, 0, stratify=np.ma.masked_equal([1, 0, 1, 0], 0))
+    with pytest.raises(ValueError, match="patients: entry 3 is empty"):
+        patient_split([1.0, 2.0, 3.0, np.nan], {"a": 0.5, "b": 0.5}, 0)
+    one = patient_split(["7", "7.0", 7, 8.0], {"a": 0.5, "b": 0.5}, 0).parts
+    assert sorted(map(len, one.values())) == [1, 3]
     with pytest.raises(ValueError, match="stratify must be 0 or 1"):
         patient_split(patients, FRACTIONS, 0, stratify=[[1], [0], [-1], [0]])
 
@@ -128,8 +134,22 @@ def test_check_disjoint():
         check_disjoint({"one": many, "other": many})
     with pytest.raises(TypeError, match="one: .* the string 'p1'"):
         check_disjoint({"one": "p1", "other": a})
-    with pytest.raises(TypeError, match="patients are text in one and integers in the other"):
-        check_disjoint({"one": [1, 2], "other": a})
+    for one in ([7, 8], [7.0, 8.0], ["7", "8"], ["7.0"], np.array([7, 9], ">i8").astype(int),
+                np.array([7], np.float32), {7}, [np.int64(7)], dataset([7.0]),
+                (b"7",)):  # fmt: skip
+        check_disjoint({"one": one, "other": ["007", "70", "7.5", 17]})
+        for other in (["7"], dataset(["7.0"]), np.array([7.0])):
+            with pytest.raises(ValueError, match="one and other have . patients in common: '7'"):
+                check_disjoint({"one": one, "other": other})
+    for wrong, message in (([1.5], "1.5 is no whole number"), ([None], "entry 0 is empty"),
+                           ([np.nan], "is empty"), ([""], "is empty"), ([[7]], "list is neither"),
+                           (np.array([2**25], np.float32), "store text"),
+                           ([True], "bool is neither"),
+                           (np.ones((2, 2)), r"must have shape \[n\]")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            check_disjoint({"one": wrong, "other": a})
+    with pytest.raises(TypeError, match="one is a masked array"):
+        check_disjoint({"one": np.ma.masked_equal([1, 2], 2), "other": a})
     pairs = sa.zeroshot.AnchorPairs(range(3), ["p2", "p3", "p4"], np.ones((3, 2)), np.ones((3, 2)))
     with pytest.raises(ValueError, match="a and pairs have 1 patients in common"):
         check_disjoint({"a": a, "pairs": pairs})

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semalign_jax.data import DatasetError, Label, read_table
+from semalign_jax.data import DatasetError, Label, check_disjoint, read_table
 
 from .trees import write_csv, write_image
 
@@ -90,6 +90,12 @@ def test_other_places_and_encodings(root, tmp_path_factory):
             "yes",
             "line 5: unknown label value \\(3 characters\\) in column edema; expected 1, 0, -1",
         ),
+        ("edema", "0.5", "line 5: unknown label value '0.5' in column edema"),
+        ("edema", "2", "line 5: unknown label value '2' in column edema"),
+        ("edema", "inf", "line 5: unknown label value"),
+        ("edema", str(2**32), "line 5: unknown label value"),
+        ("patient", "NaN", "line 5: patient is empty"),
+        ("report", "N/A", "line 5: report is empty"),
     ],
 )
 def test_problems_name_the_line(root, column, value, message):
@@ -111,6 +117,7 @@ def test_problems_name_the_line(root, column, value, message):
         (b"", "missing columns file, report, patient, part, view; the header has nothing"),
         (b"file,report\n", "missing columns patient, part, view; the header has file, report"),
         (b"file,file,report,patient,part,view\n", "names these columns twice: file"),
+        (b"file,report,patient,part,view,,view\n", "names these columns twice: view"),
         (b"file,report,patient,part,view\na.png,x\n", "line 2: 2 cells, but the header has 5"),
         (b'file,report,patient,part,view\na.png,"x,p,train,PA\n', "not a whole CSV file"),
         (b"file,report,patient,part,view\n", "no image was found"),
@@ -163,3 +170,98 @@ def test_parquet(root):
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(DatasetError, match="not a whole Parquet file"):
         read_table(path, **COLUMNS)
+
+
+SPELLINGS = {
+    P: ["1", "1.0", "1.00", "1.", " 1 ", "+1", "True", "true", "TRUE"],
+    N: ["0", "0.0", "0.", "0.00", "-0.0", "False", "false", "FALSE"],
+    U: ["-1", "-1.0", "-1.00", "-1."],
+    B: ["", " ", "NA", "nan", "NaN", "N/A", "n/a", "null", "NULL", "None", "none", "<NA>"],
+}
+
+
+def test_spellings_of_labels(tmp_path):
+    cells = [(code, cell) for code, spellings in SPELLINGS.items() for cell in spellings]
+    rows = [[number, cell] for number, (_, cell) in enumerate(cells)]
+    path = write_csv(tmp_path / "table.csv", ["id", "edema"], rows)
+    data = read_table(path, id="id", label=["edema"])
+    np.testing.assert_array_equal(data.labels[:, 0], [code for code, _ in cells])
+
+
+def test_what_is_left_out_is_counted(root):
+    rows = [*ROWS, ["d.png", *ROWS[0][1:]], ["e.png", *ROWS[0][1:]], ["a.png", *ROWS[0][1:]]]
+    rows[1] = [*rows[1][:6], "7", ""]
+    path = write_csv(root / "table.csv", HEADER, rows)
+    options: dict[str, Any] = {"label": ("edema", "nodule"), **COLUMNS}
+    data = read_table(path, on_error="skip", **options)
+    expected = {"with unknown label values": 1, "without image": 2, "with doubled id": 1}
+    assert data.left_out == expected
+    assert sum(expected.values()) == len(data.skipped)
+    said = "1 with unknown label values, 2 without image, 1 with doubled id"
+    assert f"4 of 6 rows and files left out: {said}" in str(data.summary())
+    with pytest.raises(DatasetError, match=f"4 problems; .* leaves these .*: {said}"):
+        read_table(path, **options)
+
+
+def test_columns_that_are_not_needed_refuse_nothing(root):
+    header = [*HEADER, "note", "note", "", ""]
+    rows = [[*row, "x" * 200_000, "", "", "1"] for row in ROWS]
+    path = write_csv(root / "table.csv", header, rows)
+    assert read_table(path, **COLUMNS).ids == ("a.png", "b.png", "c.png")
+    rows[0][1] = "long " * 50_000
+    path = write_csv(root / "table.csv", header, rows)
+    assert len(read_table(path, **COLUMNS).texts[0]) == 250_000 - 1
+    with pytest.raises(DatasetError, match="names these columns twice: note"):
+        read_table(path, image="file", text="note")
+
+
+def test_one_id_in_csv_and_parquet(tmp_path):
+    """What pandas writes of whole numbers with gaps, and without."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    options: dict[str, Any] = {"id": "id", "patient": "who", "split": "fold", "label": "digit"}
+    keys = ["id", "who", "fold", "digit"]
+    csv = tmp_path / "table.csv"
+    csv.write_text("id,who,fold,digit\n1,7,0,3\n2,007,1,9\n")
+    tables = [read_table(csv, **options)]
+    csv.write_text("id,who,fold,digit\n1.0,7.0,0.0,3.0\n2.0,007,1.0,9.0\n")
+    tables.append(read_table(csv, **options))
+    for kind in (int, float, str, lambda v: str(v).encode()):
+        columns: dict[str, list] = {key: [kind(v) for v in values] for key, values in
+                   zip(keys, [(1, 2), (7, 8), (0, 1), (3, 9)], strict=True)}  # fmt: skip
+        columns["odd"] = [{"a": [1]}, None]
+        parquet.write_table(pyarrow.table(columns), tmp_path / "table.parquet")
+        tables.append(read_table(tmp_path / "table.parquet", **options))
+    for data in tables:
+        assert data.ids == ("1", "2")
+        assert data.patients[0] == "7"
+        assert data.splits == ("0", "1")
+        assert data.label_names == ("3", "9")
+    assert tables[0].patients == tables[1].patients == ("7", "007")
+    with pytest.raises(ValueError, match="csv and parquet have 1 patients in common: '7'"):
+        check_disjoint({"csv": tables[0], "parquet": tables[3]})
+
+
+def test_columns_of_odd_types(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "table.parquet"
+    columns = {"id": ["a", "b"], "edema": [True, None], "list": [[1], [2]]}
+    columns |= {"who": [1.0, float("nan")], "large": [1.0, 2.0**60], "half": [0.5, 1.0]}
+    parquet.write_table(pyarrow.table(columns), path)
+    assert read_table(path, id="id", label=["edema"]).labels.tolist() == [[P], [B]]
+    for changes, message in [
+        ({"patient": "list"}, "row 1: list is a list, not text or a number"),
+        ({"patient": "who"}, "row 2: who is empty"),
+        ({"patient": "large"}, "row 2: large: .* lost its last digits"),
+        ({"label": ["half"]}, "row 1: unknown label value '0.5' in column half"),
+    ]:
+        with pytest.raises(DatasetError, match=message):
+            read_table(path, **{"id": "id", **changes})
+    twice = pyarrow.table([["a"], ["p"], ["q"], ["r"]], ["id", "who", "who", "id"])
+    parquet.write_table(twice.select([0, 1, 2]), path)
+    assert read_table(path, id="id").ids == ("a",)
+    with pytest.raises(DatasetError, match="names these columns twice: who"):
+        read_table(path, id="id", patient="who")

@@ -166,5 +166,8 @@ def test_bad_input_is_named():
         sa.accumulate_stats([(x, y[:5])])
     with pytest.raises(TypeError, match="floating-point"):
         sa.accumulate_stats([(x.astype(int), y)])
+    for batch, name in (((np.ma.masked_less(x, 0), y), "x"), ((x, y, np.ma.ones(6)), "weights")):
+        with pytest.raises(TypeError, match=f"{name} is a masked array"):
+            sa.accumulate_stats([batch])
     with pytest.raises(ValueError, match="differ in rows"):
         sa.maps.row_batches(x, y[:4], 2)

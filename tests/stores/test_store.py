@@ -421,7 +421,9 @@ def test_bad_files_of_numpy_are_refused(tmp_path):
     ids = tmp_path / "a.ids.json"
     for text, message in [("[", "no JSON"), ("{}", "a JSON list"), ('["x"]', "1 ids .* 2 rows"),
                           ('["x", "x"]', "'x' of row 1 is a duplicate"),
-                          ('["x", 1]', "that of row 1 is 1")]:  # fmt: skip
+                          ('["x", 1.5]', "entry 1: 1.5 is no whole number"),
+                          ('["x", null]', "entry 1 is empty"),
+                          ('["7.0", 7]', "'7' of row 1 is a duplicate")]:  # fmt: skip
         ids.write_text(text)
         with pytest.raises(ValueError, match=message):
             imported(path, tmp_path)
@@ -459,6 +461,37 @@ def test_bad_files_of_numpy_are_refused(tmp_path):
         imported(path, tmp_path)
 
 
+def test_one_id_in_all_formats(tmp_path):
+    """7, 7.0, "7" and "7.0" are one id; "007" is another."""
+    pa, h5py = pytest.importorskip("pyarrow"), pytest.importorskip("h5py")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = values(2)
+    for number, ids in enumerate(([7, 8], [7.0, 8.0], ["7", "8"], ["7.0", "8.00"])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        np.save(folder / "a.npy", rows)
+        (folder / "a.ids.json").write_text(json.dumps(ids))
+        np.savez(folder / "a.npz", embeddings=rows, ids=np.array(ids))
+        parquet.write_table(pa.table({"ids": ids, "embeddings": list(rows)}), folder / "a.parquet")
+        with h5py.File(folder / "a.h5", "w") as file:
+            file["embeddings"], file["ids"] = rows, ids
+        for suffix in ("npy", "npz", "parquet", "h5"):
+            store = sa.stores.import_store(
+                folder / f"a.{suffix}", folder / suffix, description=ABOUT
+            )
+            assert store.ids == ("7", "8"), (suffix, ids)
+        store = store.append(["7.5", "007"], rows)
+        assert store.ids == sa.stores.open_store(store.folder).ids == ("7", "8", "7.5", "007")
+        with pytest.raises(ValueError, match="'7' of row 0 is a duplicate"):
+            store.append(["7.0"], rows[:1])
+
+
+def test_masked_rows_are_refused(tmp_path):
+    store = sa.stores.create_store(tmp_path, description=ABOUT, dimension=3)
+    with pytest.raises(TypeError, match="rows is a masked array, whose mask would be lost"):
+        store.append(names(), np.ma.masked_less(values(), 0))
+
+
 def test_ids_that_a_format_cannot_hold_are_refused(tmp_path):
     store = make(tmp_path / "a", values(1), ["x\0"])
     with pytest.raises(ValueError, match="NUL"):
@@ -493,7 +526,9 @@ def test_bad_files_of_parquet_are_refused(tmp_path):
     refused([1.0, 2.0], "is double; it must hold lists", pa.float64())
     refused([[1], [2]], "has shape .* of int64", pa.list_(pa.int64()))
     refused([], "has no rows")
-    refused([good, good], "that of row 1 is None", ids=("p", None))
+    refused([good, good], "'ids': entry 1 is empty", ids=("p", None))
+    refused([good, good], "'ids': entry 0: list is neither text", ids=(["p"], ["q"]))
+    refused([good, good], "that has lost its last digits: store text", ids=(1.0, 2.0**60))
     with pytest.raises(ValueError, match="has no 'x'; it holds 'ids', 'embeddings'"):
         imported(path, tmp_path, embeddings="x")
     columns = {"ids": ["p", "q"], "embeddings": [[1.0, 2.0], [3.0, 4.0]]}
@@ -509,9 +544,9 @@ def test_bad_files_of_hdf5_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a\.h5 is damaged or no HDF5 file"):
         imported(path, tmp_path)
     with h5py.File(path, "w") as file:
-        file["embeddings"], file["ids"] = values(2), np.arange(2)
+        file["embeddings"], file["ids"] = values(2), np.arange(2) + 0.5
         file.create_group("group")
-    with pytest.raises(ValueError, match="'ids' is int64; it must be text"):
+    with pytest.raises(ValueError, match="'ids': entry 0: 0.5 is no whole number"):
         imported(path, tmp_path)
     with pytest.raises(ValueError, match="has no 'x'; it holds 'embeddings', 'group', 'ids'"):
         imported(path, tmp_path, ids="x")

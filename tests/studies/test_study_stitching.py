@@ -62,7 +62,6 @@ SETTINGS: dict[str, Any] = {
     "stores": {name: f"stores/{name}" for name in ENCODERS},
     "train": ["fit", "more"],
     "test": ["final"],
-    "task": "single-label",
     "labels": list(NAMES),
     "counts": [5, 20],
     "seeds": 2,
@@ -244,6 +243,8 @@ def test_files_hold_no_ids_and_can_be_run_again(study):
     assert outputs.resolved_settings(settings) == results["settings"]
     note = "48 images of 16 patients to train on, 48 images of 16 patients to draw anchors from, "
     assert note + "30 images of 10 patients to test" in results["notes"][0]
+    why = "The task is single-label, as each of the 78 images has exactly one of the 3 labels"
+    assert results["notes"][1].startswith(why)
     # All is computed already: the same bytes, the time that was spent included.
     before = {path: path.read_bytes() for path in out.rglob("*.[jct]*")}
     stitching.run(settings, out)
@@ -363,8 +364,68 @@ def test_labels_that_the_test_part_lacks_are_noted(tmp_path):
     write_data(tmp_path, animal=animals)
     settings = settings_of(tmp_path)
     data = data_of(settings)
-    assert "Classes with the same value in all test images" in data.notes[1]
-    assert data.notes[1].endswith(": owl.")
+    assert "Classes with the same value in all test images" in data.notes[2]
+    assert data.notes[2].endswith(": owl.")
+
+
+@pytest.mark.parametrize(
+    ("columns", "changes", "task", "why"),
+    [
+        # One column of classes, as text or digits.
+        ({"animal": [str(c) for c in CLASSES]}, {}, "single-label", "each of the 78 images has"),
+        ({"animal": [f"{c}.0" for c in CLASSES]}, {}, "single-label", "of the 3 labels; the set"),
+        # A column for each.
+        (
+            {name: [str(int(c == k)) for c in CLASSES] for k, name in enumerate(FINDINGS)},
+            {"label": list(FINDINGS)},
+            "single-label",
+            "each of the 78 images has exactly one of the 3 labels",
+        ),
+        (
+            {name: ["1" * int(c == k) for c in CLASSES] for k, name in enumerate(FINDINGS)},
+            {"label": list(FINDINGS)},
+            "single-label",
+            "exactly one",
+        ),
+        # None, several or an uncertain one.
+        (
+            {"animal": ["", *[NAMES[c] for c in CLASSES[1:]]]},
+            {},
+            "multi-label",
+            "1 of 78 images do not have exactly one of the 3 labels",
+        ),
+        (
+            {
+                name: [*[str(int(c == k)) for c in CLASSES[:-1]], "-1" if k == 0 else str(k - 1)]
+                for k, name in enumerate(FINDINGS)
+            },
+            {"label": list(FINDINGS)},
+            "multi-label",
+            "as 1 of 78 images",
+        ),
+        ({}, {"label": list(FINDINGS)}, "multi-label", "images do not have exactly one of the 3"),
+        # The setting goes before.
+        ({}, {"task": "multi-label"}, "multi-label", "as its setting says: each of the 78 images"),
+        ({}, {"task": "single-label"}, "single-label", "as its setting says: each of the 78"),
+    ],
+)
+def test_the_task_is_that_of_the_labels(tmp_path, columns, changes, task, why):
+    write_data(tmp_path, **columns)
+    options = {**OPTIONS, "label": changes.get("label", "animal")}
+    dataset = {**SETTINGS["dataset"], "options": options}
+    data = data_of(settings_of(tmp_path, dataset=dataset, labels=None, task=changes.get("task")))
+    assert data.task == task
+    assert data.parts["test"].labels.ndim == (1 if task == "single-label" else 2)
+    assert f"The task is {task}, as" in data.notes[1]
+    assert why in data.notes[1]
+
+
+def test_what_the_reader_left_out_is_noted(tmp_path):
+    write_data(tmp_path, person=["", *OWNERS[1:]])
+    dataset = {**SETTINGS["dataset"]}
+    dataset["options"] = {**OPTIONS, "label": "animal", "on_error": "skip"}
+    notes = data_of(settings_of(tmp_path, dataset=dataset)).notes
+    assert notes[1] == "items.csv: 1 of 78 rows and files left out: 1 with empty person."
 
 
 def changed(values, place, value):
@@ -396,11 +457,15 @@ MULTILABEL: dict[str, Any] = {
         ({}, {"labels": ["dog", "pig"]}, r"labels: 'pig' is no label of .*items\.csv; it has cat"),
         (
             {},
-            {"labels": ["dog", "cat"]},
+            {"labels": ["dog", "cat"], "task": "single-label"},
             rf"items\.csv: {np.sum(CLASSES[:N] == 2)} images of train do not have exactly one of "
             r"the labels dog, cat.*with owl",
         ),
-        ({"animal": changed(ANIMALS, 2, "")}, {}, "the first is 'image2' with no label"),
+        (
+            {"animal": changed(ANIMALS, 2, "")},
+            {"task": "single-label"},
+            "the first is 'image2' with no label",
+        ),
         (
             {"animal": [*ANIMALS[:N], *["owl"] * T]},
             {},
@@ -469,7 +534,7 @@ def test_the_example_of_the_docs_has_the_defaults():
     text = (Path(script.__file__).parents[1] / "docs" / "stitching.md").read_text()
     example = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     settings = stitching.StitchingSettings(**example)
-    needed = ("title", "dataset", "stores", "train", "test", "task")
+    needed = ("title", "dataset", "stores", "train", "test")
     assert settings == stitching.StitchingSettings(**{name: example[name] for name in needed})
     # Every setting is in it, those that exclude others as comments.
     for name in {*stitching.StitchingSettings.model_fields} - {"demo"}:

@@ -591,8 +591,19 @@ def test_undefined_classes_are_named():
 def test_repeated_ids_are_refused():
     with pytest.raises(ValueError, match="ids must be all different; repeated: 'a'"):
         sa.zeroshot.Images(["a", "b", "a"], [1, 2, 3], np.ones((3, 2)), [0, 1, 0])
-    with pytest.raises(TypeError, match="patients must be text or integers"):
-        sa.zeroshot.Images(["a", "b"], [1.0, 2.0], np.ones((2, 2)), [0, 1])
+    with pytest.raises(ValueError, match="repeated: '1'"):
+        sa.zeroshot.Images(["1", 1.0], [1, 2], np.ones((2, 2)), [0, 1])
+    with pytest.raises(ValueError, match="patients: entry 1: 2.5 is no whole number"):
+        sa.zeroshot.Images(["a", "b"], [1.0, 2.5], np.ones((2, 2)), [0, 1])
+    with pytest.raises(ValueError, match="patients: entry 1 is empty"):
+        sa.zeroshot.Images(["a", "b"], [1.0, np.nan], np.ones((2, 2)), [0, 1])
+    masked = np.ma.masked_equal([True, False], False)
+    with pytest.raises(TypeError, match="known is a masked array"):
+        sa.zeroshot.Images(["a", "b"], [1, 2], np.ones((2, 2)), [0, 1], masked)
+    parts = study("single-label")
+    masked = np.ma.masked_equal(parts.test.labels, 0)
+    with pytest.raises(TypeError, match="labels of test is a masked array"):
+        run(parts._replace(test=replace(parts.test, labels=masked)))
     with pytest.raises(ValueError, match="patients must have one entry for each of the 2 rows"):
         sa.zeroshot.Images(["a", "b"], [1], np.ones((2, 2)), [0, 1])
     with pytest.raises(ValueError, match="labels must have one entry for each of the 2 images"):
@@ -618,11 +629,12 @@ def test_overlapping_parts_are_refused(field, first, second):
         run(Study(**parts))
 
 
-def test_ids_of_different_kinds_are_refused():
+def test_patients_in_common_are_found_whatever_their_type():
     parts = study()
-    numbers = replace(parts.test, patients=np.arange(35))
-    with pytest.raises(TypeError, match="patients are text in one and integers in the other"):
-        run(parts._replace(test=numbers))
+    texts = [f"{i}.0" for i in range(len(parts.validation.ids))]
+    numbers = replace(parts.test, patients=np.arange(35) + 20)
+    with pytest.raises(ValueError, match="validation and test have .* patients in common: '20'"):
+        run(parts._replace(validation=replace(parts.validation, patients=texts), test=numbers))
 
 
 def test_labelled_images_may_be_anchors_but_not_tested():
