@@ -77,7 +77,8 @@ def float_array(name: str, value: Any, ndim: int | tuple[int, ...]) -> Array:
     Raises:
         TypeError: for integer, boolean, complex, text, object, masked, big-endian or
             extended-precision data.
-        ValueError: for another rank or an empty array, or if it is spread over an Explicit mesh.
+        ValueError: for another rank or an empty array, for values that JAX narrows to infinity, or
+            if it is spread over an Explicit mesh.
     """
     value = host_array(name, value)
     dtype = value.dtype
@@ -96,7 +97,21 @@ def float_array(name: str, value: Any, ndim: int | tuple[int, ...]) -> Array:
         raise ValueError(f"{name} must have {ranks} dimensions; got shape {value.shape}")
     if value.size == 0:
         raise ValueError(f"{name} is empty: shape {value.shape}; every dimension must be >= 1")
+    _refuse_beyond_float32(name, value)
     return _on_auto_axes(name, jnp.asarray(value))
+
+
+def _refuse_beyond_float32(name: str, value: Any) -> None:
+    """Look at values before JAX casts them, which makes infinity of what float32 has not."""
+    narrowed = value.dtype == np.float64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64
+    if not narrowed or isinstance(value, jax.Array):
+        return
+    beyond = np.isfinite(value) & (np.abs(value) > np.finfo(np.float32).max)
+    if beyond.any():
+        raise ValueError(
+            f"{name} holds {value[beyond][0]:.3g}, which is infinity in float32: scale it, or set "
+            "jax_enable_x64"
+        )
 
 
 def host_array(name: str, value: Any) -> Any:
@@ -157,13 +172,14 @@ def prng_key(name: str, key: Any, ndim: int = 0) -> Array:
     return key
 
 
-def pair(x: Any, y: Any) -> tuple[Array, Array]:
+def pair(x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
     """Check that `x` [n, d_in] and `y` [n, d_out] are matched anchor rows."""
-    x, y = float_array("x", x, 2), float_array("y", y, 2)
+    one, two = names
+    x, y = float_array(one, x, 2), float_array(two, y, 2)
     if x.shape[0] != y.shape[0]:
         raise ValueError(
-            f"x and y must have the same number of rows (row i of x matches row i of y); "
-            f"got x {x.shape} and y {y.shape}"
+            f"{one} and {two} must have the same number of rows (row i of {one} matches row i of "
+            f"{two}); got {one} {x.shape} and {two} {y.shape}"
         )
     return x, y
 

@@ -611,9 +611,11 @@ def polar_factor(m: ArrayLike, *, rcond: ArrayLike | None = None) -> Array:
 
     Raises:
         TypeError: if `m` is not floating point.
-        ValueError: if `m` is not a matrix or is empty, or for a bad `rcond`.
+        ValueError: if `m` is not a matrix, is empty or holds NaN or infinity, or for a bad `rcond`.
     """
     m = checks.float_array("m", m, 2)
+    if checks.is_concrete(m):
+        checks.finite_rows("m", m)
     cut = None if rcond is None else checks.scalar("rcond", rcond)
     return _polar_factor(m, cut)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.samples import (
+    INT32,
     MacroMean,
     in_32_bits,
     in_range,
@@ -69,9 +70,9 @@ def accuracy(labels: ArrayLike, predicted: ArrayLike, *, weights: ArrayLike | No
     """Weighted share of rows whose predicted class is the true one.
 
     Args:
-        labels: true classes [n], booleans or integers within 32 bits. Renumber others, e.g. ids:
-            `np.unique(np.stack([labels, predicted]), return_inverse=True)`.
-        predicted: predicted classes [n], likewise.
+        labels: true classes [n], booleans or integers >= 0 within 32 bits. Renumber others, e.g.
+            ids: `np.unique(np.stack([labels, predicted]), return_inverse=True)`.
+        predicted: predicted classes [n], likewise; or below 0 for none.
         weights: [n], >= 0, floats, counts or a boolean mask; rows of weight zero may hold any
             class. None means equal weights.
 
@@ -81,12 +82,12 @@ def accuracy(labels: ArrayLike, predicted: ArrayLike, *, weights: ArrayLike | No
 
     Raises:
         TypeError: for classes that are not integers or booleans.
-        ValueError: for shapes that do not match, classes beyond 32 bits or negative weights.
+        ValueError: for shapes that do not match, classes beyond 32 bits, negative labels or weights.
     """
     labels = integers("labels", labels)
     predicted = integers("predicted", predicted, labels.shape)
     weights = sample_weights(weights, labels.shape, jnp.float32)
-    valid = in_32_bits("labels", labels, weights) & in_32_bits("predicted", predicted, weights)
+    valid = in_range("labels", labels, INT32.max, weights) & in_32_bits("predicted", predicted, weights)
     return weighted_mean((labels == predicted).astype(weights.dtype), poisoned(weights, valid))
 
 

@@ -23,15 +23,23 @@ from .._core.typing import Array, ArrayLike
 ROWS_AT_ONCE = 256
 
 
-@jax.jit
-def normalize_rows(x: Array) -> Array:
+def normalize_rows(x: ArrayLike) -> Array:
     """Divide rows by their Euclidean norm; zero rows stay zero, with a finite derivative.
 
     A row that holds NaN or infinity becomes NaN.
 
     Args:
         x: [..., n, d], floating point; entries of any magnitude are handled without underflow.
+
+    Raises:
+        TypeError: if `x` is not floating point.
+        ValueError: if it is a scalar or empty.
     """
+    return _unit_rows(checks.float_array("x", x, tuple(range(1, 9))))
+
+
+@jax.jit
+def _unit_rows(x: Array) -> Array:
     dtype = x.dtype
     x = x.astype(compute_dtype(dtype))
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
@@ -46,7 +54,7 @@ def without_nan(x: Array, y: Array) -> Array:
     return ~(jnp.isnan(x[:, 0]) | jnp.isnan(y[:, 0]))
 
 
-def cosine_similarity(x: Array, y: Array) -> Array:
+def cosine_similarity(x: ArrayLike, y: ArrayLike) -> Array:
     """Cosine of every row of `x` with every row of `y`; 0 where a row is zero.
 
     Args:
@@ -55,7 +63,13 @@ def cosine_similarity(x: Array, y: Array) -> Array:
 
     Returns:
         [..., n, m].
+
+    Raises:
+        TypeError: if one is not floating point.
+        ValueError: if one is a scalar or empty.
     """
+    ranks = tuple(range(2, 9))
+    x, y = checks.float_array("x", x, ranks), checks.float_array("y", y, ranks)
     x, y = normalize_rows(x), normalize_rows(y)
     if y.ndim == 2:
         y = unsharded(y)  # rows of both spread over one axis of a mesh have no product

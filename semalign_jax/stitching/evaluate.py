@@ -1,7 +1,7 @@
 """Stitching: a classification head of one encoder runs on mapped embeddings of another."""
 
 from functools import partial
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -53,11 +53,15 @@ def stitch(head: Head, mapping: AffineMap) -> Head:
         TypeError: if `head` is no head, or `mapping` no `AffineMap`.
         ValueError: if the map does not end in the head's space.
     """
+    _check_types(head, mapping)
+    return mapping >> head
+
+
+def _check_types(head: Any, mapping: Any = None) -> None:
     if not isinstance(head, AffineMap | MlpHead):
         raise TypeError(f"head must be an AffineMap or MlpHead; got {type(head).__name__}")
-    if not isinstance(mapping, AffineMap):
+    if mapping is not None and not isinstance(mapping, AffineMap):
         raise TypeError(f"mapping must be an AffineMap; got {type(mapping).__name__}")
-    return mapping >> head
 
 
 def head_accuracy(
@@ -84,7 +88,8 @@ def head_accuracy(
         has a class out of range, or NaN or infinity in `x`, or a score that is NaN.
 
     Raises:
-        TypeError: if `x` is not floating point, or `labels` are not integers or booleans.
+        TypeError: if `head` is no head, `x` is not floating point, or `labels` are not integers or
+            booleans.
         ValueError: for shapes that do not match, negative weights, classes out of range, and
             rows of `x` or of the scores as above.
     """
@@ -110,6 +115,7 @@ def evaluate_stitching(
         TypeError: see `head_accuracy` and `stitch`.
         ValueError: see `head_accuracy` and `stitch`.
     """
+    _check_types(head, mapping)
     naive = identity_map(mapping.d_in, mapping.d_out, dtype=mapping.weight.dtype)
     return StitchingScores(
         naive=_accuracy("x", stitch(head, naive), x, labels, None),
@@ -127,6 +133,7 @@ def _accuracy(
     batch_size: int | None = None,
 ) -> Array:
     """`head_accuracy` of an argument `name`."""
+    _check_types(head)
     x = checks.float_array(name, x, 2)
     labels = integers("labels", labels, x.shape[:1])
     weights = sample_weights(weights, x.shape[:1], jnp.float32)

@@ -3,7 +3,7 @@
 Sweeps over many pairs, which share work between them, are in `many_pairs`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal, TypeAlias, cast
@@ -194,7 +194,12 @@ def checked_metrics(
 ) -> tuple[tuple[str, Callable[..., Any]], ...]:
     """The metrics of a sweep with their names; `by_name` gives those that are names alone."""
     if isinstance(metrics, Mapping):
+        for name, metric in metrics.items():
+            if not callable(metric):
+                raise TypeError(f"metrics[{name!r}] must be a function; got {metric!r}")
         return tuple(metrics.items())
+    if not isinstance(metrics, Iterable):
+        raise TypeError(f"metrics must be a list of names or a mapping; got {metrics!r}")
     if isinstance(metrics, str):
         raise ValueError(f"metrics must be a list of names; got {metrics!r}, write [{metrics!r}]")
     for name in metrics:
@@ -227,6 +232,8 @@ def checked_lines(
 ) -> tuple[tuple[str, SweepMethod | Fitter], ...]:
     """The lines of a sweep with their labels."""
     if not isinstance(methods, Mapping):
+        if isinstance(methods, str) or not isinstance(methods, Iterable):
+            raise TypeError(f"methods must be a list of names or a mapping; got {methods!r}")
         methods = {name: name for name in methods}
     if not methods:
         raise ValueError("methods is empty: give at least one")

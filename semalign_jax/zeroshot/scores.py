@@ -155,10 +155,13 @@ def zero_shot_logits(
         [n, num_classes] in [-1, 1]; NaN for images that hold NaN or infinity.
 
     Raises:
-        TypeError: for embeddings that are not floating point.
-        ValueError: if the dimensions differ.
+        TypeError: for embeddings or classes that are not floating point.
+        ValueError: if the dimensions differ, or classes hold infinity.
     """
     embeddings = checks.float_array("embeddings", embeddings, 2)
+    classes = checks.float_array("classes", classes, 2)
+    if checks.is_concrete(classes) and np.isinf(np.asarray(classes)).any():
+        raise ValueError("classes holds infinity: these must be unit vectors of class_embeddings")
     if embeddings.shape[1] != classes.shape[1]:
         raise ValueError(
             f"embeddings must live in the space of the classes, {classes.shape[1]} dimensions; "
@@ -365,7 +368,7 @@ def anchor_space(
         TypeError: for embeddings that are not floating point.
         ValueError: for rows that do not match or a shrinkage outside of [0, 1].
     """
-    source, target = checks.pair(source, target)
+    source, target = checks.pair(source, target, ("source", "target"))
     if shrinkage is not None:
         shrinkage = checks.scalar("shrinkage", shrinkage)
         if checks.is_concrete(shrinkage) and float(shrinkage) > 1:
