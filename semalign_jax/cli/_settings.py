@@ -327,3 +327,20 @@ class ConvertSettings(Settings):
     embeddings: str = "embeddings"
     ids: str = "ids"
     describe: dict[str, Any] = {}
+
+
+class ConvertCheckpointSettings(Settings):
+    """A conversion of a checkpoint.
+
+    Attributes:
+        source: The pickled checkpoint is in this folder, or has this id on the Hugging Face hub.
+        out: Write to this folder, with the small files of the checkpoint. By default the folder
+            itself gets the safetensors files.
+        revision: Take this branch, tag or commit of the hub.
+        overwrite: Replace safetensors files that are there.
+    """
+
+    source: EncoderName
+    out: DataPath | None = None
+    revision: str | None = None
+    overwrite: bool = False

@@ -1,4 +1,4 @@
-"""`semalign info`, `semalign verify` and `semalign convert`."""
+"""`semalign info`, `verify`, `convert` and `convert-checkpoint`."""
 
 import json
 import math
@@ -12,7 +12,12 @@ from ._options import command
 
 if TYPE_CHECKING:
     from ._console import Console
-    from ._settings import ConvertSettings, InfoSettings, VerifySettings
+    from ._settings import (
+        ConvertCheckpointSettings,
+        ConvertSettings,
+        InfoSettings,
+        VerifySettings,
+    )
 
 _MAP_SUFFIX = ".safetensors"
 
@@ -238,3 +243,27 @@ def convert(console: "Console", settings: "ConvertSettings") -> Outcome:
         "dtype": store.dtype.name,
     }
     return Outcome(values, f"{out}: {len(store)} rows of {store.dimension} dimensions")
+
+
+@command(
+    ".cli._settings:ConvertCheckpointSettings",
+    arguments=("source",),
+    examples=(
+        "semalign convert-checkpoint checkpoints/bert",
+        "semalign convert-checkpoint owner/bert --out checkpoints/bert",
+    ),
+)
+def convert_checkpoint(console: "Console", settings: "ConvertCheckpointSettings") -> Outcome:
+    """Convert a checkpoint that has only pytorch_model.bin to safetensors; needs PyTorch.
+
+    Only tensors are read from the pickle, and no code of the checkpoint is run.
+    """
+    from .. import encoders
+    from ..encoders._encoder import read_config
+    from ..encoders._weights import checkpoint_files
+
+    folder = encoders.convert_checkpoint(
+        settings.source, settings.out, revision=settings.revision, overwrite=settings.overwrite
+    )
+    files = [file.name for file in checkpoint_files(folder, read_config(folder)[2])]
+    return Outcome({"out": str(folder), "weights": files}, f"{folder}: {', '.join(files)}")

@@ -136,9 +136,7 @@ def read_pixels(
         except Exception as error:  # decoders raise many kinds on broken files
             why = " ".join(str(error).split())
             if isinstance(error, PictureError):
-                why = why.replace(
-                    "cannot be read as an image", "neither a DICOM file nor a picture"
-                )
+                why = why.replace("cannot be read as an image", "neither a DICOM nor an image file")
             elif not isinstance(error, PixelError):
                 # Values of elements are quoted: in a damaged header they can be those of others.
                 why = re.sub(r"(['\"]).*\1", "'...'", why)
