@@ -58,17 +58,18 @@ class TextPreprocessor:
         buckets: padded lengths, increasing; the last is `max_tokens`. Few, because each is compiled
             once; only `max_tokens` for a model that always sees its full length.
         fingerprint: SHA-256 over all that determines the rows: files and settings.
+        prompt: name and text of what is put before every text; None and "" for nothing.
     """
 
     max_tokens: int
     buckets: tuple[int, ...]
     fingerprint: str
+    prompt: tuple[str | None, str]
     _tokenizer: Any = field(repr=False)
     _segments: bool = field(repr=False)
     _sees_padding: bool = field(repr=False)
     _vocab_size: int | None = field(repr=False)
     _lower_case: bool = field(repr=False)
-    _prompt: str = field(repr=False)
 
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """Return the token ids of some texts; an empty text has special tokens only.
@@ -86,7 +87,7 @@ class TextPreprocessor:
                 raise TypeError(f"texts[{index}] must be a string; got {type(text).__name__}")
         if not len(texts):
             return Tokenized([], [] if self._segments else None, 0)
-        given = [self._prompt + text for text in texts]
+        given = [self.prompt[1] + text for text in texts]
         if self._lower_case:
             given = [text.lower() for text in given]
         batch = self._tokenizer(
@@ -210,7 +211,7 @@ class ImagePreprocessor:
             raise ValueError(f"{name}, {picture.width} x {picture.height}: {error}") from error
 
 
-def text_preprocessor(encoder: Encoder) -> TextPreprocessor:
+def text_preprocessor(encoder: Encoder, *, prompt_name: str | None = None) -> TextPreprocessor:
     """Return the preprocessor of texts that an encoder's folder describes.
 
     Texts are cut at the smallest of the model's own limit, the tokenizer's, and the one of
@@ -219,16 +220,18 @@ def text_preprocessor(encoder: Encoder) -> TextPreprocessor:
 
     Args:
         encoder: one with texts.
+        prompt_name: of the prompt that is put before every text, see `embed`.
 
     Raises:
         FileNotFoundError: if the folder has no tokenizer; says which files are expected.
-        ValueError: if the encoder has no texts, or the tokenizer cannot be used.
+        ValueError: if the encoder has no texts or no such prompt, or the tokenizer cannot be used.
     """
     config, folder = encoder.config, encoder.folder
     family = config.family
     if family.max_tokens is None:
         raise ValueError(f"an encoder of the family {family.name} takes no texts")
     settings = sentence_settings(folder)
+    prompt = settings.chosen_prompt(prompt_name, folder)
     tokenizer = _tokenizer(folder, config.model_type)
     limits = [family.max_tokens(config.model), settings.max_tokens, tokenizer.model_max_length]
     max_tokens = int(min(limit for limit in limits if limit is not None and limit < _NO_LIMIT))
@@ -245,18 +248,18 @@ def text_preprocessor(encoder: Encoder) -> TextPreprocessor:
         "fixed_length": fixed_length,
         "segments": segments,
         "lower_case": settings.lower_case,
-        "prompt": settings.prompt,
+        "prompt": prompt[1],
     }
     preprocessor = TextPreprocessor(
         max_tokens=max_tokens,
         buckets=(max_tokens,) if fixed_length else _buckets(max_tokens),
         fingerprint=_fingerprint(rules, folder, TOKENIZER_FILES),
+        prompt=prompt,
         _tokenizer=tokenizer,
         _segments=segments,
         _sees_padding=fixed_length,
         _vocab_size=getattr(config.model, "vocab_size", None),
         _lower_case=settings.lower_case,
-        _prompt=settings.prompt,
     )
     # The first call sets how texts are cut, which threads must not do at the same time.
     preprocessor.tokenize([""])

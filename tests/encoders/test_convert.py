@@ -129,7 +129,7 @@ def test_what_is_no_file_of_tensors(torch, bert):
         ([torch.ones(1)], "holds a list, not tensors by name"),
         ({}, "holds a dict, not tensors by name"),
         ({"a": sparse}, "cannot be converted"),
-        ({"a": Evil()}, "broken or holds more than tensors.*run code"),
+        ({"a": Evil()}, "is broken or holds more than tensors.*run code"),
     ]:
         torch.save(content, path)
         with pytest.raises(CheckpointError, match=rf"pytorch_model\.bin {message}"):
