@@ -52,10 +52,11 @@ def reference(path: Path, windowed: bool) -> np.ndarray:
     from pydicom import dcmread
     from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
     from pydicom.pixels.utils import pixel_array
+    from pydicom.uid import ImplicitVRLittleEndian
 
     header = dcmread(path, force=True)  # without preamble
     if "TransferSyntaxUID" not in header.file_meta:
-        header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
+        header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     stored = pixel_array(header)
     if header.PhotometricInterpretation == "PALETTE COLOR":
         big = header.original_encoding[1] is False
@@ -119,7 +120,9 @@ def dicom_files(folder: Path) -> list[Path]:
 
 def tables(folders: Sequence[tuple[str, Path]]) -> Iterator[list[Any]]:
     """The table of outcomes, and that of reasons."""
-    rows, reasons, examples = [], Counter(), {}
+    rows: list[Any] = []
+    reasons: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], str] = {}
     for name, folder in folders:
         files, outcomes = dicom_files(folder), Counter()
         for path in files:
@@ -132,8 +135,8 @@ def tables(folders: Sequence[tuple[str, Path]]) -> Iterator[list[Any]]:
         counts = [outcomes[key] for key in Found._fields[2:]]
         rows.append(Found(f"{len(files)} of {name}", sum(counts), *counts))
     yield rows
-    ordered = sorted(reasons.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
-    yield [Reason(count, *key, examples[key]) for key, count in ordered]
+    rows = [Reason(count, *key, examples[key]) for key, count in reasons.items()]
+    yield sorted(rows, key=lambda row: (row.outcome, -row.decodings, row.why))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -35,7 +35,7 @@ def read_picture(source: Any) -> tuple[Any, int]:
 
     try:
         given = isinstance(source, Image.Image)
-        picture = source if given else Image.open(source, formats=FORMATS)
+        picture: Any = source if given else Image.open(source, formats=FORMATS)
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
             raise PictureError(f"has {frames} frames, and one is expected: extract a frame")
@@ -95,8 +95,9 @@ def _bits(picture: Any, decoding: Any) -> int | None:
     if picture.format == "TIFF":
         bits = picture.tag_v2.get(_BITS, (16,))[0]
         return bits if bits < 16 else None
-    # Pillow scales PNM to 16 bits, unless they are 16 bits as stored.
-    return 16 if decoding is not None and decoding[0].startswith("ppm") else None
+    # Pillow scales PNM to 16 bits.
+    scaled = decoding is not None and decoding[0].startswith("ppm") and decoding[3][-1] != 65535
+    return 16 if scaled else None
 
 
 def _is_cut(picture: Any, decoding: Any) -> bool:
@@ -113,15 +114,10 @@ def _deep(picture: Any, bits: int | None, inverted: bool) -> tuple[np.ndarray, i
         raise PictureError(
             f"has the values {values.min()} to {values.max()}; scale them to 0..65535"
         )
-    values = values.astype(np.uint16)
+    hidden = values == picture.info.get("transparency", -1)
+    values = np.where(hidden, 0, values).astype(np.uint16)
     white = white_of(values) if bits is None else 2**bits - 1
-    transparent = picture.info.get("transparency")
-    hidden = None if transparent is None else values == transparent
-    if inverted:
-        values = white - values
-    if hidden is not None:
-        values[hidden] = 0
-    return values, white
+    return np.where(hidden, 0, white - values) if inverted else values, white
 
 
 def _opaque(picture: Any) -> Any:

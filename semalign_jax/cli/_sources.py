@@ -171,7 +171,7 @@ class PixelReader:
     """
 
     decode: Callable[[Path], np.ndarray] = field(repr=False)
-    fingerprint: str = "DICOM by semalign_jax.data.read_pixels, 8 bits"
+    fingerprint: str = "DICOM by semalign_jax.data.read_pixels, 8 bits, rules 2"
 
     def __call__(self, path: Path) -> Any:
         """Pixels, or the path itself."""

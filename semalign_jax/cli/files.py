@@ -117,8 +117,10 @@ def _map(path: Path) -> dict[str, Any]:
 def _encoder(path: Path) -> dict[str, Any]:
     from ..encoders._encoder import read_config
     from ..encoders._family import family_of, model_types
+    from ..encoders._hub import resolve_checkpoint
     from ..encoders._weights import checkpoint_files, list_tensors
 
+    resolve_checkpoint(path)
     config, _, weights = read_config(path)
     model_type = config["model_type"]
     values: dict[str, Any] = {"model_type": model_type, "supported": model_type in model_types()}

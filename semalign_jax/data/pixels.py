@@ -157,7 +157,7 @@ def is_dicom(start: bytes) -> bool:
     if len(start) < 132 or group not in (2, 8) or number > 0x2000:
         return False
     typed = start[4:6] in (b"UL", b"UI", b"CS", b"SH", b"LO", b"DA", b"OB")
-    return typed or int.from_bytes(start[4:8], order) <= 64
+    return typed or int.from_bytes(start[4:8], order) <= 256
 
 
 _Function = Callable[[np.ndarray], np.ndarray]
@@ -231,7 +231,7 @@ def _read_dicom(
     from pydicom.pixels.utils import pixel_array
 
     header = dcmread(path, force=True, specific_tags=list(_TAGS))
-    if header.preamble is None:
+    if header.preamble is None or "TransferSyntaxUID" not in header.file_meta:
         _guess_syntax(header, path)
     if "PixelData" not in header:
         raise PixelError("has no Pixel Data of integers: not an image, or one of floats")
@@ -283,16 +283,17 @@ def _guess_syntax(header: "Dataset", path: Path) -> None:
     """Give a file without preamble the transfer syntax that its elements look like."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+    lack = 'preamble ("DICM")' if header.preamble is None else "transfer syntax"
     if "PixelData" not in header:
-        raise PixelError('has no preamble ("DICM"), and no image can be found without it')
-    if header.file_meta.get("TransferSyntaxUID") is None:
+        raise PixelError(f"has no {lack}, and no image can be found without it")
+    if "TransferSyntaxUID" not in header.file_meta:
         if header["PixelData"].is_undefined_length:
-            raise PixelError("has no preamble and does not say how its pixels are compressed")
+            raise PixelError(f"has no {lack} and does not say how its pixels are compressed")
         implicit, little = header.original_encoding
         plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
     syntax = header.file_meta.TransferSyntaxUID.name
-    warnings.warn(f'{path}: has no preamble ("DICM"); it is read as {syntax}', stacklevel=4)
+    warnings.warn(f"{path}: has no {lack}; it is read as {syntax}", stacklevel=4)
 
 
 def _padding(values: np.ndarray, header: "Dataset") -> np.ndarray:
@@ -400,6 +401,8 @@ def _modality(stored: np.ndarray, header: "Dataset") -> np.ndarray:
     slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
     if slope is None or intercept is None:
         return stored
+    if not slope or not np.isfinite([float(slope), float(intercept)]).all():
+        raise PixelError(f"has the rescale slope {slope} and intercept {intercept}")
     return stored.astype(np.float64) * float(slope) + float(intercept)
 
 
@@ -436,6 +439,8 @@ def _voi_choice(
     if use_lut:
         return luts[window]
     width = widths[window]
+    if not np.isfinite([centers[window], width]).all():
+        raise PixelError(f"has the window center {centers[window]} and width {width}")
     function = (header.get("VOILUTFunction") or "LINEAR").upper()
     if width == 0:
         warnings.warn(f"{path}: has the window width 0; it is read as if without", stacklevel=4)

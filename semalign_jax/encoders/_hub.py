@@ -151,9 +151,12 @@ def _weights(source: str, names: Collection[str], pickled: bool) -> list[str]:
         choices = _OPEN_CLIP_FILES
     else:
         raise FileNotFoundError(f"{source} has no config.json and no open_clip_config.json")
+    wanted = choices[0]
     if pickled:
-        found = pickled_name(names, choices[0])
-        choices = () if found is None else (found.removesuffix(".index.json"),)
+        found = pickled_name(names, wanted)
+        if found is None:
+            raise FileNotFoundError(f"{source} has no pickled checkpoint, e.g. pytorch_model.bin")
+        choices = (found.removesuffix(".index.json"),)
     for choice in choices:
         if choice in names:
             return [choice]
@@ -161,9 +164,7 @@ def _weights(source: str, names: Collection[str], pickled: bool) -> list[str]:
             stem, suffix = map(re.escape, choice.rsplit(".", 1))
             shard = re.compile(rf"{stem}-\d+-of-\d+\.{suffix}")
             return [f"{choice}.index.json", *filter(shard.fullmatch, names)]
-    if pickled:
-        raise FileNotFoundError(f"{source} has no pickled checkpoint, e.g. pytorch_model.bin")
-    raise no_safetensors(source, choices[0], names)
+    raise no_safetensors(source, wanted, names)
 
 
 def _cached(source: str, revision: str | None, pickled: bool, reason: Exception) -> Path:

@@ -337,7 +337,7 @@ def load_params(
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
     filled_by: dict[str, list[str]] = defaultdict(list)
     plan: list[tuple[SourceTensor, Rule, list[str]]] = []
-    problems = []
+    problems, quantized = [], []
     for name, tensor in tensors.items():
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored):
             continue
@@ -347,9 +347,7 @@ def load_params(
             problems.append(f"{tensor.key} {list(tensor.shape)}: {what} in this model")
             continue
         if tensor.dtype not in _FLOATS:
-            problems.append(
-                f"{tensor.key} is stored as {tensor.dtype}: quantized weights are not supported"
-            )
+            quantized.append(tensor)
         match, rule = matches[0]
         targets = [_fill(target, match.groups()) for target in rule.targets]
         if len(tensor.shape) and tensor.shape[0] % len(targets):
@@ -370,6 +368,12 @@ def load_params(
                     f"{list(shapes[target])}, it would get {list(part.shape)}"
                 )
         plan.append((tensor, rule, targets))
+    if quantized:
+        first = quantized[0]
+        raise CheckpointError(
+            f"{first.file} has {len(quantized)} weights of {first.dtype}, e.g. {first.key}: "
+            "quantized checkpoints are not supported; take the one in float32, float16 or bfloat16"
+        )
     problems += [
         f"{path} {list(shape)} is not filled"
         for path, shape in shapes.items()

@@ -4,6 +4,7 @@ import io
 import sys
 import threading
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from pydicom import Dataset, Sequence, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
+from pydicom.filewriter import write_file_meta_info
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
@@ -138,11 +140,24 @@ def without_preamble(path, header, **options):
 )
 def test_files_without_preamble(tmp_path, syntax):
     values = GREY12.astype(">u2" if syntax == ExplicitVRBigEndian else "<u2")
-    tags = {"stored": 12, "WindowCenter": 2000, "WindowWidth": 3000}
+    tags: dict[str, Any] = {"stored": 12, "WindowCenter": 2000, "WindowWidth": 3000}
     expected = read_pixels(write_dicom(tmp_path / "a.dcm", GREY12, **tags))
     path = without_preamble(tmp_path / "b.dcm", dicom(values, syntax=syntax, **tags))
     with pytest.warns(UserWarning, match=rf"b\.dcm: has no preamble .* read as {syntax.name}"):
         np.testing.assert_array_equal(read_pixels(path), expected)
+
+
+def test_files_without_transfer_syntax(tmp_path):
+    header = dicom(GREY8)
+    del header.file_meta.TransferSyntaxUID
+    path = tmp_path / "a.dcm"
+    with path.open("wb") as file:
+        file.write(bytes(128) + b"DICM")
+        write_file_meta_info(file, header.file_meta, enforce_standard=False)
+        plain = without_preamble(tmp_path / "b.dcm", dicom(GREY8))
+        file.write(plain.read_bytes())
+    with pytest.warns(UserWarning, match=r"a\.dcm: has no transfer syntax; .* read as Explicit"):
+        np.testing.assert_array_equal(read_pixels(path), GREY8)
 
 
 def test_what_looks_like_dicom_without_preamble(tmp_path):
@@ -541,6 +556,8 @@ def test_what_cannot_be_read_is_named(tmp_path):
         read_pixels(png)
     for tags, message in [
         ({"WindowCenter": 5, "WindowWidth": -1}, "window width -1"),
+        ({"WindowCenter": 5, "WindowWidth": float("nan")}, "center 5.0 and width nan"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 7}, "rescale slope 0.* and intercept 7"),
         ({"WindowCenter": [5, 6], "WindowWidth": 3}, "2 window centers but 1 window widths"),
         ({"WindowCenter": 5, "WindowWidth": 3, "VOILUTFunction": "CUBIC"}, "function CUBIC"),
         ({"photometric": "CMYK"}, "cannot be decoded|interpretation CMYK"),

@@ -191,6 +191,10 @@ CASES = {
     "12 bits in a PNG": (saved(Image.fromarray(FEW)), FEW_SCALED),
     "12 bits in a TIFF": (saved(Image.fromarray(FEW), "TIFF"), FEW_SCALED),
     "12 bits in a PGM": (pgm(FEW, 65535), FEW_SCALED),
+    "12 bits in a PGM of text": (
+        b"P2 50 40 65535\n" + " ".join(map(str, FEW.ravel())).encode(),
+        FEW_SCALED,
+    ),
     "12 bits in a PGM that says so": (pgm(FEW // 2, 4095), np.rint(FEW // 2 / 4095 * 255)),
     "8 bits in a PNG of 16": (saved(Image.fromarray(GREY.astype(np.uint16))), GREY),
     "12 bits in an array": (FEW, FEW_SCALED),
@@ -207,6 +211,10 @@ CASES = {
     "16-bit transparent value": (
         saved(Image.fromarray(DEEP), transparency=int(DEEP[3, 4])),
         np.where(DEEP == DEEP[3, 4], 0, SCALED),
+    ),
+    "12 bits and a transparent value": (
+        saved(Image.fromarray(np.where(GREY > 250, 65535, FEW).astype("u2")), transparency=65535),
+        np.where(GREY > 250, 0, FEW_SCALED),
     ),
     "palette": (palette(), palette_colours()),
     "palette and transparent colour": (
