@@ -25,7 +25,7 @@ LEVELS = (
 )
 #: What each imports from others, as its modules are imported, and when something is used.
 LIBRARIES = {
-    "_core": ({"jax", "numpy"}, {"rich", "yaml"}),
+    "_core": ({"jax", "numpy"}, {"PIL", "rich", "yaml"}),
     "maps": ({"jax", "numpy", "optax", "safetensors"}, set()),
     "metrics": ({"jax", "numpy"}, set()),
     "stores": ({"jax", "numpy", "safetensors"}, {"filelock", "h5py", "pyarrow"}),
@@ -35,7 +35,7 @@ LIBRARIES = {
     "stitching": ({"jax", "numpy", "optax"}, set()),
     "encoders": (
         {"filelock", "flax", "jax", "numpy", "optax", "safetensors", "semalign_jax"},
-        {"huggingface_hub", "PIL", "rich", "transformers"},
+        {"huggingface_hub", "PIL", "rich", "torch", "transformers"},  # PyTorch to convert only
     ),
     "zeroshot": ({"jax", "numpy"}, set()),
     "studies": (

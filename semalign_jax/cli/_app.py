@@ -21,6 +21,7 @@ COMMANDS = {
     "info": "files",
     "verify": "files",
     "convert": "files",
+    "convert-checkpoint": "files",
 }
 
 
@@ -35,7 +36,8 @@ class Commands(click.Group):
         """One of them, from its module."""
         if cmd_name not in COMMANDS:
             return None
-        return getattr(import_module(f".{COMMANDS[cmd_name]}", __package__), cmd_name)
+        module = import_module(f".{COMMANDS[cmd_name]}", __package__)
+        return getattr(module, cmd_name.replace("-", "_"))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options, and the commands with the first line of the help of each."""
@@ -46,7 +48,7 @@ class Commands(click.Group):
         for name in COMMANDS:
             command = self.get_command(ctx, name)
             assert command is not None
-            write_rows(formatter, [(name, (command.help or "").partition("\n")[0])], 12)
+            write_rows(formatter, [(name, (command.help or "").partition("\n")[0])], 24)
 
 
 def _show_completion(ctx: click.Context, _: Any, shell: str | None) -> None:

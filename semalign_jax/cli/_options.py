@@ -242,7 +242,7 @@ class SettingsCommand(click.Command):
         spellings: Mapping[str, str],
         examples: Sequence[str],
     ):
-        super().__init__(function.__name__, help=inspect.getdoc(function))
+        super().__init__(function.__name__.replace("_", "-"), help=inspect.getdoc(function))
         self.examples = examples
         self._function, self._kinds, self._spellings = function, kinds, spellings
 

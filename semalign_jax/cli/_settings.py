@@ -84,6 +84,8 @@ class EmbedSettings(Settings):
             default the encoder's own is taken.
         layer: Pool this hidden layer, -1 is the last. By default the encoder's output is pooled.
         normalize: Bring rows to length 1. By default the encoder's folder says whether.
+        prompt_name: Put this prompt of the encoder's folder before each text, e.g. query or
+            document. By default the folder's default prompt is taken, if it has one.
         revision: Take this branch, tag or commit of the hub.
         workers: Decode images in so many threads. By default there is one a core, at most 16.
         processes: Decode DICOM files in processes. By default this is done from 1000 files on.
@@ -107,6 +109,7 @@ class EmbedSettings(Settings):
     pooling: str | None = None
     layer: int | None = None
     normalize: bool | None = None
+    prompt_name: str | None = None
     revision: str | None = None
     workers: Count | None = None
     processes: bool | None = None
@@ -329,3 +332,20 @@ class ConvertSettings(Settings):
     embeddings: str = "embeddings"
     ids: str = "ids"
     describe: dict[str, Any] = {}
+
+
+class ConvertCheckpointSettings(Settings):
+    """A conversion of a checkpoint.
+
+    Attributes:
+        source: The pickled checkpoint is in this folder, or has this id on the Hugging Face hub.
+        out: Write to this folder, with the small files of the checkpoint. By default the folder
+            itself gets the safetensors files.
+        revision: Take this branch, tag or commit of the hub.
+        overwrite: Replace safetensors files that are there.
+    """
+
+    source: EncoderName
+    out: DataPath | None = None
+    revision: str | None = None
+    overwrite: bool = False

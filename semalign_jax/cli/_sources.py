@@ -16,6 +16,7 @@ from .._core.files import content_hash
 from ..data import read_pixels
 from ..data._dataset import known_groups, left_out_sentence
 from ..data._files import find_files
+from ..data.pixels import is_dicom
 from ..distributed.processes import jointly
 from ..studies.cells import run_cells
 from ..studies.inputs import read_dataset
@@ -174,16 +175,13 @@ class PixelReader:
     """
 
     decode: Callable[[Path], np.ndarray] = field(repr=False)
-    fingerprint: str = "DICOM by semalign_jax.data.read_pixels, 8 bits"
+    fingerprint: str = "DICOM by semalign_jax.data.read_pixels, 8 bits, rules 2"
 
     def __call__(self, path: Path) -> Any:
         """Pixels, or the path itself."""
-        return self.decode(path) if _is_dicom(path) else path
-
-
-def _is_dicom(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        with open(path, "rb") as file:
+            start = file.read(132)
+        return self.decode(path) if is_dicom(start) else path
 
 
 @contextmanager

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         "semalign embed bert --dataset mimic-cxr --path mimic-cxr-jpg --option reports=mimic-cxr "
         "--option section=impression --texts --split train --view PA --out stores/reports",
         "semalign embed bert --prompts rsna_pneumonia --out stores/prompts",
+        "semalign embed e5 questions.txt --prompt-name query --out stores/questions",
     ),
 )
 def embed(console: "Console", settings: "EmbedSettings", processes: "ProcessSettings") -> Outcome:
@@ -80,6 +81,7 @@ def _embed(console: "Console", settings: "EmbedSettings") -> Outcome:
                     progress=not console.quiet,
                     workers=workers,
                     reader=reader,
+                    prompt_name=settings.prompt_name,
                 )
             except ValueError as error:
                 if source.modality != IMAGE or not str(error).startswith("items["):

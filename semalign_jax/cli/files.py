@@ -1,4 +1,4 @@
-"""`semalign info`, `semalign verify` and `semalign convert`."""
+"""`semalign info`, `verify`, `convert` and `convert-checkpoint`."""
 
 import math
 import shutil
@@ -11,7 +11,12 @@ from ._options import command
 
 if TYPE_CHECKING:
     from ._console import Console
-    from ._settings import ConvertSettings, InfoSettings, VerifySettings
+    from ._settings import (
+        ConvertCheckpointSettings,
+        ConvertSettings,
+        InfoSettings,
+        VerifySettings,
+    )
 
 _MAP_SUFFIX = ".safetensors"
 
@@ -111,8 +116,10 @@ def _map(path: Path) -> dict[str, Any]:
 def _encoder(path: Path) -> dict[str, Any]:
     from ..encoders._encoder import read_config
     from ..encoders._family import family_of, model_types
+    from ..encoders._hub import resolve_checkpoint
     from ..encoders._weights import checkpoint_files, list_tensors
 
+    resolve_checkpoint(path)
     config, _, weights = read_config(path)
     model_type = config["model_type"]
     values: dict[str, Any] = {"model_type": model_type, "supported": model_type in model_types()}
@@ -245,3 +252,27 @@ def convert(console: "Console", settings: "ConvertSettings") -> Outcome:
         "dtype": store.dtype.name,
     }
     return Outcome(values, f"{out}: {len(store)} rows of {store.dimension} dimensions")
+
+
+@command(
+    ".cli._settings:ConvertCheckpointSettings",
+    arguments=("source",),
+    examples=(
+        "semalign convert-checkpoint checkpoints/bert",
+        "semalign convert-checkpoint owner/bert --out checkpoints/bert",
+    ),
+)
+def convert_checkpoint(console: "Console", settings: "ConvertCheckpointSettings") -> Outcome:
+    """Convert a checkpoint that has only pytorch_model.bin to safetensors; needs PyTorch.
+
+    Only tensors are read from the pickle, and no code of the checkpoint is run.
+    """
+    from .. import encoders
+    from ..encoders._encoder import read_config
+    from ..encoders._weights import checkpoint_files
+
+    folder = encoders.convert_checkpoint(
+        settings.source, settings.out, revision=settings.revision, overwrite=settings.overwrite
+    )
+    files = [file.name for file in checkpoint_files(folder, read_config(folder)[2])]
+    return Outcome({"out": str(folder), "weights": files}, f"{folder}: {', '.join(files)}")

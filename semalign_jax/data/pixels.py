@@ -1,4 +1,4 @@
-"""Pixels of DICOM, PNG and JPEG files, the way a viewer shows them.
+"""Pixels of DICOM files and pictures, the way a viewer shows them.
 
 The grey-scale steps are those of DICOM PS3.3: modality LUT (C.11.1), VOI LUT or window (C.11.2),
 then the inversion of MONOCHROME1 (C.7.6.3.1.2). Needs the extra "clinical".
@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from .._core import checks
+from .._core.pictures import PictureError, read_picture
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -73,13 +74,21 @@ def read_pixels(
     scale: Literal["bits", "minmax"] = "bits",
     dtype: Any = np.uint8,
 ) -> np.ndarray:
-    """Pixels of one DICOM, PNG or JPEG file; what it is shows in its first bytes.
+    """Pixels of one DICOM file or picture; what it is shows in its first bytes.
 
     Grey-scale DICOM: modality LUT or rescale, then VOI LUT or window (LINEAR, LINEAR_EXACT or
     SIGMOID), then inversion if MONOCHROME1; so low is black in every result. All steps are
     computed in float64, whatever the stored bits. Pixels in the padding range become 0, black.
-    Colour: YBR is converted to RGB, palettes are looked up, and no window is applied. PNG and
-    JPEG: an alpha channel is dropped, palettes become RGB.
+    Colour: YBR is converted to RGB, palettes are looked up, and no window is applied.
+
+    What breaks the standard and is still clear is read: elements of a sign that the pixels do not
+    have, a DICOM file without preamble (with a warning), a linear window narrower than 1 (as
+    LINEAR_EXACT) and a window of width 0 (as none), both with a warning.
+
+    Pictures are PNG, JPEG, TIFF, BMP and PNM, read as `encoders.ImagePreprocessor` reads them:
+    palettes and CMYK become RGB, transparent pixels are blended with black, the EXIF orientation
+    is applied. White in grey values of more than 8 bits is the largest number of as many bits as
+    the largest value has, 8 at least, unless the file says how many are used.
 
     Args:
         path: the file.
@@ -88,8 +97,8 @@ def read_pixels(
         prefer_lut: whether the VOI LUT sequence is taken where a file has windows, too.
         scale: what becomes black and white where no window applies: "bits" is the range of the
             stored bits (after rescale), which leaves 8-bit images as they are and makes equal
-            values equal between files; "minmax" is the range of this image, padding excluded,
-            for files that use a small part of their bits. A constant image is then 0.
+            values equal between DICOM files; "minmax" is the range of this image, padding
+            excluded, for files that use a small part of their bits. A constant image is then 0.
         dtype: `numpy.uint8`, 0 to 255, rounded; or `numpy.float32`, 0 to 1, which keeps the
             order of 16-bit values (float16 would not).
 
@@ -116,22 +125,39 @@ def read_pixels(
         raise FileNotFoundError(f"no image at {path}: there is no such file")
     with path.open("rb") as file:
         start = file.read(132)
-    shade = _to_uint8 if kind == np.uint8 else _to_float32
-    try:
-        if start[128:] == b"DICM":
-            return _read_dicom(path, window, prefer_lut, scale, shade)
-        if start.startswith((b"\x89PNG", b"\xff\xd8\xff")):
-            return _read_image(path, scale, shade)
-        raise PixelError("neither a DICOM (with preamble) nor a PNG nor a JPEG file")
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # decoders raise many kinds on broken files
-        why = " ".join(str(error).split())
-        if not isinstance(error, PixelError):
-            # Values of elements are quoted: in a damaged header they can be those of others.
-            why = re.sub(r"(['\"]).*\1", "'...'", why)
-            why = f"cannot be decoded: {type(error).__name__}: {why}"
-        raise PixelError(f"{path}: {why}") from None
+        file.seek(0)
+        shade = _to_uint8 if kind == np.uint8 else _to_float32
+        try:
+            if is_dicom(start):
+                return _read_dicom(path, window, prefer_lut, scale, shade)
+            return _read_image(file, scale, shade)
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # decoders raise many kinds on broken files
+            why = " ".join(str(error).split())
+            if isinstance(error, PictureError):
+                why = why.replace("cannot be read as an image", "neither a DICOM nor an image file")
+            elif not isinstance(error, PixelError):
+                # Values of elements are quoted: in a damaged header they can be those of others.
+                why = re.sub(r"(['\"]).*\1", "'...'", why)
+                why = f"cannot be decoded: {type(error).__name__}: {why}"
+            raise PixelError(f"{path}: {why}") from None
+
+
+def is_dicom(start: bytes) -> bool:
+    """Whether the first 132 bytes of a file are those of a DICOM file.
+
+    Some have no preamble: they begin with an element of group 2 or 8, which is then a short one or
+    has one of the usual types.
+    """
+    if start[128:132] == b"DICM":
+        return True
+    order: Literal["little", "big"] = "big" if start[:1] == b"\0" else "little"
+    group, number = (int.from_bytes(start[at : at + 2], order) for at in (0, 2))
+    if len(start) < 132 or group not in (2, 8) or number > 0x2000:
+        return False
+    typed = start[4:6] in (b"UL", b"UI", b"CS", b"SH", b"LO", b"DA", b"OB")
+    return typed or int.from_bytes(start[4:8], order) <= 256
 
 
 _Function = Callable[[np.ndarray], np.ndarray]
@@ -181,22 +207,14 @@ def _unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip((values.astype(np.float64) - low) / (high - low), 0, 1)
 
 
-# PNG and JPEG.
+# Pictures.
 
 
-def _read_image(path: Path, scale: str, shade: _Function) -> np.ndarray:
+def _read_image(file: Any, scale: str, shade: _Function) -> np.ndarray:
     _require("PIL.Image")
-    from PIL import Image
-
-    with Image.open(path, formats=("PNG", "JPEG")) as image:
-        if image.mode in ("1", "LA"):
-            image = image.convert("L")
-        elif not (image.mode in ("L", "I", "RGB") or image.mode.startswith("I;16")):
-            image = image.convert("RGB")
-        # Pillow opens 16-bit grey as "I;16", formerly as "I".
-        white = 65535 if image.mode.startswith("I") else 255
-        values = np.array(image)
-    if scale == "bits" and white == 255 and shade is _to_uint8:
+    picture, white = read_picture(file)
+    values = np.array(picture)
+    if scale == "bits" and white == 255 and shade is _to_uint8 and values.dtype == np.uint8:
         return values
     low, high = (0, white) if scale == "bits" else (int(values.min()), int(values.max()))
     return _pointwise(values, lambda v: shade(_unit(v, low, high)))
@@ -212,7 +230,9 @@ def _read_dicom(
     from pydicom import dcmread
     from pydicom.pixels.utils import pixel_array
 
-    header = dcmread(path, specific_tags=list(_TAGS))
+    header = dcmread(path, force=True, specific_tags=list(_TAGS))
+    if header.preamble is None or "TransferSyntaxUID" not in header.file_meta:
+        _guess_syntax(header, path)
     if "PixelData" not in header:
         raise PixelError("has no Pixel Data of integers: not an image, or one of floats")
     for name in ("PhotometricInterpretation", "BitsStored", "PixelRepresentation"):
@@ -232,6 +252,7 @@ def _read_dicom(
     if photometric not in _MONOCHROME:
         raise PixelError(f"has the photometric interpretation {photometric}, which is not handled")
     padding = _padding(values, header)
+    voi = _voi_choice(header, window, prefer_lut, path)
     if scale == "minmax" and not padding.all():
         # A modality LUT need not be monotonic: map every value that occurs, then look.
         used = _modality(np.unique(values[~padding]), header)
@@ -241,7 +262,7 @@ def _read_dicom(
 
     def show(stored: np.ndarray) -> np.ndarray:
         modality = _modality(stored, header)
-        unit = _voi(modality, header, window, prefer_lut)
+        unit = _voi(modality, header, voi)
         if unit is None:
             unit = _unit(modality, *limits)
         return shade(1 - unit if photometric == "MONOCHROME1" else unit)
@@ -258,38 +279,102 @@ def _stored_limits(header: "Dataset") -> tuple[int, int]:
     return -(2 ** (stored - 1)), 2 ** (stored - 1) - 1
 
 
+def _guess_syntax(header: "Dataset", path: Path) -> None:
+    """Give a file without preamble the transfer syntax that its elements look like."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    lack = 'preamble ("DICM")' if header.preamble is None else "transfer syntax"
+    if "PixelData" not in header:
+        raise PixelError(f"has no {lack}, and no image can be found without it")
+    if "TransferSyntaxUID" not in header.file_meta:
+        if header["PixelData"].is_undefined_length:
+            raise PixelError(f"has no {lack} and does not say how its pixels are compressed")
+        implicit, little = header.original_encoding
+        plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
+    syntax = header.file_meta.TransferSyntaxUID.name
+    warnings.warn(f"{path}: has no {lack}; it is read as {syntax}", stacklevel=4)
+
+
 def _padding(values: np.ndarray, header: "Dataset") -> np.ndarray:
-    """Pixels outside of the image (PS3.3 C.7.5.1.1.2): bool, of the shape of `values`."""
+    """Pixels outside of the image (PS3.3 C.7.5.1.1.2): bool, of the shape of `values`.
+
+    Limits may be written with the wrong sign, e.g. 63536 for -2000, where pixels are signed.
+    """
     first = header.get("PixelPaddingValue")
     if first is None:
         return np.zeros(values.shape, bool)
     limit = header.get("PixelPaddingRangeLimit")
-    low, high = sorted((int(first), int(first if limit is None else limit)))
+    low, high = _stored_limits(header)
+    turns = [sign * 2**bits for bits in (16, int(header.BitsAllocated)) for sign in (-1, 1)]
+
+    def meant(value: int) -> int:
+        return next((v for t in (0, *turns) if low <= (v := value + t) <= high), value)
+
+    low, high = sorted(meant(int(v)) for v in (first, first if limit is None else limit))
     return (low <= values) & (values <= high)
 
 
-def _look_up(values: np.ndarray, descriptor: Any, data: Any, header: "Dataset") -> np.ndarray:
+_Range = tuple[float, float]
+
+
+def _descriptor(descriptor: Any, limits: _Range) -> tuple[int, int, int]:
+    """Number of entries of a LUT, the value of the first and the bits of an entry.
+
+    All are 16 bits, the second is signed where input values can be negative (PS3.3 C.11.1.1,
+    C.11.2.1.1, C.7.6.3.1.5). Some files write it with the other sign, e.g. 65534 for -2: what is
+    not written as it should be is read so that the table covers more of the input, and what is, so
+    that it covers any.
+
+    Args:
+        descriptor: of the file.
+        limits: of the input.
+    """
+    count, written, bits = (int(part) for part in descriptor)
+    count = count % 2**16 or 2**16
+    low, high = limits
+
+    def covered(first: int) -> float:
+        return min(high, first + count - 1) - max(low, first) + 1
+
+    unsigned = written % 2**16
+    signed = unsigned - 2**16 if unsigned >= 2**15 else unsigned
+    usual, other = (signed, unsigned) if low < 0 else (unsigned, signed)
+    if written == usual:
+        first = other if covered(usual) <= 0 < covered(other) else usual
+    else:
+        first = other if covered(other) >= covered(usual) else usual
+    if not 1 <= bits <= 16:
+        raise PixelError(f"has a LUT of {bits} bits, which must be 1 to 16")
+    return count, first, bits
+
+
+def _look_up(
+    values: np.ndarray, descriptor: Any, data: Any, header: "Dataset", limits: _Range
+) -> np.ndarray:
     """Values through a LUT (PS3.3 C.11.1.1.1); its first and last entry hold outside of it.
 
     pydicom's own look-ups count in the type of the table or of the pixels, which wraps around,
     e.g. in a table of 4096 entries of 8 bits.
     """
-    count, first, _ = (int(part) for part in descriptor)
-    count = count or 2**16
+    count, first, bits = _descriptor(descriptor, limits)
     if isinstance(data, bytes):
         # Read with the byte order of the file; entries of 8 bits may lie one or two to a word.
         wide = "<u2" if header.original_encoding[1] is not False else ">u2"
         data = np.frombuffer(data, np.uint8 if len(data) < 2 * count else wide)
-    table = np.asarray(data)[:count].astype(np.int64)
+    table = np.atleast_1d(data)[:count].astype(np.int64) % 2**16  # unsigned, however written
     if table.size < count:
         raise PixelError(f"has a LUT of {table.size} entries, but its descriptor says {count}")
+    if table.max() >= 2**bits:
+        raise PixelError(f"has a LUT with entries up to {table.max()}, more than its {bits} bits")
     return table[np.clip(np.rint(values).astype(np.int64) - first, 0, count - 1)]
 
 
 def _palette(values: np.ndarray, header: "Dataset") -> np.ndarray:
     from pydicom.pixels.processing import apply_color_lut
 
-    descriptor = header.RedPaletteColorLookupTableDescriptor
+    descriptor, limits = header.RedPaletteColorLookupTableDescriptor, _stored_limits(header)
+    count, first, bits = _descriptor(descriptor, limits)
     if "RedPaletteColorLookupTableData" in header:
         planes = [
             _look_up(
@@ -297,36 +382,48 @@ def _palette(values: np.ndarray, header: "Dataset") -> np.ndarray:
                 header[f"{colour}PaletteColorLookupTableDescriptor"].value,
                 header[f"{colour}PaletteColorLookupTableData"].value,
                 header,
+                limits,
             )
             for colour in ("Red", "Green", "Blue")
         ]
         colours = np.stack(planes, axis=-1)
     else:  # segmented
-        colours = apply_color_lut(values, header)[..., :3]
-    return _unit(colours, 0, 2 ** int(descriptor[2]) - 1)
+        entries = np.clip(values.astype(np.int64) - first, 0, count - 1) + int(descriptor[1])
+        colours = apply_color_lut(entries, header)[..., :3]
+    return _unit(colours, 0, 2**bits - 1)
 
 
 def _modality(stored: np.ndarray, header: "Dataset") -> np.ndarray:
     if header.get("ModalityLUTSequence"):
         item = header.ModalityLUTSequence[0]
-        return _look_up(stored, item.LUTDescriptor, item.LUTData, header)
+        limits = _stored_limits(header)
+        return _look_up(stored, item.LUTDescriptor, item.LUTData, header, limits)
     slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
     if slope is None or intercept is None:
         return stored
+    if not slope or not np.isfinite([float(slope), float(intercept)]).all():
+        raise PixelError(f"has the rescale slope {slope} and intercept {intercept}")
     return stored.astype(np.float64) * float(slope) + float(intercept)
 
 
-def _modality_limits(header: "Dataset") -> tuple[float, float]:
+def _modality_limits(header: "Dataset") -> _Range:
     if header.get("ModalityLUTSequence"):
-        return 0, 2 ** int(header.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+        descriptor = header.ModalityLUTSequence[0].LUTDescriptor
+        return 0, 2 ** _descriptor(descriptor, _stored_limits(header))[2] - 1
     ends = _modality(np.array(_stored_limits(header)), header)
     return float(ends.min()), float(ends.max())
 
 
-def _voi(
-    values: np.ndarray, header: "Dataset", window: int | None, prefer_lut: bool
-) -> np.ndarray | None:
-    """Values in 0..1 through the VOI LUT or window, or None if the file has none."""
+class _Window(NamedTuple):
+    center: float
+    width: float
+    function: str
+
+
+def _voi_choice(
+    header: "Dataset", window: int | None, prefer_lut: bool, path: Path
+) -> "Dataset | _Window | None":
+    """The VOI LUT or window to apply, or None if the file has none."""
     if window is None:
         return None
     luts = header.get("VOILUTSequence") or ()
@@ -340,12 +437,35 @@ def _voi(
     if not 0 <= window < count:
         raise PixelError(f"has no window {window}: its {count} windows count from 0")
     if use_lut:
-        item = luts[window]
-        white = 2 ** int(item.LUTDescriptor[2]) - 1
-        return _unit(_look_up(values, item.LUTDescriptor, item.LUTData, header), 0, white)
-    return window_values(
-        values, centers[window], widths[window], header.get("VOILUTFunction") or "LINEAR"
-    )
+        return luts[window]
+    width = widths[window]
+    if not np.isfinite([centers[window], width]).all():
+        raise PixelError(f"has the window center {centers[window]} and width {width}")
+    function = (header.get("VOILUTFunction") or "LINEAR").upper()
+    if width == 0:
+        warnings.warn(f"{path}: has the window width 0; it is read as if without", stacklevel=4)
+        return None
+    if function == "LINEAR" and 0 < width < 1:
+        function = "LINEAR_EXACT"
+        warnings.warn(
+            f"{path}: has the window width {width}, which LINEAR does not allow; it is read as "
+            "LINEAR_EXACT",
+            stacklevel=4,
+        )
+    return _Window(centers[window], width, function)
+
+
+def _voi(
+    values: np.ndarray, header: "Dataset", voi: "Dataset | _Window | None"
+) -> np.ndarray | None:
+    """Values in 0..1 through the VOI LUT or window, or None without one."""
+    if voi is None:
+        return None
+    if isinstance(voi, _Window):
+        return window_values(values, *voi)
+    limits = _modality_limits(header)
+    white = 2 ** _descriptor(voi.LUTDescriptor, limits)[2] - 1
+    return _unit(_look_up(values, voi.LUTDescriptor, voi.LUTData, header, limits), 0, white)
 
 
 def _floats(value: Any) -> list[float]:

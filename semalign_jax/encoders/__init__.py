@@ -2,6 +2,7 @@
 
 from ._config import ConfigError as ConfigError
 from ._config import ConfigReader as ConfigReader
+from ._convert import convert_checkpoint as convert_checkpoint
 from ._embed import Embedded as Embedded
 from ._embed import ImageReader as ImageReader
 from ._embed import embed as embed
@@ -34,6 +35,7 @@ __all__ = [
     "Outputs",
     "Rule",
     "TextPreprocessor",
+    "convert_checkpoint",
     "embed",
     "encode",
     "image_preprocessor",

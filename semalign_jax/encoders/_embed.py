@@ -101,6 +101,7 @@ def embed(
     workers: int | None = None,
     devices: Sequence[Any] | None = None,
     reader: ImageReader | None = None,
+    prompt_name: str | None = None,
 ) -> Embedded:
     """Embed many texts or images.
 
@@ -148,6 +149,11 @@ def embed(
             16.
         devices: JAX devices to use, each gets a part of each batch; by default all of this process.
         reader: how images are read; by default as `ImagePreprocessor` does.
+        prompt_name: of the prompt in the folder's ``config_sentence_transformers.json`` that is put
+            before every text. "query" is for what is searched with, "document" for what is
+            searched, as in ``encode_query`` and ``encode_document`` of sentence-transformers: none
+            where the folder does not have the name. By default it is the folder's default prompt,
+            if it has one. A store keeps its name and text.
 
     Returns:
         Embeddings in host memory, ids and the number of texts that were cut, of which a warning
@@ -156,8 +162,8 @@ def embed(
     Raises:
         TypeError: if an item is of a type that the encoder does not embed; names the item.
         ValueError: if an item cannot be read or its embedding is not finite in `dtype` (names the
-            item), texts and images are mixed, ids do not fit, or the folder holds another run
-            (lists what differs).
+            item), texts and images are mixed, ids do not fit, there is no such prompt (lists those
+            that there are), or the folder holds another run (lists what differs).
         FileExistsError: if the folder holds something else, or anything without `resume`.
         RuntimeError: if another run writes into the folder, or another process of this run is gone
             or has failed (says why, and which failed), found out after each chunk.
@@ -183,11 +189,13 @@ def embed(
     named = Items(values, ids_of(values, ids, modality))
     begun: dict[int, Begun] = {}
     if modality == TEXT:
-        prepare = text_preprocessor(encoder)
+        prepare = text_preprocessor(encoder, prompt_name=prompt_name)
         lengths = list(prepare.buckets)
         rows_of = partial(rows_of_length, batch_size, devices=len(devices))
         batches_of = partial(_text_batches, prepare, named, rows_of, begun)
     else:
+        if prompt_name is not None:
+            raise ValueError(f"prompt_name must be None for images; got {prompt_name!r}")
         prepare = image_preprocessor(encoder)
         lengths = None
         pixels_of = prepare if reader is None else lambda item: prepare(reader(item))
@@ -225,6 +233,8 @@ def embed(
                 "chunk_size": chunk_size,
                 "devices": {"kind": devices[0].device_kind, "count": len(devices)},
             }
+            if isinstance(prepare, TextPreprocessor) and prepare.prompt[0] is not None:
+                run["prompt"] = dict(zip(("name", "text"), prepare.prompt, strict=True))
             if reader is not None:
                 run["reader"] = reader.fingerprint
             first = section.index == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ._sentence import MODULES_FILE, PROMPT_FILE, TRANSFORMER_FILES
-from ._weights import SINGLE_FILE, CheckpointError, no_safetensors
+from ._weights import SINGLE_FILE, CheckpointError, no_safetensors, pickled_name
 
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 TOKENIZER_FILES = (
@@ -37,7 +37,9 @@ _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safe
 _ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 
 
-def resolve_checkpoint(source: str | Path, revision: str | None = None) -> Path:
+def resolve_checkpoint(
+    source: str | Path, revision: str | None = None, *, pickled: bool = False
+) -> Path:
     """Return the folder of a checkpoint, downloaded if `source` is no folder.
 
     Only the files that are used are downloaded, into the cache of huggingface_hub, whose settings
@@ -47,6 +49,7 @@ def resolve_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     Args:
         source: a folder; or a string with the id of a repository, ``owner/name``.
         revision: branch, tag or commit of the repository; None for its main branch.
+        pickled: whether the pickled weights are meant, not the safetensors.
 
     Raises:
         FileNotFoundError: if there is neither such a folder nor such a repository, the repository
@@ -60,6 +63,7 @@ def resolve_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     if folder.is_dir() and str(source):  # "" would be the current folder
         if revision is not None:
             raise ValueError(f"revision must be None for a folder; got {revision!r} with {folder}")
+        _refuse_broken_links(folder)
         return folder
     if folder.is_file():
         raise FileNotFoundError(f"{folder} is a file; give the folder that it is in")
@@ -68,10 +72,24 @@ def resolve_checkpoint(source: str | Path, revision: str | None = None) -> Path:
             f"there is no folder {str(source)!r}, and that is no id of a repository on the hub "
             "either (owner/name)"
         )
-    return _download(source, revision)
+    return _download(source, revision, pickled)
 
 
-def _download(source: str, revision: str | None) -> Path:
+def _refuse_broken_links(folder: Path) -> None:
+    for path in (*folder.iterdir(), *folder.glob("[0-9]_*/*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() and not path.exists() and (is_small(name) or _is_weights(name)):
+            raise FileNotFoundError(
+                f"{path} is a link to {path.readlink()}, which is not there: download the "
+                "checkpoint again"
+            )
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"))
+
+
+def _download(source: str, revision: str | None, pickled: bool) -> Path:
     # Imported here, because a folder does not need it.
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import (
@@ -102,10 +120,10 @@ def _download(source: str, revision: str | None) -> Path:
             f"revision {revision!r} is no branch, tag or commit of {source} at {api.endpoint}"
         ) from None
     except unreachable as error:
-        return _cached(source, revision, error)
+        return _cached(source, revision, pickled, error)
 
     described = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-    names = [*_weights(source, described), *filter(_is_small, described)]
+    names = [*_weights(source, described, pickled), *filter(is_small, described)]
     known = {name for name in names if try_to_load_from_cache(source, name, revision=info.sha)}
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=names))
@@ -120,11 +138,12 @@ def _download(source: str, revision: str | None) -> Path:
     return folder
 
 
-def _is_small(name: str) -> bool:
+def is_small(name: str) -> bool:
+    """Whether a file, by its path in the folder, is one that is used besides the weights."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in _SMALL_FILES)
 
 
-def _weights(source: str, names: Collection[str]) -> list[str]:
+def _weights(source: str, names: Collection[str], pickled: bool) -> list[str]:
     """Return the files of weights that belong to the configuration in use."""
     if "config.json" in names:
         choices = (SINGLE_FILE,)
@@ -132,18 +151,23 @@ def _weights(source: str, names: Collection[str]) -> list[str]:
         choices = _OPEN_CLIP_FILES
     else:
         raise FileNotFoundError(f"{source} has no config.json and no open_clip_config.json")
+    wanted = choices[0]
+    if pickled:
+        found = pickled_name(names, wanted)
+        if found is None:
+            raise FileNotFoundError(f"{source} has no pickled checkpoint, e.g. pytorch_model.bin")
+        choices = (found.removesuffix(".index.json"),)
     for choice in choices:
         if choice in names:
             return [choice]
         if f"{choice}.index.json" in names:
-            stem = re.escape(choice.removesuffix(".safetensors"))
-            shard = re.compile(rf"{stem}-\d+-of-\d+\.safetensors")
+            stem, suffix = map(re.escape, choice.rsplit(".", 1))
+            shard = re.compile(rf"{stem}-\d+-of-\d+\.{suffix}")
             return [f"{choice}.index.json", *filter(shard.fullmatch, names)]
-    place = f"snapshot_download({source!r}, local_dir=FOLDER)"
-    raise no_safetensors(source, choices[0], names, place)
+    raise no_safetensors(source, wanted, names)
 
 
-def _cached(source: str, revision: str | None, reason: Exception) -> Path:
+def _cached(source: str, revision: str | None, pickled: bool, reason: Exception) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -159,7 +183,8 @@ def _cached(source: str, revision: str | None, reason: Exception) -> Path:
         ) from None
     folder = Path(path)
     try:
-        _weights(source, {path.name for path in folder.iterdir()})
+        _weights(source, {path.name for path in folder.iterdir()}, pickled)
+        _refuse_broken_links(folder)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"the cache of huggingface_hub: {error}; and the hub cannot be reached: {reason}"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._core.files import content_hash
+from .._core.pictures import PictureError, read_picture, white_of
 from ._encoder import Encoder
 from ._hub import IMAGE_FILES, SENTENCEPIECE_FILES, TOKENIZER_FILES
 from ._sentence import read_json, sentence_settings
@@ -28,9 +29,7 @@ _NO_LIMIT = 10**6
 _TOKENIZER_TYPES = {"cxr-bert": "bert"}
 
 # Raised when the conversion of images below changes, so that stored embeddings are not mixed.
-_IMAGE_RULES = 1
-#: Formats whose decoders only decode (that of EPS runs a program).
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
+_IMAGE_RULES = 2
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -59,17 +58,18 @@ class TextPreprocessor:
         buckets: padded lengths, increasing; the last is `max_tokens`. Few, because each is compiled
             once; only `max_tokens` for a model that always sees its full length.
         fingerprint: SHA-256 over all that determines the rows: files and settings.
+        prompt: name and text of what is put before every text; None and "" for nothing.
     """
 
     max_tokens: int
     buckets: tuple[int, ...]
     fingerprint: str
+    prompt: tuple[str | None, str]
     _tokenizer: Any = field(repr=False)
     _segments: bool = field(repr=False)
     _sees_padding: bool = field(repr=False)
     _vocab_size: int | None = field(repr=False)
     _lower_case: bool = field(repr=False)
-    _prompt: str = field(repr=False)
 
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """Return the token ids of some texts; an empty text has special tokens only.
@@ -87,7 +87,7 @@ class TextPreprocessor:
                 raise TypeError(f"texts[{index}] must be a string; got {type(text).__name__}")
         if not len(texts):
             return Tokenized([], [] if self._segments else None, 0)
-        given = [self._prompt + text for text in texts]
+        given = [self.prompt[1] + text for text in texts]
         if self._lower_case:
             given = [text.lower() for text in given]
         batch = self._tokenizer(
@@ -168,13 +168,17 @@ class ImagePreprocessor:
 
     - grey images are repeated to three channels, or colours made grey (ITU-R 601) for a model of
       one channel;
-    - 16 bits are scaled to 8: ``v * 255 / 65535``, rounded. Images in 32-bit integers count as
+    - grey values of more than 8 bits are scaled so that white becomes 255: the largest number of as
+      many bits as the largest value has, 8 at least, unless the file says how many are used. So
+      12-bit values in a file of 16 bits are not nearly black. Images in 32-bit integers count as
       16-bit ones, if their values are; floating-point images are refused, since their range is
-      unknown;
-    - transparent pixels are blended with white;
+      unknown, and so are 16-bit colours (of which Pillow keeps 8 bits) if they use fewer bits;
+    - transparent pixels are blended with black;
     - palettes and CMYK are converted to RGB by Pillow, colour profiles ignored;
-    - the orientation noted in EXIF is not applied, as the processors do not either;
-    - of several frames the first is taken.
+    - the orientation noted in EXIF is applied, as viewers and transformers' `load_image` do;
+    - files of several frames are refused.
+
+    `data.read_pixels` reads pictures by the same rules.
 
     Attributes:
         size: channels, height and width of the result.
@@ -207,7 +211,7 @@ class ImagePreprocessor:
             raise ValueError(f"{name}, {picture.width} x {picture.height}: {error}") from error
 
 
-def text_preprocessor(encoder: Encoder) -> TextPreprocessor:
+def text_preprocessor(encoder: Encoder, *, prompt_name: str | None = None) -> TextPreprocessor:
     """Return the preprocessor of texts that an encoder's folder describes.
 
     Texts are cut at the smallest of the model's own limit, the tokenizer's, and the one of
@@ -216,16 +220,18 @@ def text_preprocessor(encoder: Encoder) -> TextPreprocessor:
 
     Args:
         encoder: one with texts.
+        prompt_name: of the prompt that is put before every text, see `embed`.
 
     Raises:
         FileNotFoundError: if the folder has no tokenizer; says which files are expected.
-        ValueError: if the encoder has no texts, or the tokenizer cannot be used.
+        ValueError: if the encoder has no texts or no such prompt, or the tokenizer cannot be used.
     """
     config, folder = encoder.config, encoder.folder
     family = config.family
     if family.max_tokens is None:
         raise ValueError(f"an encoder of the family {family.name} takes no texts")
     settings = sentence_settings(folder)
+    prompt = settings.chosen_prompt(prompt_name, folder)
     tokenizer = _tokenizer(folder, config.model_type)
     limits = [family.max_tokens(config.model), settings.max_tokens, tokenizer.model_max_length]
     max_tokens = int(min(limit for limit in limits if limit is not None and limit < _NO_LIMIT))
@@ -242,18 +248,18 @@ def text_preprocessor(encoder: Encoder) -> TextPreprocessor:
         "fixed_length": fixed_length,
         "segments": segments,
         "lower_case": settings.lower_case,
-        "prompt": settings.prompt,
+        "prompt": prompt[1],
     }
     preprocessor = TextPreprocessor(
         max_tokens=max_tokens,
         buckets=(max_tokens,) if fixed_length else _buckets(max_tokens),
         fingerprint=_fingerprint(rules, folder, TOKENIZER_FILES),
+        prompt=prompt,
         _tokenizer=tokenizer,
         _segments=segments,
         _sees_padding=fixed_length,
         _vocab_size=getattr(config.model, "vocab_size", None),
         _lower_case=settings.lower_case,
-        _prompt=settings.prompt,
     )
     # The first call sets how texts are cut, which threads must not do at the same time.
     preprocessor.tokenize([""])
@@ -458,78 +464,37 @@ def _decode(image: Any) -> tuple[Any, str]:
     """Return an 8-bit PIL image, "L" or "RGB", and its name for messages."""
     from PIL import Image
 
-    if isinstance(image, np.ndarray):
-        return _opaque(_from_array(image), "image"), "image"
-    if isinstance(image, Image.Image):
-        _load(image, "image")
-        return _opaque(_eight_bit(image, "image"), "image"), "image"
-    if isinstance(image, bytes):
-        picture, name = _load(io.BytesIO(image), "image"), "image"
-    elif isinstance(image, str | PathLike):
-        name = str(image)
-        with open(image, "rb") as file:
-            picture = _load(file, name)
-    else:
-        raise TypeError(
-            f"image must be a path, bytes, a PIL image or a NumPy array; got {type(image).__name__}"
-        )
-    return _opaque(_eight_bit(picture, name), name), name
-
-
-def _load(source: Any, name: str) -> Any:
-    """Return the PIL image of an open file, or the one given, with its pixels read."""
-    from PIL import Image
-
+    name = "image"
     try:
-        is_file = not isinstance(source, Image.Image)
-        picture = Image.open(source, formats=_FORMATS) if is_file else source
-        picture.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(
-            f"{name} is too large: {error} Raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
-        ) from None
-    except Image.UnidentifiedImageError:
-        raise ValueError(
-            f"{name} cannot be read as an image; formats are {', '.join(_FORMATS)}"
-        ) from None
-    except Exception as error:  # of many kinds: each decoder has its own
-        raise ValueError(f"{name} is a broken image: {error}") from error
-    return picture
+        if isinstance(image, np.ndarray):
+            return _from_array(image), name
+        if isinstance(image, bytes):
+            picture, white = read_picture(io.BytesIO(image))
+        elif isinstance(image, str | PathLike):
+            name = str(image)
+            with open(image, "rb") as file:
+                picture, white = read_picture(file)
+        elif isinstance(image, Image.Image):
+            picture, white = read_picture(image)
+        else:
+            raise TypeError(
+                "image must be a path, bytes, a PIL image or a NumPy array; got "
+                f"{type(image).__name__}"
+            )
+    except PictureError as error:
+        raise ValueError(f"{name} {error}") from error
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(_eight_bit(picture, white))
+    return picture, name
 
 
-def _eight_bit(picture: Any, name: str) -> Any:
-    """Return a PIL image with 8 bits a channel."""
-    if picture.mode == "F":
-        raise ValueError(
-            f"{name} has floating-point values, whose range is unknown; scale them to 0..255 and "
-            "convert to 8 bits"
-        )
-    if not picture.mode.startswith("I"):
-        return picture
-    values = np.asarray(picture)
-    if values.size and not 0 <= values.min() <= values.max() <= 65535:
-        raise ValueError(
-            f"{name} has the values {values.min()} to {values.max()}; scale them to 0..65535"
-        )
-    return _from_array(values.astype(np.uint16))
-
-
-def _opaque(picture: Any, name: str) -> Any:
-    """Return a PIL image as "L" or "RGB", transparent pixels blended with white."""
-    from PIL import Image
-
-    try:
-        if "A" in picture.getbands() or picture.info.get("transparency") is not None:
-            picture = picture.convert("RGBA")
-            white = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(white, picture)
-        return picture if picture.mode == "L" else picture.convert("RGB")
-    except ValueError as error:
-        raise ValueError(f"{name} has the mode {picture.mode}: {error}") from error
+def _eight_bit(values: np.ndarray, white: int) -> np.ndarray:
+    """Return uint16 values with 255 for white, rounded; as white is odd, none lies half-way."""
+    return ((values.astype(np.uint32) * 510 + white) // (2 * white)).astype(np.uint8)
 
 
 def _from_array(values: np.ndarray) -> Any:
-    """Return a PIL image, "L", "RGB" or "RGBA", of an array."""
+    """Return a PIL image, "L" or "RGB", of an array."""
     from PIL import Image
 
     if values.dtype.kind != "u" or values.dtype.itemsize > 2:
@@ -543,8 +508,8 @@ def _from_array(values: np.ndarray) -> Any:
             "image must have the shape [height, width] or [height, width, 1, 3 or 4]; "
             f"got {values.shape}"
         )
-    if values.dtype.itemsize == 2:  # 65535 = 255 * 257; no value lies half-way
-        values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return Image.fromarray(
-        np.ascontiguousarray(values.reshape(values.shape[:2]) if channels == 1 else values)
-    )
+    if values.dtype.itemsize == 2:
+        parts = np.split(values, [3], axis=2) if channels == 4 else [values]  # alpha on its own
+        values = np.concatenate([_eight_bit(part, white_of(part)) for part in parts], axis=-1)
+    values = values.reshape(values.shape[:2]) if channels == 1 else values
+    return read_picture(Image.fromarray(np.ascontiguousarray(values)))[0]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 MODULES_FILE = "modules.json"
@@ -44,6 +45,8 @@ _TRANSFORMER_KEYS = {
     ),
     "unpad_inputs": (None, True, False),
 }
+#: What can always be asked for, as ``encode_query`` and ``encode_document`` do.
+_USUAL_PROMPTS = ("query", "document")
 _REMEDY = (
     "To embed without it, copy the model's and the tokenizer's files to another folder, without "
     f"{MODULES_FILE}, and load that with pooling= and normalize="
@@ -58,7 +61,10 @@ class SentenceSettings(NamedTuple):
         normalize: whether embeddings are scaled to length 1.
         max_tokens: longest text, special tokens included; None if nothing is said.
         lower_case: whether texts are put in lower case, whatever the tokenizer does.
-        prompt: put before every text.
+        prompt: put before every text, unless another is asked for.
+        prompt_name: what that is called; None without.
+        prompts: all by name.
+        pools_prompt: whether the pooling sees the tokens of the prompt.
     """
 
     pooling: str | None = None
@@ -66,6 +72,35 @@ class SentenceSettings(NamedTuple):
     max_tokens: int | None = None
     lower_case: bool = False
     prompt: str = ""
+    prompt_name: str | None = None
+    prompts: Mapping[str, str] = MappingProxyType({})
+    pools_prompt: bool = True
+
+    def chosen_prompt(self, name: str | None, folder: Path) -> tuple[str | None, str]:
+        """Return the name and the text of the prompt that is used if this one is asked for.
+
+        "query" and "document" are what sentence-transformers' ``encode_query`` and
+        ``encode_document`` ask for: in a folder without that name they use none.
+
+        Args:
+            name: of the prompt; None for the default.
+            folder: for messages.
+
+        Raises:
+            ValueError: if there is no such prompt (lists those that there are), or if the pooling
+                must not see it.
+        """
+        used = self.prompt_name if name is None else name if name in self.prompts else None
+        if name is not None and name not in (*_USUAL_PROMPTS, *self.prompts):
+            known = ", ".join(map(repr, {**dict.fromkeys(_USUAL_PROMPTS), **self.prompts}))
+            raise ValueError(f"{folder} has no prompt {name!r}; there are {known}")
+        text = "" if used is None else self.prompts[used]
+        if text and not self.pools_prompt:
+            raise ValueError(
+                f"{folder}: include_prompt is false in the pooling's file, so the prompt {used!r} "
+                f"would not be pooled, which is not supported. {_REMEDY}"
+            )
+        return used, text
 
 
 def sentence_settings(folder: Path) -> SentenceSettings:
@@ -96,12 +131,17 @@ def sentence_settings(folder: Path) -> SentenceSettings:
             "normalize="
         )
     max_tokens, lower_case = _text_options(folder)
+    pooling, pools_prompt = _pooling(folder / folders[1] / "config.json")
+    prompts, prompt_name = _prompts(folder / PROMPT_FILE)
     return SentenceSettings(
-        pooling=_pooling(folder / folders[1] / "config.json"),
+        pooling=pooling,
         normalize="Normalize" in kinds,
         max_tokens=max_tokens,
         lower_case=lower_case,
-        prompt=_prompt(folder / PROMPT_FILE),
+        prompt="" if prompt_name is None else prompts[prompt_name],
+        prompt_name=prompt_name,
+        prompts=prompts,
+        pools_prompt=pools_prompt,
     )
 
 
@@ -136,15 +176,16 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
-def _pooling(path: Path) -> str:
+def _pooling(path: Path) -> tuple[str, bool]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {MODULES_FILE} says that it has the pooling")
     values = read_json(path, dict)
     unknown = sorted(values.keys() - _POOLING_KEYS)
     if unknown:
         raise ValueError(f"{path} has unknown options: {', '.join(unknown)}. {_REMEDY}")
-    if values.get("include_prompt", True) is not True:
-        raise ValueError(f"{path}: include_prompt must be true. {_REMEDY}")
+    pools_prompt = values.get("include_prompt", True)
+    if not isinstance(pools_prompt, bool):
+        raise ValueError(f"{path}: include_prompt must be true or false; it is {pools_prompt!r}")
     modes = values.get("pooling_mode")
     if modes is None:
         modes = [mode for flag, mode in _POOLING_FLAGS.items() if values.get(flag)]
@@ -155,7 +196,7 @@ def _pooling(path: Path) -> str:
             f"{path}: the pooling {modes} is not supported; it must be one of "
             f"{', '.join(_POOLINGS)}. {_REMEDY}"
         )
-    return _POOLINGS[modes[0]]
+    return _POOLINGS[modes[0]], pools_prompt
 
 
 def _text_options(folder: Path) -> tuple[int | None, bool]:
@@ -179,16 +220,16 @@ def _text_options(folder: Path) -> tuple[int | None, bool]:
     return length, lower_case
 
 
-def _prompt(path: Path) -> str:
+def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
+    """Return the prompts by name, and the name of the default."""
     if not path.is_file():
-        return ""
+        return {}, None
     values = read_json(path, dict)
     if values.get("truncate_dim") is not None:
         raise ValueError(f"{path}: truncate_dim is not supported: cut the embeddings yourself")
-    name = values.get("default_prompt_name")
-    if name is None:
-        return ""
-    prompts = values.get("prompts")
-    if not isinstance(prompts, dict) or not isinstance(prompts.get(name), str):
+    prompts, name = values.get("prompts") or {}, values.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
+        raise ValueError(f"{path}: prompts must be texts by name; it is {prompts!r}")
+    if name is not None and name not in prompts:
         raise ValueError(f"{path}: default_prompt_name is {name!r}, but prompts has no such text")
-    return prompts[name]
+    return prompts, name

@@ -143,6 +143,7 @@ class SourceTensor:
     file: Path
     key: str
     shape: tuple[int, ...]
+    dtype: str
 
     def read(self, rows: slice = slice(None)) -> np.ndarray:
         """Return its values; the file is opened for this call alone, so its pages are freed."""
@@ -174,34 +175,45 @@ def checkpoint_files(folder: Path, name: str = SINGLE_FILE) -> tuple[Path, ...]:
             raise CheckpointError(f"{index} names files that are not there: {outside or missing}")
         return tuple(folder / name for name in names)
     names = [path.name for path in folder.iterdir()]
-    raise no_safetensors(str(folder), name, names, repr(str(folder)))
+    raise no_safetensors(str(folder), name, names)
 
 
-def no_safetensors(source: str, wanted: str, names: Iterable[str], place: str) -> FileNotFoundError:
+def no_safetensors(source: str, wanted: str, names: Iterable[str]) -> FileNotFoundError:
     """Return the error of a checkpoint without safetensors; it says how to convert a pickled one.
 
     Args:
         source: folder or hub id.
         wanted: file that is missing.
         names: of the files that are there.
-        place: Python expression of a local folder with them.
     """
-    pickled = sorted(name for name in names if re.fullmatch(r"[^/]*\.(bin|pt|pth)", name))
-    if not pickled:
+    pickled = pickled_name(names, wanted)
+    if pickled is None:
         return FileNotFoundError(f"{source} has no {wanted} and no {wanted}.index.json")
-    convert = (
-        f"from transformers import AutoModel; AutoModel.from_pretrained({source!r})"
-        ".save_pretrained(OTHER_FOLDER)"
-        if wanted == SINGLE_FILE
-        else "import torch; from huggingface_hub import snapshot_download; "
-        f"from safetensors.torch import save_file; folder = {place}; "
-        f"save_file(torch.load(folder + '/{pickled[0]}', weights_only=True), folder + '/{wanted}')"
-    )
     return FileNotFoundError(
-        f"{source} has {pickled[0]} but no {wanted}. Pickled checkpoints can run code when read, "
-        "so they are never opened here. Convert it once, where you trust the file, with PyTorch: "
-        f"`{convert}`, and load that folder"
+        f"{source} has {pickled} but no {wanted}. Pickled checkpoints are never opened here. "
+        f"Convert it once, with PyTorch: `semalign convert-checkpoint {source} --out FOLDER`, and "
+        "load that folder"
     )
+
+
+def pickled_name(names: Iterable[str], wanted: str) -> str | None:
+    """Return the pickled file, or its index, from which a safetensors file can be made.
+
+    Args:
+        names: of the files that are there.
+        wanted: name of the safetensors file, that of open_clip or of transformers.
+    """
+    found = {name for name in names if re.fullmatch(r"[^/]*\.(bin|pt|pth)(\.index\.json)?", name)}
+    usual = "pytorch_model.bin" if wanted == SINGLE_FILE else "open_clip_pytorch_model.bin"
+    for name in (usual, f"{usual}.index.json"):
+        if name in found:
+            return name
+    others = [name for name in sorted(found) if not _OF_TRAINING.match(name)]
+    return others[0] if len(others) == 1 else None
+
+
+#: Pickles of a training run that are no weights.
+_OF_TRAINING = re.compile(r"training_args|optimizer|scheduler|scaler|rng_state|openvino")
 
 
 def list_tensors(files: Iterable[Path]) -> dict[str, SourceTensor]:
@@ -214,13 +226,17 @@ def list_tensors(files: Iterable[Path]) -> dict[str, SourceTensor]:
     for path in files:
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
-                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        except safetensors.SafetensorError as error:
+                slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+                tensors = {
+                    key: SourceTensor(path, key, tuple(one.get_shape()), one.get_dtype())
+                    for key, one in slices.items()
+                }
+        except (safetensors.SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
-        twice = sorted(found.keys() & shapes.keys())
+        twice = sorted(found.keys() & tensors.keys())
         if twice:
             raise CheckpointError(f"{path} repeats tensors of {found[twice[0]].file}: {twice}")
-        found |= {key: SourceTensor(path, key, shape) for key, shape in shapes.items()}
+        found |= tensors
     return found
 
 
@@ -230,7 +246,8 @@ def canonical_names(
     """Return the tensors under today's names.
 
     The old names ``gamma`` and ``beta`` of norms become ``weight`` and ``bias``, and the prefix
-    that a model has inside of a task model (``bert.``) is taken off.
+    that a model has inside of a task model (``bert.``) is taken off. What has this name outside of
+    the model, too, is of the task's head and left out.
 
     Raises:
         CheckpointError: if two tensors get the same name.
@@ -243,11 +260,19 @@ def canonical_names(
         prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
         name = name[len(prefix) :]
         if name in renamed:
-            problems.append(f"{key} and {renamed[name].key} are the same tensor {name}")
+            outer, inner = sorted((renamed[name], tensor), key=lambda one: len(one.key))
+            if inner.key in [prefix + outer.key for prefix in prefixes]:
+                tensor = inner  # the other is of a head, as in BEiT's masked image modelling
+            else:
+                problems.append(f"{key} and {renamed[name].key} are the same tensor {name}")
         renamed[name] = tensor
     if problems:
         raise CheckpointError("ambiguous checkpoint:\n  " + "\n  ".join(problems))
     return renamed
+
+
+#: Types of weights, as safetensors calls them. Others have scales of their own, or none.
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def _compiled(rules: Sequence[Rule]) -> list[tuple[re.Pattern, Rule]]:
@@ -312,7 +337,7 @@ def load_params(
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
     filled_by: dict[str, list[str]] = defaultdict(list)
     plan: list[tuple[SourceTensor, Rule, list[str]]] = []
-    problems = []
+    problems, quantized = [], []
     for name, tensor in tensors.items():
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored):
             continue
@@ -321,6 +346,8 @@ def load_params(
             what = "no place" if not matches else f"{len(matches)} places"
             problems.append(f"{tensor.key} {list(tensor.shape)}: {what} in this model")
             continue
+        if tensor.dtype not in _FLOATS:
+            quantized.append(tensor)
         match, rule = matches[0]
         targets = [_fill(target, match.groups()) for target in rule.targets]
         if len(tensor.shape) and tensor.shape[0] % len(targets):
@@ -341,6 +368,12 @@ def load_params(
                     f"{list(shapes[target])}, it would get {list(part.shape)}"
                 )
         plan.append((tensor, rule, targets))
+    if quantized:
+        first = quantized[0]
+        raise CheckpointError(
+            f"{first.file} has {len(quantized)} weights of {first.dtype}, e.g. {first.key}: "
+            "quantized checkpoints are not supported; take the one in float32, float16 or bfloat16"
+        )
     problems += [
         f"{path} {list(shape)} is not filled"
         for path, shape in shapes.items()

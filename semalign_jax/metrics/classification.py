@@ -87,7 +87,9 @@ def accuracy(labels: ArrayLike, predicted: ArrayLike, *, weights: ArrayLike | No
     labels = integers("labels", labels)
     predicted = integers("predicted", predicted, labels.shape)
     weights = sample_weights(weights, labels.shape, jnp.float32)
-    valid = in_range("labels", labels, INT32.max, weights) & in_32_bits("predicted", predicted, weights)
+    valid = in_range("labels", labels, INT32.max, weights) & in_32_bits(
+        "predicted", predicted, weights
+    )
     return weighted_mean((labels == predicted).astype(weights.dtype), poisoned(weights, valid))
 
 

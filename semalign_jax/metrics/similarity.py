@@ -35,7 +35,14 @@ def normalize_rows(x: ArrayLike) -> Array:
         TypeError: if `x` is not floating point.
         ValueError: if it is a scalar or empty.
     """
-    return _unit_rows(checks.float_array("x", x, tuple(range(1, 9))))
+    return _unit_rows(_floats("x", x, range(1, 9)))
+
+
+def _floats(name: str, x: ArrayLike, ranks: range) -> Array:
+    """As `checks.float_array`, but JAX arrays may also be spread over Explicit axes of a mesh."""
+    if not isinstance(x, jax.Array) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return checks.float_array(name, x, tuple(ranks))
+    return x
 
 
 @jax.jit
@@ -68,9 +75,7 @@ def cosine_similarity(x: ArrayLike, y: ArrayLike) -> Array:
         TypeError: if one is not floating point.
         ValueError: if one is a scalar or empty.
     """
-    ranks = tuple(range(2, 9))
-    x, y = checks.float_array("x", x, ranks), checks.float_array("y", y, ranks)
-    x, y = normalize_rows(x), normalize_rows(y)
+    x, y = (normalize_rows(_floats(n, a, range(2, 9))) for n, a in (("x", x), ("y", y)))
     if y.ndim == 2:
         y = unsharded(y)  # rows of both spread over one axis of a mesh have no product
     return matmul(x, transpose(y))

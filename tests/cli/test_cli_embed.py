@@ -65,6 +65,39 @@ def test_lines_of_a_text_file(bert, tmp_path):
     assert "pooling: 'mean' there, 'cls' now" in error_of(*words, "--pooling", "cls")
 
 
+def test_prompts_by_name(bert, tmp_path):
+    import shutil
+
+    encoder = shutil.copytree(bert, tmp_path / "bert")
+    modules = [
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (encoder / "pooling").mkdir()
+    for name, values in {
+        "modules.json": modules,
+        "pooling/config.json": {"pooling_mode": "mean"},
+        "config_sentence_transformers.json": {"prompts": {"query": "no ", "document": "acute "}},
+    }.items():
+        (encoder / name).write_text(json.dumps(values))
+    (tmp_path / "texts.txt").write_text("left finding\nno finding")
+    texts = ["left finding", "no finding"]
+    for name, used, text in [("query", "query", "no "), ("document", "document", "acute ")]:
+        store = tmp_path / name
+        words = ("embed", encoder, tmp_path / "texts.txt", "--out", store, "--prompt-name", name)
+        values_of(*words)
+        expected = embedded(encoder, [text + one for one in texts])
+        np.testing.assert_allclose(list(rows_of(store).values()), expected, atol=1e-6)
+        found = sa.stores.open_store(store).description["prompt"]
+        assert found == {"name": used, "text": text}
+    assert "prompt: " in error_of(*words[:-1], "query")  # another store's
+    message = error_of(*words[:-1], "s2p")
+    assert "no prompt 's2p'; there are 'query', 'document', 'passage'" in message
+    loaded = encoders.load_encoder(image_encoder(tmp_path / "vit"))
+    with pytest.raises(ValueError, match="prompt_name must be None for images; got 'query'"):
+        encoders.embed(loaded, [pixels(1)], prompt_name="query", progress=False)
+
+
 def test_text_for_people(bert, tmp_path):
     (tmp_path / "texts.txt").write_text("no acute finding\n\n" + "no " * 30)
     result = run("embed", bert, tmp_path / "texts.txt", "--out", tmp_path / "s", "--quiet")

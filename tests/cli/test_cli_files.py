@@ -111,3 +111,25 @@ def test_convert_refuses(store, tmp_path):
     assert "no such file or folder" in error_of("convert", tmp_path / "no.npz", tmp_path / "s")
     message = error_of("convert", store, tmp_path / "no" / "a.npz")
     assert message == f"{tmp_path}/no: there is no such folder for the file"
+
+
+def test_convert_checkpoint(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs the extra parity")
+    from safetensors.numpy import load_file
+
+    bert = text_encoder(tmp_path / "bert")
+    weights = bert / "model.safetensors"
+    tensors = load_file(weights)
+    weights.unlink()
+    torch.save(
+        {name: torch.from_numpy(value) for name, value in tensors.items()},
+        bert / "pytorch_model.bin",
+    )
+    message = error_of("embed", bert, "--prompts", "rsna_pneumonia", "--out", tmp_path / "store")
+    assert f"`semalign convert-checkpoint {bert} --out FOLDER`" in message
+    out = tmp_path / "out"
+    found = values_of("convert-checkpoint", bert, "--out", out)
+    assert found == {"out": str(out), "weights": ["model.safetensors"]}
+    assert values_of("info", out)["supported"]
+    assert sorted(load_file(out / "model.safetensors")) == sorted(tensors)
+    assert "--overwrite" in error_of("convert-checkpoint", bert, "--out", out)

@@ -4,6 +4,7 @@ import io
 import sys
 import threading
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,17 @@ from PIL import Image
 from pydicom import Dataset, Sequence, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
+from pydicom.filewriter import write_file_meta_info
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
 
 from semalign_jax.data import PixelError, read_many, read_pixels
 
@@ -32,10 +41,10 @@ def bundled(name):
     return path
 
 
-def lut(entries, first=0, bits=16):
+def lut(entries, first=0, bits=16, kind="US"):
     item = Dataset()
-    item.add_new("LUTDescriptor", "US", [len(entries), first, bits])
-    item.add_new("LUTData", "US", [int(e) for e in entries])
+    item.add_new("LUTDescriptor", kind, [len(entries), first, bits])
+    item.add_new("LUTData", kind, [int(e) for e in entries])
     return Sequence([item])
 
 
@@ -90,6 +99,81 @@ def test_narrowest_linear_window_is_a_step(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", GREY8, WindowCenter=100.5, WindowWidth=1)
     np.testing.assert_array_equal(read_pixels(path), [[0, 0], [255, 255]])
     np.testing.assert_array_equal(read_pixels(path), np.rint(255 * reference(path)))
+
+
+def test_windows_narrower_than_the_standard_allows(tmp_path):
+    """Of values that a rescale makes fractions."""
+    tags = {"RescaleSlope": 0.001, "RescaleIntercept": 0, "WindowCenter": 0.15}
+    path = write_dicom(tmp_path / "a.dcm", GREY8, **tags, WindowWidth=0.21)
+    with pytest.warns(UserWarning, match=r"a\.dcm: has the window width 0\.21.* as LINEAR_EXACT"):
+        got = read_pixels(path, dtype=np.float32)
+    np.testing.assert_allclose(got, np.clip((GREY8 / 1000 - 0.15) / 0.21 + 0.5, 0, 1), atol=1e-6)
+    exact = write_dicom(
+        tmp_path / "b.dcm", GREY8, **tags, WindowWidth=0.21, VOILUTFunction="LINEAR_EXACT"
+    )
+    np.testing.assert_array_equal(read_pixels(exact, dtype=np.float32), got)
+    for function in ("LINEAR", "SIGMOID"):
+        path = write_dicom(
+            tmp_path / "c.dcm", GREY8, **tags, WindowWidth=0, VOILUTFunction=function
+        )
+        with pytest.warns(UserWarning, match=r"c\.dcm: has the window width 0; .* as if without"):
+            np.testing.assert_array_equal(read_pixels(path), GREY8)
+
+
+def without_preamble(path, header, **options):
+    """Written as old scanners do: elements from the first byte on."""
+    syntax = header.file_meta.TransferSyntaxUID
+    del header.file_meta
+    header.save_as(
+        path,
+        implicit_vr=syntax.is_implicit_VR,
+        little_endian=syntax.is_little_endian,
+        enforce_file_format=False,
+        **options,
+    )
+    assert path.read_bytes()[128:132] != b"DICM"
+    return path
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
+)
+def test_files_without_preamble(tmp_path, syntax):
+    values = GREY12.astype(">u2" if syntax == ExplicitVRBigEndian else "<u2")
+    tags: dict[str, Any] = {"stored": 12, "WindowCenter": 2000, "WindowWidth": 3000}
+    expected = read_pixels(write_dicom(tmp_path / "a.dcm", GREY12, **tags))
+    path = without_preamble(tmp_path / "b.dcm", dicom(values, syntax=syntax, **tags))
+    with pytest.warns(UserWarning, match=rf"b\.dcm: has no preamble .* read as {syntax.name}"):
+        np.testing.assert_array_equal(read_pixels(path), expected)
+
+
+def test_files_without_transfer_syntax(tmp_path):
+    header = dicom(GREY8)
+    del header.file_meta.TransferSyntaxUID
+    path = tmp_path / "a.dcm"
+    with path.open("wb") as file:
+        file.write(bytes(128) + b"DICM")
+        write_file_meta_info(file, header.file_meta, enforce_standard=False)
+        plain = without_preamble(tmp_path / "b.dcm", dicom(GREY8))
+        file.write(plain.read_bytes())
+    with pytest.warns(UserWarning, match=r"a\.dcm: has no transfer syntax; .* read as Explicit"):
+        np.testing.assert_array_equal(read_pixels(path), GREY8)
+
+
+def test_what_looks_like_dicom_without_preamble(tmp_path):
+    path = tmp_path / "a.dcm"
+    plain = without_preamble(path, dicom(GREY8)).read_bytes()
+    path.write_bytes(plain[:200])
+    with pytest.raises(PixelError, match=r"a\.dcm: has no preamble .* no image"):
+        read_pixels(path)
+    path.write_bytes(b"\x08\0" + bytes(range(1, 250)))
+    with pytest.raises(PixelError, match=r"a\.dcm: neither a DICOM"):
+        read_pixels(path)
+    header = dicom(GREY8)
+    header.compress(RLELossless)
+    path = without_preamble(path, header)
+    with pytest.raises(PixelError, match=r"a\.dcm: has no preamble .* pixels are compressed"):
+        read_pixels(path)
 
 
 def test_voi_lut_comes_before_windows_unless_told(tmp_path):
@@ -164,6 +248,102 @@ def test_lut_data_in_bytes(tmp_path):
     write_dicom(path, GREY8, VOILUTSequence=Sequence([item]))
     with pytest.raises(PixelError, match=r"a\.dcm: has a LUT of 8 entries.* says 256"):
         read_pixels(path)
+
+
+#: Pixels, first value as written, as it is meant: with the sign of the pixels, or not.
+SIGNS = [
+    ([-3, -2, 0, 5], "i2", "US", 65534, -2),
+    ([-3, -2, 0, 5], "i2", "SS", -2, -2),
+    ([-3, -2, 0, 5], "i1", "US", 65534, -2),
+    ([9, 10, 11, 13], "u2", "US", 10, 10),
+    ([39999, 40000, 40001, 40003], "u2", "SS", 40000 - 2**16, 40000),
+    ([65531, 65532, 65533, 65535], "u2", "SS", -4, 65532),
+    ([0, 1, 2, 3], "u2", "SS", -2, -2),
+    ([0, 1, 2, 3], "u1", "US", 65534, -2),
+]
+TABLE = np.array([0, 85, 170, 255])
+
+
+@pytest.mark.parametrize(("values", "pixels", "kind", "written", "first"), SIGNS)
+def test_first_value_of_a_lut_written_with_the_other_sign(
+    tmp_path, values, pixels, kind, written, first
+):
+    values = np.array(values, pixels).reshape(2, 2)
+    expected = TABLE[np.clip(values.astype(int) - first, 0, 3)]
+    assert len(np.unique(expected)) > 1
+    table = lut(TABLE, written, 8, kind)
+    for name in ("VOILUTSequence", "ModalityLUTSequence"):
+        path = write_dicom(tmp_path / "a.dcm", values, **{name: table})
+        np.testing.assert_array_equal(read_pixels(path), expected)
+    header = dicom(values, photometric="PALETTE COLOR")
+    for name in ("Red", "Green", "Blue"):
+        descriptor = [4, written, 8]
+        header.add_new(f"{name}PaletteColorLookupTableDescriptor", kind, descriptor)
+        segments = np.array([0, 4, *TABLE], np.uint8).tobytes()
+        header.add_new(f"Segmented{name}PaletteColorLookupTableData", "OW", segments)
+    header.save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "b.dcm")[..., 1], expected)
+    for name in ("Red", "Green", "Blue"):
+        del header[f"Segmented{name}PaletteColorLookupTableData"]
+        header.add_new(f"{name}PaletteColorLookupTableData", "OW", TABLE.astype("u1").tobytes())
+    header.save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "b.dcm")[..., 1], expected)
+
+
+def test_lut_after_a_rescale_to_negative_values(tmp_path):
+    """The sign is that of the rescaled values; in implicit VR it is read as that of the pixels."""
+    values = np.array([[1021, 1022], [1024, 1029]], np.uint16)
+    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+        path = write_dicom(
+            tmp_path / "a.dcm",
+            values,
+            syntax=syntax,
+            RescaleSlope=1,
+            RescaleIntercept=-1024,
+            VOILUTSequence=lut(TABLE, 65534, 8),
+        )
+        np.testing.assert_array_equal(read_pixels(path), [[0, 0], [170, 255]])
+
+
+def test_entries_of_a_lut_written_as_signed(tmp_path):
+    item = lut([0, 1, 2, 3], kind="SS")
+    item[0]["LUTData"].value = [0, 0x5555, 0xAAAA - 2**16, -1]
+    path = write_dicom(tmp_path / "a.dcm", np.array([[0, 1], [2, 3]]), VOILUTSequence=item)
+    np.testing.assert_array_equal(read_pixels(path), TABLE.reshape(2, 2))
+    many = lut(np.arange(40000) % 100, bits=8)
+    many[0]["LUTDescriptor"].VR = "SS"
+    many[0].add_new("LUTData", "OW", (np.arange(40000) % 100).astype("<u2").tobytes())
+    path = write_dicom(tmp_path / "b.dcm", np.array([[0, 99], [100, 39998]]), VOILUTSequence=many)
+    np.testing.assert_array_equal(read_pixels(path), [[0, 99], [0, 98]])
+
+
+def test_luts_that_contradict_themselves(tmp_path):
+    for bits, message in [(8, "entries up to 256, more than its 8 bits"), (0, "a LUT of 0 bits")]:
+        table = lut([0, 256], bits=bits)
+        path = write_dicom(tmp_path / "a.dcm", GREY8, VOILUTSequence=table)
+        with pytest.raises(PixelError, match=rf"a\.dcm: has .*{message}"):
+            read_pixels(path)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "stored", "kind", "written", "meant"),
+    [
+        ("i2", 16, "US", 63536, -2000),
+        ("i2", 12, "US", 63536, -2000),
+        ("i2", 12, "US", 63488, -2048),
+        ("i1", 8, "US", 128, -128),
+        ("u2", 16, "SS", -1, 65535),
+        ("u2", 16, "US", 65535, 65535),
+        ("u1", 8, "SS", -1, 255),
+    ],
+)
+def test_padding_written_with_the_other_sign(tmp_path, pixels, stored, kind, written, meant):
+    values = np.array([[meant, 0], [50, 100]], pixels)
+    header = dicom(values, stored=stored)
+    header.add_new("PixelPaddingValue", kind, written)
+    header.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    got = read_pixels(tmp_path / "a.dcm", scale="minmax")
+    np.testing.assert_array_equal(got, [[0, 0], [128, 255]])
 
 
 @pytest.mark.parametrize("stored", [8, 10, 12, 14, 16])
@@ -358,7 +538,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
         read_pixels(tmp_path / "none.dcm")
     text = tmp_path / "a.dcm"
     text.write_text("not an image")
-    with pytest.raises(PixelError, match=r"a\.dcm: neither a DICOM .* nor a PNG nor a JPEG"):
+    with pytest.raises(PixelError, match=r"a\.dcm: neither a DICOM .*; formats are PNG, JPEG"):
         read_pixels(text)
     text.write_bytes(b"")
     with pytest.raises(PixelError, match="neither"):
@@ -372,10 +552,12 @@ def test_what_cannot_be_read_is_named(tmp_path):
             read_pixels(bundled(name))
     png = write_image(tmp_path / "b.png", RNG.integers(0, 255, (64, 64)))
     png.write_bytes(png.read_bytes()[:-200])
-    with pytest.raises(PixelError, match=r"b\.png: cannot be decoded"):
+    with pytest.raises(PixelError, match=r"b\.png: is a broken image"):
         read_pixels(png)
     for tags, message in [
-        ({"WindowCenter": 5, "WindowWidth": 0}, "window width 0"),
+        ({"WindowCenter": 5, "WindowWidth": -1}, "window width -1"),
+        ({"WindowCenter": 5, "WindowWidth": float("nan")}, "center 5.0 and width nan"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 7}, "rescale slope 0.* and intercept 7"),
         ({"WindowCenter": [5, 6], "WindowWidth": 3}, "2 window centers but 1 window widths"),
         ({"WindowCenter": 5, "WindowWidth": 3, "VOILUTFunction": "CUBIC"}, "function CUBIC"),
         ({"photometric": "CMYK"}, "cannot be decoded|interpretation CMYK"),

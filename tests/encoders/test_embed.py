@@ -63,7 +63,7 @@ class FakeImage:
 
 
 def fake_preprocessors(patch):
-    patch.setattr(_embed, "text_preprocessor", lambda encoder: FakeText())
+    patch.setattr(_embed, "text_preprocessor", lambda encoder, **_: FakeText())
     patch.setattr(_embed, "image_preprocessor", lambda encoder: FakeImage())
 
 

@@ -2,6 +2,7 @@ import functools
 import io
 import json
 import tempfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from transformers import AutoImageProcessor
 
+from semalign_jax.data import read_pixels
 from semalign_jax.encoders import load_encoder
 from semalign_jax.encoders._preprocess import image_preprocessor
 
@@ -132,9 +134,8 @@ def stacked(*channels):
     return np.concatenate([c.reshape(40, 50, -1) for c in channels], axis=2)
 
 
-def over_white(colour, alpha):
-    share = alpha[..., None] / 255
-    return colour * share + 255 * (1 - share)
+def over_black(colour, alpha):
+    return colour * (alpha[..., None] / 255)
 
 
 def palette(**options):
@@ -147,6 +148,28 @@ def palette_colours():
     return np.array([[10, 20, 30], [100, 150, 200], [7, 70, 240]])[GREY % 3]
 
 
+FEW = DEEP >> 4
+FEW_SCALED = np.rint(FEW * (255 / 4095)).astype(np.uint8)
+
+
+def pgm(values, white):
+    return b"P5 50 40 %d\n" % white + values.astype(">u2").tobytes()
+
+
+def deep_png(values):
+    """A PNG of 16-bit colours, which Pillow does not write."""
+
+    def chunk(name, content):
+        check = zlib.crc32(name + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + name + content + check
+
+    height, width = values.shape[:2]
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
 CASES = {
     "8-bit grey": (saved(Image.fromarray(GREY)), GREY),
     "1-bit": (
@@ -155,24 +178,52 @@ CASES = {
     ),
     "grey and alpha": (
         saved(Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA)])),
-        over_white(stacked(GREY, GREY, GREY), ALPHA),
+        over_black(stacked(GREY, GREY, GREY), ALPHA),
     ),
     "colour and alpha": (
         saved(Image.fromarray(stacked(COLOUR, ALPHA))),
-        over_white(COLOUR, ALPHA),
+        over_black(COLOUR, ALPHA),
     ),
     "16-bit grey PNG": (saved(Image.fromarray(DEEP)), SCALED),
     "16-bit grey TIFF": (saved(Image.fromarray(DEEP), "TIFF"), SCALED),
     "16-bit big-endian": (Image.frombytes("I;16B", (50, 40), DEEP.astype(">u2").tobytes()), SCALED),
     "32-bit grey": (Image.fromarray(DEEP.astype(np.int32)), SCALED),
+    "12 bits in a PNG": (saved(Image.fromarray(FEW)), FEW_SCALED),
+    "12 bits in a TIFF": (saved(Image.fromarray(FEW), "TIFF"), FEW_SCALED),
+    "12 bits in a PGM": (pgm(FEW, 65535), FEW_SCALED),
+    "12 bits in a PGM of text": (
+        b"P2 50 40 65535\n" + " ".join(map(str, FEW.ravel())).encode(),
+        FEW_SCALED,
+    ),
+    "12 bits in a PGM that says so": (pgm(FEW // 2, 4095), np.rint(FEW // 2 / 4095 * 255)),
+    "8 bits in a PNG of 16": (saved(Image.fromarray(GREY.astype(np.uint16))), GREY),
+    "12 bits in an array": (FEW, FEW_SCALED),
+    "12-bit colours in an array": (stacked(FEW, FEW, FEW), FEW_SCALED),
+    "12-bit colours and alpha": (
+        stacked(FEW, FEW, FEW, np.full((40, 50), 65535, np.uint16)),
+        FEW_SCALED,
+    ),
+    "16-bit colours": (deep_png(stacked(DEEP, DEEP[::-1], DEEP)), None),
+    "TIFF that counts from white": (
+        saved(Image.fromarray(DEEP), "TIFF", tiffinfo={262: 0}),
+        255 - SCALED,
+    ),
+    "16-bit transparent value": (
+        saved(Image.fromarray(DEEP), transparency=int(DEEP[3, 4])),
+        np.where(DEEP == DEEP[3, 4], 0, SCALED),
+    ),
+    "12 bits and a transparent value": (
+        saved(Image.fromarray(np.where(GREY > 250, 65535, FEW).astype("u2")), transparency=65535),
+        np.where(GREY > 250, 0, FEW_SCALED),
+    ),
     "palette": (palette(), palette_colours()),
     "palette and transparent colour": (
         palette(transparency=1),
-        np.where((GREY % 3 == 1)[..., None], 255, palette_colours()),
+        np.where((GREY % 3 == 1)[..., None], 0, palette_colours()),
     ),
     "palette and alpha": (
         palette(transparency=bytes([255, 0, 100])),
-        over_white(palette_colours(), np.array([255, 0, 100])[GREY % 3]),
+        over_black(palette_colours(), np.array([255, 0, 100])[GREY % 3]),
     ),
     "array": (COLOUR, COLOUR),
     "array, grey": (GREY, GREY),
@@ -180,23 +231,59 @@ CASES = {
     "array, 16 bits": (DEEP, SCALED),
     "array, 16 bits, big-endian": (DEEP.astype(">u2"), SCALED),
     "array, 16 bits, colour": (stacked(DEEP, DEEP.T.reshape(40, 50), DEEP), None),
-    "array with alpha": (stacked(COLOUR, ALPHA), over_white(COLOUR, ALPHA)),
+    "array with alpha": (stacked(COLOUR, ALPHA), over_black(COLOUR, ALPHA)),
     "array in another order of memory": (np.asfortranarray(COLOUR)[::-1], COLOUR[::-1]),
+}
+
+
+AS_IS = PLAIN | {
+    "do_resize": False,
+    "do_normalize": False,
+    "crop_size": [40, 50],
+    "image_processor_type": "CLIPImageProcessor",
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_modes(name, tmp_path):
     given, expected = CASES[name]
-    settings = PLAIN | {"do_resize": False, "do_normalize": False, "crop_size": [40, 50]}
-    preprocess = make(tmp_path, settings | {"image_processor_type": "CLIPImageProcessor"})
+    preprocess = make(tmp_path, AS_IS)
     if expected is None:
-        expected = np.rint(given * (255 / 65535))
+        deep = given if isinstance(given, np.ndarray) else stacked(DEEP, DEEP[::-1], DEEP)
+        expected = np.rint(deep * (255 / 65535))
     if expected.ndim == 2:
         expected = stacked(expected, expected, expected)
     found = preprocess(given).transpose(1, 2, 0) * 255
-    blended = "alpha" in name
-    np.testing.assert_allclose(found, expected, atol=1.01 if blended else 1e-4)
+    bound = 1.01 if "alpha" in name or name == "16-bit colours" else 1e-4
+    np.testing.assert_allclose(found, expected, atol=bound)
+    if isinstance(given, bytes):  # read_pixels reads the file alike
+        (tmp_path / "image").write_bytes(given)
+        pixels = read_pixels(tmp_path / "image")
+        if pixels.ndim == 2:
+            pixels = stacked(pixels, pixels, pixels)
+        np.testing.assert_allclose(pixels, found, atol=1e-4)
+
+
+def test_sixteen_bit_colours_that_use_fewer_bits_are_refused(tmp_path):
+    preprocess = make(tmp_path)
+    path = tmp_path / "scan.png"
+    path.write_bytes(deep_png(stacked(FEW, FEW, FEW)))
+    for read in (preprocess, read_pixels):
+        with pytest.raises(ValueError, match=r"scan\.png:? has colours of 16 bits, .* fewer bits"):
+            read(path)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "GIF", "MPO"])
+def test_several_frames_are_refused(tmp_path, format):
+    preprocess = make(tmp_path)
+    path = tmp_path / "film"
+    path.write_bytes(saved(picture(), format, save_all=True, append_images=[picture(seed=1)]))
+    message = "formats are PNG" if format == "GIF" else "has 2 frames, and one is expected"
+    for read in (preprocess, read_pixels):
+        with pytest.raises(ValueError, match=f"film:? .*{message}"):
+            read(path)
+    with Image.open(path) as film, pytest.raises(ValueError, match="image has 2 frames"):
+        preprocess(film)
 
 
 def test_cmyk_is_converted_as_pillow_does(tmp_path):
@@ -205,6 +292,8 @@ def test_cmyk_is_converted_as_pillow_does(tmp_path):
     expected = preprocess(image.convert("RGB"))
     np.testing.assert_array_equal(preprocess(image), expected)
     np.testing.assert_array_equal(preprocess(saved(image, "TIFF")), expected)
+    (tmp_path / "image").write_bytes(saved(image, "TIFF"))
+    np.testing.assert_array_equal(read_pixels(tmp_path / "image"), np.asarray(image.convert("RGB")))
 
 
 def test_grey_equals_three_equal_channels(tmp_path):
@@ -213,12 +302,22 @@ def test_grey_equals_three_equal_channels(tmp_path):
     np.testing.assert_array_equal(preprocess(saved(Image.fromarray(GREY))), expected)
 
 
-def test_exif_orientation_is_left_alone(tmp_path):
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_exif_orientation_is_applied(tmp_path, format, bits):
+    if format == "JPEG" and bits == 16:
+        return
     preprocess = make(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = preprocess(saved(picture(), "PNG", exif=exif))
-    np.testing.assert_array_equal(turned, preprocess(saved(picture())))
+    image = picture() if bits == 8 else Image.fromarray(DEEP)
+    path = tmp_path / "image"
+    path.write_bytes(saved(image, format))
+    upright = read_pixels(path)
+    path.write_bytes(saved(image, format, exif=exif))
+    turned = np.rot90(upright, -1)
+    np.testing.assert_array_equal(read_pixels(path), turned)
+    np.testing.assert_array_equal(preprocess(path), preprocess(np.ascontiguousarray(turned)))
 
 
 ONE = PLAIN | {"image_mean": [0.5], "image_std": [1 / 2048], "do_convert_rgb": True}

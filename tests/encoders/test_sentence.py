@@ -63,7 +63,10 @@ def test_all_settings(tmp_path):
             },
         },
     )
-    assert sentence_settings(tmp_path) == SentenceSettings("cls", True, 12, True, "query: ")
+    prompts = {"query": "query: ", "document": ""}
+    assert sentence_settings(tmp_path) == SentenceSettings(
+        "cls", True, 12, True, "query: ", "query", prompts
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_all_settings(tmp_path):
         ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "'cls', 'mean'"),
         ({"pooling_mode": ["cls", "mean"]}, "'cls', 'mean'"),
         ({"pooling_mode": 3}, "3"),
-        ({"pooling_mode_cls_token": True, "include_prompt": False}, "include_prompt"),
+        ({"pooling_mode_cls_token": True, "include_prompt": None}, "include_prompt"),
         ({"pooling_mode_cls_token": True, "new_option": 1}, "new_option"),
     ],
 )
@@ -130,6 +133,8 @@ def test_transformer_in_a_sub_folder(tmp_path):
         ("sentence_bert_config.json", '{"transformer_task": "fill-mask"}', "transformer_task"),
         ("config_sentence_transformers.json", '{"default_prompt_name": "q"}', "'q'"),
         ("config_sentence_transformers.json", '{"truncate_dim": 4}', "truncate_dim"),
+        ("config_sentence_transformers.json", '{"prompts": ["a"]}', "prompts must be texts"),
+        ("config_sentence_transformers.json", '{"prompts": {"a": 1}}', "prompts must be texts"),
     ],
 )
 def test_malformed_files_are_named(tmp_path, name, text, named):
@@ -137,6 +142,55 @@ def test_malformed_files_are_named(tmp_path, name, text, named):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=f"(?s){name.rpartition('/')[2]}.*{named}"):
         sentence_settings(tmp_path)
+
+
+def with_prompts(folder, prompts, default=None, pooling=None):
+    values = {"prompts": prompts, "default_prompt_name": default}
+    files = {"config_sentence_transformers.json": values}
+    write(folder, pooling or {"pooling_mode": "mean"}, files=files)
+    return sentence_settings(folder)
+
+
+ALL = {"corpus": "c: ", "passage": "p: ", "document": "d: ", "query": "q: ", "s2p": "s: "}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default", "name", "used"),
+    [
+        (ALL, None, None, None),
+        (ALL, "s2p", None, "s2p"),
+        (ALL, "s2p", "query", "query"),
+        (ALL, "s2p", "document", "document"),
+        (ALL, "s2p", "corpus", "corpus"),
+        ({"corpus": "c: ", "passage": "p: "}, None, "document", None),
+        ({"s2p": "s: "}, "s2p", "document", None),
+        ({"s2p": "s: "}, "s2p", "query", None),
+        ({"s2p": "s: "}, None, "query", None),
+        ({}, None, "document", None),
+        ({"query": "q: ", "document": ""}, "query", "document", "document"),
+    ],
+)
+def test_prompts_by_name(tmp_path, prompts, default, name, used):
+    settings = with_prompts(tmp_path, prompts, default)
+    expected = used, "" if used is None else prompts[used]
+    assert settings.chosen_prompt(name, tmp_path) == expected
+
+
+def test_unknown_prompts_list_the_known(tmp_path):
+    settings = with_prompts(tmp_path, {"s2p": "s: ", "query": "q: "})
+    with pytest.raises(
+        ValueError, match="no prompt 'passage'; there are 'query', 'document', 's2p'"
+    ):
+        settings.chosen_prompt("passage", tmp_path)
+
+
+def test_prompts_that_are_not_pooled(tmp_path):
+    pooling = {"pooling_mode": "mean", "include_prompt": False}
+    settings = with_prompts(tmp_path, {"query": "q: ", "document": ""}, pooling=pooling)
+    for name in (None, "document"):
+        assert settings.chosen_prompt(name, tmp_path)[1] == ""
+    with pytest.raises(ValueError, match="include_prompt is false.*'query'"):
+        settings.chosen_prompt("query", tmp_path)
 
 
 def test_missing_pooling_file(tmp_path):

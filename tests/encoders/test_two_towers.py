@@ -233,7 +233,7 @@ def test_open_clip_files_have_names_of_their_own(tmp_path):
     (tmp_path / "open_clip_pytorch_model.bin").touch()
     name = read_config(tmp_path)[2]
     assert name == "open_clip_model.safetensors"
-    with pytest.raises(FileNotFoundError, match="save_file"):
+    with pytest.raises(FileNotFoundError, match="semalign convert-checkpoint"):
         checkpoint_files(tmp_path, name)
     (tmp_path / "open_clip_pytorch_model.safetensors").touch()
     assert read_config(tmp_path)[2] == "open_clip_pytorch_model.safetensors"

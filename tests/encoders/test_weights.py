@@ -139,7 +139,7 @@ def test_shards_of_an_index(tiny_bert):
 
 def test_pickled_checkpoint_is_not_opened_and_the_error_says_how_to_convert(tiny_bert):
     (tiny_bert / "model.safetensors").rename(tiny_bert / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match="pytorch_model.bin.*save_pretrained"):
+    with pytest.raises(FileNotFoundError, match="pytorch_model.bin.*`semalign convert-checkpoint"):
         load_encoder(tiny_bert)
     (tiny_bert / "pytorch_model.bin").unlink()
     with pytest.raises(FileNotFoundError, match="no model.safetensors"):
@@ -148,8 +148,38 @@ def test_pickled_checkpoint_is_not_opened_and_the_error_says_how_to_convert(tiny
 
 def test_cut_file_is_refused(tiny_bert):
     path = tiny_bert / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    whole = path.read_bytes()
+    for left in (whole[:-10], whole[:100], whole[:5], b""):
+        path.write_bytes(left)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors is not a whole safetensors"):
+            load_encoder(tiny_bert)
+
+
+def test_links_to_nothing_are_named(tiny_bert):
+    """As in a cache of the hub whose blobs are gone."""
+    (tiny_bert / "README.md").symlink_to("gone")  # not used
+    load_encoder(tiny_bert)
+    (tiny_bert / "1_Pooling").mkdir()
+    for name in ("model.safetensors", "tokenizer.json", "1_Pooling/config.json"):
+        (tiny_bert / name).unlink(missing_ok=True)
+        (tiny_bert / name).symlink_to("../blobs/0123")
+        with pytest.raises(FileNotFoundError, match=rf"{name} is a link to \.\./blobs/0123, which"):
+            load_encoder(tiny_bert)
+        (tiny_bert / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [(np.int8, "I8"), (np.uint8, "U8"), (ml_dtypes.float8_e4m3fn, "F8_E4M3")]
+)
+def test_quantized_weights_are_refused(tiny_bert, kind, named):
+    path = tiny_bert / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    name = "encoder.layer.0.output.dense.weight"
+    tensors[name] = tensors[name].astype(kind)
+    tensors[name + "_scale"] = np.ones(1, np.float32)
+    save(tiny_bert, tensors)
+    message = rf"model\.safetensors has 1 weights of {named}, e\.g\. {name}: quantized"
+    with pytest.raises(CheckpointError, match=message):
         load_encoder(tiny_bert)
 
 
@@ -158,6 +188,16 @@ def test_two_names_of_one_tensor_are_refused(tmp_path):
     save(tmp_path, {"bert.LayerNorm.gamma": one, "LayerNorm.weight": one})
     with pytest.raises(CheckpointError, match="same tensor LayerNorm.weight"):
         canonical_names(list_tensors(checkpoint_files(tmp_path)), ("bert.",))
+
+
+def test_a_head_may_have_a_name_of_the_model(tmp_path):
+    save(tmp_path, {"beit.layernorm.bias": np.ones(2), "layernorm.bias": np.zeros(2)})
+    tensors = list_tensors(checkpoint_files(tmp_path))
+    for given in (tensors, dict(reversed(tensors.items()))):
+        found = canonical_names(given, ("beit.",))
+        assert [(name, one.key) for name, one in found.items()] == [
+            ("layernorm.bias", "beit.layernorm.bias")
+        ]
 
 
 def test_paths_of_parameters():

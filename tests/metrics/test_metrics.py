@@ -892,7 +892,9 @@ def test_integers_beyond_32_bits_do_not_wrap_around(precision):
     for function in calls["labels"][:3]:
         function(np.zeros(12))  # rows without weight may hold anything
     assert np.isnan(metrics.auroc_from_ranking(metrics.rank_scores(labels, scores)))
-    assert metrics.accuracy(np.full(3, -(2**31) + 1), np.full(3, 2**31 - 2)) == 0
+    assert metrics.accuracy(np.full(3, 2**31 - 2), np.full(3, -(2**31) + 1)) == 0
+    with pytest.raises(ValueError, match=r"labels must be in \[0, .* is -1\. .*the weight 0"):
+        metrics.accuracy(np.array([-1, 1, 0]), np.array([0, 1, 0]))  # -1 stands for no label
     k: Any = np.int64(2**32 + 1)
     assert metrics.recall_at_k(np.array([3.0]), k) == 1
 

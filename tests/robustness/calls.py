@@ -57,9 +57,7 @@ def calls() -> dict[str, Call]:
             sa.evaluate_stitching,
             {"head": head, "mapping": sa.fit_affine(X, X), "x": X, "y": X, "labels": LABELS},
         ),
-        "head_accuracy": Call(
-            sa.stitching.head_accuracy, {"head": head, "x": X, "labels": LABELS}
-        ),
+        "head_accuracy": Call(sa.stitching.head_accuracy, {"head": head, "x": X, "labels": LABELS}),
         "zero_shot_logits": Call(sa.zero_shot_logits, {"embeddings": X, "classes": X[:3]}),
         "zero_shot_predict": Call(sa.zero_shot_predict, {"embeddings": X, "classes": X[:3]}),
         "anchor_sweep": Call(

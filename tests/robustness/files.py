@@ -132,7 +132,9 @@ def samples(root: Path) -> dict[str, Sample]:
     path = folder("map") / "map.safetensors"
     sa.save_map(sa.fit_affine(rows[:, :4], rows), path, method="affine")
     found["map"] = Sample(path, _weights)
-    text = "id,text,a,b\n" + "".join(f"{k},text {k},{k % 2},{-1 if k % 3 else ''}\n" for k in ids)
+    text = "id,text,a,b\n" + "".join(
+        f"{name},text,{k % 2},{-1 if k % 3 else ''}\n" for k, name in enumerate(ids)
+    )
     path = folder("csv") / "table.csv"
     path.write_text(text)
     found["csv"] = Sample(path, _table(path.name))
@@ -204,7 +206,10 @@ def mutations(draw: random.Random, data: bytes, others: list[bytes]) -> Iterator
             nest = b"[" * depth if draw.random() < 0.5 else b'{"a":' * depth
             yield "nested", draw.choice((nest, data[:place] + nest + data[place:]))
         else:
-            yield "noise", draw.choice((b"", b"\0" * 100, draw.randbytes(200), b"null", b"[]", b"{}"))
+            yield (
+                "noise",
+                draw.choice((b"", b"\0" * 100, draw.randbytes(200), b"null", b"[]", b"{}")),
+            )
 
 
 def _huge(draw: random.Random, data: bytes) -> bytes:
@@ -274,6 +279,7 @@ def run(root: Path, count: int, seed: int = 0) -> Iterator[tuple[int, list[str]]
     start = 0
     context = multiprocessing.get_context("spawn")
     while start < count:
+        begin = start
         here, there = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(root, start, count, seed, there))
         process.start()
@@ -290,6 +296,14 @@ def run(root: Path, count: int, seed: int = 0) -> Iterator[tuple[int, list[str]]
                     yield start, list(faults)
             start = count
         except EOFError:  # it is gone
+            if (
+                start == begin
+                and message[2] is False
+                and message[0] == begin
+                and "process" in (message[1])
+                and "does not start" in message[1]
+            ):
+                raise RuntimeError("the process that tries files does not start") from None
             faults[message[1]] = None
             start = message[0] + 1
             yield start, list(faults)

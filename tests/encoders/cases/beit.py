@@ -34,6 +34,15 @@ def masked_modelling(tensors):
     return stored
 
 
+def masked_modelling_of_class_token(tensors):
+    """The same without mean pooling: the model and the head have each a norm."""
+    stored = {f"beit.{name}": value for name, value in tensors.items()}
+    for name in ("weight", "bias"):
+        stored[f"layernorm.{name}"] = 2 + tensors[f"layernorm.{name}"]
+        stored[f"lm_head.{name}"] = tensors[f"layernorm.{name}"]
+    return stored
+
+
 def without_pooler(model, inputs):
     outputs = model(**inputs, output_hidden_states=True)
     return {"hidden_1": outputs.hidden_states[1], "last": outputs.last_hidden_state}
@@ -71,6 +80,7 @@ CASES = (
             "num_channels": 1,
         },
         images(8, channels=1),
+        edit=masked_modelling_of_class_token,
     ),
     Case(
         "beit-all-positions",
