@@ -82,7 +82,8 @@ def accuracy(labels: ArrayLike, predicted: ArrayLike, *, weights: ArrayLike | No
 
     Raises:
         TypeError: for classes that are not integers or booleans.
-        ValueError: for shapes that do not match, classes beyond 32 bits, negative labels or weights.
+        ValueError: for shapes that do not match, classes beyond 32 bits, and negative labels or
+            weights.
     """
     labels = integers("labels", labels)
     predicted = integers("predicted", predicted, labels.shape)

@@ -92,7 +92,7 @@ def test_prompts_by_name(bert, tmp_path):
         assert found == {"name": used, "text": text}
     assert "prompt: " in error_of(*words[:-1], "query")  # another store's
     message = error_of(*words[:-1], "s2p")
-    assert "no prompt 's2p'; there are 'query', 'document', 'passage'" in message
+    assert "no prompt 's2p'; there are 'query', 'document'" in message
     loaded = encoders.load_encoder(image_encoder(tmp_path / "vit"))
     with pytest.raises(ValueError, match="prompt_name must be None for images; got 'query'"):
         encoders.embed(loaded, [pixels(1)], prompt_name="query", progress=False)
