@@ -28,6 +28,22 @@ def parse_json(data: str | bytes, where: Any, *, unique: bool = False) -> Any:
         raise ValueError(f"{where} is nested too deep") from None
 
 
+def read_json(path: Path, kind: type) -> Any:
+    """The object or list of a JSON file.
+
+    Args:
+        path: the file.
+        kind: dict or list.
+
+    Raises:
+        ValueError: if it holds none; names it.
+    """
+    values = parse_json(path.read_bytes(), path)
+    if not isinstance(values, kind):
+        raise ValueError(f"{path} must hold a JSON {'object' if kind is dict else 'list'}")
+    return values
+
+
 def read_document(path: Path, what: str) -> Any:
     """Read a JSON or YAML file, by its suffix.
 

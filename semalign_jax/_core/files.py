@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, say what they are, and are known by a hash."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -114,8 +115,11 @@ def reading(path: Path, what: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # decoders raise many kinds
-        system = isinstance(error, OSError) and error.errno is not None
-        if system or str(path) in str(error):
+        # A seek to a place that a file gives can be invalid.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            error.filename = error.filename or str(path)
+            raise
+        if str(path) in str(error):
             raise
         why = str(error) or type(error).__name__
         raise ValueError(f"{path} is damaged or no {what}: {why}") from None

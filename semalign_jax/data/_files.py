@@ -5,9 +5,11 @@ import difflib
 import gzip
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TextIO
 
 from .._core.ids import id_text
 from ._dataset import DatasetError, Label, Problems
@@ -15,7 +17,7 @@ from ._dataset import DatasetError, Label, Problems
 #: How programs spell a cell without a value, in lower case.
 _MISSING = frozenset(("", "na", "n/a", "nan", "<na>", "none", "null"))
 #: Characters of a cell; reports are longer than the 131072 of the csv module.
-_LONGEST = 2**31 - 1
+_LONGEST = 1 << 24
 
 
 def folder(path: str | os.PathLike, what: str) -> Path:
@@ -75,7 +77,7 @@ def _csv_rows(path: Path, encoding: str) -> Iterator[tuple[str, list[str]]]:
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
     try:
         with opener(path, "rt", encoding=encoding, newline="") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(_bounded_lines(path, file), strict=True)
             yield f"{path}, line 1", [name.strip() for name in next(reader, [])]
             for cells in reader:
                 # A quoted cell may span lines: the row is named by its last one.
@@ -86,8 +88,16 @@ def _csv_rows(path: Path, encoding: str) -> Iterator[tuple[str, list[str]]]:
         raise DatasetError(
             f"{path}: not {encoding} text after line {line} ({error.reason}); convert the file"
         ) from None
-    except (csv.Error, EOFError, gzip.BadGzipFile) as error:
+    except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DatasetError(f"{path}, after line {line}: not a whole CSV file: {error}") from None
+
+
+def _bounded_lines(path: Path, file: TextIO) -> Iterator[str]:
+    # A small archive can hold one line that fills memory.
+    while line := file.readline(_LONGEST + 1):
+        if len(line) > _LONGEST:
+            raise DatasetError(f"{path} has a line of more than {_LONGEST} characters: no table")
+        yield line
 
 
 def known_text(value: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._core import checks
+from .._core.files import reading
 from .._core.ids import id_text
 from ._dataset import DatasetError, ImageTextDataset, Label, Problems, Rows
 from ._files import (
@@ -311,22 +312,23 @@ def _one_hot(value: str, names: Sequence[str]) -> list[Label]:
 def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Like `read_csv`, with rows counted from 1 and values as text."""
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import parquet
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "pyarrow is needed to read Parquet: pip install 'semalign_jax[parquet]'"
         ) from None
     try:
-        file = parquet.ParquetFile(path)
-        refuse_missing(path, file.schema_arrow.names, required)
-        number = 0
-        for batch in file.iter_batches(columns=list(dict.fromkeys(required))):
-            for row in batch.to_pylist():
-                number += 1
-                where = f"{path}, row {number}"
-                yield where, {name: _parquet_cell(v, name, where) for name, v in row.items()}
-    except (ArrowException, OSError) as error:
-        raise DatasetError(f"{path}: not a whole Parquet file: {error}") from None
+        with reading(path, "whole Parquet file"):
+            file = parquet.ParquetFile(path)
+            refuse_missing(path, file.schema_arrow.names, required)
+            number = 0
+            for batch in file.iter_batches(columns=list(dict.fromkeys(required))):
+                for row in batch.to_pylist():
+                    number += 1
+                    where = f"{path}, row {number}"
+                    yield where, {name: _parquet_cell(v, name, where) for name, v in row.items()}
+    except ValueError as error:
+        raise DatasetError(str(error)) from None
 
 
 def _parquet_cell(value: Any, column: str, where: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .._core.documents import read_json
 from .._core.files import replaced, write_atomically
 from ._encoder import read_config
 from ._hub import is_small, resolve_checkpoint
@@ -96,7 +97,7 @@ def _shards(path: Path) -> list[Path]:
     if not path.name.endswith(".index.json"):
         return [path]
     try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(path, dict)["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not an index of checkpoint files: {error}") from None
     # A name such as ../x would read outside of the folder.

@@ -1,6 +1,5 @@
 """`load_encoder`, and the pure function `encode` from a batch to embeddings."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .._core.checks import option
+from .._core.documents import read_json
 from ._config import ConfigReader
 from ._family import Family, family_of
 from ._hub import resolve_checkpoint
@@ -89,12 +89,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str, str]:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} must hold a JSON object")
+        values = read_json(path, dict)
         if name == "open_clip_config.json":
             values["model_type"] = "open_clip"
         if not isinstance(values.get("model_type"), str):

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._core.documents import read_json
 from .._core.files import content_hash
 from .._core.pictures import PictureError, read_picture, white_of
 from ._encoder import Encoder
 from ._hub import IMAGE_FILES, SENTENCEPIECE_FILES, TOKENIZER_FILES
-from ._sentence import read_json, sentence_settings
+from ._sentence import sentence_settings
 
 # And from there on three in each doubling: few programs, little padding.
 _SHORT_LENGTHS = (16, 32, 48, 64, 96, 128)

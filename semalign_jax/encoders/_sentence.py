@@ -1,10 +1,11 @@
 """The settings of sentence-transformers that a folder may have: pooling, normalisation, text."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from .._core.documents import read_json
 
 MODULES_FILE = "modules.json"
 #: The newest first; the others are of the first releases.
@@ -143,17 +144,6 @@ def sentence_settings(folder: Path) -> SentenceSettings:
         prompts=prompts,
         pools_prompt=pools_prompt,
     )
-
-
-def read_json(path: Path, kind: type) -> Any:
-    """Return the object or list of a JSON file; `ValueError` names the file if it is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, kind):
-        raise ValueError(f"{path} must hold a JSON {'object' if kind is dict else 'list'}")
-    return values
 
 
 def _modules(path: Path) -> tuple[list[str], list[str]]:

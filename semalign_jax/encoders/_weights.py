@@ -7,7 +7,6 @@ largest first, so that the peak of memory stays near the size of the parameters 
 """
 
 import fnmatch
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+
+from .._core.documents import read_json
 
 SINGLE_FILE = "model.safetensors"
 
@@ -163,7 +164,7 @@ def checkpoint_files(folder: Path, name: str = SINGLE_FILE) -> tuple[Path, ...]:
         return (folder / name,)
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            names = sorted(set(read_json(index, dict)["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{index} is not an index of safetensors files: {error}"

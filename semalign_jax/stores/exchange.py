@@ -51,6 +51,7 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
 
     Raises:
         ModuleNotFoundError: if the format's package is missing; names the extra.
+        OSError: if the file cannot be written, e.g. to a full disk; the old one stays.
         ValueError: for another ending, an empty store, or ids that the format cannot hold.
     """
     path = as_path(path)
@@ -63,6 +64,8 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
             writer.get(_suffix(path), _write_hdf5)(store, temporary, dtype)
         except UnicodeEncodeError as error:
             raise ValueError(f"{path}: an id is no Unicode text: {error}") from None
+        except (OSError, RuntimeError) as error:  # h5py raises both
+            raise OSError(f"{path} cannot be written: {error}") from error
     if path.suffix == ".npy":
         write_atomically(ids_path(path), encoded_ids(store.ids))
 
@@ -226,7 +229,7 @@ def _read_ids(path: Path) -> list[Any]:
 
 def _map_array(path: Path) -> np.ndarray:
     with reading(path, ".npy file of a plain array"):
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")  # of objects it maps none
 
 
 @dataclass(frozen=True)
@@ -320,7 +323,10 @@ def _read_hdf5(path: Path, embeddings: str, ids: str) -> Iterator[tuple[Any, Any
             if not rows.shape or len(names.shape) != 1:
                 raise ValueError(f"{path}: {embeddings!r} must be [n, dimension] and {ids!r} [n]")
             _refuse_other_count(path, ids, names.shape[0], embeddings, rows.shape[0])
-            found = (names.asstr() if h5py.check_string_dtype(names.dtype) else names)[:]
+            text = h5py.check_string_dtype(names.dtype)
+            if text is not None and text.length is None:
+                _check_texts(path, names)
+            found = (names.asstr() if text else names)[:]
         yield found, rows
 
 
@@ -347,6 +353,46 @@ def _data_set(path: Path, file: Any, key: str) -> Any:
         )
     _refuse_declared(path, key, math.prod(found.chunks or ()) * found.dtype.itemsize)
     return found
+
+
+def _check_texts(path: Path, texts: Any) -> None:
+    """Look at where a data set of texts has them, before HDF5 reads: it believes what is there.
+
+    It takes the memory that a length asks for, and does not come back from a heap of texts whose
+    free space is of size zero. Of compressed data sets nothing can be seen.
+    """
+    if texts.chunks is None:
+        parts = [(texts.id.get_offset(), texts.id.get_storage_size())]
+    elif texts.id.get_create_plist().get_nfilters():
+        return
+    else:
+        chunks = (texts.id.get_chunk_info(k) for k in range(texts.id.get_num_chunks()))
+        parts = [(chunk.byte_offset, chunk.size) for chunk in chunks]
+    kind = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
+    with path.open("rb") as file:
+        for start, size in parts:
+            if start is None:  # they are in the header, and few
+                continue
+            file.seek(start)
+            found = np.frombuffer(file.read(size // kind.itemsize * kind.itemsize), kind)
+            _refuse_declared(path, texts.name, int(found["length"].sum(dtype=np.uint64)))
+            for heap in np.unique(found["heap"][found["length"] > 0]).tolist():
+                file.seek(min(heap, path.stat().st_size))
+                _check_heap(path, file.read(16), file)
+
+
+def _check_heap(path: Path, header: bytes, file: Any) -> None:
+    size = int.from_bytes(header[8:], "little")
+    _refuse_declared(path, "heap", size)
+    data = file.read(max(0, size - 16))
+    place = 0
+    while header[:4] == b"GCOL" and place + 16 <= len(data):
+        index, length = (
+            int.from_bytes(data[place + k : place + m], "little") for k, m in ((0, 2), (8, 16))
+        )
+        if index == 0 and length == 0:
+            raise ValueError(f"{path} is damaged: a heap of texts has free space of size zero")
+        place += length if index == 0 else 16 + -(-length // 8) * 8
 
 
 def _keys(path: Path, found: Any, *keys: str) -> tuple[str, ...]:

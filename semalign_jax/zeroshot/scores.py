@@ -167,7 +167,9 @@ def zero_shot_logits(
             f"embeddings must live in the space of the classes, {classes.shape[1]} dimensions; "
             f"got {embeddings.shape}: map them first"
         )
-    center = None if center is None else jnp.asarray(center)
+    dtype = common_dtype(embeddings.dtype, classes.dtype)
+    embeddings, classes = embeddings.astype(dtype), classes.astype(dtype)
+    center = None if center is None else jnp.asarray(center, dtype)
     return _logits(checks.batch_size(batch_size), embeddings, classes, center)
 
 

@@ -1,6 +1,8 @@
 """`semalign info`, `verify` and `convert`."""
 
 import json
+import os
+import socket
 
 import numpy as np
 import pytest
@@ -133,3 +135,32 @@ def test_convert_checkpoint(tmp_path):
     assert values_of("info", out)["supported"]
     assert sorted(load_file(out / "model.safetensors")) == sorted(tensors)
     assert "--overwrite" in error_of("convert-checkpoint", bert, "--out", out)
+
+
+def test_characters_of_files_do_not_steer_a_terminal(tmp_path):
+    store = sa.stores.create_store(
+        tmp_path / "s", description={"made": "a\x1b[2J\u202e\rb"}, dimension=2
+    )
+    store.append(["i"], np.ones((1, 2), np.float32))
+    text = run("info", tmp_path / "s").stdout
+    assert r"made: a\x1b[2J\u202e\rb" in text
+    assert text.replace("\n", "").isprintable()
+
+
+def test_what_killed_runs_have_left_is_removed(tmp_path):
+    pair_of_stores(tmp_path)
+    here = socket.gethostname()[:50]
+    left = [
+        tmp_path / f".rows.npz.{here}-999999999-abcd1234",  # a process of this machine that is gone
+        tmp_path / ".rows.npz.other-machine-17-abcd1234",  # of another one, a day ago
+    ]
+    left[0].mkdir()
+    (left[0] / "chunk-00000.safetensors").write_bytes(b"rows")
+    left[1].write_bytes(b"rows")
+    os.utime(left[1], (0, 0))
+    kept = [tmp_path / ".rows.npz.other-machine-18-abcd1234", tmp_path / ".rows.npz.mine"]
+    for path in kept:
+        path.write_bytes(b"of a run that may go on, or of the user")
+    run("convert", tmp_path / "a", tmp_path / "rows.npz")
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)

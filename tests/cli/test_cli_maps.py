@@ -180,6 +180,37 @@ def test_an_interrupted_apply_goes_on(stores, mapping, tmp_path, monkeypatch):
     np.testing.assert_allclose(rows, expected, atol=1e-5)
 
 
+def test_plain_arrays_are_matched_by_position(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30, 6)).astype(np.float32)
+    y = (x @ rng.standard_normal((6, 4))).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    names = (tmp_path / "x.npy", tmp_path / "y.npy")
+    found = values_of("fit", *names, "--method", "linear", "--out", tmp_path / "m.safetensors")
+    assert (found["anchors"], found["d_in"], found["d_out"]) == (30, 6, 4)
+    values_of("apply", tmp_path / "m.safetensors", names[0], "--out", tmp_path / "mapped")
+    mapped = sa.stores.open_store(tmp_path / "mapped")
+    np.testing.assert_allclose(mapped.rows(slice(None)), y, atol=1e-4)
+    assert mapped.ids[:2] == ("0", "1")
+    assert values_of("sweep", *names, *SMALL)["matched"] == 30
+    # Rows without ids take those of a store, and of a file beside them.
+    store = sa.stores.create_store(tmp_path / "s", description={}, dimension=4)
+    store.append([f"case {k}" for k in range(30)], y)
+    other = ("fit", names[0], tmp_path / "s", "--out", tmp_path / "n.safetensors")
+    assert values_of(*other)["matched"] == 30
+    (tmp_path / "x.ids.json").write_text(json.dumps([f"case {k}" for k in range(10, 40)]))
+    assert values_of(*other)["matched"] == 20
+    np.save(names[1], y[:20])
+    (tmp_path / "x.ids.json").unlink()
+    message = error_of("fit", *names, "--out", tmp_path / "m.safetensors")
+    assert message.startswith(f"{names[0]} has 30 rows and {names[1]} 20: {names[0]} has no ids")
+    np.save(names[1], np.arange(30).reshape(10, 3))
+    assert "of int64; expected [n, dimension] of one of" in error_of(
+        "fit", *names, "--out", tmp_path / "m.safetensors"
+    )
+
+
 def test_apply_refuses(stores, mapping, tmp_path):
     message = error_of("apply", mapping, stores[1], "--out", tmp_path / "out")
     assert message == f"{mapping} maps 6 dimensions; {stores[1]} has 5"

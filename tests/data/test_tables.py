@@ -168,7 +168,7 @@ def test_parquet(root):
     with pytest.raises(DatasetError, match=r"table\.parquet, row 3: no image"):
         read_table(path, **COLUMNS)
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(DatasetError, match="not a whole Parquet file"):
+    with pytest.raises(DatasetError, match="no whole Parquet file"):
         read_table(path, **COLUMNS)
 
 

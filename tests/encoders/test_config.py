@@ -100,7 +100,7 @@ def test_folders_without_a_usable_configuration(folder):
     edit(folder, model_type="gpt-17")
     with pytest.raises(ValueError, match="'gpt-17' is not supported; there are .*bert.*register"):
         load_encoder(folder)
-    for text, message in (("[", "not JSON"), ("[]", "JSON object"), ("{}", "no model_type")):
+    for text, message in (("[", "no JSON"), ("[]", "JSON object"), ("{}", "no model_type")):
         (folder / "config.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             load_encoder(folder)

@@ -338,6 +338,40 @@ def test_only_what_is_missing_or_damaged_is_made_again(bert, store, monkeypatch)
     assert contents(store) == before
 
 
+def test_what_was_done_of_a_chunk_is_kept(bert, store, tmp_path, monkeypatch):
+    calls = []
+
+    def stopped(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return encode(*args)
+
+    monkeypatch.setattr(_embed, "_dimension", lambda encoder, modality: 24)
+    monkeypatch.setattr(_embed, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(_embed, "encode", stopped)
+    with pytest.raises(KeyboardInterrupt) as end:
+        embed(bert, texts(), out=tmp_path / "again", **one_device(chunk_size=23))
+    [note] = end.value.__notes__
+    kept = int(note.split()[0])
+    assert 0 < kept < TEXTS
+    assert note == (
+        f"{kept} of 23 items are kept in {tmp_path / 'again'}; the same call again goes on"
+    )
+
+    def counted(*args):
+        calls.append(args)
+        return encode(*args)
+
+    monkeypatch.setattr(_embed, "encode", counted)
+    embed(bert, texts(), out=tmp_path / "whole", **one_device(chunk_size=23))
+    calls.clear()
+    embed(bert, texts(), out=tmp_path / "again", **one_device(chunk_size=23))
+    rows = sum(args[2]["input_ids"].shape[0] for args in calls)
+    assert TEXTS - kept <= rows < TEXTS
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")  # the hidden one is gone
+
+
 def test_another_run_is_not_continued(bert, vit, store, monkeypatch):
     before = contents(store)
 

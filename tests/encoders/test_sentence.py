@@ -118,14 +118,14 @@ def test_transformer_in_a_sub_folder(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "named"),
     [
-        ("modules.json", "[", "not JSON"),
+        ("modules.json", "[", "no JSON"),
         ("modules.json", "{}", "JSON list"),
         ("modules.json", "[1]", "type and path"),
         ("modules.json", '[{"type": 1, "path": ""}]', "type and path"),
         ("modules.json", '[{"type": "a.B", "path": "../x"}]', "outside"),
-        ("1_Pooling/config.json", "{", "not JSON"),
+        ("1_Pooling/config.json", "{", "no JSON"),
         ("1_Pooling/config.json", "[]", "JSON object"),
-        ("sentence_bert_config.json", "nothing", "not JSON"),
+        ("sentence_bert_config.json", "nothing", "no JSON"),
         ("sentence_bert_config.json", '{"max_seq_length": "12"}', "max_seq_length"),
         ("sentence_bert_config.json", '{"max_seq_length": 0}', "max_seq_length"),
         ("sentence_bert_config.json", '{"do_lower_case": 1}', "do_lower_case"),

@@ -5,7 +5,6 @@ Nothing may take much more memory than the file, end the process, or run for lon
 
 import gzip
 import json
-import math
 import multiprocessing
 import random
 import resource
@@ -23,6 +22,7 @@ import semalign_jax as sa
 
 _MEMORY = 400e6  # bytes that one small file may take at most
 _SECONDS = 20.0
+_LIMIT = 20.0  # seconds after which a case is given up
 
 
 class Sample(NamedTuple):
@@ -73,6 +73,12 @@ def _study(folder: Path) -> Any:
     from semalign_jax.studies.outputs import load_results
 
     return json.dumps(load_results(folder), sort_keys=True)
+
+
+def _settings(folder: Path) -> Any:
+    from semalign_jax._core.documents import read_document
+
+    return read_document(folder / "run.yaml", "settings file")
 
 
 def _table(name: str) -> Callable[[Path], Any]:
@@ -164,6 +170,15 @@ def samples(root: Path) -> dict[str, Sample]:
     path = folder("dicom") / "image.dcm"
     write_dicom(path, rng.integers(0, 4000, (30, 20)).astype(np.uint16))
     found["dicom"] = Sample(path, _pixels(path.name))
+    from cli_cases import text_encoder
+
+    encoder = text_encoder(folder("encoder"))
+    for name in ("config.json", "model.safetensors"):
+        copy = shutil.copytree(encoder, root / f"encoder {name}")
+        found[f"info {name}"] = Sample(copy / name, _described(""))
+    path = folder("settings") / "run.yaml"
+    path.write_text(yaml.safe_dump({"seed": 3, "methods": ["ortho"], "anchors": [20, 50]}))
+    found["settings"] = Sample(path, _settings)
     path = folder("results") / "results.json"
     path.write_text(json.dumps({"format": "semalign_jax.study", "format_version": 1, "rows": []}))
     found["info results"] = Sample(path, _described(path.name))
@@ -266,11 +281,17 @@ def _work(root: Path, start: int, count: int, seed: int, pipe: Connection) -> No
         draw = random.Random(f"{seed} {number}")
         name = names[number % len(names)]
         what, data = next(mutations(draw, good[name], list(good.values())))
-        pipe.send((number, f"{name}, {what}: ends the process", False))
+        pipe.send((number, f"{name}, {what}", False))
         fault = outcome(name, found[name], what, data, right[name])
         found[name].path.write_bytes(good[name])
         pipe.send((number, fault, True))
     pipe.send(None)
+
+
+def _next(pipe: Connection) -> Any:
+    if not pipe.poll(_LIMIT):
+        raise TimeoutError
+    return pipe.recv()
 
 
 def run(root: Path, count: int, seed: int = 0) -> Iterator[tuple[int, list[str]]]:
@@ -285,7 +306,7 @@ def run(root: Path, count: int, seed: int = 0) -> Iterator[tuple[int, list[str]]
         there.close()
         message: Any = None
         try:
-            while (received := here.recv()) is not None:
+            while (received := _next(here)) is not None:
                 message = received
                 number, fault, done = message
                 if done:
@@ -294,13 +315,30 @@ def run(root: Path, count: int, seed: int = 0) -> Iterator[tuple[int, list[str]]
                     start = number + 1
                     yield start, list(faults)
             start = count
-        except EOFError:  # it is gone
+        except (EOFError, TimeoutError) as error:  # it is gone, or hangs
             if message is None:
                 raise RuntimeError("the process that tries files does not start") from None
-            faults[message[1]] = None
+            process.kill()
+            how = "ends the process" if isinstance(error, EOFError) else "does not come back"
+            faults[f"{message[1]}: {how}"] = None
             start = message[0] + 1
             yield start, list(faults)
         process.join()
+
+
+def refusal(name: str, path: Path, read: Callable[[Path], Any]) -> str:
+    """What is wrong with how one of `bombs` is read; "" if it is refused, in little memory."""
+    before = _peak()
+    try:
+        read(path.parent)
+    except ValueError as error:
+        taken = _peak() - before
+        if str(path) not in str(error):
+            return f"{name}: names no file: {error}"
+        return f"{name}: takes {taken / 1e6:.0f} MB" if taken > _MEMORY else ""
+    except Exception as error:
+        return f"{name}: {type(error).__name__}: {error}"
+    return f"{name}: is read"
 
 
 def bombs(root: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
@@ -359,5 +397,4 @@ def bombs(root: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
     table = root / "one line.csv.gz"
     table.write_bytes(gzip.compress(b"id,text,a,b\n" + line, 1))
     found[table.name] = table, _table(table.name)
-    assert math.isfinite(table.stat().st_size)
     return found

@@ -103,6 +103,18 @@ def test_results_are_read_back(written):
     assert json.loads((out / "settings.json").read_text()) == results["settings"]
 
 
+def test_spreadsheets_run_no_cell(tmp_path):
+    names = ["=cmd()", "+1", "-1", "@a", "'a", "a=b"]
+    results = study(rows=[{**ROWS[0], "source": name, "mean": -0.5} for name in names])
+    outputs.write_outputs(tmp_path, results)
+    with (tmp_path / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = [row["source"] for row in rows]
+    assert found == ["'=cmd()", "'+1", "'-1", "'@a", "''a", "a=b"]
+    assert [name.removeprefix("'") for name in found] == names  # how they are read back
+    assert {row["mean"] for row in rows} == {"-0.500000"}
+
+
 def test_tables_hold_the_scores(written):
     out, _ = written
     with (out / "summary.csv").open() as file:
