@@ -1,5 +1,6 @@
 """JSON and YAML: of files that people write (prompt sets, settings), and any other JSON."""
 
+import difflib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,6 +72,13 @@ def read_document(path: Path, what: str) -> Any:
         raise ValueError(f"{path}: {error}") from None
     except RecursionError:
         raise ValueError(f"{path} is nested too deep") from None
+
+
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """For a name that is not known: the likely one, or all if none is like it."""
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
 
 def _without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict:

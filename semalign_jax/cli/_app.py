@@ -1,5 +1,6 @@
 """The `semalign` command: its subcommands, each imported when it is used or its help is shown."""
 
+import difflib
 import inspect
 from importlib import import_module
 from typing import Any
@@ -35,6 +36,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """One of them, from its module."""
         if cmd_name not in COMMANDS:
+            close = difflib.get_close_matches(cmd_name, COMMANDS, 1)
+            if close:
+                ctx.fail(f"No such command {cmd_name!r}. Did you mean {close[0]!r}?")
             return None
         module = import_module(f".{COMMANDS[cmd_name]}", __package__)
         return getattr(module, cmd_name.replace("-", "_"))

@@ -376,7 +376,7 @@ def _load(
     """
     from pydantic import ValidationError
 
-    from ..studies.settings import load_settings
+    from ..studies.settings import load_settings, problem_text
 
     given = [*_given(settings, params), *((k, f"--set {k}", v) for k, v in (more or {}).items())]
     try:
@@ -400,7 +400,7 @@ def _load(
             key = typed[own] + key[len(own) :]
         elif key and config is not None:
             key = f"{config}: {key}"
-        wrong.append(f"{key}: {_message(problem)}".removeprefix(": "))
+        wrong.append(f"{key}: {problem_text(kind, problem)}".removeprefix(": "))
     if missing:
         or_file = "" if more is None else ", or in the file of --config"
         wrong.insert(0, f"missing: {', '.join(missing)} (give it on the command line{or_file})")

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
+from .._core.files import as_path
 from .._core.ids import id_text
 from ._dataset import DatasetError, Label, Problems
 
@@ -22,7 +23,7 @@ _LONGEST = 1 << 24
 
 def folder(path: str | os.PathLike, what: str) -> Path:
     """`path` if it is a folder, else `FileNotFoundError`."""
-    path = Path(path)
+    path = as_path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"no {what} at {path}: there is no such folder")
     return path

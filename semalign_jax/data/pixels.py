@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from .._core import checks
+from .._core.files import as_path
 from .._core.pictures import PictureError, read_picture
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def read_pixels(
         TypeError: if `window` is not an integer or None.
         ValueError: for another `scale` or `dtype`.
     """
-    path = Path(path)
+    path = as_path(path)
     checks.option("scale", scale, ("bits", "minmax"))
     checks.flag("prefer_lut", prefer_lut)
     if window is not None and (isinstance(window, bool) or not isinstance(window, int)):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._core import checks
-from .._core.files import reading
+from .._core.files import as_path, reading
 from .._core.ids import id_text
 from ._dataset import DatasetError, ImageTextDataset, Label, Problems, Rows
 from ._files import (
@@ -253,7 +253,7 @@ def read_table(
         ValueError: if neither `image` nor `id` is given.
         DatasetError: if columns are missing, the encoding is another, or for the problems above.
     """
-    path = Path(path)
+    path = as_path(path)
     key_column = id or image
     if key_column is None:
         raise ValueError("image and id: at least one must name a column")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._core.documents import read_json
-from .._core.files import replaced, write_atomically
+from .._core.files import as_path, replaced, write_atomically
 from ._encoder import read_config
 from ._hub import is_small, resolve_checkpoint
 from ._weights import CheckpointError, pickled_name
@@ -53,10 +53,10 @@ def convert_checkpoint(
         raise ModuleNotFoundError(
             "PyTorch is needed to read pickled checkpoints: pip install torch"
         ) from None
-    if out is None and not Path(source).is_dir():
+    if out is None and not as_path(source).is_dir():
         raise ValueError(f"give a folder to write to (out): {source} is not a folder here")
     folder = resolve_checkpoint(source, revision, pickled=True)
-    target = folder if out is None else Path(out)
+    target = folder if out is None else as_path(out)
     _, _, wanted = read_config(folder)
     names = [path.name for path in folder.iterdir()]
     name = pickled_name(names, wanted)

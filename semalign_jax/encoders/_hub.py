@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from .._core.files import as_path
 from ._sentence import MODULES_FILE, PROMPT_FILE, TRANSFORMER_FILES
 from ._weights import SINGLE_FILE, CheckpointError, no_safetensors, pickled_name
 
@@ -59,7 +60,7 @@ def resolve_checkpoint(
         ValueError: if `revision` does not exist, or is given with a folder.
         CheckpointError: if a downloaded file is not the one that the hub describes.
     """
-    folder = Path(source)
+    folder = as_path(source)
     if folder.is_dir() and str(source):  # "" would be the current folder
         if revision is not None:
             raise ValueError(f"revision must be None for a folder; got {revision!r} with {folder}")

@@ -65,6 +65,9 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
         except UnicodeEncodeError as error:
             raise ValueError(f"{path}: an id is no Unicode text: {error}") from None
         except (OSError, RuntimeError) as error:  # h5py raises both
+            number = getattr(error, "errno", None)
+            if number is not None:
+                raise OSError(number, os.strerror(number), str(path)) from error
             raise OSError(f"{path} cannot be written: {error}") from error
     if path.suffix == ".npy":
         write_atomically(ids_path(path), encoded_ids(store.ids))

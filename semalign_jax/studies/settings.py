@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from .. import data
-from .._core.documents import SUFFIXES, read_document
+from .._core.documents import SUFFIXES, did_you_mean, read_document
 from ..data import ImageTextDataset
 from ..maps.options import check_options
 from ..sweeps.one_pair import SweepMethod
@@ -255,10 +255,30 @@ def load_settings(
         return kind.model_validate(values, context={"base": path.parent if path else None})
     except ValidationError as error:
         problems = [
-            f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}"
+            f"{'.'.join(map(str, one['loc'])) or 'settings'}: {problem_text(kind, one)}"
             for one in error.errors(include_url=False)
         ]
         raise ValueError(f"{where}: {'; '.join(problems)}") from None
+
+
+def problem_text(kind: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    """What pydantic has found, in words for those who write the file or the command line.
+
+    Args:
+        kind: of the settings.
+        problem: one of `ValidationError.errors`.
+    """
+    if problem["type"] != "extra_forbidden":
+        return problem["msg"].removeprefix("Value error, ")
+    *outer, name = problem["loc"]
+    for key in outer:
+        field = kind.model_fields.get(str(key))
+        inner = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        classes = [one for one in inner if isinstance(one, type) and issubclass(one, BaseModel)]
+        if not classes:
+            return "is not known here"
+        kind = classes[0]
+    return f"is not known here; {did_you_mean(name, kind.model_fields)}"
 
 
 def resolved_settings(settings: BaseModel) -> dict[str, Any]:

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
-from .._core.documents import SUFFIXES, read_document
+from .._core.documents import SUFFIXES, did_you_mean, read_document
+from .._core.files import as_path
 from .._core.typing import ArrayLike
 from .scores import TASKS, EmbeddedPrompts, Task
 
@@ -211,7 +212,7 @@ def load_prompts(source: str | os.PathLike) -> PromptSet:
             repeated keys, and everything that `PromptSet` refuses; the message names the file and
             the key.
     """
-    path = Path(source)
+    path = as_path(source)
     if path.suffix not in SUFFIXES:
         if str(source) not in shipped_prompt_sets():
             raise FileNotFoundError(
@@ -247,7 +248,7 @@ def _keys(data: Any, kind: type) -> dict[str, Any]:
     allowed = {field.name: field for field in fields(kind)}
     unknown = [key for key in data if key not in allowed]
     if unknown:
-        raise ValueError(f"unknown key {unknown[0]!r}; known are {', '.join(allowed)}")
+        raise ValueError(f"unknown key {unknown[0]!r}; {did_you_mean(unknown[0], allowed)}")
     required = (name for name, field in allowed.items() if field.default is MISSING)
     missing = [key for key in required if key not in data]
     if missing:

@@ -256,7 +256,7 @@ def test_the_demo_runs_both_studies(stitched, tmp_path, monkeypatch):
         (("stitch", "--out", "o"), "dataset is missing: give dataset and stores, or demo"),
         (("stitch", "--out", "o", "--anchors", "few"), "--anchors 'few': Input should be a valid"),
         (("stitch", "--out", "o", "--store", "one"), "--store 'one': expected NAME=PATH"),
-        (("stitch", "--out", "o", "--set", "tittle=A"), "--set tittle: Extra inputs are not permi"),
+        (("stitch", "--out", "o", "--set", "tittle=A"), "--set tittle: is not known here"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )

@@ -75,7 +75,7 @@ def test_paths_of_a_data_set_start_at_the_settings(tmp_path):
     ("content", "message"),
     [
         ({}, "name: Field required"),
-        ({"name": "a", "nmae": 1}, "nmae: Extra inputs are not permitted"),
+        ({"name": "a", "nmae": 1}, "nmae: is not known here"),
         (
             {"name": "a", "inner": {"count": "many"}},
             "inner.count: Input should be a valid int",

@@ -506,7 +506,7 @@ def test_data_that_do_not_fit_are_named(tmp_path, columns, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tset": ["final"]}, "tset: Extra inputs are not permitted"),
+        ({"tset": ["final"]}, "tset: is not known here"),
         ({"stores": {"vit": "stores/vit"}}, "stores must name at least two encoders"),
         ({"dataset": None}, "dataset is missing: give dataset and stores, or demo"),
         ({"test": None}, "train and test are missing"),

@@ -397,7 +397,7 @@ WRONG = {
         {"metrics": ["accuracy"]},
         "metrics: 'accuracy' is no score of a multi-label task",
     ),
-    "an unknown key": ({"sedes": 2}, "run.yaml: sedes: Extra inputs"),
+    "an unknown key": ({"sedes": 2}, "run.yaml: sedes: is not known here"),
     "an unknown option": (
         {"methods": {"m": {"method": "ortho", "ridg": 1.0}}},
         "run.yaml: methods: .*m: .*ridg",
