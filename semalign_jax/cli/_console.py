@@ -67,6 +67,7 @@ class Console:
         self._json, self.quiet, self._debug = (
             f"--{name}" in options for name in ("json", "quiet", "debug")
         )
+        self._command = next((word for word in options if not word.startswith("-")), "")
         self._help = not options or bool({"--help", "-h"} & set(options))
         self._stderr = sys.stderr
         self._silent = False
@@ -101,7 +102,10 @@ class Console:
             self._line(message)
             return Outcome({"error": message}), error.status
         if isinstance(error, click.UsageError):
-            where = error.ctx.command_path if error.ctx else "semalign"
+            from ._app import COMMANDS  # which imports this module's users
+
+            own = [self._command] if self._command in COMMANDS else []
+            where = error.ctx.command_path if error.ctx else " ".join(["semalign", *own])
             message, status = f"{error.format_message()} (see {where} --help)", 2
         else:
             message, status = _message(error), 2 if isinstance(error, _BAD_INPUT) else 1
