@@ -3,6 +3,7 @@
 import glob
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -210,7 +211,20 @@ def pixel_reader(
         with starting_processes():  # each call starts one, as long as none is idle
             for _ in range(workers):
                 pool.submit(os.getpid)
-        yield PixelReader(lambda path: pool.submit(read_pixels, path).result())
+        yield PixelReader(lambda path: _told_here(*pool.submit(_decode, path).result()))
+
+
+def _decode(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Pixels and the warnings about them, which belong on the stderr of the command."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        return read_pixels(path), [str(one.message) for one in found]
+
+
+def _told_here(pixels: np.ndarray, messages: Sequence[str]) -> np.ndarray:
+    for message in messages:
+        warnings.warn(message, stacklevel=2)
+    return pixels
 
 
 def worker_count(workers: int | None) -> int:
