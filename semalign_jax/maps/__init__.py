@@ -1,10 +1,13 @@
-"""The four maps: `AffineMap`, the fits, statistics of anchors, and maps on disk.
+"""The maps: `AffineMap`, the fits, statistics of anchors, and maps on disk.
 
 Sweeps over many fits are in `sweeps`; what is done with a map in `stitching` and `zeroshot`.
 """
 
 from .affine_map import AffineMap as AffineMap
 from .affine_map import identity_map as identity_map
+from .auto import AutoInfo as AutoInfo
+from .auto import fit_auto as fit_auto
+from .auto import mismatch_scores as mismatch_scores
 from .fit import FitInfo as FitInfo
 from .fit import fit as fit
 from .fit import fit_affine as fit_affine
@@ -27,12 +30,14 @@ from .stats import update_stats as update_stats
 
 __all__ = [
     "AffineMap",
+    "AutoInfo",
     "FitInfo",
     "MlpHead",
     "PairStats",
     "accumulate_stats",
     "fit",
     "fit_affine",
+    "fit_auto",
     "fit_from_stats",
     "fit_l_ortho",
     "fit_linear",
@@ -41,6 +46,7 @@ __all__ = [
     "init_stats",
     "load_map",
     "merge_stats",
+    "mismatch_scores",
     "polar_factor",
     "psum_stats",
     "row_batches",
