@@ -79,8 +79,9 @@ def predicted(y: Array, residual: Array, free: Array) -> Array:
 
 def unit_rows(rows: Array) -> Array:
     """Rows of length 1; zero rows stay."""
-    norm = jnp.sqrt(jnp.sum(rows * rows, axis=-1, keepdims=True))
-    return rows * safe_inverse(norm, norm > 0)
+    square = jnp.sum(rows * rows, axis=-1, keepdims=True)
+    norm = jnp.sqrt(jnp.where(square > 0, square, 1))
+    return rows * jnp.where(square > 0, 1 / norm, 0)
 
 
 def mean_cosine(predicted: Array, y: Array, w: Array) -> Array:
