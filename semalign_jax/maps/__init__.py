@@ -8,6 +8,8 @@ from .affine_map import identity_map as identity_map
 from .auto import AutoInfo as AutoInfo
 from .auto import fit_auto as fit_auto
 from .auto import mismatch_scores as mismatch_scores
+from .diagnose import Diagnosis as Diagnosis
+from .diagnose import diagnose as diagnose
 from .fit import FitInfo as FitInfo
 from .fit import fit as fit
 from .fit import fit_affine as fit_affine
@@ -31,10 +33,12 @@ from .stats import update_stats as update_stats
 __all__ = [
     "AffineMap",
     "AutoInfo",
+    "Diagnosis",
     "FitInfo",
     "MlpHead",
     "PairStats",
     "accumulate_stats",
+    "diagnose",
     "fit",
     "fit_affine",
     "fit_auto",

@@ -141,7 +141,7 @@ def fit_auto(
     """The map that leave-one-out finds best, without an option to set.
 
     A ridge towards zero, or between spaces of equal dimensions towards a multiple of the identity,
-    at one of 9 strengths. All candidates are compared by the mean cosine of each target anchor with
+    at one of 12 strengths. All candidates are compared by the mean cosine of each target anchor with
     its prediction by the map of all other anchors: in closed form (Allen 1974), the offset
     included. No test labels and no held-out rows are needed.
 
@@ -215,11 +215,8 @@ def mismatch_scores(
 
 @jax.jit
 def _mismatch(x: Array, y: Array, weights: Array | None) -> Array:
-    problem = _problem(x, y, weights)
-    refined = _without_mismatches(x, y, problem.w)
-    choice = choose(_problem(x, y, refined), None)
-    z = _agreement(choice.left_out, _problem(x, y, refined).y.rows, problem.w)
-    return jnp.where(problem.w > 0, -z, jnp.nan)
+    w, _ = row_weights(weights, len(x), compute_dtype(common_dtype(x.dtype, y.dtype)))
+    return trust(x, y, w)[1]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -246,9 +243,9 @@ def auto_map(
 ) -> tuple[AffineMap, AutoInfo, Array]:
     """`fit_auto` of checked anchors; also the weighted, centred anchors `x`."""
     dtype = common_dtype(x.dtype, y.dtype)
-    problem = _problem(x, y, weights)
+    problem = anchor_problem(x, y, weights)
     if robust:
-        problem = _problem(x, y, lax.stop_gradient(_without_mismatches(x, y, problem.w)))
+        problem = anchor_problem(x, y, problem.w * trust(x, y, problem.w)[0])
     choice = choose(problem, readout)
     weight, gamma = _solution(problem, choice)
     if not restore_norm:
@@ -284,7 +281,8 @@ def _strengths(dtype: Any) -> Array:
     return jnp.stack([jnp.full((), s, dtype) for s in STRENGTHS])
 
 
-def _problem(x: Array, y: Array, weights: Array | None) -> Problem:
+def anchor_problem(x: Array, y: Array, weights: Array | None) -> Problem:
+    """Checked anchors, centred and weighted in the dtype of the solvers."""
     work = compute_dtype(common_dtype(x.dtype, y.dtype))
     w, _ = row_weights(weights, x.shape[0], work)
     sides = (
@@ -386,16 +384,17 @@ def _agreement(left_out: Array, y: Array, w: Array) -> Array:
     return deviation(similarity) + deviation(transpose(similarity))
 
 
-def _without_mismatches(x: Array, y: Array, w: Array) -> Array:
-    """Weights times the probability that a pair is a true one."""
+def trust(x: Array, y: Array, w: Array) -> tuple[Array, Array]:
+    """For each pair the probability that it is a true one, and its mismatch score; constants."""
 
-    def again(_, trust: Array) -> Array:
-        problem = _problem(x, y, w * trust)
+    def again(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        problem = anchor_problem(x, y, w * state[0])
         z = _agreement(choose(problem, None).left_out, problem.y.rows, w)
-        return jnp.maximum(_probability(z, w), _LEAST).astype(w.dtype)
+        return jnp.maximum(_probability(z, w), _LEAST), z
 
     x, y, w = lax.stop_gradient((x, y, w))
-    return w * lax.fori_loop(0, ROUNDS, again, jnp.ones_like(w))
+    probability, z = lax.fori_loop(0, ROUNDS, again, (jnp.ones_like(w), jnp.zeros_like(w)))
+    return probability, jnp.where(w > 0, -z, jnp.nan)
 
 
 def _probability(z: Array, w: Array) -> Array:
