@@ -141,8 +141,8 @@ def fit_auto(
     """The map that leave-one-out finds best, without an option to set.
 
     A ridge towards zero, or between spaces of equal dimensions towards a multiple of the identity,
-    at one of 12 strengths. All candidates are compared by the mean cosine of each target anchor with
-    its prediction by the map of all other anchors: in closed form (Allen 1974), the offset
+    at one of 11 strengths. All candidates are compared by the mean cosine of each target anchor
+    with its prediction by the map of all other anchors: in closed form (Allen 1974), the offset
     included. No test labels and no held-out rows are needed.
 
     Exact copies of an anchor are no independent test of it: the leave-one-out cosine is then too

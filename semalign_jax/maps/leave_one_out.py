@@ -14,9 +14,9 @@ from jax import lax
 from .._core.linalg import counts, default_rcond, matmul, safe_inverse, svd, transpose
 from .._core.typing import Array
 
-#: Strengths that are tried, in units of the mean diagonal of the Gram matrix of the anchors `x`: the
-#: small ones for anchors that are many or free of noise.
-STRENGTHS = (1e-4, 1e-3, 1e-2, *(10.0 ** (k / 2) for k in range(-2, 7)))
+#: Strengths that are tried, in units of the mean diagonal of the Gram matrix of the anchors `x`;
+#: the small ones for anchors that are many or free of noise.
+STRENGTHS = (1e-3, 1e-2, *(10.0 ** (k / 2) for k in range(-2, 7)))
 
 
 class Spectrum(NamedTuple):
