@@ -9,6 +9,8 @@ from ._options import command
 
 #: The most anchors that `--method auto` takes.
 AUTO_ANCHORS = 20_000
+#: The most anchors whose map is diagnosed, which takes about 60 fits.
+DIAGNOSED_ANCHORS = 1000
 
 if TYPE_CHECKING:
     from ..maps.affine_map import AffineMap
@@ -74,7 +76,7 @@ def _fit(console: "Console", settings: "FitSettings") -> Outcome:
         mapping = fit_from_stats(settings.method, stats, **settings.options)
 
     def save() -> None:
-        save_map(mapping, settings.out, method=settings.method)
+        save_map(mapping, settings.out, method=settings.method, diagnosis=chosen.get("diagnosis"))
         save_settings(settings, settings.out.with_suffix(".settings.json"))
 
     with writing(settings.out):
@@ -103,11 +105,16 @@ def _fit_auto(
     import numpy as np
 
     from ..maps.auto import fit_auto
+    from ..maps.diagnose import diagnose
 
     x, y = source.rows(matched.rows_a), target.rows(matched.rows_b)
-    mapping, info = fit_auto(x.astype(np.float32), y.astype(np.float32))
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    mapping, info = fit_auto(x, y)
     strength, cosine = float(info.strength), float(info.loo_cosine)
-    return mapping, {"prior": info.prior, "strength": strength, "loo_cosine": cosine}
+    chosen: dict[str, Any] = {"prior": info.prior, "strength": strength, "loo_cosine": cosine}
+    if 3 <= len(x) <= DIAGNOSED_ANCHORS:
+        chosen["diagnosis"] = diagnose(x, y).summary()
+    return mapping, chosen
 
 
 def _anchors(
@@ -201,6 +208,7 @@ def _fit_summary(values: dict[str, Any]) -> str:
             f"chosen: ridge of {values['strength']:.3g} towards {values['prior']}, leave-one-out "
             f"cosine {values['loo_cosine']:.4f}"
         )
+    lines += values.get("diagnosis", {}).get("advice", [])
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from .fit import polar_factor as polar_factor
 from .fit_from_stats import fit_from_stats as fit_from_stats
 from .io import load_map as load_map
 from .io import save_map as save_map
+from .io import saved_diagnosis as saved_diagnosis
 from .io import saved_method as saved_method
 from .mlp_head import MlpHead as MlpHead
 from .stats import PairStats as PairStats
@@ -55,6 +56,7 @@ __all__ = [
     "psum_stats",
     "row_batches",
     "save_map",
+    "saved_diagnosis",
     "saved_method",
     "update_stats",
 ]
