@@ -285,11 +285,8 @@ def anchor_problem(x: Array, y: Array, weights: Array | None) -> Problem:
     """Checked anchors, centred and weighted in the dtype of the solvers."""
     work = compute_dtype(common_dtype(x.dtype, y.dtype))
     w, _ = row_weights(weights, x.shape[0], work)
-    sides = (
-        normalized_side(side.astype(work), weights, center=True, normalize="center")
-        for side in (x, y)
-    )
-    return Problem(*sides, w)
+    side = partial(normalized_side, weights=weights, center=True, normalize="center")
+    return Problem(side(x.astype(work)), side(y.astype(work)), w)
 
 
 def choose(problem: Problem, readout: Head | None) -> Choice:

@@ -117,7 +117,7 @@ def diagnose(
     found = jax.tree.map(np.asarray, _measured(x, y, *map(jnp.asarray, (nested, resamples))))
     choice, trusted, mismatch = found["choice"], found["trust"], found["mismatch"]
     order = np.argsort(-mismatch)
-    values = dict(
+    values: dict[str, Any] = dict(
         anchors=n,
         d_in=x.shape[1],
         d_out=y.shape[1],

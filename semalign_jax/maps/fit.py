@@ -125,8 +125,9 @@ def fit_anchors(
     dtype = common_dtype(x.dtype, y.dtype)
     work = compute_dtype(dtype)
     if options.method == "auto":
-        flags = dict(robust=options.robust, restore_norm=options.restore_norm)
-        fitted, _, matrix = auto_map(x, y, weights, **flags)
+        fitted, _, matrix = auto_map(
+            x, y, weights, robust=options.robust, restore_norm=options.restore_norm
+        )
         return fitted, matrix
     values = work_values(values, work)
     w, root = row_weights(weights, x.shape[0], work)

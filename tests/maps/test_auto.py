@@ -9,6 +9,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.metrics import roc_auc_score
 
 import semalign_jax as sa
+from semalign_jax._core.typing import Method
 from semalign_jax.stitching import head_accuracy
 from semalign_jax.studies import demo
 
@@ -62,8 +63,8 @@ def test_every_candidate_is_that_of_refits_without_each_row(n, d_in, d_out):
     plain, _ = sa.fit_auto(x, y, weights=weights, restore_norm=False)
     np.testing.assert_allclose(fitted.weight, plain.weight * info.gamma, atol=1e-9)
     if info.prior == "zero":
-        options = dict(ridge=float(info.strength), ridge_unit="gram", weights=weights)
-        np.testing.assert_allclose(plain.weight, sa.fit_affine(x, y, **options).weight, atol=1e-9)
+        ridge = sa.fit_affine(x, y, ridge=float(info.strength), ridge_unit="gram", weights=weights)
+        np.testing.assert_allclose(plain.weight, ridge.weight, atol=1e-9)
         loo = sa.fit_affine(x, y, ridge="loo", weights=weights)
         np.testing.assert_allclose(plain.weight, loo.weight, atol=1e-9)
     np.testing.assert_array_equal(sa.fit("auto", x, y, weights=weights).weight, fitted.weight)
@@ -180,8 +181,8 @@ def test_bad_arguments_are_named():
         (lambda: sa.fit_auto(x, y, readout=head), "readout takes 8 features, but y has 6"),
         (lambda: sa.fit_auto(x, y[:5]), "same number of rows"),
         (lambda: sa.fit("auto", x, y, ridge=1.0), "ridge is not an option of method 'auto'"),
-        (lambda: sa.fit_ortho(x, y, ridge="loo"), "'loo' for affine, linear and l-ortho"),
-        (lambda: sa.fit_affine(x, y, ridge="best"), "ridge must be a number"),
+        (lambda: sa.fit("ortho", x, y, ridge="loo"), "'loo' for affine, linear and l-ortho"),
+        (lambda: sa.fit("affine", x, y, ridge="best"), "ridge must be a number"),
         (lambda: sa.fit_affine(x, y, ridge="loo", solver="adam"), "solver='auto'"),
         (lambda: sa.fit_from_stats("auto", stats(x, y)), "fit to the anchors themselves"),
         (lambda: sa.maps.diagnose(x[:2], y[:2]), "needs at least 3"),
@@ -304,21 +305,21 @@ def test_two_hundred_anchors_do_as_well_as_the_best_of_the_four():
         return source, target, score
 
     def zero_shot(source):
+        kept = of_prompts >= 0
+        rows, truth = source.values[test], jnp.asarray(labels[test])
+        classed = prompts.values[kept], of_prompts[kept], classes
+
         def score(mapping):
-            return float(
-                sa.zeroshot.evaluate_zero_shot(
-                    mapping, source.values[test], labels[test], prompts.values[of_prompts >= 0],
-                    of_prompts[of_prompts >= 0], classes, center=mapping.target_offset,
-                )
-            )  # fmt: skip
+            center = mapping.target_offset
+            found = sa.zeroshot.evaluate_zero_shot(mapping, rows, truth, *classed, center=center)
+            return float(found)
 
         return source, captions, score
 
-    four = {"affine": {}, "linear": {}, "l-ortho": {}, "ortho": {}}
-    for name in ("l-ortho", "ortho"):
-        four[name] = {"normalize": "isotropic"}
+    four: dict[Method, dict] = {"affine": {}, "linear": {}}
+    four |= {"l-ortho": {"normalize": "isotropic"}, "ortho": {"normalize": "isotropic"}}
     for source, target, score in (stitched(dino, net), stitched(net, dino), zero_shot(net)):
-        found = {name: [] for name in (*four, "auto")}
+        found: dict[Method, list[float]] = {name: [] for name in (*four, "auto")}
         for seed in range(3):
             rows = train[np.random.default_rng(seed).permutation(len(train))[:200]]
             x, y = source.values[rows], target.values[rows]
