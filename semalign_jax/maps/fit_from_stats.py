@@ -61,7 +61,8 @@ def fit_from_stats(
 
     Raises:
         TypeError: for an option of the wrong type or if `stats` is not a `PairStats`.
-        ValueError: for an unknown method or option, or statistics of no anchors.
+        ValueError: for an unknown method or option, statistics of no anchors, or what leaves single
+            anchors out (method "auto", ridge="loo").
     """
     if not isinstance(stats, PairStats):
         raise TypeError(f"stats must be a PairStats; got {type(stats).__name__}")
