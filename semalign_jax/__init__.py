@@ -19,11 +19,13 @@ if _TYPE_CHECKING:
     from . import sweeps as sweeps
     from . import zeroshot as zeroshot
     from .maps import AffineMap as AffineMap
+    from .maps import AutoInfo as AutoInfo
     from .maps import FitInfo as FitInfo
     from .maps import PairStats as PairStats
     from .maps import accumulate_stats as accumulate_stats
     from .maps import fit as fit
     from .maps import fit_affine as fit_affine
+    from .maps import fit_auto as fit_auto
     from .maps import fit_from_stats as fit_from_stats
     from .maps import fit_l_ortho as fit_l_ortho
     from .maps import fit_linear as fit_linear
@@ -47,6 +49,7 @@ _FOLDERS = ("maps", "sweeps", "stitching", "zeroshot")
 
 __all__ = [
     "AffineMap",
+    "AutoInfo",
     "FitInfo",
     "PairStats",
     "SweepMethod",
@@ -59,6 +62,7 @@ __all__ = [
     "evaluate_stitching",
     "fit",
     "fit_affine",
+    "fit_auto",
     "fit_from_stats",
     "fit_head",
     "fit_l_ortho",

@@ -8,13 +8,15 @@ import jax.typing
 Array: TypeAlias = jax.Array
 ArrayLike: TypeAlias = jax.typing.ArrayLike
 
-Method: TypeAlias = Literal["affine", "linear", "l-ortho", "ortho"]
+Method: TypeAlias = Literal["affine", "linear", "l-ortho", "ortho", "auto"]
 Normalize: TypeAlias = Literal["none", "center", "standard", "isotropic"]
 Completion: TypeAlias = Literal["orthogonal", "partial"]
 RidgeUnit: TypeAlias = Literal["absolute", "gram"]
 Solver: TypeAlias = Literal["auto", "adam"]
 
-METHODS: tuple[Method, ...] = get_args(Method)
+#: The four maps of the papers, and with them the one that chooses for itself.
+METHODS: tuple[Method, ...] = ("affine", "linear", "l-ortho", "ortho")
+ALL_METHODS: tuple[Method, ...] = get_args(Method)
 NORMALIZE: tuple[Normalize, ...] = get_args(Normalize)
 RIDGE_UNITS: tuple[RidgeUnit, ...] = get_args(RidgeUnit)
 SOLVERS: tuple[Solver, ...] = get_args(Solver)

@@ -143,7 +143,8 @@ class FitSettings(Settings):
             position unless NAME.ids.json is beside it.
         target: Rows of the target space are in this store or .npy file.
         out: Write the map to this file, which is replaced if it exists.
-        method: Fit this kind of map.
+        method: Fit this kind of map; auto chooses a ridge by leave-one-out, with all anchors in
+            memory.
         anchors: Fit to so many pairs, drawn at random. By default all are taken.
         seed: Draw anchors with this seed.
         ids: Fit only to the ids in this file, one a line or a JSON list.
@@ -188,12 +189,13 @@ class FitSettings(Settings):
             "completion",
         )
         given = {name: value for name in known if (value := getattr(self, name)) is not None}
-        return {"normalize": usual_normalization(self.method)} | given
+        return usual_options(self.method) | given
 
 
-def usual_normalization(method: Method) -> Normalize:
-    """What the commands normalise by if nothing is said."""
-    return STUDY_METHODS[method].get("normalize", "none")
+def usual_options(method: Method, normalize: Normalize | None = None) -> dict[str, Any]:
+    """The options of a map in the commands, with this normalisation if one is given."""
+    given = {} if normalize is None else {"normalize": normalize}
+    return {k: v for k, v in STUDY_METHODS[method].items() if k != "method"} | given
 
 
 class ApplySettings(Settings):

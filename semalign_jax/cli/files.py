@@ -99,10 +99,11 @@ def _store(path: Path) -> dict[str, Any]:
 
 
 def _map(path: Path) -> dict[str, Any]:
-    from ..maps.io import load_map, saved_method
+    from ..maps.io import load_map, saved_diagnosis, saved_method
     from .maps import map_hash
 
     mapping = load_map(path)
+    diagnosis = saved_diagnosis(path)
     return {
         "method": saved_method(path),
         "d_in": mapping.d_in,
@@ -110,6 +111,7 @@ def _map(path: Path) -> dict[str, Any]:
         "maps": list(mapping.batch_shape) or 1,
         "dtype": mapping.weight.dtype.name,
         "sha256": map_hash(mapping),
+        **({} if diagnosis is None else {"diagnosis": diagnosis}),
     }
 
 

@@ -7,6 +7,11 @@ from ._console import Outcome, save_settings, writing
 from ._distributed import joined
 from ._options import command
 
+#: The most anchors that `--method auto` takes.
+AUTO_ANCHORS = 20_000
+#: The most anchors whose map is diagnosed, which takes about 60 fits.
+DIAGNOSED_ANCHORS = 1000
+
 if TYPE_CHECKING:
     from ..maps.affine_map import AffineMap
     from ..maps.stats import PairStats
@@ -28,7 +33,8 @@ if TYPE_CHECKING:
 def fit(console: "Console", settings: "FitSettings", processes: "ProcessSettings") -> Outcome:
     """Fit a map from one store's space to another's.
 
-    Rows are matched by id and streamed, so stores may be larger than memory.
+    Rows are matched by id and streamed, so stores may be larger than memory (not with --method
+    auto).
     """
     with joined(console, processes):
         return _fit(console, settings)
@@ -54,14 +60,23 @@ def _fit(console: "Console", settings: "FitSettings") -> Outcome:
     joined = len(matched.rows_a)
     matched, not_found = _anchors(settings, source, matched)
     count = len(matched.rows_a)
+    if settings.method == "auto" and count > AUTO_ANCHORS:
+        raise ValueError(
+            f"--method auto holds its anchors in memory, at most {AUTO_ANCHORS}; there are "
+            f"{count}: draw some with --anchors, or take --method affine"
+        )
     console.note(f"{count} pairs of {settings.source} and {settings.target}")
     batches = paired_batches(source, target, matched, settings.batch_rows, shard=this_process())
     with console.progress("fit", len(shard_rows(count))) as shown:
         stats = accumulate_stats(batches, progress=shown.update)
-    mapping = fit_from_stats(settings.method, stats, **settings.options)
+    chosen: dict[str, Any] = {}
+    if settings.method == "auto":
+        mapping, chosen = _fit_auto(source, target, matched)
+    else:
+        mapping = fit_from_stats(settings.method, stats, **settings.options)
 
     def save() -> None:
-        save_map(mapping, settings.out, method=settings.method)
+        save_map(mapping, settings.out, method=settings.method, diagnosis=chosen.get("diagnosis"))
         save_settings(settings, settings.out.with_suffix(".settings.json"))
 
     with writing(settings.out):
@@ -78,8 +93,28 @@ def _fit(console: "Console", settings: "FitSettings") -> Outcome:
         "only_target": matched.only_b,
         "ids_not_found": not_found,
         "correlation": correlation(mapping, stats),
+        **chosen,
     }
     return Outcome(values, _fit_summary(values))
+
+
+def _fit_auto(
+    source: "EmbeddingStore", target: "EmbeddingStore", matched: "JoinedRows"
+) -> tuple["AffineMap", dict[str, Any]]:
+    """The map of `fit_auto`, and what it chose."""
+    import numpy as np
+
+    from ..maps.auto import fit_auto
+    from ..maps.diagnose import diagnose
+
+    x, y = source.rows(matched.rows_a), target.rows(matched.rows_b)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    mapping, info = fit_auto(x, y)
+    strength, cosine = float(info.strength), float(info.loo_cosine)
+    chosen: dict[str, Any] = {"prior": info.prior, "strength": strength, "loo_cosine": cosine}
+    if 3 <= len(x) <= DIAGNOSED_ANCHORS:
+        chosen["diagnosis"] = diagnose(x, y).summary()
+    return mapping, chosen
 
 
 def _anchors(
@@ -168,6 +203,12 @@ def _fit_summary(values: dict[str, Any]) -> str:
         lines.append(f"{values['ids_not_found']} of the ids that were asked for are not in both")
     if values["correlation"] is not None:
         lines.append(f"correlation of mapped and target anchors: {values['correlation']:.4f}")
+    if "prior" in values:
+        lines.append(
+            f"chosen: ridge of {values['strength']:.3g} towards {values['prior']}, leave-one-out "
+            f"cosine {values['loo_cosine']:.4f}"
+        )
+    lines += values.get("diagnosis", {}).get("advice", [])
     return "\n".join(lines)
 
 

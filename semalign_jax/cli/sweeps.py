@@ -172,14 +172,16 @@ def _records(
     import numpy as np
 
     from ..sweeps.one_pair import SweepMethod, anchor_sweep
-    from ._settings import usual_normalization
+    from ._settings import usual_options
 
     def rows(positions: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
         found = source.rows(matched.rows_a[positions]), target.rows(matched.rows_b[positions])
         return found[0].astype(np.float32), found[1].astype(np.float32)
 
     def line(name: "Method") -> SweepMethod:
-        return SweepMethod(name, normalize=settings.normalize or usual_normalization(name))
+        # The map that chooses for itself has no normalisation to set.
+        normalize = None if name == "auto" else settings.normalize
+        return SweepMethod(name, **usual_options(name, normalize))
 
     result = anchor_sweep(
         *rows(parts.train),

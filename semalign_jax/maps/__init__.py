@@ -1,10 +1,15 @@
-"""The four maps: `AffineMap`, the fits, statistics of anchors, and maps on disk.
+"""The maps: `AffineMap`, the fits, statistics of anchors, and maps on disk.
 
 Sweeps over many fits are in `sweeps`; what is done with a map in `stitching` and `zeroshot`.
 """
 
 from .affine_map import AffineMap as AffineMap
 from .affine_map import identity_map as identity_map
+from .auto import AutoInfo as AutoInfo
+from .auto import fit_auto as fit_auto
+from .auto import mismatch_scores as mismatch_scores
+from .diagnose import Diagnosis as Diagnosis
+from .diagnose import diagnose as diagnose
 from .fit import FitInfo as FitInfo
 from .fit import fit as fit
 from .fit import fit_affine as fit_affine
@@ -15,6 +20,7 @@ from .fit import polar_factor as polar_factor
 from .fit_from_stats import fit_from_stats as fit_from_stats
 from .io import load_map as load_map
 from .io import save_map as save_map
+from .io import saved_diagnosis as saved_diagnosis
 from .io import saved_method as saved_method
 from .mlp_head import MlpHead as MlpHead
 from .stats import PairStats as PairStats
@@ -27,12 +33,16 @@ from .stats import update_stats as update_stats
 
 __all__ = [
     "AffineMap",
+    "AutoInfo",
+    "Diagnosis",
     "FitInfo",
     "MlpHead",
     "PairStats",
     "accumulate_stats",
+    "diagnose",
     "fit",
     "fit_affine",
+    "fit_auto",
     "fit_from_stats",
     "fit_l_ortho",
     "fit_linear",
@@ -41,10 +51,12 @@ __all__ = [
     "init_stats",
     "load_map",
     "merge_stats",
+    "mismatch_scores",
     "polar_factor",
     "psum_stats",
     "row_batches",
     "save_map",
+    "saved_diagnosis",
     "saved_method",
     "update_stats",
 ]

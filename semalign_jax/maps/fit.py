@@ -34,7 +34,10 @@ from ._solvers.least_squares import least_squares
 from ._solvers.polar import Bases, orthogonal_factor
 from .adam import adam_affine
 from .affine_map import AffineMap
+from .auto import auto_map
+from .leave_one_out import best_strength
 from .options import FitOptions, FitValues, check_anchors, check_method, check_options, work_values
+from .sides import normalized_side, row_weights, without_mean_row
 
 #: With at most this share of anchors to dimensions, an orthogonal map is computed between the
 #: spans of the anchors: 200 anchors of 768 dimensions in a fifth of the time.
@@ -62,109 +65,6 @@ class FitInfo(NamedTuple):
     residual_mse: Array
     singular_values: Array
     orthogonality_error: Array
-
-
-class NormalizedSide(NamedTuple):
-    """Anchors of one side: rows = root(w) (data - offset - rest) / scale / unit.
-
-    Attributes:
-        rows: [n, d]; rows of weight zero are zero.
-        offset: [d], the mean rounded to the data's dtype; zero if the side is not centred.
-        rest: [d], the remainder of the mean, so that offset + rest is exact.
-        scale: [d], the normalising standard deviations (1 where not normalised).
-        unit: scalar power of two that keeps products in range.
-    """
-
-    rows: Array
-    offset: Array
-    rest: Array
-    scale: Array
-    unit: Array
-
-
-# --- normalisation -----------------------------------------------------------------------------
-
-
-def row_weights(weights: Array | None, n: int, dtype) -> tuple[Array, Array]:
-    """The weights [n] as floats, ones if there are none, and their roots."""
-    if weights is None:
-        ones = jnp.ones(n, dtype)
-        return ones, ones
-    w = weights.astype(dtype)
-    w = jnp.where(w > 0, w, 0)
-    return w, jnp.where(w > 0, jnp.sqrt(jnp.where(w > 0, w, 1)), 0)
-
-
-def normalized_side(
-    data: Array, weights: Array | None, *, center: bool, normalize: Normalize
-) -> NormalizedSide:
-    """Normalise one side by the statistics of its own anchors.
-
-    Args:
-        data: [n, d] in the dtype of the solvers.
-        weights: [n], >= 0; rows of weight zero may hold anything.
-        center: whether to subtract the mean.
-        normalize: see `fit_affine`.
-    """
-    n, d = data.shape
-    w, root = row_weights(weights, n, data.dtype)
-
-    def active(rows: Array) -> Array:
-        return rows if weights is None else jnp.where(w[:, None] > 0, rows, 0)
-
-    def weighted(rows: Array) -> Array:
-        return rows if weights is None else rows * root[:, None]
-
-    data = active(data)
-    zero, one = jnp.zeros(d, data.dtype), jnp.ones(d, data.dtype)
-    if not center:
-        unit = power_of_two_scale(data)
-        return NormalizedSide(weighted(data / unit), zero, zero, one, unit)
-    total = jnp.sum(w)
-    share = w * safe_inverse(total, total > 0)
-    # Taken relative to one of the rows: a constant column has exactly its value as the mean,
-    # and a large common offset costs no digits.
-    first = data[0] if weights is None else data[jnp.argmax(w > 0)]
-    offset = first + matmul(share, active(data - first[None, :]))
-    rows = active(data - offset[None, :])
-    rest = matmul(share, rows)
-    rows = active(rows - rest[None, :])
-    scale, unit = one, power_of_two_scale(rows)
-    if normalize in ("standard", "isotropic"):
-        variance = matmul(share, (rows / unit) ** 2)
-        scale = deviations(normalize, variance, offset / unit) * unit
-        scale = jnp.where(scale > 0, scale, 1)
-        rows = rows / scale[None, :]
-        unit = power_of_two_scale(rows)
-    return NormalizedSide(weighted(rows / unit), offset, rest, scale, unit)
-
-
-def deviations(normalize: Normalize, variance: Array, mean: Array) -> Array:
-    """Standard deviations [d] to normalise by; 0 where values do not vary beyond rounding.
-
-    Args:
-        normalize: "standard" or "isotropic".
-        variance: of each dimension [d].
-        mean: of each dimension [d]: rounding noise of a constant is not a deviation.
-    """
-    noise = (10 * jnp.finfo(variance.dtype).eps * mean) ** 2
-    if normalize == "isotropic":
-        variance, noise = (jnp.full_like(a, jnp.mean(a)) for a in (variance, noise))
-    varies = variance > noise
-    return jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 0)
-
-
-def without_mean_row(rows: Array, direction: Array) -> Array:
-    """Rotate rows that are orthogonal to `direction` so that the first is zero, and drop it.
-
-    Centred anchors have one linear dependency; this removes it without changing any product
-    x^T y, so that n centred anchors are n - 1 independent rows. (A Householder reflection.)
-    """
-    if rows.shape[0] == 1:
-        return jnp.zeros_like(rows)
-    sign = jnp.where(direction[0] < 0, -1, 1).astype(rows.dtype)
-    step = sign * direction[1:] / (1 + jnp.abs(direction[0]))
-    return rows[1:] - step[:, None] * rows[:1]
 
 
 # --- which map by which algorithm --------------------------------------------------------------
@@ -224,6 +124,11 @@ def fit_anchors(
     """Fit a map to checked anchors; also the matrix whose rank is reported."""
     dtype = common_dtype(x.dtype, y.dtype)
     work = compute_dtype(dtype)
+    if options.method == "auto":
+        fitted, _, matrix = auto_map(
+            x, y, weights, robust=options.robust, restore_norm=options.restore_norm
+        )
+        return fitted, matrix
     values = work_values(values, work)
     w, root = row_weights(weights, x.shape[0], work)
     source, target = (
@@ -255,6 +160,10 @@ def fit_anchors(
             ridge = ridge * jnp.sum(rows_x * rows_x) / x.shape[1]
         elif ridge is not None:
             ridge = ridge / source.unit / source.unit
+        elif options.ridge_by_loo:
+            sides = source.rows, target.rows
+            ridge = best_strength(*sides, w, center=options.center)
+            ridge = ridge * jnp.sum(rows_x * rows_x) / x.shape[1]
         weight, matrix = solve(options, rows_x, rows_y, ridge, values.rcond)
         shift = jnp.zeros(y.shape[1], work)
     if options.scale or options.method in ("affine", "linear"):
@@ -350,7 +259,7 @@ def fit_affine(
     *,
     weights: ArrayLike | None = None,
     normalize: Normalize = "none",
-    ridge: ArrayLike = 0.0,
+    ridge: ArrayLike | Literal["loo"] = 0.0,
     ridge_unit: RidgeUnit = "absolute",
     rcond: ArrayLike | None = None,
     solver: Solver = "auto",
@@ -376,7 +285,10 @@ def fit_affine(
         normalize: applied to both sides with the anchors' own statistics and undone in the
             target: "none", "center", "standard" (each dimension to unit variance; not
             rotation-equivariant) or "isotropic" (one scale a side).
-        ridge: penalty on ||weight||_F^2 in the normalised spaces, >= 0; may be traced.
+        ridge: penalty on ||weight||_F^2 in the normalised spaces, >= 0; may be traced. "loo": of
+            1e-3 to 1000 mean diagonals of the Gram matrix, in half decades from 0.1 on, the one
+            with the largest leave-one-out cosine of predicted and target anchors in the normalised
+            spaces (from the mean, if they are centred). Constant for differentiation.
         ridge_unit: "absolute", or "gram": in units of the mean diagonal of the Gram matrix of
             the normalised, weighted anchors `x`, which makes `ridge` free of scale (1 is a
             good start).
@@ -423,7 +335,7 @@ def fit_linear(
     *,
     weights: ArrayLike | None = None,
     normalize: Normalize = "none",
-    ridge: ArrayLike = 0.0,
+    ridge: ArrayLike | Literal["loo"] = 0.0,
     ridge_unit: RidgeUnit = "absolute",
     rcond: ArrayLike | None = None,
     validate: bool = True,
@@ -438,7 +350,7 @@ def fit_linear(
         y: target anchors [n, d_out].
         weights: [n], >= 0, floats or a boolean mask.
         normalize: "none", "center", "standard" or "isotropic".
-        ridge: penalty on ||weight||_F^2, >= 0; may be traced.
+        ridge: penalty on ||weight||_F^2, >= 0; may be traced. Or "loo".
         ridge_unit: "absolute" or "gram".
         rcond: relative cut-off for singular values of `x`; None means 8 machine epsilons.
         validate: whether to check values when called outside of a transformation.
@@ -469,7 +381,7 @@ def fit_l_ortho(
     *,
     weights: ArrayLike | None = None,
     normalize: Normalize = "none",
-    ridge: ArrayLike = 0.0,
+    ridge: ArrayLike | Literal["loo"] = 0.0,
     ridge_unit: RidgeUnit = "absolute",
     rcond: ArrayLike | None = None,
     scale: bool = False,
@@ -487,7 +399,8 @@ def fit_l_ortho(
         y: target anchors [n, d_out].
         weights: [n], >= 0, floats or a boolean mask.
         normalize: "none", "center", "standard" or "isotropic".
-        ridge: penalty of the underlying linear solution, >= 0; may be traced.
+        ridge: penalty of the underlying linear solution, >= 0; may be traced. Or "loo", chosen for
+            that solution.
         ridge_unit: "absolute" or "gram".
         rcond: relative cut-off for singular values of `x`; None means 8 machine epsilons.
         scale: whether to multiply by the isotropic factor of least squared residual.
@@ -641,10 +554,10 @@ def fit(
 def fit(
     method: Method, x: ArrayLike, y: ArrayLike, *, info: bool = False, **options: Any
 ) -> AffineMap | tuple[AffineMap, FitInfo]:
-    """Fit a map by name: "affine", "linear", "l-ortho" or "ortho".
+    """Fit a map by name: "affine", "linear", "l-ortho", "ortho" or "auto".
 
     Args:
-        method: which of the four maps.
+        method: which of the four maps, or "auto", the map of `fit_auto`.
         x: source anchors [n, d_in].
         y: target anchors [n, d_out].
         info: whether to return diagnostics too: rank, effective number of anchors, residual and

@@ -21,8 +21,9 @@ from .._core.typing import Array, Method
 from ._solvers.least_squares import least_squares_of_gram
 from ._solvers.polar import orthogonal_factor
 from .affine_map import AffineMap
-from .fit import FitInfo, deviations, orthogonality_error, rank_of
+from .fit import FitInfo, orthogonality_error, rank_of
 from .options import FitOptions, FitValues, check_method, check_options, work_values
+from .sides import deviations
 from .stats import PairStats
 
 
@@ -60,7 +61,8 @@ def fit_from_stats(
 
     Raises:
         TypeError: for an option of the wrong type or if `stats` is not a `PairStats`.
-        ValueError: for an unknown method or option, or statistics of no anchors.
+        ValueError: for an unknown method or option, statistics of no anchors, or what leaves single
+            anchors out (method "auto", ridge="loo").
     """
     if not isinstance(stats, PairStats):
         raise TypeError(f"stats must be a PairStats; got {type(stats).__name__}")
@@ -68,6 +70,11 @@ def fit_from_stats(
     for name in ("weights", "validate", "solver", "steps", "learning_rate", "key"):
         if name in options:
             raise ValueError(f"{name} is not an option of fit_from_stats")
+    if method == "auto" or isinstance(options.get("ridge"), str):
+        raise ValueError(
+            "method 'auto' and ridge='loo' leave single anchors out, which statistics do not hold: "
+            "fit to the anchors themselves"
+        )
     if checks.is_concrete(*stats) and not float(np.asarray(stats.weight_sum)) > 0:
         raise ValueError("stats hold no anchors: update them with some first")
     d_in, d_out = stats.cxy.shape

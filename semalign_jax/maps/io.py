@@ -1,7 +1,10 @@
 """Maps on disk: safetensors with a format version. No pickle, nothing half-written."""
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import safetensors
@@ -16,13 +19,20 @@ _FORMAT_VERSION = 1
 _TENSORS = ("source_offset", "target_offset", "weight")
 
 
-def save_map(mapping: AffineMap, path: str | os.PathLike, *, method: str | None = None) -> None:
+def save_map(
+    mapping: AffineMap,
+    path: str | os.PathLike,
+    *,
+    method: str | None = None,
+    diagnosis: Mapping[str, Any] | None = None,
+) -> None:
     """Save a map, or a batch of maps, as a safetensors file.
 
     Args:
         mapping: the map; its dtype and batch axes are kept.
         path: file to write; replaced in one step if it exists.
         method: a note of how it was estimated, for those who find the file; see `saved_method`.
+        diagnosis: JSON values, of `Diagnosis.summary`; see `saved_diagnosis`.
 
     Raises:
         TypeError: if `mapping` is not an `AffineMap` or is traced.
@@ -35,6 +45,8 @@ def save_map(mapping: AffineMap, path: str | os.PathLike, *, method: str | None 
         raise TypeError("mapping is traced: save_map works on values, call it outside of jit")
     header = {key: str(value) for key, value in format_header(_FORMAT, _FORMAT_VERSION).items()}
     metadata = {**header, "method": method or ""}
+    if diagnosis is not None:
+        metadata["diagnosis"] = json.dumps(diagnosis)
     tensors = {name: jnp.asarray(tensor) for name, tensor in tensors.items()}
     write_atomically(as_path(path), safetensors.flax.save(tensors, metadata))
 
@@ -79,9 +91,19 @@ def load_map(path: str | os.PathLike) -> AffineMap:
 
 def saved_method(path: str | os.PathLike) -> str:
     """How the map in a file was estimated, as `save_map` was told; "" if it was not."""
+    return _metadata(path).get("method", "")
+
+
+def saved_diagnosis(path: str | os.PathLike) -> dict[str, Any] | None:
+    """What `diagnose` said of the anchors of the map in a file; None if it was not saved."""
+    text = _metadata(path).get("diagnosis")
+    return None if text is None else json.loads(text)
+
+
+def _metadata(path: str | os.PathLike) -> dict[str, str]:
     load_map(path)  # for its messages
     with safetensors.safe_open(as_path(path), framework="flax") as file:
-        return (file.metadata() or {}).get("method", "")
+        return file.metadata() or {}
 
 
 def _check_header(path: Path, metadata: dict[str, str], names: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The options of the four fits: what there is, what is allowed together, and how it is checked."""
+"""The options of the fits: what there is, what is allowed together, and how it is checked."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -8,8 +8,8 @@ import numpy as np
 
 from .._core import checks
 from .._core.typing import (
+    ALL_METHODS,
     COMPLETIONS,
-    METHODS,
     NORMALIZE,
     RIDGE_UNITS,
     SOLVERS,
@@ -33,6 +33,9 @@ class FitOptions(NamedTuple):
     completion: Completion = "orthogonal"
     solver: Solver = "auto"
     steps: int = 300
+    ridge_by_loo: bool = False
+    robust: bool = False
+    restore_norm: bool = True
 
     @property
     def center(self) -> bool:
@@ -57,12 +60,13 @@ OPTIONS: dict[Method, tuple[str, ...]] = {
     "linear": _COMMON,
     "l-ortho": _ORTHO,
     "ortho": _ORTHO,
+    "auto": ("weights", "robust", "restore_norm", "validate"),
 }
 
 
 def check_method(method: Any, options: Iterable[str]) -> None:
     """Check the name of a method and that it has all of these options."""
-    checks.option("method", method, METHODS)
+    checks.option("method", method, ALL_METHODS)
     for name in options:
         if name not in OPTIONS[method]:
             raise ValueError(
@@ -86,6 +90,8 @@ def check_options(
     steps: Any = 300,
     learning_rate: Any = 1e-3,
     key: Array | None = None,
+    robust: Any = False,
+    restore_norm: Any = True,
 ) -> tuple[FitOptions, FitValues]:
     """Check the options of a fit between spaces of these dimensions (d_in, d_out)."""
     checks.option("normalize", normalize, NORMALIZE)
@@ -104,6 +110,16 @@ def check_options(
         raise ValueError(
             "rotation_only needs completion='orthogonal': a partial isometry is no rotation"
         )
+    by_loo = isinstance(ridge, str)
+    if by_loo:
+        if ridge != "loo" or method == "ortho":
+            raise ValueError(
+                f"ridge must be a number, or 'loo' for affine, linear and l-ortho; got {ridge!r} "
+                f"for {method}"
+            )
+        if solver == "adam":
+            raise ValueError("ridge is not part of the gradient form; use solver='auto' with it")
+        ridge = None
     ridge = _optional("ridge", ridge, zero_is_none=True)
     rcond = _optional("rcond", rcond, zero_is_none=False)
     if solver != "adam":
@@ -126,6 +142,9 @@ def check_options(
         completion,
         solver,
         checks.positive_int("steps", steps),
+        by_loo,
+        checks.flag("robust", robust),
+        checks.flag("restore_norm", restore_norm),
     )
     return options, FitValues(ridge, rcond, learning_rate, key)
 

@@ -32,13 +32,15 @@ READERS: Mapping[str, Callable[..., ImageTextDataset]] = {
     "padchest": data.read_padchest,
 }
 #: The four maps, the orthogonal ones between spaces brought to one scale, which they cannot change
-#: themselves; and the affine map with a penalty, for fewer anchors than dimensions.
+#: themselves; the affine map with a penalty, for fewer anchors than dimensions; and the map that
+#: chooses its penalty by leave-one-out.
 METHODS: dict[str, dict[str, Any]] = {
     "affine": {"method": "affine"},
     "linear": {"method": "linear"},
     "l-ortho": {"method": "l-ortho", "normalize": "isotropic"},
     "ortho": {"method": "ortho", "normalize": "isotropic"},
     "ridge": {"method": "affine", "ridge": 1.0, "ridge_unit": "gram"},
+    "auto": {"method": "auto"},
 }
 
 

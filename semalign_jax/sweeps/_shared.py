@@ -34,7 +34,7 @@ from .._core.linalg import (
     solve_upper,
     transpose,
 )
-from .._core.typing import Array
+from .._core.typing import METHODS, Array
 from ..maps._solvers.float64 import (
     SMALLEST,
     determines,
@@ -45,7 +45,8 @@ from ..maps._solvers.float64 import (
 )
 from ..maps._solvers.polar import Bases, orthogonal_factor
 from ..maps.affine_map import AffineMap
-from ..maps.fit import FEW_ANCHORS, deviations
+from ..maps.fit import FEW_ANCHORS
+from ..maps.sides import deviations
 from .one_pair import SweepMethod
 
 #: Up to this share of the largest, singular values of float64 anchors are not trusted to a Gram
@@ -124,7 +125,8 @@ def is_shared(line: SweepMethod) -> bool:
     allowed |= {"rcond"} if line.method != "ortho" else set()
     plain = options.get("normalize", "none") in ("none", "center", "isotropic")
     plain &= isinstance(options.get("rcond", 0.0), int | float | None)
-    return not line.shuffled and set(options) <= allowed and plain
+    plain &= line.method in METHODS and not line.shuffled
+    return plain and set(options) <= allowed
 
 
 # --- one encoder -------------------------------------------------------------------------------

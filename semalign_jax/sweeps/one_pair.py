@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
-from .._core.typing import METHODS, Array, ArrayLike, Method
+from .._core.typing import ALL_METHODS, METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.fit import compiled_fit
 from ..maps.mlp_head import Head
@@ -37,7 +37,7 @@ class SweepMethod:
     """One line of a sweep: a map with options, or a control.
 
     Attributes:
-        method: "affine", "linear", "l-ortho" or "ortho".
+        method: "affine", "linear", "l-ortho", "ortho" or "auto".
         options: keyword options of the fit, as sorted pairs.
         shuffled: control: fit to wrong pairs, every anchor of `x` with the partner of the one
             before.
@@ -245,7 +245,7 @@ def _line(label: str, method: Any) -> SweepMethod | Fitter:
         return method
     if callable(method):
         return cast(Fitter, method)
-    checks.option(f"methods[{label!r}]", method, METHODS)
+    checks.option(f"methods[{label!r}]", method, ALL_METHODS)
     return SweepMethod(method)
 
 

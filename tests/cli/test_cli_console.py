@@ -85,7 +85,8 @@ def test_objects_in_settings_are_options_with_dots():
 def test_help_says_what_values_there_are_and_which_is_taken():
     methods = {one.key: one for one in options_of("fit")}
     assert methods["method"].metavar == "NAME"
-    assert "[one of: affine, linear, l-ortho, ortho; default: ortho]" in methods["method"].help
+    choices = "[one of: affine, linear, l-ortho, ortho, auto; default: ortho]"
+    assert choices in methods["method"].help
     sweep = {one.key: one for one in options_of("sweep")}
     assert sweep["anchors"].metavar == "N,..."
     assert sweep["anchors"].help.endswith("[default: 50, 100, 200, 400]")

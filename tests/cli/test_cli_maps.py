@@ -8,7 +8,7 @@ from cli_cases import error_of, pair_of_stores, run, values_of
 from data.trees import write_csv
 
 import semalign_jax as sa
-from semalign_jax.cli import sweeps
+from semalign_jax.cli import maps, sweeps
 from semalign_jax.cli.maps import read_ids
 
 
@@ -57,6 +57,27 @@ def test_a_fit_is_that_of_the_matched_rows(method, flags, options, stores, tmp_p
     assert found["sha256"] == values_of("info", out)["sha256"]
     counts = ("anchors", "matched", "only_source", "only_target", "ids_not_found")
     assert [found[name] for name in counts] == [60, 60, 5, 3, 0]
+
+
+def test_a_map_that_chooses_for_itself(stores, tmp_path, monkeypatch):
+    out = tmp_path / "map.safetensors"
+    found = values_of("fit", *stores, "--method", "auto", "--anchors", 40, "--out", out)
+    assert found["prior"] in ("zero", "identity")
+    assert 0.001 <= found["strength"] <= 1000
+    assert -1 <= found["loo_cosine"] <= 1
+    told = values_of("info", out)
+    assert (told["method"], told["diagnosis"]["anchors"]) == ("auto", 40)
+    assert told["diagnosis"]["loo_cosine"] == pytest.approx(found["loo_cosine"], abs=1e-5)
+    values_of("fit", *stores, "--method", "auto", "--out", out)
+    x, y = (side.astype(np.float32) for side in pairs(stores))
+    close(out, sa.fit_auto(x, y)[0])
+    text = run("fit", *stores, "--method", "auto", "--out", out).stdout
+    assert "chosen: ridge of" in text
+    monkeypatch.setattr(maps, "AUTO_ANCHORS", 50)
+    message = error_of("fit", *stores, "--method", "auto", "--out", out)
+    assert "at most 50; there are 60: draw some with --anchors" in message
+    message = error_of("fit", *stores, "--method", "auto", "--ridge", 1.0, "--out", out)
+    assert "ridge is not an option of method 'auto'" in message
 
 
 def test_correlation_is_that_of_the_mapped_anchors(stores, tmp_path):

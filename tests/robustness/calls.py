@@ -43,8 +43,16 @@ def calls() -> dict[str, Call]:
     found = {
         **{
             f.__name__: Call(f, {**pair, "weights": np.ones(12, np.float32)})
-            for f in (sa.fit_affine, sa.fit_linear, sa.fit_l_ortho, sa.fit_ortho)
+            for f in (
+                sa.fit_affine,
+                sa.fit_linear,
+                sa.fit_l_ortho,
+                sa.fit_ortho,
+                sa.fit_auto,
+                sa.maps.mismatch_scores,
+            )
         },
+        "diagnose": Call(sa.maps.diagnose, pair),
         "fit": Call(sa.fit, {"method": "linear", **pair, "ridge": 0.1}),
         "fit_from_stats": Call(sa.fit_from_stats, {"method": "affine", "stats": stats}),
         "accumulate_stats": Call(lambda x, y: sa.accumulate_stats([(x, y)]), pair),

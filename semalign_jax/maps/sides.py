@@ -1,0 +1,108 @@
+"""Anchors of one side, normalised and weighted: what every fit begins with."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from .._core.linalg import matmul, power_of_two_scale, safe_inverse
+from .._core.typing import Array, Normalize
+
+
+class NormalizedSide(NamedTuple):
+    """Anchors of one side: rows = root(w) (data - offset - rest) / scale / unit.
+
+    Attributes:
+        rows: [n, d]; rows of weight zero are zero.
+        offset: [d], the mean rounded to the data's dtype; zero if the side is not centred.
+        rest: [d], the remainder of the mean, so that offset + rest is exact.
+        scale: [d], the normalising standard deviations (1 where not normalised).
+        unit: scalar power of two that keeps products in range.
+    """
+
+    rows: Array
+    offset: Array
+    rest: Array
+    scale: Array
+    unit: Array
+
+
+def row_weights(weights: Array | None, n: int, dtype) -> tuple[Array, Array]:
+    """The weights [n] as floats, ones if there are none, and their roots."""
+    if weights is None:
+        ones = jnp.ones(n, dtype)
+        return ones, ones
+    w = weights.astype(dtype)
+    w = jnp.where(w > 0, w, 0)
+    return w, jnp.where(w > 0, jnp.sqrt(jnp.where(w > 0, w, 1)), 0)
+
+
+def normalized_side(
+    data: Array, weights: Array | None, *, center: bool, normalize: Normalize
+) -> NormalizedSide:
+    """Normalise one side by the statistics of its own anchors.
+
+    Args:
+        data: [n, d] in the dtype of the solvers.
+        weights: [n], >= 0; rows of weight zero may hold anything.
+        center: whether to subtract the mean.
+        normalize: see `fit_affine`.
+    """
+    n, d = data.shape
+    w, root = row_weights(weights, n, data.dtype)
+
+    def active(rows: Array) -> Array:
+        return rows if weights is None else jnp.where(w[:, None] > 0, rows, 0)
+
+    def weighted(rows: Array) -> Array:
+        return rows if weights is None else rows * root[:, None]
+
+    data = active(data)
+    zero, one = jnp.zeros(d, data.dtype), jnp.ones(d, data.dtype)
+    if not center:
+        unit = power_of_two_scale(data)
+        return NormalizedSide(weighted(data / unit), zero, zero, one, unit)
+    total = jnp.sum(w)
+    share = w * safe_inverse(total, total > 0)
+    # Taken relative to one of the rows: a constant column has exactly its value as the mean,
+    # and a large common offset costs no digits.
+    first = data[0] if weights is None else data[jnp.argmax(w > 0)]
+    offset = first + matmul(share, active(data - first[None, :]))
+    rows = active(data - offset[None, :])
+    rest = matmul(share, rows)
+    rows = active(rows - rest[None, :])
+    scale, unit = one, power_of_two_scale(rows)
+    if normalize in ("standard", "isotropic"):
+        variance = matmul(share, (rows / unit) ** 2)
+        scale = deviations(normalize, variance, offset / unit) * unit
+        scale = jnp.where(scale > 0, scale, 1)
+        rows = rows / scale[None, :]
+        unit = power_of_two_scale(rows)
+    return NormalizedSide(weighted(rows / unit), offset, rest, scale, unit)
+
+
+def deviations(normalize: Normalize, variance: Array, mean: Array) -> Array:
+    """Standard deviations [d] to normalise by; 0 where values do not vary beyond rounding.
+
+    Args:
+        normalize: "standard" or "isotropic".
+        variance: of each dimension [d].
+        mean: of each dimension [d]: rounding noise of a constant is not a deviation.
+    """
+    noise = (10 * jnp.finfo(variance.dtype).eps * mean) ** 2
+    if normalize == "isotropic":
+        variance, noise = (jnp.full_like(a, jnp.mean(a)) for a in (variance, noise))
+    varies = variance > noise
+    return jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 0)
+
+
+def without_mean_row(rows: Array, direction: Array) -> Array:
+    """Rotate rows that are orthogonal to `direction` so that the first is zero, and drop it.
+
+    Centred anchors have one linear dependency; this removes it without changing any product
+    x^T y, so that n centred anchors are n - 1 independent rows. (A Householder reflection.)
+    """
+    if rows.shape[0] == 1:
+        return jnp.zeros_like(rows)
+    sign = jnp.where(direction[0] < 0, -1, 1).astype(rows.dtype)
+    step = sign * direction[1:] / (1 + jnp.abs(direction[0]))
+    return rows[1:] - step[:, None] * rows[:1]
