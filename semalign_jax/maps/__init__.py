@@ -17,6 +17,8 @@ from .io import load_map as load_map
 from .io import save_map as save_map
 from .io import saved_method as saved_method
 from .mlp_head import MlpHead as MlpHead
+from .semi import SemiInfo as SemiInfo
+from .semi import fit_semi as fit_semi
 from .stats import PairStats as PairStats
 from .stats import accumulate_stats as accumulate_stats
 from .stats import init_stats as init_stats
@@ -30,6 +32,7 @@ __all__ = [
     "FitInfo",
     "MlpHead",
     "PairStats",
+    "SemiInfo",
     "accumulate_stats",
     "fit",
     "fit_affine",
@@ -37,6 +40,7 @@ __all__ = [
     "fit_l_ortho",
     "fit_linear",
     "fit_ortho",
+    "fit_semi",
     "identity_map",
     "init_stats",
     "load_map",
