@@ -33,7 +33,7 @@ import anchor_sweep as paper
 import jax
 import numpy as np
 
-from semalign_jax import AffineMap, fit_auto, fit_semi
+from semalign_jax import fit_auto, fit_semi
 from semalign_jax.studies import report
 from semalign_jax.sweeps import select_anchors
 
@@ -72,7 +72,9 @@ def run_pair(pair: paper.Pair, counts: Sequence[int]) -> Found:
         if one["method"] in FOUR:
             place = FOUR.index(one["method"]), counts.index(one["anchors"]), one["seed"]
             four[place] = one["value"]
-    (metric, data, axes), _ = paper.stitching(pair) if pair.prompts is None else paper.zero_shot(pair)
+    (metric, data, axes), _ = (
+        paper.stitching(pair) if pair.prompts is None else paper.zero_shot(pair)
+    )
     score = jax.jit(metric)
 
     def of_draw(draw: int) -> dict[str, Any]:
@@ -169,8 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_table(found, counts)
     if options.out is not None:
         report.prepare_directory(options.out)
-        lines = {name: {k: v.tolist() for k, v in one.lines.items()} for one in found
-                 for name in [" ".join(one.pair)]}
+        lines = {
+            name: {k: v.tolist() for k, v in one.lines.items()}
+            for one in found
+            for name in [" ".join(one.pair)]
+        }
         four = {" ".join(one.pair): one.four.tolist() for one in found}
         made = {"counts": counts, "draws": draws, "four": four, "lines": lines}
         report.write_json(options.out / "results.json", made | report.environment())

@@ -30,6 +30,7 @@ if _TYPE_CHECKING:
     from .maps import fit_l_ortho as fit_l_ortho
     from .maps import fit_linear as fit_linear
     from .maps import fit_ortho as fit_ortho
+    from .maps import fit_semi as fit_semi
     from .maps import identity_map as identity_map
     from .maps import load_map as load_map
     from .maps import polar_factor as polar_factor
@@ -68,6 +69,7 @@ __all__ = [
     "fit_l_ortho",
     "fit_linear",
     "fit_ortho",
+    "fit_semi",
     "identity_map",
     "load_map",
     "maps",

@@ -76,6 +76,18 @@ def safe_inverse(a: Array, where: Array) -> Array:
     return jnp.where(where, 1 / jnp.where(where, a, 1), 0)
 
 
+@jax.jit
+def unit_rows(x: Array) -> Array:
+    """Rows divided by their norm; zero rows stay zero, with a finite derivative."""
+    dtype = x.dtype
+    x = x.astype(compute_dtype(dtype))
+    largest = jnp.max(jnp.abs(lax.stop_gradient(x)), axis=-1, keepdims=True)
+    x = x * safe_inverse(largest, largest > 0)
+    squares = jnp.sum(x * x, axis=-1, keepdims=True)
+    zero = squares == 0
+    return jnp.where(zero, 0, x / jnp.sqrt(jnp.where(zero, 1, squares))).astype(dtype)
+
+
 # --- batches -----------------------------------------------------------------------------------
 
 

@@ -135,6 +135,18 @@ class EmbedSettings(Settings):
         return self
 
 
+#: Keyword options of the four fits.
+_FIT_OPTIONS = (
+    "normalize",
+    "ridge",
+    "ridge_unit",
+    "rcond",
+    "scale",
+    "rotation_only",
+    "completion",
+)
+
+
 class FitSettings(Settings):
     """A fit of two stores.
 
@@ -145,8 +157,9 @@ class FitSettings(Settings):
         out: Write the map to this file, which is replaced if it exists.
         method: Fit this kind of map; auto chooses a ridge by leave-one-out, with all anchors in
             memory.
-        anchors: Fit to so many pairs, drawn at random. By default all are taken.
-        seed: Draw anchors with this seed.
+        anchors: Fit to so many pairs. By default all are taken.
+        select: Choose these anchors in this way, by the rows of the source.
+        seed: Draw everything with this seed.
         ids: Fit only to the ids in this file, one a line or a JSON list.
         normalize: Normalise both spaces in this way before the fit. By default it is isotropic for
             the orthogonal maps, which match neither offset nor scale, and none for the others.
@@ -158,6 +171,11 @@ class FitSettings(Settings):
         completion: Fill directions that the anchors leave open in this way. By default an
             orthogonal map stays orthogonal.
         batch_rows: Read so many rows at once.
+        unpaired_source: More rows of the source space, without a partner, are in this store or .npy
+            file. With these the map is affine, with a penalty that is found.
+        unpaired_target: More rows of the target space, without a partner, are in this store or .npy
+            file.
+        unpaired_rows: Take at most so many rows of either of these stores, drawn at random.
     """
 
     source: DataPath
@@ -165,6 +183,7 @@ class FitSettings(Settings):
     out: DataPath
     method: Method = "ortho"
     anchors: Count | None = None
+    select: Literal["random", "k-medoids", "k-means++", "leverage", "farthest"] = "random"
     seed: int = 0
     ids: DataPath | None = None
     normalize: Normalize | None = None
@@ -175,20 +194,36 @@ class FitSettings(Settings):
     rotation_only: bool | None = None
     completion: Completion | None = None
     batch_rows: Count = 4096
+    unpaired_source: DataPath | None = None
+    unpaired_target: DataPath | None = None
+    unpaired_rows: Count = 10_000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _affine_if_unpaired(cls, given: Any) -> Any:
+        unpaired = isinstance(given, dict) and given.get("unpaired_source") is not None
+        return {"method": "affine"} | given if unpaired else given
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.select != "random" and self.anchors is None:
+            raise ValueError("--select needs the number of anchors (--anchors)")
+        if (self.unpaired_source is None) != (self.unpaired_target is None):
+            raise ValueError("--unpaired-source and --unpaired-target: give both of them")
+        if self.unpaired_source is not None:
+            given = [name for name in _FIT_OPTIONS if getattr(self, name) is not None]
+            for name in ([] if self.method == "affine" else ["method"]) + given:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} and --unpaired-source: a fit with unpaired rows "
+                    "is affine and finds its penalty by itself; leave one of them out"
+                )
+        return self
 
     @property
     def options(self) -> dict[str, Any]:
         """Keyword options of the fit; a method refuses those that it does not have."""
-        known = (
-            "normalize",
-            "ridge",
-            "ridge_unit",
-            "rcond",
-            "scale",
-            "rotation_only",
-            "completion",
-        )
-        given = {name: value for name in known if (value := getattr(self, name)) is not None}
+        fields = ((name, getattr(self, name)) for name in _FIT_OPTIONS)
+        given = {name: value for name, value in fields if value is not None}
         return usual_options(self.method) | given
 
 

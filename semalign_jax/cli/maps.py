@@ -28,13 +28,16 @@ if TYPE_CHECKING:
         "semalign fit stores/images stores/reports --out image-to-text.safetensors",
         "semalign fit stores/images stores/reports --method affine --ridge 0.1 --anchors 1000 "
         "--seed 0 --out affine.safetensors",
+        "semalign fit stores/images stores/reports --anchors 50 --select k-medoids "
+        "--unpaired-source stores/images --unpaired-target stores/reports --out map.safetensors",
     ),
 )
 def fit(console: "Console", settings: "FitSettings", processes: "ProcessSettings") -> Outcome:
     """Fit a map from one store's space to another's.
 
-    Rows are matched by id and streamed, so stores may be larger than memory (not with --method
-    auto).
+    Rows are matched by id and streamed, so stores may be larger than memory. In memory are the
+    anchors of --method auto and of a fit with unpaired rows, and the source's rows if anchors are
+    chosen by them.
     """
     with joined(console, processes):
         return _fit(console, settings)
@@ -66,17 +69,20 @@ def _fit(console: "Console", settings: "FitSettings") -> Outcome:
             f"{count}: draw some with --anchors, or take --method affine"
         )
     console.note(f"{count} pairs of {settings.source} and {settings.target}")
+    pools = _unpaired(settings, source, target, count)
     batches = paired_batches(source, target, matched, settings.batch_rows, shard=this_process())
     with console.progress("fit", len(shard_rows(count))) as shown:
         stats = accumulate_stats(batches, progress=shown.update)
-    chosen: dict[str, Any] = {}
-    if settings.method == "auto":
-        mapping, chosen = _fit_auto(source, target, matched)
+    about: dict[str, Any] = {}
+    if pools is not None:
+        mapping, about = _fit_with_unpaired(settings, source, target, matched, pools)
+    elif settings.method == "auto":
+        mapping, about = _fit_auto(source, target, matched)
     else:
         mapping = fit_from_stats(settings.method, stats, **settings.options)
 
     def save() -> None:
-        save_map(mapping, settings.out, method=settings.method, diagnosis=chosen.get("diagnosis"))
+        save_map(mapping, settings.out, method=settings.method, diagnosis=about.get("diagnosis"))
         save_settings(settings, settings.out.with_suffix(".settings.json"))
 
     with writing(settings.out):
@@ -93,7 +99,7 @@ def _fit(console: "Console", settings: "FitSettings") -> Outcome:
         "only_target": matched.only_b,
         "ids_not_found": not_found,
         "correlation": correlation(mapping, stats),
-        **chosen,
+        **about,
     }
     return Outcome(values, _fit_summary(values))
 
@@ -117,6 +123,58 @@ def _fit_auto(
     return mapping, chosen
 
 
+def _unpaired(
+    settings: "FitSettings", source: "EmbeddingStore", target: "EmbeddingStore", anchors: int
+) -> tuple["EmbeddingStore", "EmbeddingStore"] | None:
+    """The stores of unpaired rows, or None; before anything is read."""
+    from ._stores import open_rows
+
+    if settings.unpaired_source is None or settings.unpaired_target is None:
+        return None
+    if anchors < 2:
+        raise ValueError("--unpaired-source needs at least 2 pairs to fit to; there is 1")
+    stores = open_rows(settings.unpaired_source), open_rows(settings.unpaired_target)
+    for store, like in zip(stores, (source, target), strict=True):
+        if not len(store):
+            raise ValueError(f"{store.folder} holds no rows")
+        if store.dimension != like.dimension:
+            raise ValueError(
+                f"{store.folder} has {store.dimension} dimensions; {like.folder} has "
+                f"{like.dimension}: unpaired rows must be of the same encoder"
+            )
+    return stores
+
+
+def _fit_with_unpaired(
+    settings: "FitSettings",
+    source: "EmbeddingStore",
+    target: "EmbeddingStore",
+    matched: "JoinedRows",
+    pools: tuple["EmbeddingStore", "EmbeddingStore"],
+) -> tuple["AffineMap", dict[str, Any]]:
+    """The map, and what is told of it."""
+    import jax
+    import numpy as np
+
+    from ..maps.semi import fit_semi
+
+    key_fit, *keys = jax.random.split(jax.random.key(settings.seed), 3)
+    rows = [
+        store.rows(_drawn(key, len(store), min(len(store), settings.unpaired_rows)))
+        for store, key in zip(pools, keys, strict=True)
+    ]
+    anchors = source.rows(matched.rows_a), target.rows(matched.rows_b)
+    mapping, info = fit_semi(*(side.astype(np.float32) for side in (*anchors, *rows)), key=key_fit)
+    about = {
+        "unpaired_used": bool(info.used),
+        "unpaired_source": len(rows[0]),
+        "unpaired_target": len(rows[1]),
+        "left_out_cosine": float(info.unpaired_cosine),
+        "left_out_cosine_of_anchors_only": float(info.anchors_cosine),
+    }
+    return mapping, about
+
+
 def _anchors(
     settings: "FitSettings", source: "EmbeddingStore", matched: "JoinedRows"
 ) -> tuple["JoinedRows", int]:
@@ -132,7 +190,7 @@ def _anchors(
         if not len(matched.rows_a):
             raise ValueError(f"{settings.ids}: none of its ids is in both stores")
     if settings.anchors is not None:
-        matched = _select(matched, _draw(len(matched.rows_a), settings.anchors, settings.seed))
+        matched = _select(matched, _chosen(settings, source, matched.rows_a))
     return matched, not_found
 
 
@@ -161,16 +219,30 @@ def read_ids(path: Path) -> set[str]:
     return found
 
 
-def _draw(rows: int, anchors: int, seed: int) -> Any:
+def _chosen(settings: "FitSettings", source: "EmbeddingStore", pairs: Any) -> Any:
+    """Which of the pairs, by the rows of the source store, are anchors."""
     import jax
+    import numpy as np
+
+    from ..sweeps.select import select_anchors
+
+    count, key = settings.anchors, jax.random.key(settings.seed)
+    assert count is not None
+    if count > len(pairs):
+        raise ValueError(f"--anchors {count}: there are only {len(pairs)} pairs to draw from")
+    if settings.select == "random":
+        return _drawn(key, len(pairs), count)
+    rows = source.rows(pairs).astype(np.float32)
+    return np.sort(np.asarray(select_anchors(rows, count, method=settings.select, key=key)))
+
+
+def _drawn(key: Any, rows: int, count: int) -> Any:
     import numpy as np
 
     from ..sweeps.anchors import anchor_order
 
-    if anchors > rows:
-        raise ValueError(f"--anchors {anchors}: there are only {rows} pairs to draw from")
     # Ascending, so that files are read from front to back.
-    return np.sort(np.asarray(anchor_order(jax.random.key(seed), rows, size=anchors)))
+    return np.sort(np.asarray(anchor_order(key, rows, size=count)))
 
 
 def _select(matched: "JoinedRows", rows: Any) -> "JoinedRows":
@@ -209,6 +281,14 @@ def _fit_summary(values: dict[str, Any]) -> str:
             f"cosine {values['loo_cosine']:.4f}"
         )
     lines += values.get("diagnosis", {}).get("advice", [])
+    if "unpaired_used" in values:
+        lines.append(
+            f"unpaired: {values['unpaired_source']} rows of the source, "
+            f"{values['unpaired_target']} of the target, "
+            f"{'used' if values['unpaired_used'] else 'left out'}; cosine of left-out anchors "
+            f"{values['left_out_cosine']:.3f} with them, "
+            f"{values['left_out_cosine_of_anchors_only']:.3f} without"
+        )
     return "\n".join(lines)
 
 

@@ -23,6 +23,8 @@ from .io import save_map as save_map
 from .io import saved_diagnosis as saved_diagnosis
 from .io import saved_method as saved_method
 from .mlp_head import MlpHead as MlpHead
+from .semi import SemiInfo as SemiInfo
+from .semi import fit_semi as fit_semi
 from .stats import PairStats as PairStats
 from .stats import accumulate_stats as accumulate_stats
 from .stats import init_stats as init_stats
@@ -38,6 +40,7 @@ __all__ = [
     "FitInfo",
     "MlpHead",
     "PairStats",
+    "SemiInfo",
     "accumulate_stats",
     "diagnose",
     "fit",
@@ -47,6 +50,7 @@ __all__ = [
     "fit_l_ortho",
     "fit_linear",
     "fit_ortho",
+    "fit_semi",
     "identity_map",
     "init_stats",
     "load_map",

@@ -15,6 +15,7 @@ from .._core.linalg import (
     safe_inverse,
     svd,
     transpose,
+    unit_rows,
 )
 from .._core.samples import poisoned, sample_weights, unsharded, weighted_mean
 from .._core.typing import Array, ArrayLike
@@ -35,7 +36,7 @@ def normalize_rows(x: ArrayLike) -> Array:
         TypeError: if `x` is not floating point.
         ValueError: if it is a scalar or empty.
     """
-    return _unit_rows(_floats("x", x, range(1, 9)))
+    return unit_rows(_floats("x", x, range(1, 9)))
 
 
 def _floats(name: str, x: ArrayLike, ranks: range) -> Array:
@@ -43,17 +44,6 @@ def _floats(name: str, x: ArrayLike, ranks: range) -> Array:
     if not isinstance(x, jax.Array) or not jnp.issubdtype(x.dtype, jnp.floating):
         return checks.float_array(name, x, tuple(ranks))
     return x
-
-
-@jax.jit
-def _unit_rows(x: Array) -> Array:
-    dtype = x.dtype
-    x = x.astype(compute_dtype(dtype))
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
-    x = x * safe_inverse(largest, largest > 0)
-    squares = jnp.sum(x * x, axis=-1, keepdims=True)
-    zero = squares == 0
-    return jnp.where(zero, 0, x / jnp.sqrt(jnp.where(zero, 1, squares))).astype(dtype)
 
 
 def without_nan(x: Array, y: Array) -> Array:

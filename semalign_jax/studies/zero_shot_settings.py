@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from ..zeroshot.baselines import BASELINES, Baseline, naive_scores
+from ..zeroshot.baselines import BASELINES, MORE_BASELINES, Baseline, naive_scores
 from ..zeroshot.protocol import MULTIMODAL_LINE
 from ..zeroshot.scores import TEMPERATURE, SpaceNormalization, ThresholdRule
 from . import settings as shared
@@ -34,7 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "shuffled": {**shared.METHODS["ridge"], "shuffled": True},
 }
 NAIVE, PROBE = "naive", "probe"
-SCORES: Mapping[str, Baseline] = {NAIVE: naive_scores, **BASELINES}
+SCORES: Mapping[str, Baseline] = {NAIVE: naive_scores, **BASELINES, **MORE_BASELINES}
 
 
 class PromptSource(Settings):
@@ -143,6 +143,7 @@ class ZeroShotSettings(StudySettings):
         baselines: Baselines by name with their options; the key `baseline` says which: "naive",
             "relative", "asif" or "csa" (see `zeroshot.baselines`), or "probe", a linear probe on as
             many labelled images as there are anchors (option `l2`). A list of these names does too.
+            Not run unless named: "cca", "kernel-ridge", "reduced-rank", "diagonal" and "whitened".
         normalizations: Normalisations of the mapped space, see `zero_shot_scores`. With several
             each map has several lines, and the notes compare them.
         multimodal: A multimodal model as a reference.
@@ -172,7 +173,9 @@ class ZeroShotSettings(StudySettings):
     label_names: dict[str, str] = {}
     ignored_labels: tuple[str, ...] = ()
     methods: dict[str, dict[str, Any]] = METHODS
-    baselines: dict[str, dict[str, Any]] = {name: {"baseline": name} for name in SCORES}
+    baselines: dict[str, dict[str, Any]] = {
+        name: {"baseline": name} for name in (NAIVE, *BASELINES)
+    }
     normalizations: Annotated[tuple[SpaceNormalization, ...], Field(min_length=1)] = ("center",)
     multimodal: MultimodalSettings | None = None
     temperature: float = Field(default=TEMPERATURE, gt=0)

@@ -22,7 +22,16 @@ import jax
 import jax.numpy as jnp
 
 from .._core import checks
-from .._core.linalg import common_dtype, compute_dtype, counts, matmul, safe_inverse, svd, transpose
+from .._core.linalg import (
+    common_dtype,
+    compute_dtype,
+    counts,
+    eigh,
+    matmul,
+    safe_inverse,
+    svd,
+    transpose,
+)
 from .._core.samples import in_range, integers
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap, identity_map
@@ -160,9 +169,7 @@ def asif_scores(
     """
     source, target, images, prompts = _checked(source, target, images, prompts)
     top = min(checks.positive_int("top", top), source.shape[0])
-    exponent = checks.scalar("exponent", exponent)
-    if checks.is_concrete(exponent) and not float(exponent) > 0:
-        raise ValueError(f"exponent must be > 0; got {float(exponent)}")
+    exponent = _positive("exponent", exponent)
     source, target, images, prompts = _centred(center, source, target, images, prompts)
     texts = _sparse(cosine_similarity(prompts.embeddings, target), top, exponent)
     return prompt_scores(
@@ -234,6 +241,36 @@ def _whitened(rows: Array, ridge: Array) -> tuple[Array, Array, Array]:
     return u * (s * inverse)[None, :], transpose(vt) * inverse[None, :], mean
 
 
+def cca_scores(
+    source: ArrayLike,
+    target: ArrayLike,
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    ridge: float | Array = 1.0,
+    dims: int | None = None,
+    temperature: float | Array = TEMPERATURE,
+) -> Array:
+    """Cosine in canonical coordinates, in which all of them count the same.
+
+    With all coordinates and equal dimensions this is also an orthogonal map between the whitened
+    spaces.
+
+    Args:
+        source: source anchors [k, d_in].
+        target: target anchors [k, d_out].
+        images: [n, d_in].
+        prompts: [p, d_out].
+        ridge: see `fit_canonical`; 0 is canonical correlation analysis without a penalty.
+        dims: see `fit_canonical`.
+        temperature: see `prompt_scores`.
+    """
+    source, target, images, prompts = _checked(source, target, images, prompts)
+    maps = fit_canonical(source, target, ridge=ridge, dims=dims)
+    projected = replace(prompts, embeddings=maps.target(prompts.embeddings))
+    return prompt_scores(maps.source(images), projected, temperature=temperature)
+
+
 def csa_scores(
     source: ArrayLike,
     target: ArrayLike,
@@ -265,6 +302,199 @@ def csa_scores(
     projected = replace(prompts, embeddings=maps.target(prompts.embeddings))
     units = normalize_rows(maps.source(images)) * maps.correlations[None, :]
     return prototype_scores(units, prompt_prototypes(projected), prompts.task, temperature)
+
+
+# --- other regressions -------------------------------------------------------------------------
+
+
+def kernel_ridge_scores(
+    source: ArrayLike,
+    target: ArrayLike,
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    ridge: float | Array = 0.1,
+    bandwidth: float | Array = 1.0,
+    temperature: float | Array = TEMPERATURE,
+) -> Array:
+    """Kernel ridge regression of the target on a Gaussian kernel of the source.
+
+    The kernel is exp(-distance^2 / (2 bandwidth^2 m)), m the mean squared distance of two anchors.
+    Targets are centred; compared are deviations from their mean.
+
+    Args:
+        source: source anchors [k, d_in].
+        target: target anchors [k, d_out].
+        images: [n, d_in].
+        prompts: [p, d_out].
+        ridge: added to the diagonal of the kernel matrix, > 0; may be traced.
+        bandwidth: > 0, may be traced.
+        temperature: see `prompt_scores`.
+    """
+    source, target, images, prompts = _checked(source, target, images, prompts)
+    values = [_positive(n, a) for n, a in (("ridge", ridge), ("bandwidth", bandwidth))]
+    source, target, images, prompts = _deviations(source, target, images, prompts)
+    mapped = _kernel_ridge(source, target, images, *values)
+    return prompt_scores(mapped, prompts, temperature=temperature)
+
+
+@jax.jit
+def _kernel_ridge(
+    source: Array, target: Array, images: Array, ridge: Array, bandwidth: Array
+) -> Array:
+    ridge, bandwidth = (a.astype(source.dtype) for a in (ridge, bandwidth))
+    # Of centred anchors the mean squared distance is twice the mean squared norm.
+    spread = 4 * bandwidth**2 * jnp.mean(jnp.sum(source * source, axis=1))
+    inverse = safe_inverse(spread, spread > 0)
+
+    def kernel(rows: Array) -> Array:
+        squares = [jnp.sum(a * a, axis=1) for a in (rows, source)]
+        cross = matmul(rows, transpose(source))
+        distances = squares[0][:, None] + squares[1][None, :] - 2 * cross
+        return jnp.exp(-jnp.maximum(distances, 0) * inverse)
+
+    values, vectors = eigh(kernel(source))
+    dual = matmul(transpose(vectors), target) / (jnp.maximum(values, 0) + ridge)[:, None]
+    return matmul(kernel(images), matmul(vectors, dual))
+
+
+def reduced_rank_scores(
+    source: ArrayLike,
+    target: ArrayLike,
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    rank: int = 32,
+    ridge: float | Array = 1.0,
+    temperature: float | Array = TEMPERATURE,
+) -> Array:
+    """Reduced rank regression: the affine map of at most this rank with the least penalised error.
+
+    (Izenman 1975; Mukherjee and Zhu 2011.) The ridge map, projected on the principal directions of
+    what it fits; compared are deviations from the mean of the target.
+
+    Args:
+        source: source anchors [k, d_in].
+        target: target anchors [k, d_out].
+        images: [n, d_in].
+        prompts: [p, d_out].
+        rank: >= 1 (static).
+        ridge: in units of the mean diagonal of the Gram matrix, >= 0; may be traced.
+        temperature: see `prompt_scores`.
+    """
+    source, target, images, prompts = _checked(source, target, images, prompts)
+    rank, ridge = checks.positive_int("rank", rank), checks.scalar("ridge", ridge)
+    source, target, images, prompts = _deviations(source, target, images, prompts)
+    weight = _reduced_rank(rank, *_moments(source, target), ridge)
+    return prompt_scores(matmul(images, weight), prompts, temperature=temperature)
+
+
+def diagonal_scores(
+    source: ArrayLike,
+    target: ArrayLike,
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    rank: int = 32,
+    ridge: float | Array = 1.0,
+    rounds: int = 10,
+    temperature: float | Array = TEMPERATURE,
+) -> Array:
+    """A diagonal and a matrix of low rank, each fitted in turn to what the other leaves.
+
+    The form of adapters between versions of one encoder; for equal dimensions. Compared are
+    deviations from the mean of the target.
+
+    Args:
+        source: source anchors [k, d].
+        target: target anchors [k, d].
+        images: [n, d].
+        prompts: [p, d].
+        rank: of the second matrix, >= 1 (static).
+        ridge: on both, in units of the mean diagonal of the Gram matrix, >= 0; may be traced.
+        rounds: how often both are fitted (static).
+        temperature: see `prompt_scores`.
+    """
+    source, target, images, prompts = _checked(source, target, images, prompts)
+    if source.shape[1] != target.shape[1]:
+        raise ValueError(
+            f"source and target must have equal dimensions for a diagonal; got {source.shape} and "
+            f"{target.shape}"
+        )
+    rank, ridge = checks.positive_int("rank", rank), checks.scalar("ridge", ridge)
+    rounds = checks.positive_int("rounds", rounds)
+    source, target, images, prompts = _deviations(source, target, images, prompts)
+    weight = _diagonal_and_low_rank(rank, rounds, *_moments(source, target), ridge)
+    return prompt_scores(matmul(images, weight), prompts, temperature=temperature)
+
+
+def whitened_scores(
+    source: ArrayLike,
+    target: ArrayLike,
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    *,
+    ridge: float | Array = 1.0,
+    temperature: float | Array = TEMPERATURE,
+) -> Array:
+    """The ridge map, compared in the target space whitened by its anchors.
+
+    Args:
+        source: source anchors [k, d_in].
+        target: target anchors [k, d_out].
+        images: [n, d_in].
+        prompts: [p, d_out].
+        ridge: of the map and of the whitening, in units of the mean diagonal of the Gram matrix
+            and the mean variance, >= 0; may be traced.
+        temperature: see `prompt_scores`.
+    """
+    source, target, images, prompts = _checked(source, target, images, prompts)
+    ridge = checks.scalar("ridge", ridge)
+    source, target, images, prompts = _deviations(source, target, images, prompts)
+    weight = _reduced_rank(target.shape[1], *_moments(source, target), ridge)
+    _, whiten, _ = _whitened(target, ridge.astype(target.dtype))
+    whitened = replace(prompts, embeddings=matmul(prompts.embeddings, whiten))
+    mapped = matmul(images, matmul(weight, whiten))
+    return prompt_scores(mapped, whitened, temperature=temperature)
+
+
+@jax.jit
+def _moments(source: Array, target: Array) -> tuple[Array, Array]:
+    return matmul(transpose(source), source), matmul(transpose(source), target)
+
+
+@partial(jax.jit, static_argnums=0)
+def _reduced_rank(rank: int, gram: Array, cross: Array, ridge: Array) -> Array:
+    """The weight from x^T x and x^T y of centred anchors."""
+    values, vectors = eigh(gram)
+    shrunk = jnp.maximum(values, 0) + ridge.astype(gram.dtype) * jnp.mean(values)
+    kept = jnp.maximum(values, 0) > jnp.finfo(gram.dtype).eps * values[-1]
+    inverse = safe_inverse(shrunk, kept & (shrunk > 0))
+    turned = matmul(transpose(vectors), cross)
+    weight = matmul(vectors, inverse[:, None] * turned)
+    if rank >= min(cross.shape):
+        return weight
+    # W^T (x^T x + penalty) W: the directions are those of the fit, with the penalty as more rows.
+    directions = eigh(matmul(transpose(turned), inverse[:, None] * turned))[1][:, -rank:]
+    return matmul(matmul(weight, directions), transpose(directions))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _diagonal_and_low_rank(
+    rank: int, rounds: int, gram: Array, cross: Array, ridge: Array
+) -> Array:
+    power = jnp.diagonal(gram)
+    power = power + ridge.astype(gram.dtype) * jnp.mean(power)
+    inverse = safe_inverse(power, power > 0)
+
+    def better(weight: Array) -> tuple[Array, Array]:
+        diagonal = jnp.diagonal(cross - matmul(gram, weight)) * inverse
+        rest = cross - gram * diagonal[None, :]
+        return _reduced_rank(rank, gram, rest, ridge), diagonal
+
+    begin = jnp.zeros_like(gram), jnp.zeros_like(power)
+    weight, diagonal = jax.lax.fori_loop(0, rounds, lambda _, state: better(state[0]), begin)
+    return weight + jnp.diag(diagonal)
 
 
 # --- labels ------------------------------------------------------------------------------------
@@ -333,6 +563,14 @@ BASELINES: Mapping[str, Baseline] = {
     "asif": asif_scores,
     "csa": csa_scores,
 }
+#: More of them, which the protocol and studies run where they are asked for.
+MORE_BASELINES: Mapping[str, Baseline] = {
+    "cca": cca_scores,
+    "kernel-ridge": kernel_ridge_scores,
+    "reduced-rank": reduced_rank_scores,
+    "diagonal": diagonal_scores,
+    "whitened": whitened_scores,
+}
 
 
 def _checked(
@@ -363,6 +601,13 @@ def _checked(
     return source, target, images, replace(prompts, embeddings=texts)
 
 
+def _positive(name: str, value: float | Array) -> Array:
+    value = checks.scalar(name, value)
+    if checks.is_concrete(value) and not float(value) > 0:
+        raise ValueError(f"{name} must be > 0; got {float(value)}")
+    return value
+
+
 def _centred(
     center: bool, source: Array, target: Array, images: Array, prompts: EmbeddedPrompts
 ) -> tuple[Array, Array, Array, EmbeddedPrompts]:
@@ -371,3 +616,14 @@ def _centred(
     first, second = (jnp.mean(a, axis=0, keepdims=True) for a in (source, target))
     texts = replace(prompts, embeddings=prompts.embeddings - second)
     return source - first, target - second, images - first, texts
+
+
+def _deviations(
+    source: Array, target: Array, images: Array, prompts: EmbeddedPrompts
+) -> tuple[Array, Array, Array, EmbeddedPrompts]:
+    """Centred by the anchors' means, in a dtype that is computed with."""
+    work = compute_dtype(source.dtype)
+    source, target, images, texts = (
+        a.astype(work) for a in (source, target, images, prompts.embeddings)
+    )
+    return _centred(True, source, target, images, replace(prompts, embeddings=texts))

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from cli_cases import error_of, pair_of_stores, run, values_of
@@ -108,6 +109,36 @@ def test_a_fit_to_some_ids_and_to_random_anchors(stores, tmp_path):
     assert maps[0] == maps[1] != maps[2]
 
 
+def test_anchors_chosen_by_the_rows_of_the_source(stores, tmp_path):
+    out = tmp_path / "map.safetensors"
+    found = values_of("fit", *stores, "--anchors", 10, "--select", "farthest", "--out", out)
+    assert found["anchors"] == 10
+    x, y = pairs(stores)
+    key = jax.random.key(0)
+    narrow = x.astype(np.float32)
+    rows = np.sort(sa.sweeps.select_anchors(narrow, 10, method="farthest", key=key))
+    close(out, sa.fit("ortho", x[rows], y[rows], normalize="isotropic"))
+
+
+def test_a_fit_with_unpaired_rows(stores, tmp_path):
+    out = tmp_path / "map.safetensors"
+    unpaired = ("--unpaired-source", stores[0], "--unpaired-target", stores[1])
+    found = values_of("fit", *stores, "--anchors", 8, *unpaired, "--out", out)
+    assert (found["method"], found["anchors"]) == ("affine", 8)
+    assert (found["unpaired_source"], found["unpaired_target"]) == (65, 63)
+    rows = np.sort(sa.sweeps.anchor_order(jax.random.key(0), 60, size=8))
+    x, y = (side[rows].astype(np.float32) for side in pairs(stores))
+    pools = (sa.stores.open_store(folder).rows(slice(None)) for folder in stores)
+    expected, info = sa.fit_semi(x, y, *pools)
+    assert found["unpaired_used"]
+    assert bool(info.used)
+    assert found["left_out_cosine"] == pytest.approx(float(info.unpaired_cosine), abs=1e-5)
+    close(out, expected)
+    assert sa.maps.saved_method(out) == "affine"
+    again = run("fit", "--config", out.with_suffix(".settings.json"), "--unpaired-rows", 20)
+    assert "unpaired: 20 rows of the source, 20 of the target" in again.stdout
+
+
 def test_ids_of_files_are_those_of_stores(tmp_path):
     (tmp_path / "ids.txt").write_text("7\r\n7.0\n 007 \n\n")
     (tmp_path / "ids.json").write_text('[7, 7.0, "7.0", "007", ""]')
@@ -116,6 +147,9 @@ def test_ids_of_files_are_those_of_stores(tmp_path):
     (tmp_path / "ids.json").write_text("[7, 7.5]")
     with pytest.raises(ValueError, match=r"ids\.json: entry 1: 7\.5 is no whole number"):
         read_ids(tmp_path / "ids.json")
+
+
+UNPAIRED = ("--unpaired-source", "four.npy", "--unpaired-target", "four.npy")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +162,12 @@ def test_ids_of_files_are_those_of_stores(tmp_path):
         (("--ids", "other.txt"), "none of its ids is in both stores"),
         (("--method", "linear", "--scale"), "scale is not an option of method 'linear'"),
         (("--rotation-only",), "rotation_only needs equal dimensions"),
+        (("--select", "k-medoids"), "--select needs the number of anchors (--anchors)"),
+        (("--unpaired-source", "a.npy"), "--unpaired-source and --unpaired-target: give both"),
+        ((*UNPAIRED, "--ridge", "1"), "--ridge and --unpaired-source: a fit with unpaired rows is"),
+        ((*UNPAIRED, "--method", "ortho"), "--method and --unpaired-source: a fit with unpaired"),
+        ((*UNPAIRED, "--anchors", "1"), "--unpaired-source needs at least 2 pairs to fit to"),
+        (UNPAIRED, "four.npy has 4 dimensions; "),
         (("--out", "no/folder/map.safetensors"), "there is no such folder for the map"),
     ],
     ids=lambda value: "-".join(value).strip("-") if isinstance(value, tuple) else "",
@@ -137,6 +177,7 @@ def test_a_fit_refuses(flags, message, stores, tmp_path, monkeypatch):
     (tmp_path / "bad.json").write_text('{"i3": 1}')
     (tmp_path / "blank.txt").write_text("\n")
     (tmp_path / "other.txt").write_text("nobody\n")
+    np.save("four.npy", np.ones((3, 4), np.float32))
     assert message in error_of("fit", *stores, "--out", "map.safetensors", *flags)
     assert not (tmp_path / "map.safetensors").exists()
 

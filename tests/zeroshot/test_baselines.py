@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import anchors, rotation
+from sklearn.cross_decomposition import CCA
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 
 import semalign_jax as sa
@@ -20,6 +22,11 @@ SCORERS = {
     "relative": baselines.relative_scores,
     "asif": partial(baselines.asif_scores, top=7),
     "csa": baselines.csa_scores,
+    "cca": baselines.cca_scores,
+    "kernel ridge": baselines.kernel_ridge_scores,
+    "reduced rank": partial(baselines.reduced_rank_scores, rank=3),
+    "diagonal": partial(baselines.diagonal_scores, rank=3, rounds=4),
+    "whitened": baselines.whitened_scores,
 }
 
 
@@ -94,22 +101,68 @@ def reference_csa(source, target, images, texts, ridge=1.0, dims=None):
     return images, (texts - target.mean(0)) @ roots[1] @ vt.T[:, :dims], s[:dims]
 
 
+def ridge_rows(a, b, ridge=1.0):
+    """Centred rows whose least squares are those with a ridge."""
+    penalty = np.sqrt(ridge * np.sum(a * a) / a.shape[1]) * np.eye(a.shape[1])
+    return np.concatenate([a, penalty]), np.concatenate([b, np.zeros((a.shape[1], b.shape[1]))])
+
+
+def reference_reduced_rank(a, b, rank):
+    a, b = ridge_rows(a, b)
+    weight = np.linalg.lstsq(a, b)[0]
+    directions = np.linalg.svd(a @ weight)[2][:rank].T
+    return weight @ directions @ directions.T
+
+
+def reference_diagonal(a, b, rank, rounds):
+    weight = np.zeros((a.shape[1], b.shape[1]))
+    penalty = np.sum(a * a) / a.shape[1]
+    for _ in range(rounds):
+        rest = b - a @ weight
+        diagonal = np.sum(a * rest, axis=0) / (np.sum(a * a, axis=0) + penalty)
+        weight = reference_reduced_rank(a, b - a * diagonal, rank)
+    return weight + np.diag(diagonal)
+
+
+def problem_of(name, **options):
+    return problem(d_in=8 if name == "diagonal" else 6, **options)
+
+
+@pytest.mark.parametrize("name", SCORERS)
 @pytest.mark.parametrize("task", ["multi-label", "single-label"])
-def test_against_numpy(task):
-    source, target, images, prompts = problem(task=task)
+def test_against_numpy(task, name):
+    source, target, images, prompts = problem_of(name, task=task)
     texts = np.asarray(prompts.embeddings)
-    padded = np.pad(images, ((0, 0), (0, 2)))
+    a, b, new = source - source.mean(0), target - target.mean(0), images - source.mean(0)
+    deviations = texts - target.mean(0)
     csa = reference_csa(source, target, images, texts)
+
+    def of_map(weight, whiten=np.eye(8)):  # noqa: B008
+        return finish(new @ weight @ whiten, deviations @ whiten, prompts)
+
+    def kernel_ridge():
+        spread = np.mean(np.sum((a[:, None] - a[None]) ** 2, axis=2))
+        options: Any = {"alpha": 0.1, "gamma": 1 / (2 * spread)}
+        model = KernelRidge(kernel="rbf", **options)
+        return finish(model.fit(a, b).predict(new), deviations, prompts)
+
     expected = {
-        "naive": finish(padded, texts, prompts),
-        "relative": finish(*reference_relative(source, target, images, texts), prompts),
-        "asif": finish(*reference_asif(source, target, images, texts), prompts),
-        "csa": finish(*csa[:2], prompts, weights=csa[2]),
-    }
-    for name, scorer in SCORERS.items():
-        got = scorer(source, target, images, prompts)
-        assert got.shape == (15, 3)
-        np.testing.assert_allclose(got, expected[name], atol=1e-9, err_msg=name)
+        "naive": lambda: finish(np.pad(images, ((0, 0), (0, 2))), texts, prompts),
+        "relative": lambda: finish(*reference_relative(source, target, images, texts), prompts),
+        "asif": lambda: finish(*reference_asif(source, target, images, texts), prompts),
+        "csa": lambda: finish(*csa[:2], prompts, weights=csa[2]),
+        "cca": lambda: finish(*csa[:2], prompts),
+        "kernel ridge": kernel_ridge,
+        "reduced rank": lambda: of_map(reference_reduced_rank(a, b, 3)),
+        "diagonal": lambda: of_map(reference_diagonal(a, b, 3, 4)),
+        "whitened": lambda: of_map(
+            np.linalg.lstsq(*ridge_rows(a, b))[0],
+            inverse_root(b.T @ b + np.trace(b.T @ b) / 8 * np.eye(8)),
+        ),
+    }[name]()
+    got = SCORERS[name](source, target, images, prompts)
+    assert got.shape == (15, 3)
+    np.testing.assert_allclose(got, expected, atol=1e-9)
 
 
 @pytest.mark.parametrize(("k", "ridge", "dims"), [(5, 0.1, None), (30, 0.0, None), (30, 0.5, 4)])
@@ -131,6 +184,10 @@ def test_canonical_correlations_are_those_of_the_projections():
     for i, correlation in enumerate(np.asarray(maps.correlations)):
         np.testing.assert_allclose(np.corrcoef(u[:, i], v[:, i])[0, 1], correlation, atol=1e-9)
     assert (np.diff(maps.correlations) <= 0).all()
+    peer = CCA(3, scale=False, tol=1e-12, max_iter=10_000).fit(source, target)
+    u, v = peer.transform(source, target)
+    peers = [np.corrcoef(u[:, i], v[:, i])[0, 1] for i in range(3)]
+    np.testing.assert_allclose(maps.correlations[:3], peers, atol=1e-6)
     same = baselines.fit_canonical(source, source @ rotation(6, np.random.default_rng(1)), ridge=0)
     np.testing.assert_allclose(same.correlations, 1, atol=1e-9)
 
@@ -140,7 +197,7 @@ def test_rotations_of_a_space_change_nothing():
     source, target, images, prompts = problem()
     q, r = rotation(6, rng), rotation(8, rng)
     turned = replace(prompts, embeddings=prompts.embeddings @ r)
-    for name in ("relative", "asif", "csa"):
+    for name in set(SCORERS) - {"naive", "diagonal"}:
         expected = SCORERS[name](source, target, images, prompts)
         got = SCORERS[name](3 * source @ q, target @ r, 3 * images @ q, turned)
         np.testing.assert_allclose(got, expected, atol=1e-8, err_msg=name)
@@ -189,7 +246,7 @@ def test_asif_keeps_scores_apart_where_powers_underflow():
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_dtype_jit_and_vmap(name):
-    source, target, images, prompts = problem()
+    source, target, images, prompts = problem_of(name)
     expected = SCORERS[name](source, target, images, prompts)
     half = [jnp.asarray(a, jnp.float32) for a in (source, target, images)]
     single = replace(prompts, embeddings=prompts.embeddings.astype(jnp.float32))
@@ -205,7 +262,7 @@ def test_dtype_jit_and_vmap(name):
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_one_anchor_gives_finite_scores(name):
-    source, target, images, prompts = problem()
+    source, target, images, prompts = problem_of(name)
     assert np.isfinite(SCORERS[name](source[:1], target[:1], images, prompts)).all()
 
 
@@ -229,6 +286,12 @@ def test_bad_input_names_the_argument():
         baselines.asif_scores(source, target, images, prompts, top=0)
     with pytest.raises(ValueError, match="exponent must be > 0"):
         baselines.asif_scores(source, target, images, prompts, exponent=0.0)
+    with pytest.raises(ValueError, match="ridge must be > 0"):
+        baselines.kernel_ridge_scores(source, target, images, prompts, ridge=0.0)
+    with pytest.raises(ValueError, match="rank must be at least 1"):
+        baselines.reduced_rank_scores(source, target, images, prompts, rank=0)
+    with pytest.raises(ValueError, match="source and target must have equal dimensions"):
+        baselines.diagonal_scores(source, target, images, prompts)
     with pytest.raises(ValueError, match="ridge must be finite"):
         baselines.csa_scores(source, target, images, prompts, ridge=-1.0)
     with pytest.raises(ValueError, match="temperature must be > 0"):
