@@ -69,12 +69,11 @@ def run_pair(pair: paper.Pair, counts: Sequence[int]) -> Found:
     records = paper.run_pair(pair, counts, {name: paper.METHODS[name] for name in FOUR})
     four = np.full((len(FOUR), len(counts), draws), np.nan)
     for one in records:
-        if one["method"] in FOUR:
+        if one["method"] in FOUR and one["anchors"] is not None:
             place = FOUR.index(one["method"]), counts.index(one["anchors"]), one["seed"]
             four[place] = one["value"]
-    (metric, data, axes), _ = (
-        paper.stitching(pair) if pair.prompts is None else paper.zero_shot(pair)
-    )
+    task, _ = paper.stitching(pair) if pair.prompts is None else paper.zero_shot(pair)
+    metric, data, axes = task
     score = jax.jit(metric)
 
     def of_draw(draw: int) -> dict[str, Any]:

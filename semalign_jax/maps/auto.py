@@ -22,6 +22,7 @@ from .._core.linalg import (
     replace_value,
     safe_inverse,
     transpose,
+    unit_rows,
 )
 from .._core.typing import Array, ArrayLike
 from ._solvers.least_squares import least_squares
@@ -33,7 +34,6 @@ from .leave_one_out import (
     mean_cosine,
     predicted,
     spectrum,
-    unit_rows,
     weight_at,
 )
 from .mlp_head import Head

@@ -9,10 +9,10 @@ import numpy as np
 from jax import lax
 
 from .._core import checks
-from .._core.linalg import matmul, safe_inverse, transpose
+from .._core.linalg import matmul, safe_inverse, transpose, unit_rows
 from .._core.typing import Array, ArrayLike
 from .auto import Choice, Problem, anchor_problem, auto_map, choose, effective_rank, trust
-from .leave_one_out import mean_cosine, unit_rows
+from .leave_one_out import mean_cosine
 from .options import check_anchors
 
 #: Neighbours that hubness counts.

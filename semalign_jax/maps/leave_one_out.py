@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.linalg import counts, default_rcond, matmul, safe_inverse, svd, transpose
+from .._core.linalg import counts, default_rcond, matmul, safe_inverse, svd, transpose, unit_rows
 from .._core.typing import Array
 
 #: Strengths that are tried, in units of the mean diagonal of the Gram matrix of the anchors `x`;
@@ -76,13 +76,6 @@ def predicted(y: Array, residual: Array, free: Array) -> Array:
     defined = free > default_rcond(y.dtype)
     left = y - residual * safe_inverse(free, defined)[:, None]
     return jnp.where(defined[:, None], left, 0)
-
-
-def unit_rows(rows: Array) -> Array:
-    """Rows of length 1; zero rows stay."""
-    square = jnp.sum(rows * rows, axis=-1, keepdims=True)
-    norm = jnp.sqrt(jnp.where(square > 0, square, 1))
-    return rows * jnp.where(square > 0, 1 / norm, 0)
 
 
 def mean_cosine(predicted: Array, y: Array, w: Array) -> Array:

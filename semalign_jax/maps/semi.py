@@ -19,16 +19,15 @@ from .._core import checks
 from .._core.linalg import (
     common_dtype,
     compute_dtype,
-    counts,
     matmul,
     one_by_one_on_cpu,
     safe_inverse,
-    svd,
     transpose,
     unit_rows,
 )
 from .._core.typing import Array, ArrayLike
 from .affine_map import AffineMap
+from .leave_one_out import left_out, mean_cosine, spectrum
 from .options import check_anchors
 
 #: Penalties that are tried, in units of the mean diagonal entry of the Gram matrix.
@@ -92,31 +91,24 @@ def _solve(a: Array, b: Array) -> Array:
 def _choose_ridge(x: Array, y: Array) -> tuple[_Ridge, Array, Array]:
     """The penalty of the largest leave-one-out cosine; a gain that undoes its shrinkage; its error.
 
-    The prediction of a left-out row follows from one SVD: the residual over 1 - leverage.
-
     Args:
         x: centred anchors [n, d_in].
         y: centred anchors [n, d_out].
     """
-    u, s, _ = svd(x)
-    squares = jnp.where(counts(s), s, 0) ** 2
-    unit = jnp.sum(squares) / x.shape[1]
+    of, ones = spectrum(x), jnp.ones(len(x), x.dtype)
     same = x.shape[1] == y.shape[1]
-    size = _norm(y) * safe_inverse(_norm(x), unit > 0)
+    size = _norm(y) * safe_inverse(_norm(x), of.unit > 0)
     priors = jnp.stack([jnp.zeros_like(size), size]) if same else jnp.zeros(1, x.dtype)
     strengths = jnp.tile(jnp.asarray(STRENGTHS, x.dtype), len(priors))
     candidates = _Ridge(jnp.repeat(priors, len(STRENGTHS)), strengths)
 
-    def left_out(ridge: _Ridge) -> tuple[Array, Array, Array]:
+    def tried(ridge: _Ridge) -> tuple[Array, Array, Array]:
         rest = y - ridge.prior * x if same else y
-        shrunk = squares * safe_inverse(squares + ridge.strength * unit, squares > 0)
-        free = 1 - 1 / x.shape[0] - matmul(u * u, shrunk)
-        residual = rest - matmul(u * shrunk[None, :], matmul(transpose(u), rest))
-        found = y - residual * safe_inverse(free, free > 1e-6)[:, None]
-        cosine = jnp.mean(jnp.sum(unit_rows(found) * unit_rows(y), axis=1))
-        return cosine, _norm(found), jnp.mean(jnp.sum((found - y) ** 2, axis=1))
+        found = left_out(of, y, rest, ones / len(x), ridge.strength)
+        error = jnp.mean(jnp.sum((found - y) ** 2, axis=1))
+        return mean_cosine(found, y, ones), _norm(found), error
 
-    cosines, norms, errors = lax.map(left_out, candidates)
+    cosines, norms, errors = lax.map(tried, candidates)
     best = jnp.argmax(cosines)
     gain = _norm(y) * safe_inverse(norms[best], norms[best] > 0)
     return jax.tree.map(lambda values: values[best], candidates), gain, errors[best]
@@ -226,14 +218,14 @@ def _fit(
         for pool, own in zip(pools, jax.random.split(key_gate), strict=True)
     ]
 
-    def left_out(fold: Array) -> Array:
+    def without(fold: Array) -> Array:
         out = (jnp.arange(n) % folds == fold).astype(work)
         means, *weights = _two_maps(x, y, 1 - out, some, ridge, epsilon, key_gate, block)
         truth = unit_rows(y - means[1][None, :])
         mapped = (unit_rows(matmul(x - means[0][None, :], weight)) for weight in weights)
         return jnp.stack([jnp.sum(out[:, None] * rows * truth) for rows in mapped])
 
-    cosines = jnp.sum(lax.map(left_out, jnp.arange(folds)), axis=0) / n
+    cosines = jnp.sum(lax.map(without, jnp.arange(folds)), axis=0) / n
     means, alone, joint = _two_maps(x, y, jnp.ones(n, work), pools, ridge, epsilon, key_fit, block)
     source, target = (pool - mean[None, :] for pool, mean in zip(pools, means, strict=True))
     shift = _shift(source, target, alone, error / n)
