@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import anchor_sweep
+import beyond
 import pytest
 
 from semalign_jax.studies import report
@@ -64,3 +65,17 @@ def test_results_are_replaced_as_a_whole(tmp_path, monkeypatch):
         report.write_json(path, [2])
     assert json.loads(path.read_text()) == [1]
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_beyond_puts_every_line_next_to_the_best_of_four(tmp_path, capsys):
+    arguments = ["--quick", "--protocols", "vision-stitching", "--out", str(tmp_path)]
+    assert beyond.main(arguments) == 0
+    printed = capsys.readouterr().out
+    for line in ("best of the four", *beyond.LINES):
+        assert printed.count(f"\n{line} ") == 2  # both directions
+    results = json.loads((tmp_path / "results.json").read_text())
+    four = results["four"]["vision-stitching EfficientNet-Lite0 DINOv2-small"]
+    lines = results["lines"]["vision-stitching EfficientNet-Lite0 DINOv2-small"]
+    best = max(sum(scores[1]) / 2 for scores in four)
+    assert sum(lines["auto"][1]) / 2 > best + 0.01  # at 200 anchors
+    assert (tmp_path / "beyond.png").stat().st_size > 20_000
