@@ -106,12 +106,16 @@ def _refuse_beyond_float32(name: str, value: Any) -> None:
     narrowed = value.dtype == np.float64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64
     if not narrowed or isinstance(value, jax.Array):
         return
-    beyond = np.isfinite(value) & (np.abs(value) > np.finfo(np.float32).max)
-    if beyond.any():
-        raise ValueError(
-            f"{name} holds {value[beyond][0]:.3g}, which is infinity in float32: scale it, or set "
-            "jax_enable_x64"
-        )
+    largest = np.finfo(np.float32).max
+    rows = np.atleast_1d(value)
+    for start in range(0, len(rows), 4096):  # the answers take memory too
+        block = rows[start : start + 4096]
+        beyond = np.isfinite(block) & ((block > largest) | (block < -largest))
+        if beyond.any():
+            raise ValueError(
+                f"{name} holds {block[beyond][0]:.3g}, which is infinity in float32: scale it, or "
+                "set jax_enable_x64"
+            )
 
 
 def host_array(name: str, value: Any) -> Any:
@@ -161,7 +165,12 @@ def _on_auto_axes(name: str, array: Array) -> Array:
 
 def prng_key(name: str, key: Any, ndim: int = 0) -> Array:
     """Check that `key` is a PRNG key, or with `ndim` = 1 an array of keys [seeds]."""
-    key = key if isinstance(key, jax.Array) else jnp.asarray(key)
+    if not isinstance(key, jax.Array):
+        try:
+            key = jnp.asarray(key)
+        except TypeError:  # of a text, for example
+            kind = type(key).__name__
+            raise TypeError(f"{name} must be made by jax.random.key; got {kind}") from None
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed and (key.dtype != jnp.uint32 or key.ndim == 0 or key.shape[-1] != 2):
         raise TypeError(f"{name} must be made by jax.random.key; got {key.dtype} {key.shape}")

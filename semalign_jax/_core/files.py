@@ -39,7 +39,10 @@ def beside(path: Path) -> Path:
             continue  # not a name of ours
         if _is_running(process) if f"{host}-" == here else _changed(left) > time.time() - _OLD:
             continue
-        shutil.rmtree(left) if left.is_dir() else Path(left).unlink(missing_ok=True)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)  # another process may be quicker
+        else:
+            Path(left).unlink(missing_ok=True)
     return path.with_name(f"{stem}{here}{os.getpid()}-{secrets.token_hex(4)}")
 
 

@@ -11,6 +11,7 @@ import safetensors
 import safetensors.flax
 
 from .._core.checks import is_concrete
+from .._core.documents import parse_json
 from .._core.files import as_path, format_header, format_problem, reading, write_atomically
 from .affine_map import AffineMap
 
@@ -97,7 +98,7 @@ def saved_method(path: str | os.PathLike) -> str:
 def saved_diagnosis(path: str | os.PathLike) -> dict[str, Any] | None:
     """What `diagnose` said of the anchors of the map in a file; None if it was not saved."""
     text = _metadata(path).get("diagnosis")
-    return None if text is None else json.loads(text)
+    return None if text is None else parse_json(text, f"the diagnosis in {as_path(path)}")
 
 
 def _metadata(path: str | os.PathLike) -> dict[str, str]:

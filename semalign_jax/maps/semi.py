@@ -40,8 +40,8 @@ ROUNDS = 3
 ALONE = 0.5
 #: Parts of the anchors that are left out in turn.
 FOLDS = 4
-#: Shifts above this are no chance, see `SemiInfo`. On the shipped data with 10 to 200 anchors
-#: they were below 1.9 for pools of all classes; with 50 or more above 1.5 for disjoint classes.
+#: Shifts above this count as no chance, see `SemiInfo`; those of the shipped data, with pools of
+#: the same and of disjoint classes, are in docs/unpaired-data.md.
 FAR = 2.0
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import anchor_sweep
 import beyond
+import defaults
+import few_anchors
 import pytest
 
 from semalign_jax.studies import report
@@ -79,3 +81,18 @@ def test_beyond_puts_every_line_next_to_the_best_of_four(tmp_path, capsys):
     best = max(sum(scores[1]) / 2 for scores in four)
     assert sum(lines["auto"][1]) / 2 > best + 0.01  # at 200 anchors
     assert (tmp_path / "beyond.png").stat().st_size > 20_000
+
+
+def test_tables_of_few_anchors():
+    split = defaults.validation_split
+    pair = anchor_sweep.demo_pairs(("text-stitching",), 1, 1, split)[0]
+    score = few_anchors.scorer(pair)
+    chosen = few_anchors.selections(pair, "texts", score)
+    assert chosen.pair == "texts"
+    assert all(0.4 < accuracy < 0.6 for accuracy in chosen[1:])
+    wrong = few_anchors.wrong_pairs(pair, "texts", score)
+    assert wrong.auroc > 0.99
+    assert wrong.wrong < wrong.wrong_robust - 0.01
+    assert wrong.clean_robust > wrong.clean - 0.01
+    pools = few_anchors.pools(pair, "texts", score)
+    assert pools.disjoint < pools.anchors_alone < pools.same_classes

@@ -43,7 +43,7 @@ def main() -> int:
         ]
         for what, part in parts:
             began = time.monotonic()
-            *_, (tried, faults) = part()
+            *_, (tried, faults) = [(0, []), *part()]
             seconds = time.monotonic() - began
             line = f"{what:36} {tried:6} {tried - len(faults):6} {len(faults):6} {seconds:8.0f}"
             print(line, flush=True)

@@ -1,6 +1,7 @@
 """Wrong arguments of public functions: an error that names the argument, or the right value."""
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -171,7 +172,7 @@ def outcome(name: str, call: Call, argument: str, change: Change) -> str:
         jax.block_until_ready(result)
     except (TypeError, ValueError) as error:
         text = str(error)
-        if not _names(text, call.arguments):
+        if not _names(text, argument, call.arguments):
             return f"{where}: {type(error).__name__} names no argument: {text[:200]}"
         return ""
     except Exception as error:  # any other is a fault
@@ -187,8 +188,11 @@ def _any_nan(result: Any) -> bool:
     return any(not np.isfinite(leaf).all() or (leaf == -1).any() for leaf in leaves)
 
 
-def _names(text: str, arguments: dict[str, Any]) -> bool:
-    return any(name in text for name in (*arguments, "labels", "head", "keys", "rows"))
+def _names(text: str, argument: str, arguments: dict[str, Any]) -> bool:
+    """Whether a message has the name of the argument, or, of several that do not fit, another's."""
+    own = re.search(rf"\b{argument}\b", text)
+    others = [name for name in arguments if re.search(rf"\b{name}\b", text)]
+    return bool(own or (others and re.search("same|match|space|shape|per row|number of", text)))
 
 
 def run(count: int, seed: int = 0) -> Iterator[tuple[int, list[str]]]:
