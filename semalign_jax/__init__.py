@@ -42,6 +42,7 @@ if _TYPE_CHECKING:
     from .sweeps import SweepResult as SweepResult
     from .sweeps import anchor_sweep as anchor_sweep
     from .sweeps import sweep_pairs as sweep_pairs
+    from .zeroshot import zero_shot_classifier as zero_shot_classifier
     from .zeroshot import zero_shot_logits as zero_shot_logits
     from .zeroshot import zero_shot_predict as zero_shot_predict
 
@@ -82,6 +83,7 @@ __all__ = [
     "studies",
     "sweep_pairs",
     "sweeps",
+    "zero_shot_classifier",
     "zero_shot_logits",
     "zero_shot_predict",
     "zeroshot",

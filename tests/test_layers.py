@@ -37,7 +37,7 @@ LIBRARIES = {
         {"filelock", "flax", "jax", "numpy", "optax", "safetensors", "semalign_jax"},
         {"huggingface_hub", "PIL", "rich", "torch", "transformers"},  # PyTorch to convert only
     ),
-    "zeroshot": ({"jax", "numpy"}, set()),
+    "zeroshot": ({"jax", "numpy", "optax"}, set()),
     "studies": (
         {"filelock", "jax", "numpy", "optax", "pydantic", "rich", "safetensors", "threadpoolctl"},
         {"matplotlib"},

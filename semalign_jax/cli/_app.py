@@ -15,6 +15,7 @@ COMMANDS = {
     "fit": "maps",
     "apply": "maps",
     "sweep": "sweeps",
+    "migrate": "migrate",
     "stitch": "studies",
     "zeroshot": "studies",
     "report": "studies",

@@ -22,6 +22,8 @@ from ..studies.settings import (
 
 Count = Annotated[int, Field(ge=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
+#: The fewest rows that a search among them says something about.
+SEARCHED = 20
 
 
 class RunSettings(Settings):
@@ -249,6 +251,40 @@ class ApplySettings(Settings):
     out: DataPath
     dtype: Dtype | None = None
     chunk_size: Count = 16384
+
+
+class MigrateSettings(Settings):
+    """A search index that moves to another encoder.
+
+    Attributes:
+        old: All rows by the old encoder are in this store or .npy file.
+        new: Rows by the new encoder are in this store or .npy file, of the sample at least.
+        out: Write the map, the measurements and the mapped rows to this folder.
+        sample: Fit the map to so many rows that both have, at most four fifths of them.
+        method: Fit this kind of map; the affine one chooses its ridge by leave-one-out.
+        queries: Search with the rows of this store or .npy file, by the new encoder. By default
+            rows that the map was not fitted to are searched with.
+        search_rows: Search among so many of the rows that both have and the map was not fitted to.
+        search_queries: Search with so many rows.
+        keep: Recommend the mapped rows if recall@10 is surely at least this.
+        cost: Embedding 1000 rows costs so much, in any unit.
+        write: Write the mapped rows, of length 1, as files of these formats. By default they are
+            not mapped.
+        seed: Draw everything with this seed.
+    """
+
+    old: DataPath
+    new: DataPath
+    out: DataPath
+    sample: Count = 2000
+    method: Method = "affine"
+    queries: DataPath | None = None
+    search_rows: Annotated[int, Field(ge=SEARCHED)] = 20_000
+    search_queries: Count = 1000
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.95
+    cost: Annotated[float, Field(ge=0)] | None = None
+    write: tuple[Literal["npy", "npz", "parquet", "h5"], ...] = ()
+    seed: int = 0
 
 
 class SweepSettings(Settings):

@@ -160,7 +160,7 @@ def _fit_with_unpaired(
 
     key_fit, *keys = jax.random.split(jax.random.key(settings.seed), 3)
     rows = [
-        store.rows(_drawn(key, len(store), min(len(store), settings.unpaired_rows)))
+        store.rows(drawn_rows(key, len(store), min(len(store), settings.unpaired_rows)))
         for store, key in zip(pools, keys, strict=True)
     ]
     anchors = source.rows(matched.rows_a), target.rows(matched.rows_b)
@@ -185,12 +185,12 @@ def _anchors(
     if settings.ids is not None:
         wanted = read_ids(settings.ids)
         kept = np.array([source.ids[row] in wanted for row in matched.rows_a], bool)
-        matched = _select(matched, np.flatnonzero(kept))
+        matched = select_pairs(matched, np.flatnonzero(kept))
         not_found = len(wanted) - len(matched.rows_a)
         if not len(matched.rows_a):
             raise ValueError(f"{settings.ids}: none of its ids is in both stores")
     if settings.anchors is not None:
-        matched = _select(matched, _chosen(settings, source, matched.rows_a))
+        matched = select_pairs(matched, _chosen(settings, source, matched.rows_a))
     return matched, not_found
 
 
@@ -231,12 +231,13 @@ def _chosen(settings: "FitSettings", source: "EmbeddingStore", pairs: Any) -> An
     if count > len(pairs):
         raise ValueError(f"--anchors {count}: there are only {len(pairs)} pairs to draw from")
     if settings.select == "random":
-        return _drawn(key, len(pairs), count)
+        return drawn_rows(key, len(pairs), count)
     rows = source.rows(pairs).astype(np.float32)
     return np.sort(np.asarray(select_anchors(rows, count, method=settings.select, key=key)))
 
 
-def _drawn(key: Any, rows: int, count: int) -> Any:
+def drawn_rows(key: Any, rows: int, count: int) -> Any:
+    """Some of so many rows, without replacement."""
     import numpy as np
 
     from ..sweeps.anchors import anchor_order
@@ -245,7 +246,8 @@ def _drawn(key: Any, rows: int, count: int) -> Any:
     return np.sort(np.asarray(anchor_order(key, rows, size=count)))
 
 
-def _select(matched: "JoinedRows", rows: Any) -> "JoinedRows":
+def select_pairs(matched: "JoinedRows", rows: Any) -> "JoinedRows":
+    """Some of the pairs."""
     return matched._replace(rows_a=matched.rows_a[rows], rows_b=matched.rows_b[rows])
 
 
@@ -327,7 +329,9 @@ def apply(console: "Console", settings: "ApplySettings") -> Outcome:
     narrow = store.dtype.name if store.dtype.name in ("bfloat16", "float16") else "float32"
     dtype = settings.dtype or narrow
     with writing(settings.out):
-        mapped, before = _map_store(console, settings, mapping, store, dtype)
+        mapped, before = map_store(
+            console, mapping, store, settings.out, dtype=dtype, chunk_size=settings.chunk_size
+        )
         save_settings(settings, settings.out / "settings.json")
     values = {
         "store": str(settings.out),
@@ -340,35 +344,51 @@ def apply(console: "Console", settings: "ApplySettings") -> Outcome:
     return Outcome(values, text)
 
 
-def _map_store(
+def map_store(
     console: "Console",
-    settings: "ApplySettings",
     mapping: "AffineMap",
     store: "EmbeddingStore",
+    out: Path,
+    *,
     dtype: str,
+    chunk_size: int,
+    unit_length: bool = False,
 ) -> tuple["EmbeddingStore", int]:
-    """The new store, and how many of its rows were there before."""
+    """Map all rows into a new store, or go on with one.
+
+    Args:
+        console: shows the progress.
+        mapping: of the rows.
+        store: of the rows.
+        out: folder of the new store.
+        dtype: of the new store.
+        chunk_size: rows of a file of the new store.
+        unit_length: whether mapped rows are brought to length 1.
+
+    Returns:
+        The new store, and how many of its rows were there before.
+    """
     import jax.numpy as jnp
     import numpy as np
 
+    from ..metrics import normalize_rows
     from ..stores.store import create_store
 
     description = {
-        "map": {"sha256": map_hash(mapping)},
+        "map": {"sha256": map_hash(mapping), **({"unit_length": True} if unit_length else {})},
         "of": store.description,
     }
-    mapped = create_store(
-        settings.out, description=description, dimension=mapping.d_out, dtype=dtype
-    )
+    mapped = create_store(out, description=description, dimension=mapping.d_out, dtype=dtype)
     before = len(mapped)
     if mapped.ids != store.ids[:before]:
         raise ValueError(
-            f"{settings.out} holds rows of other ids than {settings.store}: choose another folder"
+            f"{out} holds rows of other ids than {store.folder}: choose another folder"
         )
     with console.progress("apply", len(store), before) as shown:
-        for start in range(before, len(store), settings.chunk_size):
-            rows = slice(start, start + settings.chunk_size)
-            found = np.asarray(mapping(jnp.asarray(store.rows(rows).astype(np.float32))))
+        for start in range(before, len(store), chunk_size):
+            rows = slice(start, start + chunk_size)
+            found = mapping(jnp.asarray(store.rows(rows).astype(np.float32)))
+            found = np.asarray(normalize_rows(found) if unit_length else found)
             with np.errstate(over="ignore"):  # the store refuses infinity and names the row
                 found = found.astype(mapped.dtype)
             mapped = mapped.append(store.ids[rows], found)

@@ -37,6 +37,7 @@ from .ranking import rank_scores as rank_scores
 from .retrieval import RetrievalRanks as RetrievalRanks
 from .retrieval import mean_reciprocal_rank as mean_reciprocal_rank
 from .retrieval import median_rank as median_rank
+from .retrieval import nearest_neighbors as nearest_neighbors
 from .retrieval import recall_at_k as recall_at_k
 from .retrieval import retrieval_ranks as retrieval_ranks
 from .similarity import cosine_similarity as cosine_similarity
@@ -72,6 +73,7 @@ __all__ = [
     "mean_reciprocal_rank",
     "median_rank",
     "mutual_knn",
+    "nearest_neighbors",
     "normalize_rows",
     "orthogonality_error",
     "precision_recall_f1",

@@ -1,4 +1,4 @@
-"""Retrieval of matched rows in both directions, optionally with CSLS."""
+"""Retrieval: ranks of matched rows in both directions, optionally with CSLS, and neighbours."""
 
 from functools import partial
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from jax import lax
 
 from .._core import checks
 from .._core.linalg import matmul
-from .._core.samples import integers, sample_weights, weighted_mean
+from .._core.samples import in_range, integers, sample_weights, weighted_mean
 from .._core.typing import Array, ArrayLike
 from .similarity import ROWS_AT_ONCE, matched_rows, normalize_rows, without_nan
 
@@ -131,6 +131,59 @@ def median_rank(ranks: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
     lower = jnp.argmax((total >= half) & (weights > 0))
     undefined = (total[-1] == 0) | jnp.any(jnp.isnan(ranks) & (weights > 0))
     return jnp.where(undefined, jnp.nan, (ranks[lower] + ranks[upper]) / 2)
+
+
+def nearest_neighbors(
+    queries: ArrayLike, candidates: ArrayLike, k: int, *, own: ArrayLike | None = None
+) -> Array:
+    """The k nearest candidates of every query by cosine similarity, found exactly.
+
+    Memory grows with the numbers of rows, not with their product.
+
+    Args:
+        queries: [q, d].
+        candidates: [n, d].
+        k: number of neighbours (static).
+        own: integers [q], the row of `candidates` that is the query itself and no neighbour of
+            its own; None if the queries are not among the candidates.
+
+    Returns:
+        Rows of `candidates`, int32 [q, k], the nearest first; of equally near rows the earlier one.
+
+    Raises:
+        TypeError: if the rows are not floating point, `own` no integers or `k` no int.
+        ValueError: for dimensions that differ, rows of `own` out of range, or more neighbours than
+            candidates.
+    """
+    queries = checks.float_array("queries", queries, 2)
+    candidates = checks.float_array("candidates", candidates, 2)
+    if queries.shape[1] != candidates.shape[1]:
+        raise ValueError(
+            f"queries and candidates must have the same dimension; got {queries.shape} and "
+            f"{candidates.shape}"
+        )
+    k = checks.positive_int("k", k)
+    others = len(candidates) - (own is not None)
+    if k > others:
+        raise ValueError(f"k is {k}, but there are only {others} candidates of a query")
+    if own is None:
+        own = jnp.full(len(queries), -1, jnp.int32)
+    else:
+        own = integers("own", own, (len(queries),))
+        in_range("own", own, len(candidates))
+    return _nearest(queries, candidates, k, own)
+
+
+@partial(jax.jit, static_argnums=2)
+def _nearest(queries: Array, candidates: Array, k: int, own: Array) -> Array:
+    queries, candidates = normalize_rows(queries), normalize_rows(candidates)
+    rows = jnp.arange(len(candidates), dtype=jnp.int32)
+
+    def of_query(query: tuple[Array, Array]) -> Array:
+        cosines = jnp.where(rows == query[1], -jnp.inf, matmul(candidates, query[0]))
+        return lax.top_k(cosines, k)[1]
+
+    return lax.map(of_query, (queries, own), batch_size=ROWS_AT_ONCE)
 
 
 def _queries(ranks: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array]:

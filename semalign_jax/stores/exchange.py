@@ -37,6 +37,13 @@ def ids_path(path: Path) -> Path:
     return path.with_suffix(".ids.json")
 
 
+def refuse_missing_package(suffix: str) -> None:
+    """Say, before any work, that a file of this ending needs a package that is not there."""
+    needed = {".parquet": _pyarrow, ".h5": _h5py, ".hdf5": _h5py}
+    if suffix in needed:
+        needed[suffix]()
+
+
 def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
     """Write a store as one file for other programs, block by block.
 

@@ -2,8 +2,8 @@
 
 `stitching` and `zero_shot` are the two studies; `settings` and `inputs` are what they read, `study`
 runs them, `outputs` writes and reads results with `tables`, `latex`, `figures` and `html`. `demo`
-holds the shipped embeddings, `report` is for scripts, `backend_settings` make many short programs
-quick on a CPU.
+holds the shipped embeddings, `migration` measures what a search keeps that moves to another
+encoder, `report` is for scripts, `backend_settings` make many short programs quick on a CPU.
 """
 
 import importlib
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from . import html as html
     from . import inputs as inputs
     from . import latex as latex
+    from . import migration as migration
     from . import outputs as outputs
     from . import report as report
     from . import settings as settings
@@ -30,6 +31,7 @@ __all__ = [
     "html",
     "inputs",
     "latex",
+    "migration",
     "outputs",
     "report",
     "settings",

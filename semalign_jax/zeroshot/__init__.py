@@ -10,6 +10,8 @@ from ._protocol_data import Images as Images
 from ._protocol_data import Multimodal as Multimodal
 from ._protocol_metrics import ScoreReport as ScoreReport
 from ._protocol_metrics import evaluate_scores as evaluate_scores
+from .classifier import ZeroShotClassifier as ZeroShotClassifier
+from .classifier import zero_shot_classifier as zero_shot_classifier
 from .prompts import ClassPrompts as ClassPrompts
 from .prompts import PromptSet as PromptSet
 from .prompts import PromptTexts as PromptTexts
@@ -47,6 +49,7 @@ __all__ = [
     "SpaceNormalization",
     "Task",
     "ThresholdRule",
+    "ZeroShotClassifier",
     "ZeroShotResult",
     "anchor_space",
     "baselines",
@@ -60,6 +63,7 @@ __all__ = [
     "prompt_scores",
     "prompt_texts",
     "shipped_prompt_sets",
+    "zero_shot_classifier",
     "zero_shot_logits",
     "zero_shot_predict",
     "zero_shot_protocol",

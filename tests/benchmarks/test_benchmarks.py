@@ -7,6 +7,7 @@ import anchor_sweep
 import beyond
 import defaults
 import few_anchors
+import migration
 import pytest
 
 from semalign_jax.studies import report
@@ -96,3 +97,12 @@ def test_tables_of_few_anchors():
     assert wrong.clean_robust > wrong.clean - 0.01
     pools = few_anchors.pools(pair, "texts", score)
     assert pools.disjoint < pools.anchors_alone < pools.same_classes
+
+
+def test_the_table_of_migrations(monkeypatch):
+    pair = "MiniLM-L3 to L6"
+    monkeypatch.setitem(migration.PAIRS, pair, (*migration.PAIRS[pair][:3], (500,)))
+    found = {line.map: line for line in migration.lines(pair, 1)}
+    assert found.keys() == migration.MAPS.keys()
+    assert found["naive swap"].recall_at_10 < 0.65 < 0.8 < found["affine, ridge"].recall_at_10
+    assert found["affine"].overlap_at_10 < 0.4 < 0.5 < found["ortho"].overlap_at_10

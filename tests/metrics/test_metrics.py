@@ -416,6 +416,21 @@ def test_retrieval_ranks_in_both_directions(neighbors):
         np.testing.assert_allclose(metrics.median_rank(ours, weights=mask), np.median(theirs))
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["other queries", "own rows"])
+def test_nearest_neighbors_are_those_of_a_full_sort(own):
+    rng = np.random.default_rng(3)
+    candidates = rng.standard_normal((300, 7)).astype(np.float32)
+    at = rng.integers(0, 300, 40)
+    queries = candidates[at] if own else rng.standard_normal((40, 7)).astype(np.float32)
+    unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (queries, candidates)]
+    cosines = unit[0].astype(np.float64) @ unit[1].T
+    if own:
+        cosines[np.arange(40), at] = -np.inf
+    expected = np.argsort(-cosines, axis=1)[:, :12]
+    got = metrics.nearest_neighbors(queries, candidates, 12, own=at if own else None)
+    np.testing.assert_array_equal(got, expected)
+
+
 def test_constant_embeddings_do_not_look_perfect():
     x = np.ones((9, 3))
     ranks = metrics.retrieval_ranks(x, x).x_to_y
@@ -1039,6 +1054,16 @@ ERRORS = {
         lambda: wrongly.retrieval_ranks(X[0], Y[0], csls_neighbors=21),
         ValueError,
         "only 20 rows",
+    ),
+    "neighbours": (
+        lambda: wrongly.nearest_neighbors(X[0], Y[0], 20, own=np.arange(20)),
+        ValueError,
+        "only 19 candidates",
+    ),
+    "own": (
+        lambda: wrongly.nearest_neighbors(X[0], Y[0], 2, own=np.full(20, 20)),
+        ValueError,
+        "own",
     ),
     "variance": (
         lambda: wrongly.svcca(X[0], Y[0], variance=1.5),

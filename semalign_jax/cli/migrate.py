@@ -1,0 +1,228 @@
+"""`semalign migrate`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from ._console import Outcome, save_settings, writing
+from ._options import command
+
+if TYPE_CHECKING:
+    from .._core.typing import Method
+    from ..maps.affine_map import AffineMap
+    from ..stores.store import EmbeddingStore, JoinedRows
+    from ..studies.migration import Kept
+    from ..studies.tables import Table
+    from ._console import Console
+    from ._settings import MigrateSettings
+
+FORMAT = "semalign_jax.migration"
+VERSION = 1
+#: Lists of this length decide.
+_DECIDING = 10
+#: The other lines of the table: no map, and the maps of published tools.
+_OTHERS: dict[str, dict[str, Any]] = {
+    "affine": {"ridge": "loo"},
+    "ortho": {"normalize": "isotropic"},
+}
+_ROWS_A_FILE = 16384
+
+
+class _Parts(NamedTuple):
+    """Rows of both stores: those of the sample, those searched among, and the queries."""
+
+    sample: "JoinedRows"
+    searched: "JoinedRows"
+    queries: "EmbeddingStore"
+    query_rows: Any
+    own: Any  # positions of the queries among the searched rows; None if they are others
+
+
+@command(
+    ".cli._settings:MigrateSettings",
+    arguments=("old", "new"),
+    examples=(
+        "semalign migrate stores/old stores/new-of-a-sample --sample 2000 --out migration",
+        "semalign migrate stores/old stores/new --cost 0.02 --write npy,parquet --out migration",
+    ),
+)
+def migrate(console: "Console", settings: "MigrateSettings") -> Outcome:
+    """Move a search index to another encoder by a map, and measure what the search keeps.
+
+    The map is fitted to a sample that both encoders have embedded. Rows that are not of the sample
+    are searched by the new encoder's queries, once mapped and once embedded again: recall@k is the
+    share of queries whose nearest row is still among the first k, overlap@k the share of the first
+    k that are the same. Run the same command again to go on after an interruption.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from .._core.files import check_space, format_header
+    from ..maps.affine_map import identity_map
+    from ..maps.fit import fit
+    from ..maps.io import save_map
+    from ..stores.exchange import refuse_missing_package
+    from ..studies.migration import search_kept
+    from ..studies.report import write_json
+    from ._settings import usual_options
+    from ._stores import open_pair
+
+    old, new = open_pair(settings.old, settings.new)
+    parts = _parts(settings, old, new)
+    for ending in settings.write:
+        refuse_missing_package(f".{ending}")
+    copies = 1 + len(settings.write) if settings.write else 0
+    check_space(settings.out, 4 * len(old) * new.dimension * copies, "the mapped rows")
+    settings.out.mkdir(parents=True, exist_ok=True)
+
+    def rows(store: "EmbeddingStore", at: Any) -> Any:
+        return jnp.asarray(store.rows(at).astype(np.float32))
+
+    console.note(
+        f"{len(parts.sample.rows_a)} rows to fit to, {len(parts.searched.rows_a)} to search, "
+        f"{len(parts.query_rows)} queries"
+    )
+    x, y = rows(old, parts.sample.rows_a), rows(new, parts.sample.rows_b)
+    methods = {**_OTHERS, settings.method: _OTHERS.get(settings.method)}
+    maps = {"naive": identity_map(old.dimension, new.dimension)}
+    for name, options in methods.items():
+        options = usual_options(settings.method) if options is None else options
+        maps[name] = fit(cast("Method", name), x, y, **options)
+    searched = rows(old, parts.searched.rows_a), rows(new, parts.searched.rows_b)
+    kept = search_kept(
+        maps,
+        *searched,
+        rows(parts.queries, parts.query_rows),
+        jax.random.key(settings.seed),
+        own=parts.own,
+        ks=[k for k in (1, _DECIDING, 100) if k < len(parts.searched.rows_a)],
+    )
+    mapping = maps[settings.method]
+    deciding = next(one for one in kept if one[:3] == (settings.method, "recall", _DECIDING))
+    verdict, why = _verdict(deciding, settings.keep)
+    with writing(settings.out):
+        save_map(mapping, settings.out / "map.safetensors", method=settings.method)
+        save_settings(settings, settings.out / "settings.json")
+        written = _write(console, settings, mapping, old) if settings.write else []
+        values = {
+            **format_header(FORMAT, VERSION),
+            "verdict": verdict,
+            "rows": len(old),
+            "sample": len(x),
+            "searched": len(searched[0]),
+            "queries": len(parts.query_rows),
+            "method": settings.method,
+            "keep": settings.keep,
+            "kept": [one._asdict() for one in kept],
+            **_costs(settings, len(old), len(x)),
+            "written": written,
+        }
+        write_json(settings.out / "migration.json", values)
+    lines = [
+        f"{verdict}: {why}",
+        f"rows to embed: {values['rows_to_embed']} of {len(old)}"
+        + (f", cost {values['cost']:g} of {values['cost_of_all']:g}" if "cost" in values else ""),
+        f"written to {settings.out}: {', '.join(['map.safetensors', 'migration.json', *written])}",
+    ]
+    if len(old) > len(searched[0]):
+        lines.insert(
+            1,
+            f"measured among {len(searched[0])} rows; among all {len(old)} more are alike, and "
+            "less is kept",
+        )
+    return Outcome({"out": str(settings.out), **values}, "\n".join(lines), [_table(kept)])
+
+
+def _parts(settings: "MigrateSettings", old: "EmbeddingStore", new: "EmbeddingStore") -> _Parts:
+    import jax
+    import numpy as np
+
+    from ..stores.store import join_stores
+    from ._settings import SEARCHED
+    from ._stores import open_rows
+    from .maps import drawn_rows, select_pairs
+
+    matched = join_stores(old, new)
+    count = len(matched.rows_a)
+    # Of a sample alone a fifth is searched.
+    left = max(count - settings.sample, count // 5)
+    if left < SEARCHED:
+        raise ValueError(
+            f"only {count} ids are in both {settings.old} and {settings.new}: at least "
+            f"{5 * SEARCHED} are needed, to fit a map and to search"
+        )
+    keys = jax.random.split(jax.random.key(settings.seed), 3)
+    order = np.asarray(jax.random.permutation(keys[0], count))
+    sample = select_pairs(matched, np.sort(order[: count - left]))
+    searched = select_pairs(matched, np.sort(order[count - left :][: settings.search_rows]))
+    if settings.queries is None:
+        among = len(searched.rows_a)
+        own = drawn_rows(keys[1], among, min(among, settings.search_queries))
+        return _Parts(sample, searched, new, searched.rows_b[own], own)
+    queries = open_rows(settings.queries)
+    if queries.dimension != new.dimension or not len(queries):
+        raise ValueError(
+            f"{settings.queries} has {len(queries)} rows of {queries.dimension} dimensions; "
+            f"queries must be of the new encoder, as the {new.dimension} dimensions of "
+            f"{settings.new}"
+        )
+    at = drawn_rows(keys[1], len(queries), min(len(queries), settings.search_queries))
+    return _Parts(sample, searched, queries, at, None)
+
+
+def _verdict(kept: "Kept", keep: float) -> tuple[str, str]:
+    """What to do, and why."""
+    found = f"recall@{kept.k} of {kept.value:.3f} ({kept.lower:.3f} to {kept.upper:.3f})"
+    if kept.lower >= keep:
+        return "bridge", f"{found} is at least the {keep:g} that is asked for"
+    if kept.upper < keep:
+        return "re-embed", f"{found} is less than the {keep:g} that is asked for"
+    return (
+        "undecided",
+        f"{found} may be less than the {keep:g} asked for: take more queries",
+    )
+
+
+def _costs(settings: "MigrateSettings", rows: int, sample: int) -> dict[str, Any]:
+    values: dict[str, Any] = {"rows_to_embed": sample, "rows_saved": rows - sample}
+    if settings.cost is not None:
+        values["cost"] = settings.cost * sample / 1000
+        values["cost_of_all"] = settings.cost * rows / 1000
+    return values
+
+
+def _write(
+    console: "Console", settings: "MigrateSettings", mapping: "AffineMap", old: "EmbeddingStore"
+) -> list[str]:
+    """The mapped rows as a store and as files; their names."""
+    from ..stores import export_store
+    from .maps import map_store
+
+    mapped, _ = map_store(
+        console,
+        mapping,
+        old,
+        settings.out / "vectors",
+        dtype="float32",
+        chunk_size=_ROWS_A_FILE,
+        unit_length=True,
+    )
+    names = [f"vectors.{ending}" for ending in settings.write]
+    for name in names:
+        export_store(mapped, settings.out / name)
+    return ["vectors", *names]
+
+
+def _table(kept: Sequence["Kept"]) -> "Table":
+    """A line for each map, a column for each measure; the interval of what decides."""
+    from ..studies.tables import Table
+
+    lines: dict[str, list[str]] = {}
+    for one in kept:
+        text = f"{one.value:.3f}"
+        if (one.measure, one.k) == ("recall", _DECIDING):
+            text += f" ({one.lower:.3f}-{one.upper:.3f})"
+        lines.setdefault(one.method, []).append(text)
+    columns = [f"{one.measure} @{one.k}" for one in kept if one.method == kept[0].method]
+    body = [[name, *cells] for name, cells in lines.items()]
+    return Table("of the search after a full re-embedding", ["map", *columns], body)
