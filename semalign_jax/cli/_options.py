@@ -352,7 +352,11 @@ def _given(
         if "*" in one.path:
             key, _, inner = one.key.partition(".*.")
             for name, part in value.items():
-                objects.setdefault(key, {}).setdefault(name, {})[inner] = part
+                *outer, last = inner.split(".")
+                at = objects.setdefault(key, {}).setdefault(name, {})
+                for step in outer:
+                    at = at.setdefault(step, {})
+                at[last] = part
             yield key, one.name, objects[key]
         elif one.is_of_reader:  # added to those of the file
             for name, part in value.items():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from . import figures
-from .tables import PAIR, ClassRow, Row, counts_of, grouped
+from .tables import PAIR, ClassRow, Row, classes_over_pairs, counts_of, grouped, over_pairs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +21,8 @@ UPPER_BOUND = "upper bound"
 CHANCE = {"auroc": 0.5, "AUROC": 0.5}
 #: More pairs than this do not fit on a page side by side: curves are then split by target.
 PAIRS_PER_FIGURE = 12
+#: Fewer pairs than this are seen side by side at once: they have no figure over all pairs.
+FEWEST_PAIRS = 3
 #: Of the figures of single classes, of which there may be one for each pair.
 CLASS_FIGURES = 12
 
@@ -73,12 +75,52 @@ _Found = tuple[str, str, tuple[str, ...], str, "Figure"]
 
 
 def study_figures(rows: Sequence[Row], classes: Sequence[ClassRow]) -> Iterator[_Found]:
-    """Curves of each metric, a matrix of each protocol, bars of classes."""
+    """Curves of each metric, a matrix of each protocol, bars of classes; over all pairs first."""
     for (protocol, metric), here in grouped(rows, "protocol", "metric").items():
+        yield from _overall_curves(protocol, metric, here)
         yield from _curves(protocol, metric, here)
     for (protocol,), here in grouped(rows, "protocol").items():
         yield from _matrices(protocol, here)
+    yield from _overall_bars(classes)
     yield from _bars(classes)
+
+
+def _overall_curves(protocol: str, metric: str, rows: Sequence[Row]) -> Iterator[_Found]:
+    """One panel for all pairs, as Figure 3 of Di Folco et al. (2025)."""
+    pairs = len(grouped(rows, *PAIR))
+    if pairs < FEWEST_PAIRS or not counts_of(rows):
+        return
+    about = f"{protocol}: {metric}, all pairs of encoders"
+    caption = (
+        f"{about}; mean over the {pairs} pairs and all draws of anchors, band: one standard "
+        "deviation of these."
+    )
+    figure = figures.anchor_curves(over_pairs(rows), title=about)
+    yield "overall", protocol, (metric,), caption, figure
+
+
+def _overall_bars(classes: Sequence[ClassRow]) -> Iterator[_Found]:
+    """Bars of each class over all pairs, multimodal models among them, as Figure 4 there."""
+    for (protocol, metric), rows in grouped(
+        [{"protocol": "", **row} for row in classes], "protocol", "metric"
+    ).items():
+        pairs = len(grouped(rows, *PAIR))
+        overall = classes_over_pairs(rows)  # type: ignore[arg-type]
+        if pairs < FEWEST_PAIRS or not overall:
+            continue
+        counts = counts_of(overall)
+        about = f"{protocol}: {metric}, all pairs of encoders"
+        about += f", {counts[-1]} anchors" if counts else ""
+        caption = f"{about}; mean over {pairs} pairs, line: from the lowest to the highest."
+        figure = _bars_of(overall, metric, about)
+        yield "overall-classes", protocol, (metric,), caption, figure
+
+
+def _bars_of(rows: Sequence[ClassRow], metric: str, title: str) -> "Figure":
+    references = [row["method"] for row in rows if row["anchors"] is None]
+    return figures.class_bars(
+        rows, metric=metric, title=title, chance=CHANCE.get(metric), references=references
+    )
 
 
 def _curves(protocol: str, metric: str, rows: Sequence[Row]) -> Iterator[_Found]:
@@ -146,13 +188,6 @@ def _bars(classes: Sequence[ClassRow]) -> Iterator[_Found]:
         counts = counts_of(rows)
         about = f"{source} → {target}"
         about += f", {counts[-1]} anchors" if counts else ""
-        references = [row["method"] for row in defined if row["anchors"] is None]
-        figure = figures.class_bars(
-            defined,
-            metric=metric,
-            title=about,
-            chance=CHANCE.get(metric),
-            references=references,
-        )
+        figure = _bars_of(defined, metric, about)
         caption = f"{about}: {metric} of each class with its confidence interval."
         yield "classes", protocol, (metric, source, target), caption, figure

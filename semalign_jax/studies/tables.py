@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -112,6 +113,43 @@ def summarize(records: Iterable[Record]) -> list[Row]:
         for cell, here in grouped(records, *CELL).items()
         for values in [[record["value"] for record in here]]
     ]
+
+
+def over_pairs(rows: Iterable[Row]) -> list[Row]:
+    """Rows over all pairs of encoders of a protocol: mean and deviation of all their draws."""
+    found = []
+    keys = ("protocol", "method", "anchors", "metric")
+    for (protocol, method, anchors, metric), here in grouped(rows, *keys).items():
+        sizes = [row["seeds"] for row in here]
+        total = sum(sizes)
+        mean = sum(n * row["mean"] for n, row in zip(sizes, here, strict=True)) / total
+        # Squares within the draws of a pair, and between pairs.
+        squares = sum(
+            (n - 1) * row["std"] ** 2 + n * (row["mean"] - mean) ** 2
+            for n, row in zip(sizes, here, strict=True)
+        )
+        pairs = len({(row["source"], row["target"]) for row in here})
+        cell = dict(
+            zip(CELL, (protocol, "all", f"{pairs} pairs", method, anchors, metric), strict=True)
+        )
+        std = math.sqrt(squares / (total - 1)) if total > 1 else 0.0
+        found.append(Row(**cell, mean=mean, std=std, seeds=total))  # type: ignore[typeddict-item]
+    return found
+
+
+def classes_over_pairs(classes: Iterable[ClassRow]) -> list[ClassRow]:
+    """Scores of classes over all pairs: their mean, from the lowest pair to the highest."""
+    found = []
+    keys = ("protocol", "method", "anchors", "metric", "label")
+    named: list[ClassRow] = [{"protocol": "", **row} for row in classes]  # type: ignore[misc]
+    for (protocol, method, anchors, metric, label), here in grouped(named, *keys).items():
+        values = [row["value"] for row in here if math.isfinite(row["value"])]
+        if values:
+            pair = protocol, "all", f"{len(here)} pairs"
+            ends = min(values), max(values)
+            mean = statistics.fmean(values)
+            found.append(class_row(pair, method, anchors, metric, label, mean, *ends))
+    return found
 
 
 def grouped(rows: Iterable[R], *keys: str) -> dict[tuple, list[R]]:

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from ..zeroshot.protocol import (
-    MULTIMODAL_LINE,
     PROBE_LINE,
     AnchorPairs,
     Images,
@@ -24,6 +23,7 @@ from ..zeroshot.protocol import (
     ZeroShotResult,
     zero_shot_protocol,
 )
+from ..zeroshot.scores import EmbeddedPrompts
 from .inputs import Part, digest
 from .outputs import StudyResults
 from .study import Study, run_study
@@ -46,7 +46,7 @@ CLASS_METRICS: Mapping[str, tuple[ClassMetric, ...]] = {
     "single-label": ("AUROC", "AP"),
     "multi-label": ("AUROC", "AP", "F1", "sensitivity", "specificity"),
 }
-#: All settings that scores rest on, but the name of a multimodal model; not where the data lie.
+#: All settings that scores rest on, but the names of multimodal models; not where the data lie.
 SCORED = (
     "counts", "seeds", "seed", "methods", "baselines", "normalizations", "temperature",
     "shrinkage", "rule", "metrics", "class_metrics", "resamples", "level",
@@ -74,13 +74,13 @@ class _Pairs:
 
         return {name: of(part) for name, part in self.data.parts.items()}
 
-    def _multimodal(self) -> Multimodal | None:
-        data = self.data
-        if data.multimodal is None:
-            return None
-        ids = (data.parts[name].ids for name in ("validation", "test"))
-        tuned, tested = (data.embeddings("multimodal", "images", of_part) for of_part in ids)
-        return Multimodal(tuned, tested, data.multimodal)
+    def _multimodal(self) -> dict[str, Multimodal]:
+        data, found = self.data, {}
+        for name, prompts in data.multimodal.items():
+            ids = (data.parts[part].ids for part in ("validation", "test"))
+            tuned, tested = (data.embeddings("multimodal", name, of_part) for of_part in ids)
+            found[name] = Multimodal(tuned, tested, prompts)
+        return found
 
     def pair(self, image: str, text: str) -> dict[str, Any]:
         """All scores of a pair of encoders."""
@@ -120,15 +120,13 @@ class _Pairs:
         method, normalization = line
         if method == PROBE_LINE and self.settings.probe is not None:
             return self.settings.probe
-        if method == MULTIMODAL_LINE and self.settings.multimodal is not None:
-            return self.settings.multimodal.name
         if normalization and len(self.settings.normalizations) > 1:
             return f"{method} ({normalization})"
         return method
 
     def _uses_anchors(self, line: tuple[str, str]) -> bool:
         options = self.settings.baselines.get(line[0], {})
-        return line[0] != MULTIMODAL_LINE and options.get("baseline") != NAIVE
+        return line[0] not in self.data.multimodal and options.get("baseline") != NAIVE
 
     def _rows(self, result: ZeroShotResult, pair: Pair) -> Iterator[Row]:
         means, each = result.seed_means, result.intervals.estimate
@@ -208,8 +206,11 @@ def _study(settings: ZeroShotSettings, folder: Path) -> Study:
                     f"{', '.join(known[data.task])}"
                 )
     cells = list(product(data.stores["image_stores"], data.stores["text_stores"]))
-    prompts = {"multimodal": data.multimodal, **data.prompts}
-    arrays = {name: map(np.asarray, jax.tree.leaves(one)) for name, one in prompts.items()}
+
+    def digests(prompts: Mapping[str, EmbeddedPrompts]) -> dict[str, str]:
+        arrays = {name: map(np.asarray, jax.tree.leaves(one)) for name, one in prompts.items()}
+        return {name: digest(*of_one) for name, of_one in arrays.items()}
+
     return Study(
         kind="zero-shot",
         cells=cells,
@@ -217,8 +218,8 @@ def _study(settings: ZeroShotSettings, folder: Path) -> Study:
         pairs=[(PROTOCOL, *cell) for cell in cells],
         data={
             **data.digests(),
-            "prompts": {name: digest(*of_one) for name, of_one in arrays.items()},
-            "multimodal": settings.multimodal.name if settings.multimodal else None,
+            "prompts": digests(data.prompts),
+            "multimodal": digests(data.multimodal),
         },
         scored=SCORED,
         notes=lambda found: _notes(settings, data, [row for cell in found for row in cell["rows"]]),

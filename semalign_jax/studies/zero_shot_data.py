@@ -1,7 +1,7 @@
 """The data of a zero-shot study: labelled images, pairs that anchors come from, prompts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -30,11 +30,11 @@ class ZeroShotData(StudyData):
 
     Attributes:
         prompts: text encoder -> prompts.
-        multimodal: the prompts under a multimodal model; None without one.
+        multimodal: multimodal model -> the prompts under it.
     """
 
     prompts: Mapping[str, EmbeddedPrompts]
-    multimodal: EmbeddedPrompts | None = None
+    multimodal: Mapping[str, EmbeddedPrompts] = field(default_factory=dict)
 
 
 def demo_data() -> ZeroShotData:
@@ -97,12 +97,17 @@ def own_data(settings: ZeroShotSettings, folder: Path) -> ZeroShotData:
     inputs.check_tested(truth["test"], prompt_set.names, where)
     notes += _size_notes(parts, anchors, truth, settings, prompt_set)
 
-    def prompts(setting: str, name: str, source: PromptSource) -> EmbeddedPrompts:
-        reports = stores["text_stores"].get(name) if setting == "prompt_embeddings" else None
-        at = folder / setting / f"of-{quote(name, safe='')}"  # whatever characters the name has
-        return embed_prompts(f"{setting}.{name}", source, prompt_set, at, reports)
+    def prompts(
+        setting: str, sources: Mapping[str, PromptSource], reports: Mapping[str, EmbeddingStore]
+    ) -> dict[str, EmbeddedPrompts]:
+        found = {}
+        for name, source in sources.items():
+            at = folder / setting / f"of-{quote(name, safe='')}"  # whatever characters it has
+            where = f"{setting}.{name}"
+            found[name] = embed_prompts(where, source, prompt_set, at, reports.get(name))
+        return found
 
-    model = settings.multimodal
+    models = {name: model.prompts for name, model in settings.multimodal.items()}
     return ZeroShotData(
         names=prompt_set.names,
         task=prompt_set.task,
@@ -110,11 +115,8 @@ def own_data(settings: ZeroShotSettings, folder: Path) -> ZeroShotData:
         anchors=(np.array(anchors.ids), np.array(anchors.patients)),
         stores=stores,
         notes=notes,
-        prompts={
-            name: prompts("prompt_embeddings", name, source)
-            for name, source in settings.prompt_embeddings.items()
-        },
-        multimodal=None if model is None else prompts("multimodal", "prompts", model.prompts),
+        prompts=prompts("prompt_embeddings", settings.prompt_embeddings, stores["text_stores"]),
+        multimodal=prompts("multimodal", models, {}),
     )
 
 
@@ -124,7 +126,7 @@ def _opened(settings: ZeroShotSettings) -> dict[str, dict[str, EmbeddingStore]]:
         "image_stores": settings.image_stores,
         "anchor_stores": settings.anchor_stores or settings.image_stores,
         "text_stores": settings.text_stores,
-        "multimodal": {"images": settings.multimodal.images} if settings.multimodal else {},
+        "multimodal": {name: model.images for name, model in settings.multimodal.items()},
     }
     return {kind: inputs.open_stores(kind, of_kind) for kind, of_kind in folders.items()}
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, field_validator, model_validator
 
 from ..zeroshot.baselines import BASELINES, MORE_BASELINES, Baseline, naive_scores
-from ..zeroshot.protocol import MULTIMODAL_LINE
 from ..zeroshot.scores import TEMPERATURE, SpaceNormalization, ThresholdRule
 from . import settings as shared
 from .settings import (
@@ -76,12 +75,10 @@ class MultimodalSettings(Settings):
     Attributes:
         images: Folder of the model's embeddings of the images that are evaluated.
         prompts: Embeddings of the prompts by the model's text encoder.
-        name: Name of the model's line.
     """
 
     images: DataPath
     prompts: PromptSource
-    name: str = MULTIMODAL_LINE
 
 
 class ImageSplitSettings(PatientSplit):
@@ -146,7 +143,7 @@ class ZeroShotSettings(StudySettings):
             Not run unless named: "cca", "kernel-ridge", "reduced-rank", "diagonal" and "whitened".
         normalizations: Normalisations of the mapped space, see `zero_shot_scores`. With several
             each map has several lines, and the notes compare them.
-        multimodal: A multimodal model as a reference.
+        multimodal: Multimodal models as references, by name.
         temperature: Temperature of the softmax of multi-label scores, see `prompt_scores`.
         shrinkage: Shrinkage of the anchors' covariance, see `anchor_space`.
         rule: How thresholds are chosen on the validation images.
@@ -177,7 +174,7 @@ class ZeroShotSettings(StudySettings):
         name: {"baseline": name} for name in (NAIVE, *BASELINES)
     }
     normalizations: Annotated[tuple[SpaceNormalization, ...], Field(min_length=1)] = ("center",)
-    multimodal: MultimodalSettings | None = None
+    multimodal: dict[str, MultimodalSettings] = {}
     temperature: float = Field(default=TEMPERATURE, gt=0)
     shrinkage: float | None = Field(default=None, ge=0, le=1)
     rule: ThresholdRule = "youden"
@@ -199,8 +196,7 @@ class ZeroShotSettings(StudySettings):
 
     @model_validator(mode="after")
     def _one_source(self) -> "ZeroShotSettings":
-        names = [*self.methods, *self.baselines]
-        names += [self.multimodal.name] if self.multimodal else []
+        names = [*self.methods, *self.baselines, *self.multimodal]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"{twice[0]!r} names two of methods, baselines and multimodal")

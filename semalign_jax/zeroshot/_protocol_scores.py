@@ -168,20 +168,27 @@ def _of_probes(task, num_classes, embeddings, truth, orders, images, l2) -> Arra
 
 
 def scores_of_multimodal(
-    model: Multimodal, prompts: EmbeddedPrompts, rows: tuple[int, int], temperature: float
+    label: str,
+    model: Multimodal,
+    prompts: EmbeddedPrompts,
+    rows: tuple[int, int],
+    temperature: float,
 ) -> Array:
     """Scores of the validation and test images, of which there are so many."""
     if (model.prompts.names, model.prompts.task) != (prompts.names, prompts.task):
-        raise ValueError("multimodal: its prompts are of another set than those of the maps")
+        raise ValueError(
+            f"multimodal[{label!r}]: its prompts are of another set than those of the maps"
+        )
     scores = []
     for name, value, expected in (
         ("validation", model.validation, rows[0]),
         ("test", model.test, rows[1]),
     ):
-        value = checked_embeddings(f"multimodal.{name}", value)
+        where = f"multimodal[{label!r}].{name}"
+        value = checked_embeddings(where, value)
         if len(value) != expected:
             raise ValueError(
-                f"multimodal.{name} must have a row for each of the {expected} {name} images; got "
+                f"{where} must have a row for each of the {expected} {name} images; got "
                 f"{len(value)}"
             )
         scores.append(multimodal_scores(value, model.prompts, temperature=temperature))

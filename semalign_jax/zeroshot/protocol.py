@@ -52,8 +52,8 @@ from .scores import (
     not_nan,
 )
 
-#: Names of the lines that are neither of methods nor of baselines.
-PROBE_LINE, MULTIMODAL_LINE = "linear probe", "multimodal"
+#: Name of the line of the linear probe.
+PROBE_LINE = "linear probe"
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ def zero_shot_protocol(
     normalizations: Sequence[SpaceNormalization] = SPACE_NORMALIZATIONS,
     baselines: Mapping[str, Baseline] = BASELINES,
     labelled: Images | None = None,
-    multimodal: Multimodal | None = None,
+    multimodal: Mapping[str, Multimodal] | None = None,
     temperature: float = TEMPERATURE,
     shrinkage: float | None = None,
     l2: float = 1.0,
@@ -173,7 +173,7 @@ def zero_shot_protocol(
             compiled code.
         labelled: images for the linear probe, which takes as many as there are anchors; at least
             max(counts). None leaves the line out.
-        multimodal: a multimodal model on the same images. None leaves the line out.
+        multimodal: label -> a multimodal model on the same images, a line each.
         temperature: see `prompt_scores`.
         shrinkage: see `anchor_space`.
         l2: of the linear probe, see `fit_head`.
@@ -224,11 +224,11 @@ def zero_shot_protocol(
         own = anchor_orders(label_key, len(labelled.ids), seeds, max(checked))
         parts.append(probe_scores(labelled, given, own, checked, images, prompts, l2))
         lines.append((PROBE_LINE, ""))
-    if multimodal is not None:
+    for name, model in (multimodal or {}).items():
         rows = len(validation.ids), len(test.ids)
-        found = np.asarray(scores_of_multimodal(multimodal, prompts, rows, temperature))
+        found = np.asarray(scores_of_multimodal(name, model, prompts, rows, temperature))
         parts.append(np.broadcast_to(found, (1, *parts[0].shape[1:])))
-        lines.append((MULTIMODAL_LINE, ""))
+        lines.append((name, ""))
     clusters = cluster_numbers(test.patients, len(test.ids))
     how = Evaluation(prompts.task, bootstrap_key, rule, clusters, resamples, level)
     return _result(np.concatenate(parts), lines, checked, prompts.names, truth, how, progress)

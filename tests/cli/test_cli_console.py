@@ -76,7 +76,7 @@ def test_each_field_is_an_option_once_and_has_a_sentence(name):
 def test_objects_in_settings_are_options_with_dots():
     keys = {one.key: one.name for one in options_of("stitch") + options_of("zeroshot")}
     assert keys["intervals.resamples"] == "--intervals.resamples"
-    assert keys["multimodal.prompts.store"] == "--multimodal.prompts.store"
+    assert keys["multimodal.*.prompts.store"] == "--multimodal.prompts.store"
     assert keys["prompt_embeddings.*.store"] == "--prompt-store"
     fields = set(stitching.StitchingSettings.model_fields)
     assert fields == {key.partition(".")[0] for key in keys} & fields

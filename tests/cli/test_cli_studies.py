@@ -184,11 +184,11 @@ def test_prompts_and_a_reference_under_encoders_that_are_run(stitched, tmp_path,
     place = words.index("--prompt-store")
     words[place : place + 2] = ["--prompt-encoder", "bert=owner/bert"]
     more = ("--prompt-embeddings.layer", "bert=-2", "--prompt-embeddings.normalize", "bert=no")
-    reference = ("--multimodal.images", "clip", "--multimodal.prompts.store", "texts")
+    reference = ("--multimodal.images", "clip=clip", "--multimodal.prompts.store", "clip=texts")
     values_of(*words, *more, *reference)
     source = seen[0][0].prompt_embeddings["bert"]
     assert (source.encoder, source.layer, source.normalize) == ("owner/bert", -2, False)
-    assert seen[0][0].multimodal.prompts.store == tmp_path / "texts"
+    assert seen[0][0].multimodal["clip"].prompts.store == tmp_path / "texts"
 
 
 class Inline:

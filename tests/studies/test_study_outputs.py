@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_report import Page, row
 
-from semalign_jax.studies import drawings, figures, outputs, report
+from semalign_jax.studies import drawings, figures, outputs, report, tables
 from semalign_jax.studies.settings import DataPath, Settings, load_settings
 
 METHODS = ("upper bound", "affine", "shuffled affine", "ortho")
@@ -153,6 +153,34 @@ def test_the_page_has_the_figures_settings_versions_and_hardware(written):
     assert "Dotted: fitted to anchors matched to wrong ones." in images[0]["alt"]
 
 
+def test_what_all_pairs_say_together_is_that_of_all_their_draws():
+    rng = np.random.default_rng(0)
+    draws = {pair: rng.normal(size=4) + n for n, pair in enumerate(("ab", "ac", "bc"))}
+    few = [
+        tables.row_of_draws(("p", source, target), "ortho", 20, "AUROC", values)
+        for (source, target), values in draws.items()
+    ]
+    few += [tables.row_of_draws(("p", "a", "b"), "naive", None, "AUROC", np.array(0.5))]
+    whole, naive = tables.over_pairs(few)
+    every = np.concatenate(list(draws.values()))
+    assert (whole["mean"], whole["std"]) == pytest.approx((every.mean(), every.std(ddof=1)))
+    assert (whole["seeds"], whole["anchors"], naive["mean"], naive["std"]) == (12, 20, 0.5, 0.0)
+
+
+def test_classes_of_all_pairs_have_bars_next_to_references(monkeypatch):
+    seen = []
+    monkeypatch.setattr(figures, "class_bars", lambda *a, **k: seen.append((a, k)))
+    values = {"a": 0.6, "b": 0.9, "c": math.nan}
+    classes = [class_row("ortho", "Edema", value, source=s) for s, value in values.items()]
+    classes += [{**class_row("CLIP", "Edema", 0.7, source=s), "anchors": None} for s in values]
+    list(drawings.study_figures([], classes))
+    (scores,), options = seen[0]
+    assert [row["method"] for row in scores] == ["ortho", "CLIP"]
+    assert [scores[0][key] for key in ("value", "lower", "upper")] == [0.75, 0.6, 0.9]
+    assert options["references"] == ["CLIP"]
+    assert len(seen) == 4  # and one for each pair
+
+
 def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
     seen = []
     monkeypatch.setattr(figures, "score_matrices", lambda *a, **_: seen.append(a))
@@ -196,9 +224,11 @@ def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(monkeyp
     few = rows(metrics=("AUROC",))
     classes = [class_row("affine", "Edema", 0.8, source=name) for name in ("vit", "dino")]
     results = study(rows=few, classes=classes)
-    names = ["-".join(found[2]) for found in drawings.study_figures(few, classes)]
+    chosen = list(drawings.study_figures(few, classes))
+    assert "mean over the 6 pairs and all draws of anchors" in chosen[0][3]
+    names = ["-".join(found[2]) for found in chosen]
     assert names == [
-        "AUROC-dino", "AUROC-bert", "AUROC-vit", "AUROC", "AUROC-vit-bert",
+        "AUROC", "AUROC-dino", "AUROC-bert", "AUROC-vit", "AUROC", "AUROC-vit-bert",
     ]  # fmt: skip
     notes = outputs._sections(results, [])[0].text
     assert "The first 1 figures of classes are shown; all are in the CSV." in notes

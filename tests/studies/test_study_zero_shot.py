@@ -291,7 +291,9 @@ def test_one_data_set_split_by_patient_with_a_single_label(tmp_path):
     texts = np.repeat(np.eye(4)[:3], 2, axis=0) @ decode
     write_store(tmp_path / "texts", [str(n) for n in range(6)], texts)
     write_store(tmp_path / "clip", ids, latent)
-    write_store(tmp_path / "clip-texts", [str(n) for n in range(6)], np.repeat(np.eye(4)[:3], 2, 0))
+    for name, axes in (("clip-texts", [0, 1, 2]), ("wrong-texts", [1, 2, 0])):
+        rows = np.repeat(np.eye(4)[axes], 2, 0)
+        write_store(tmp_path / name, [str(n) for n in range(6)], rows)
     settings = load(
         tmp_path,
         images={
@@ -308,7 +310,10 @@ def test_one_data_set_split_by_patient_with_a_single_label(tmp_path):
         baselines=[],
         normalizations=["center"],
         class_metrics=[],
-        multimodal={"name": "CLIP", "images": "clip", "prompts": {"store": "clip-texts"}},
+        multimodal={
+            "CLIP": {"images": "clip", "prompts": {"store": "clip-texts"}},
+            "wrong": {"images": "clip", "prompts": {"store": "wrong-texts"}},
+        },
     )
     results = zero_shot.run(settings)
     accuracy = {
@@ -316,6 +321,7 @@ def test_one_data_set_split_by_patient_with_a_single_label(tmp_path):
     }
     assert accuracy["CLIP"][0] > 0.9
     assert accuracy["CLIP"][1] is None
+    assert accuracy["wrong"][0] < 0.6
     assert accuracy["ortho"][0] > 0.6
     assert accuracy["ortho"][1] == 12
     notes = " ".join(results["notes"])

@@ -476,11 +476,14 @@ def table():
     labels = np.arange(120).reshape(40, 3) % 2
     labelled = sa.zeroshot.Images(pairs.ids, pairs.patients, pairs.source, labels)
     rng = np.random.default_rng(9)
-    multimodal = sa.zeroshot.Multimodal(
-        rng.standard_normal((30, 4)),
-        rng.standard_normal((35, 4)),
-        make_prompts(rng.standard_normal((12, 4))),
-    )
+    multimodal = {
+        name: sa.zeroshot.Multimodal(
+            rng.standard_normal((30, d)),
+            rng.standard_normal((35, d)),
+            make_prompts(rng.standard_normal((12, d))),
+        )
+        for name, d in (("clip", 4), ("siglip", 3))
+    }
     return parts, multimodal, run(parts, labelled=labelled, multimodal=multimodal)
 
 
@@ -488,17 +491,17 @@ def test_table_holds_every_line(table):
     _, _, result = table
     methods = ("naive", "affine", "linear", "l-ortho", "ortho")
     lines = [(m, how) for m in methods for how in ("none", "center", "whiten")]
-    lines += [(m, "") for m in ("relative", "asif", "csa", "linear probe", "multimodal")]
+    lines += [(m, "") for m in ("relative", "asif", "csa", "linear probe", "clip", "siglip")]
     assert result.lines == tuple(lines)
-    assert result.scores.shape == (20, 2, 2, 35, 3)
-    assert result.thresholds.shape == (20, 2, 2, 3)
-    assert result.intervals.estimate["AUROC"].shape == (20, 2, 2, 3)
-    assert result.seed_means.lower["macro AUROC"].shape == (20, 2)
+    assert result.scores.shape == (21, 2, 2, 35, 3)
+    assert result.thresholds.shape == (21, 2, 2, 3)
+    assert result.intervals.estimate["AUROC"].shape == (21, 2, 2, 3)
+    assert result.seed_means.lower["macro AUROC"].shape == (21, 2)
     rows = result.rows()
-    assert len(rows) == 20 * 2 * 3
+    assert len(rows) == 21 * 2 * 3
     assert {row["metric"] for row in rows} == {"macro AUROC", "macro AP", "macro F1"}
     best = {r["method"]: r["mean"] for r in result.rows(["macro AUROC"]) if r["anchors"] == 20}
-    assert best["affine"] > 0.9 > best["multimodal"]
+    assert best["affine"] > 0.9 > max(best["clip"], best["siglip"])
     assert all(r["lower"] <= r["mean"] <= r["upper"] for r in rows)
     with pytest.raises(ValueError, match="metrics must be one of"):
         result.rows(["AUROC"])
@@ -526,8 +529,9 @@ def test_cells_equal_single_computations(table):
                 )
             elif name in baselines.BASELINES:
                 expected = baselines.BASELINES[name](x, y, test.embeddings, prompts)
-            elif name == "multimodal":
-                expected = sa.zeroshot.prompt_scores(multimodal.test, multimodal.prompts)
+            elif name in multimodal:
+                model = multimodal[name]
+                expected = sa.zeroshot.prompt_scores(model.test, model.prompts)
             else:
                 continue
             np.testing.assert_allclose(
@@ -667,11 +671,13 @@ def test_bad_protocols_are_refused():
     )
     relative = {"relative": baselines.relative_scores}
     only: dict[str, Any] = {"methods": {}, "baselines": relative, "seeds": 1}
-    with pytest.raises(ValueError, match="multimodal.validation must have a row for each of"):
-        run(parts, counts=(8,), multimodal=short, **only)
+    with pytest.raises(
+        ValueError, match=r"multimodal\['clip'\].validation must have a row for each of"
+    ):
+        run(parts, counts=(8,), multimodal={"clip": short}, **only)
     other = replace(short, prompts=make_prompts(np.ones((8, 4)), names=("x", "y")))
     with pytest.raises(ValueError, match="its prompts are of another set"):
-        run(parts, counts=(8,), multimodal=other, **only)
+        run(parts, counts=(8,), multimodal={"clip": other}, **only)
 
 
 def broken(x, y):
