@@ -18,6 +18,7 @@ COMMANDS = {
     "migrate": "migrate",
     "stitch": "studies",
     "zeroshot": "studies",
+    "recipe": "recipe",
     "report": "studies",
     "demo": "studies",
     "info": "files",

@@ -76,6 +76,7 @@ class EmbedSettings(Settings):
         split: Keep this split of the data set.
         view: Keep this view position of the data set, e.g. PA.
         one_per_study: Keep only the first item of each study.
+        limit: Embed at most so many items, drawn by their ids: of any encoder the same.
         id_from: Call image files by the path below the folder that was given, by the name of the
             file or by its stem.
         batch_size: Embed so many items a step.
@@ -103,6 +104,7 @@ class EmbedSettings(Settings):
     split: tuple[str, ...] = ()
     view: tuple[str, ...] = ()
     one_per_study: bool = False
+    limit: Count | None = None
     id_from: Literal["path", "name", "stem"] = "path"
     batch_size: Count = 32
     chunk_size: Count = 4096
@@ -367,6 +369,42 @@ class DemoSettings(Settings):
 
     out: DataPath = Path("semalign-demo")
     full: bool = False
+
+
+class RecipeSettings(Settings):
+    """An experiment as a whole.
+
+    Attributes:
+        name: Run this recipe, by its name, or a file that --write wrote.
+        data: The data sets are in this folder, by the names that the recipe has for theirs. By
+            default it is the working directory, or the folder of the file.
+        out: Write stores, results and the report to this folder; a run that was stopped goes on
+            there.
+        encoder: Take this folder of a checkpoint, or id on the hub, for an encoder of the recipe.
+        only: Take only this encoder of the recipe.
+        limit: Embed at most so many items of each data set, to try the recipe out.
+        dry_run: Check everything that can be checked, and show the plan with downloads, disk and
+            time.
+        write: Write the recipe to this file (YAML or JSON), to edit and run it, and do nothing
+            else.
+        settings: Set anything of the study, with dots for inner keys, e.g. counts=[50,100].
+    """
+
+    name: str
+    data: DataPath | None = None
+    out: DataPath | None = None
+    encoder: dict[str, EncoderName] = {}
+    only: tuple[str, ...] = ()
+    limit: Count | None = None
+    dry_run: bool = False
+    write: DataPath | None = None
+    settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _has_an_aim(self) -> Self:
+        if self.out is None and self.write is None and not self.dry_run:
+            raise ValueError("give a folder for the results (--out), or --dry-run or --write")
+        return self
 
 
 class InfoSettings(Settings):

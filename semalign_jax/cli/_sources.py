@@ -7,20 +7,21 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._core.files import content_hash
-from ..data import read_pixels
+from ..data import ImageTextDataset, read_pixels
 from ..data._dataset import known_groups, left_out_sentence
 from ..data._files import find_files
 from ..data.pixels import is_dicom
 from ..distributed.processes import jointly
 from ..studies.cells import run_cells
 from ..studies.inputs import read_dataset
+from ..studies.settings import DatasetSettings
 from ..zeroshot.prompts import load_prompts, prompt_ids, prompt_texts
 from ._settings import EmbedSettings
 from ._signals import starting_processes
@@ -68,8 +69,18 @@ def read_source(settings: EmbedSettings) -> Source:
     if settings.prompts is not None:
         return _prompts(settings.prompts)
     if settings.dataset is not None:
-        return _dataset(settings)
-    return _files(settings.inputs, settings.id_from)
+        return source_of_dataset(settings, read_dataset(dataset_of(settings)))
+    return _limited(_files(settings.inputs, settings.id_from), settings.limit)
+
+
+def _limited(source: Source, limit: int | None) -> Source:
+    """At most so many items, those of the smallest hashes of their ids."""
+    if limit is None:
+        return source
+    order = sorted(range(len(source.ids)), key=lambda row: content_hash([source.ids[row]]))
+    rows = sorted(order[:limit])
+    items, ids = ([values[row] for row in rows] for values in (source.items, source.ids))
+    return replace(source, items=items, ids=ids)
 
 
 def _prompts(name: str) -> Source:
@@ -77,12 +88,21 @@ def _prompts(name: str) -> Source:
     return Source(TEXT, prompt_texts(prompt_set).texts, prompt_ids(prompt_set))
 
 
-def _dataset(settings: EmbedSettings) -> Source:
+def dataset_of(settings: EmbedSettings) -> DatasetSettings:
+    """How the data set is read."""
     assert settings.dataset is not None
     options = dict(settings.dataset.options)
     if settings.skip_broken:
         options.setdefault("on_error", "skip")
-    data = read_dataset(settings.dataset.model_copy(update={"options": options}))
+    return settings.dataset.model_copy(update={"options": options})
+
+
+def source_of_dataset(settings: EmbedSettings, data: ImageTextDataset) -> Source:
+    """The items of a data set that the settings name.
+
+    Raises:
+        ValueError: if none is left, or for splits and views that the data set does not have.
+    """
     kept = np.ones(len(data), bool)
     for name, values, wanted in (
         ("split", data.splits, settings.split),
@@ -107,7 +127,8 @@ def _dataset(settings: EmbedSettings) -> Source:
     why = left_out_sentence(len(data), data.left_out) if data.left_out else ""
     data = data.select(kept)
     items = data.texts if texts else [Path(image) for image in data.images]
-    return Source(TEXT if texts else IMAGE, items, data.ids, data.skipped, left_out, why)
+    found = Source(TEXT if texts else IMAGE, items, data.ids, data.skipped, left_out, why)
+    return _limited(found, settings.limit)
 
 
 def _files(inputs: Sequence[Path], id_from: str) -> Source:

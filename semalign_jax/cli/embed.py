@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..encoders import Encoder
     from ._console import Console
     from ._settings import EmbedSettings, ProcessSettings
+    from ._sources import Source
 
 
 @command(
@@ -40,18 +41,24 @@ def embed(console: "Console", settings: "EmbedSettings", processes: "ProcessSett
 
 
 def _embed(console: "Console", settings: "EmbedSettings") -> Outcome:
-    from ..distributed.processes import by_first
     from ..stores.chunks import refuse_other_contents
-    from ._sources import IMAGE, find_broken, pixel_reader, read_source, worker_count
+    from ._sources import read_source
 
-    started = time.monotonic()
     if settings.out.is_dir():
         refuse_other_contents(settings.out)  # before the encoder is loaded
-    source = read_source(settings)
+    return embed_source(console, settings, read_source(settings))
+
+
+def embed_source(console: "Console", settings: "EmbedSettings", source: "Source") -> Outcome:
+    """Embed the items that were found by the settings."""
+    from ..distributed.processes import by_first
+    from ._sources import IMAGE, find_broken, pixel_reader, worker_count
+
+    started = time.monotonic()
     console.note(f"{len(source.items)} {source.modality}s to embed into {settings.out}")
     from .. import encoders  # slow to import
 
-    encoder = _encoder(settings, source.modality)
+    encoder = load_for(settings, source.modality)
     workers = worker_count(settings.workers)
     paths = [Path(item) for item in source.items] if source.modality == IMAGE else []
     items, ids = list(source.items), list(source.ids)
@@ -103,7 +110,12 @@ def _embed(console: "Console", settings: "EmbedSettings") -> Outcome:
     return Outcome(values, _summary(values), status=1 if skipped else 0)
 
 
-def _encoder(settings: "EmbedSettings", modality: str) -> "Encoder":
+def load_for(settings: "EmbedSettings", modality: str) -> "Encoder":
+    """The encoder of the settings.
+
+    Raises:
+        ValueError: if it does not embed what is to be embedded.
+    """
     from .. import encoders
 
     encoder = encoders.load_encoder(

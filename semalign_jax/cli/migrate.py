@@ -53,6 +53,11 @@ def migrate(console: "Console", settings: "MigrateSettings") -> Outcome:
     share of queries whose nearest row is still among the first k, overlap@k the share of the first
     k that are the same. Run the same command again to go on after an interruption.
     """
+    return run_migration(console, settings)
+
+
+def run_migration(console: "Console", settings: "MigrateSettings") -> Outcome:
+    """Fit, measure and write."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -138,19 +143,12 @@ def _parts(settings: "MigrateSettings", old: "EmbeddingStore", new: "EmbeddingSt
     import numpy as np
 
     from ..stores.store import join_stores
-    from ._settings import SEARCHED
     from ._stores import open_rows
     from .maps import drawn_rows, select_pairs
 
     matched = join_stores(old, new)
     count = len(matched.rows_a)
-    # Of a sample alone a fifth is searched.
-    left = max(count - settings.sample, count // 5)
-    if left < SEARCHED:
-        raise ValueError(
-            f"only {count} ids are in both {settings.old} and {settings.new}: at least "
-            f"{5 * SEARCHED} are needed, to fit a map and to search"
-        )
+    left = check_rows(settings, count)
     keys = jax.random.split(jax.random.key(settings.seed), 3)
     order = np.asarray(jax.random.permutation(keys[0], count))
     sample = select_pairs(matched, np.sort(order[: count - left]))
@@ -168,6 +166,23 @@ def _parts(settings: "MigrateSettings", old: "EmbeddingStore", new: "EmbeddingSt
         )
     at = drawn_rows(keys[1], len(queries), min(len(queries), settings.search_queries))
     return _Parts(sample, searched, queries, at, None)
+
+
+def check_rows(settings: "MigrateSettings", count: int) -> int:
+    """How many of the rows that both have are searched: of a sample alone a fifth.
+
+    Raises:
+        ValueError: if these are too few.
+    """
+    from ._settings import SEARCHED
+
+    left = max(count - settings.sample, count // 5)
+    if left < SEARCHED:
+        raise ValueError(
+            f"only {count} ids are in both {settings.old} and {settings.new}: at least "
+            f"{5 * SEARCHED} are needed, to fit a map and to search"
+        )
+    return left
 
 
 def _verdict(kept: "Kept", keep: float) -> tuple[str, str]:

@@ -44,7 +44,7 @@ def stitch(console: "Console", settings: "StitchingSettings", study: "StudySetti
     Writes results.json, settings.json, tables, figures and report.html. The settings are those of
     semalign_jax.studies.stitching.StitchingSettings.
     """
-    return _run("stitching", settings, study.out, console)
+    return run_study("stitching", settings, study.out, console)
 
 
 @command(
@@ -77,10 +77,11 @@ def zeroshot(console: "Console", settings: "ZeroShotSettings", study: "StudySett
     Writes results.json, settings.json, tables, figures and report.html. The settings are those of
     semalign_jax.studies.zero_shot.ZeroShotSettings.
     """
-    return _run("zeroshot", settings, study.out, console)
+    return run_study("zeroshot", settings, study.out, console)
 
 
-def _run(name: str, settings: Any, out: Path, console: "Console") -> Outcome:
+def run_study(name: str, settings: Any, out: Path, console: "Console") -> Outcome:
+    """Run a study and write its files."""
     from ..studies import backend_settings
     from ..studies.tables import summary_tables
 

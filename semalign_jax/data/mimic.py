@@ -114,6 +114,7 @@ def read_mimic_cxr(
     section: Section = "both",
     keep_blanks: bool = True,
     views: Sequence[str] | None = None,
+    need_images: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> ImageTextDataset:
     """Read MIMIC-CXR-JPG: one entry for each image of the metadata file.
@@ -134,6 +135,8 @@ def read_mimic_cxr(
             MIMIC-CXR code repository notes where the text is: it is taken for "both".
         keep_blanks: whether de-identified words stay in texts as "___".
         views: keep only these ViewPosition values, e.g. ("PA", "AP"); `left_out` counts the others.
+        need_images: whether each row must have an image. If not, those that are not there are
+            empty paths: for work on reports alone, the tables of MIMIC-CXR-JPG are enough.
         on_error: "raise", or "skip" rows without image, split or report, empty reports, doubled
             ids, unknown label values, and images without row, and list them in `skipped`.
 
@@ -151,6 +154,7 @@ def read_mimic_cxr(
     splits = _read_splits(table_path([root], "mimic-cxr-2.0.0-split.csv"), problems)
     labels = _read_labels(table_path([root], _LABELERS[labeler]), labeler, problems)
     blank = [Label.BLANK] * len(MIMIC_LABELS)
+    checks.flag("need_images", need_images)
     found = find_files(root / "files", (".jpg", ".jpeg"))
     present = set(found)
     texts: dict[str, str | DatasetError] = {}
@@ -172,7 +176,7 @@ def read_mimic_cxr(
             if labeler == "radiologist" and study not in labels:
                 problems.left_out[f"of studies that are not in {_LABELERS[labeler]}"] += 1
                 continue
-            if image not in present:
+            if image not in present and need_images:
                 raise DatasetError(f"{where}: no image {image}", "without image")
             if image_id not in splits:
                 raise DatasetError(
@@ -205,7 +209,7 @@ def read_mimic_cxr(
             id=image_id,
             patient=subject,
             study=study,
-            image=image,
+            image=image if image in present else "",
             text=text,
             split=split,
             view=view,

@@ -29,7 +29,7 @@ from .._core.files import as_path, content_hash
 from .._core.progress import Progress
 from ..distributed.processes import Section, jointly
 from ..stores.chunks import Chunk, ChunkFolder
-from ._encoder import DTYPES, Encoder, encode, example_batch, read_config
+from ._encoder import DTYPES, Encoder, embedding_dimension, encode, read_config
 from ._family import TEXT
 from ._items import Items, contents_hash, ids_of, modality_of, refuse_repeated, sequence
 from ._preprocess import TextPreprocessor, image_preprocessor, text_preprocessor
@@ -200,7 +200,7 @@ def embed(
         lengths = None
         pixels_of = prepare if reader is None else lambda item: prepare(reader(item))
         batches_of = partial(_image_batches, pixels_of, prepare.size, named, batch_size, begun)
-    dimension = _dimension(encoder, modality)
+    dimension = embedding_dimension(encoder, modality)
 
     count = len(values)
     starts = range(0, count, chunk_size)
@@ -309,15 +309,6 @@ def _name(section: Section, chunks: int, progress: bool) -> str:
     if progress:
         print(f"{name}: {chunks} chunks to make", file=sys.stderr, flush=True)
     return name
-
-
-def _dimension(encoder: Encoder, modality: str) -> int:
-    batch = example_batch(encoder.config)
-    if modality == TEXT:
-        batch.pop("pixel_values", None)
-    else:
-        batch = {"pixel_values": batch["pixel_values"]}
-    return jax.eval_shape(partial(encode, encoder.config), encoder.params, batch).shape[1]
 
 
 def _identity(encoder: Encoder, modality: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from .._core.checks import option
 from .._core.documents import read_json
 from ._config import ConfigReader
-from ._family import Family, family_of
+from ._family import TEXT, Family, family_of
 from ._hub import resolve_checkpoint
 from ._layers import Array, Outputs, masked_mean
 from ._sentence import sentence_settings
@@ -187,6 +187,16 @@ def example_batch(config: EncoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
         tokens = jax.ShapeDtypeStruct((1, min(8, family.max_tokens(config.model))), jnp.int32)
         batch |= {"input_ids": tokens, "attention_mask": tokens}
     return batch
+
+
+def embedding_dimension(encoder: Encoder, modality: str) -> int:
+    """Return the length of an embedding of a text or an image."""
+    batch = example_batch(encoder.config)
+    if modality == TEXT:
+        batch.pop("pixel_values", None)
+    else:
+        batch = {"pixel_values": batch["pixel_values"]}
+    return jax.eval_shape(partial(encode, encoder.config), encoder.params, batch).shape[1]
 
 
 def abstract_params(config: EncoderConfig) -> dict[str, Any]:

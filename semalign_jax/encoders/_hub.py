@@ -9,7 +9,13 @@ from typing import Any
 
 from .._core.files import as_path
 from ._sentence import MODULES_FILE, PROMPT_FILE, TRANSFORMER_FILES
-from ._weights import SINGLE_FILE, CheckpointError, no_safetensors, pickled_name
+from ._weights import (
+    SINGLE_FILE,
+    CheckpointError,
+    PickledCheckpointError,
+    no_safetensors,
+    pickled_name,
+)
 
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 TOKENIZER_FILES = (
@@ -74,6 +80,34 @@ def resolve_checkpoint(
             "either (owner/name)"
         )
     return _download(source, revision, pickled)
+
+
+def download_size(source: str, revision: str | None = None) -> int | None:
+    """Bytes that `resolve_checkpoint` would download, of pickled weights if there are no others.
+
+    None if that is not known: the hub cannot be reached, or has no such repository.
+    """
+    if as_path(source).is_dir():
+        return 0
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    unreachable: Any = HfHubHTTPError.__bases__
+    try:
+        info = HfApi().model_info(source, revision=revision, files_metadata=True)
+        described = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+        try:
+            weights = _weights(source, described, False)
+        except PickledCheckpointError:
+            weights = _weights(source, described, True)
+    except (*unreachable, ValueError):  # also of a repository that there is not
+        return None
+    needed = [*weights, *filter(is_small, described)]
+    return sum(
+        described[name]
+        for name in needed
+        if not try_to_load_from_cache(source, name, revision=info.sha)
+    )
 
 
 def _refuse_broken_links(folder: Path) -> None:

@@ -179,6 +179,10 @@ def checkpoint_files(folder: Path, name: str = SINGLE_FILE) -> tuple[Path, ...]:
     raise no_safetensors(str(folder), name, names)
 
 
+class PickledCheckpointError(FileNotFoundError):
+    """A checkpoint has only pickled weights, which `convert_checkpoint` converts."""
+
+
 def no_safetensors(source: str, wanted: str, names: Iterable[str]) -> FileNotFoundError:
     """Return the error of a checkpoint without safetensors; it says how to convert a pickled one.
 
@@ -190,7 +194,7 @@ def no_safetensors(source: str, wanted: str, names: Iterable[str]) -> FileNotFou
     pickled = pickled_name(names, wanted)
     if pickled is None:
         return FileNotFoundError(f"{source} has no {wanted} and no {wanted}.index.json")
-    return FileNotFoundError(
+    return PickledCheckpointError(
         f"{source} has {pickled} but no {wanted}. Pickled checkpoints are never opened here. "
         f"Convert it once, with PyTorch: `semalign convert-checkpoint {source} --out FOLDER`, and "
         "load that folder"

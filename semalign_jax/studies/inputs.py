@@ -147,7 +147,7 @@ def open_stores(key: str, folders: Mapping[str, Path]) -> dict[str, EmbeddingSto
 
 
 def in_all_stores(
-    dataset: ImageTextDataset, stores: Mapping[str, EmbeddingStore], where: str
+    dataset: ImageTextDataset, stores: Mapping[str, Any], where: str
 ) -> ImageTextDataset:
     """The images that have a row in all stores.
 

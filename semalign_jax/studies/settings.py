@@ -224,7 +224,11 @@ class StudySettings(Settings):
 
 
 def load_settings(
-    kind: type[S], path: Path | None = None, overrides: Mapping[str, Any] | None = None
+    kind: type[S],
+    path: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    base: Path | None = None,
 ) -> S:
     """Read settings from a JSON or YAML file.
 
@@ -233,6 +237,7 @@ def load_settings(
         path: the file; None for the defaults.
         overrides: values that go before those of the file, e.g. of a command line. Keys of inner
             objects are joined with dots.
+        base: folder that relative paths start at; by default that of the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -254,7 +259,7 @@ def load_settings(
                 raise ValueError(f"{where}: {name} is given, but {key} is {inner!r:.80}")
         inner[last] = value
     try:
-        return kind.model_validate(values, context={"base": path.parent if path else None})
+        return kind.model_validate(values, context={"base": base or (path and path.parent)})
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, one['loc'])) or 'settings'}: {problem_text(kind, one)}"

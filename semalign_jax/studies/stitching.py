@@ -6,7 +6,7 @@ through maps that few anchors determine, between no map ("naive"), its own encod
 et al. 2023 (arXiv 2311.00664) in `evaluate_stitching_pairs`, one pair of encoders after the other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import combinations, permutations
 from pathlib import Path
@@ -82,10 +82,22 @@ def _demo_data(group: DemoGroup) -> StudyData:
     )
 
 
-def _own_data(settings: StitchingSettings, source: DatasetSettings) -> StudyData:
+def parts_of(
+    settings: StitchingSettings,
+    source: DatasetSettings,
+    stores: Mapping[str, Any],
+    read: Callable[[DatasetSettings], datasets.ImageTextDataset] = inputs.read_dataset,
+) -> StudyData:
+    """The data of a user, checked.
+
+    Args:
+        settings: of the study.
+        source: the data set of the settings.
+        stores: name -> a store, of which only the ids are looked at here.
+        read: reads a data set.
+    """
     where = str(source.path)
-    stores = inputs.open_stores("stores", settings.stores)
-    dataset = inputs.read_dataset(source)
+    dataset = read(source)
     names = settings.labels or dataset.label_names
     columns = _columns(dataset, names, where)
     kept = inputs.in_all_stores(dataset, stores, where)
@@ -362,7 +374,8 @@ def _study(settings: StitchingSettings) -> Study:
     if settings.dataset is None:
         data = {str(group): _demo_data(group) for group in settings.demo}
     else:
-        data = {"stitching": _own_data(settings, settings.dataset)}
+        stores = inputs.open_stores("stores", settings.stores)
+        data = {"stitching": parts_of(settings, settings.dataset, stores)}
     encoders = {protocol: list(one.stores["stores"]) for protocol, one in data.items()}
     groups = {protocol: _Group(protocol, one, settings) for protocol, one in data.items()}
     return Study(

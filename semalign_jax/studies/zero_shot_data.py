@@ -1,8 +1,9 @@
 """The data of a zero-shot study: labelled images, pairs that anchors come from, prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from . import inputs
 from .demo import EMOJI, load_demo, split_demo
 from .inputs import Part, StudyData
 from .prompt_stores import embed_prompts
+from .settings import DatasetSettings
 from .zero_shot_settings import PromptSource, ZeroShotSettings
 
 DEMO_TEXT, DEMO_LABEL = "MiniLM-L6", "category"
@@ -75,20 +77,54 @@ def demo_data() -> ZeroShotData:
 
 def own_data(settings: ZeroShotSettings, folder: Path) -> ZeroShotData:
     """The data of a user; `folder` keeps prompts that are embedded here."""
-    assert settings.images is not None
     assert settings.prompts is not None
     prompt_set = load_prompts(settings.prompts)
-    dataset = inputs.read_dataset(settings.images)
-    where = f"images ({settings.images.path})"
     stores = _opened(settings)
+    found = parts_of(settings, prompt_set, stores)
+
+    def prompts(
+        setting: str, sources: Mapping[str, PromptSource], reports: Mapping[str, EmbeddingStore]
+    ) -> dict[str, EmbeddedPrompts]:
+        made = {}
+        for name, source in sources.items():
+            at = folder / setting / f"of-{quote(name, safe='')}"  # whatever characters it has
+            where = f"{setting}.{name}"
+            made[name] = embed_prompts(where, source, prompt_set, at, reports.get(name))
+        return made
+
+    models = {name: model.prompts for name, model in settings.multimodal.items()}
+    return ZeroShotData(
+        **vars(found),
+        prompts=prompts("prompt_embeddings", settings.prompt_embeddings, stores["text_stores"]),
+        multimodal=prompts("multimodal", models, {}),
+    )
+
+
+def parts_of(
+    settings: ZeroShotSettings,
+    prompt_set: PromptSet,
+    stores: Mapping[str, Mapping[str, Any]],
+    read: Callable[[DatasetSettings], ImageTextDataset] = inputs.read_dataset,
+) -> StudyData:
+    """All but the prompts, checked.
+
+    Args:
+        settings: of the study.
+        prompt_set: that of the settings.
+        stores: setting -> name -> a store, of which only the ids are looked at here.
+        read: reads a data set.
+    """
+    assert settings.images is not None
+    dataset = read(settings.images)
+    where = f"images ({settings.images.path})"
     columns = label_columns(dataset, prompt_set, settings, where)
     needed = {f"multimodal.{name}": store for name, store in stores["multimodal"].items()}
-    kept = inputs.in_all_stores(dataset, stores["image_stores"] | needed, where)
+    kept = inputs.in_all_stores(dataset, {**stores["image_stores"], **needed}, where)
     notes = inputs.note_of_left_out(dataset)
     notes += _left_out(dataset, kept, f"images of {where} are not in all stores")
     rows = _rows_of_parts(kept, columns, prompt_set, settings, where, notes)
     parts = {name: kept.select(at) for name, at in rows.items()}
-    anchors, anchors_where = _anchors(settings, dataset, parts, stores, where, notes)
+    anchors, anchors_where = _anchors(settings, dataset, parts, stores, where, notes, read)
     _check_parts(settings, parts, anchors, where, anchors_where)
     truth = {
         name: inputs.labelled(name, part, columns, prompt_set.task, settings, where)
@@ -96,27 +132,13 @@ def own_data(settings: ZeroShotSettings, folder: Path) -> ZeroShotData:
     }
     inputs.check_tested(truth["test"], prompt_set.names, where)
     notes += _size_notes(parts, anchors, truth, settings, prompt_set)
-
-    def prompts(
-        setting: str, sources: Mapping[str, PromptSource], reports: Mapping[str, EmbeddingStore]
-    ) -> dict[str, EmbeddedPrompts]:
-        found = {}
-        for name, source in sources.items():
-            at = folder / setting / f"of-{quote(name, safe='')}"  # whatever characters it has
-            where = f"{setting}.{name}"
-            found[name] = embed_prompts(where, source, prompt_set, at, reports.get(name))
-        return found
-
-    models = {name: model.prompts for name, model in settings.multimodal.items()}
-    return ZeroShotData(
+    return StudyData(
         names=prompt_set.names,
         task=prompt_set.task,
         parts=truth,
         anchors=(np.array(anchors.ids), np.array(anchors.patients)),
         stores=stores,
         notes=notes,
-        prompts=prompts("prompt_embeddings", settings.prompt_embeddings, stores["text_stores"]),
-        multimodal=prompts("multimodal", models, {}),
     )
 
 
@@ -198,15 +220,16 @@ def _anchors(
     settings: ZeroShotSettings,
     images: ImageTextDataset,
     parts: Mapping[str, ImageTextDataset],
-    stores: Mapping[str, dict[str, EmbeddingStore]],
+    stores: Mapping[str, Mapping[str, Any]],
     where: str,
     notes: list[str],
+    read: Callable[[DatasetSettings], ImageTextDataset],
 ) -> tuple[ImageTextDataset, str]:
     """The pairs that anchors are drawn from, and where they are from."""
     splits = settings.anchor_splits
     if settings.anchors is not None:
         where = f"anchors ({settings.anchors.path})"
-        images = inputs.read_dataset(settings.anchors)
+        images = read(settings.anchors)
         notes += inputs.note_of_left_out(images)
     elif splits is None:
         images = parts.get("labelled", images.select(()))
@@ -219,7 +242,13 @@ def _anchors(
             f"anchors: no image of {where} is left for them: name their splits in anchor_splits, "
             "or leave a part of patient_split"
         )
-    pairs = inputs.in_all_stores(images, stores["anchor_stores"] | stores["text_stores"], where)
+    # An image and a text encoder may have the same name.
+    needed = {
+        f"{kind}.{name}": store
+        for kind in ("anchor_stores", "text_stores")
+        for name, store in stores[kind].items()
+    }
+    pairs = inputs.in_all_stores(images, needed, where)
     notes += _left_out(
         images, pairs, f"images of {where} are not in all stores of anchors and reports"
     )

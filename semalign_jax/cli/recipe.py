@@ -1,0 +1,360 @@
+"""`semalign recipe`."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ._console import Outcome, one_line
+from ._options import command
+
+if TYPE_CHECKING:
+    from ..data import ImageTextDataset
+    from ..encoders import Encoder
+    from ..studies.settings import DatasetSettings
+    from ._console import Console
+    from ._recipes import Plan, Recipe
+    from ._settings import EmbedSettings, RecipeSettings
+    from ._sources import Source
+
+
+@command(
+    ".cli._settings:RecipeSettings",
+    arguments=("name",),
+    examples=(
+        "semalign recipe rsna-zero-shot --data /data --dry-run",
+        "semalign recipe rsna-zero-shot --data /data --out results/rsna",
+        "semalign recipe vindr-zero-shot --data /data --encoder RAD-DINO=checkpoints/rad-dino "
+        "--limit 500 --set counts=[50,100] --out results/try",
+        "semalign recipe mimic-text-stitching --data /data --write run.yaml",
+    ),
+)
+def recipe(console: "Console", settings: "RecipeSettings") -> Outcome:
+    """Run one of the paper's experiments as a whole: embed, study, report.
+
+    Recipes: mimic-text-stitching, rsna-vision-stitching, rsna-zero-shot, vindr-zero-shot and
+    migrate. All that can be checked is checked first: data sets, labels and prompts, encoders and
+    their weights, the disk. Run the same command again to go on after an interruption.
+    """
+    from ._recipes import load_recipe, plan_of
+
+    loaded = load_recipe(settings)
+    if settings.write is not None:
+        return _written(loaded, settings.write)
+    out = settings.out or Path.cwd() / settings.name
+    plan = plan_of(loaded, out, settings.data)
+    console.note(f"{loaded.title}: {len(plan.jobs)} stores of {_encoder_count(loaded)} encoders")
+    steps = _checked(console, loaded, plan, settings, out)
+    if settings.dry_run:
+        return _shown(loaded, steps)
+    return _run(console, loaded, plan, steps, out)
+
+
+def _encoder_count(recipe: "Recipe") -> int:
+    from ._recipes import ENCODERS
+
+    return sum(len(getattr(recipe, name)) for name in ENCODERS)
+
+
+def _written(recipe: "Recipe", path: Path) -> Outcome:
+    import yaml
+
+    from .._core.files import write_atomically
+    from ..studies.report import write_json
+    from ..studies.settings import resolved_settings
+
+    values = resolved_settings(recipe)
+    if path.suffix == ".json":
+        write_json(path, values)
+    elif path.suffix in (".yaml", ".yml"):
+        text = yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
+        write_atomically(path, text.encode())
+    else:
+        raise ValueError(f"--write {path}: the file must end in .yaml or .json")
+    return Outcome({"recipe": str(path)}, f"{path}: run it with `semalign recipe {path} --out DIR`")
+
+
+def _plain(value: Any) -> Any:
+    """Without what is the default, and with lists for tuples."""
+    if isinstance(value, Mapping):
+        return {
+            key: _plain(inner) for key, inner in value.items() if inner not in (None, [], (), {})
+        }
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+# --- checks ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A store to be made.
+
+    Attributes:
+        of: name of the encoder.
+        settings: of `semalign embed`.
+        source: what is embedded.
+        dimension: of a row; None where the encoder has to be downloaded first.
+        download: bytes to download; None if that is not known.
+        seconds: that an item takes; None if it was not measured.
+    """
+
+    of: str
+    settings: "EmbedSettings"
+    source: "Source"
+    dimension: int | None
+    download: int | None
+    seconds: float | None
+
+    @property
+    def disk(self) -> int:
+        """Bytes that the store takes, as far as that is known."""
+        return 4 * len(self.source.ids) * (self.dimension or 0)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether these settings have made the store, to its end."""
+        from .._core.documents import read_json
+
+        kept = self.settings.out / "settings.json"
+        return kept.is_file() and read_json(kept, dict) == self.settings.model_dump(mode="json")
+
+
+class _Planned(NamedTuple):
+    """A store that is not made yet, as the checks of a study see it."""
+
+    ids: Sequence[str]
+
+
+class _Reader:
+    """Reads each data set once."""
+
+    def __init__(self, console: "Console"):
+        self._console = console
+        self._found: dict[str, ImageTextDataset] = {}
+
+    def __call__(self, settings: "DatasetSettings") -> "ImageTextDataset":
+        from ..studies.inputs import read_dataset
+
+        key = settings.model_dump_json()
+        if key not in self._found:
+            self._console.note(f"reading {settings.path}")
+            self._found[key] = read_dataset(settings)
+        return self._found[key]
+
+
+def _checked(
+    console: "Console", recipe: "Recipe", plan: "Plan", settings: "RecipeSettings", out: Path
+) -> list[_Step]:
+    """All that can go wrong, before anything takes long."""
+    from .._core.files import check_space
+    from ..stores.chunks import refuse_other_contents
+    from ._sources import dataset_of, read_source, source_of_dataset
+
+    read, sources = _Reader(console), {}
+    for _, job in plan.jobs:
+        if job.out.is_dir():
+            refuse_other_contents(job.out)
+        if job.dataset is None:
+            sources[job.out] = read_source(job)
+        else:
+            sources[job.out] = source_of_dataset(job, read(dataset_of(job)))
+    _check_study(recipe, plan, sources, read)
+    encoders = _Encoders(console, out, settings.dry_run)
+    steps = [encoders.step(name, job, sources[job.out]) for name, job in plan.jobs]
+    check_space(out, sum(step.disk for step in steps if not step.is_done), "the stores")
+    return steps
+
+
+def _check_study(
+    recipe: "Recipe", plan: "Plan", sources: Mapping[Path, "Source"], read: _Reader
+) -> None:
+    """Refuse data, labels and prompts that the study would refuse once all is embedded."""
+    study: Any = plan.study
+
+    def planned(folders: Mapping[str, Path]) -> dict[str, _Planned]:
+        return {name: _Planned(sources[folder].ids) for name, folder in folders.items()}
+
+    if recipe.study == "stitching":
+        from ..studies.stitching import parts_of
+
+        parts_of(study, study.dataset, planned(study.stores), read)
+    elif recipe.study == "zero-shot":
+        from ..studies.zero_shot_data import parts_of
+        from ..zeroshot.prompts import load_prompts
+
+        stores = {
+            "image_stores": planned(study.image_stores),
+            "anchor_stores": planned(study.anchor_stores or study.image_stores),
+            "text_stores": planned(study.text_stores),
+            "multimodal": planned({name: one.images for name, one in study.multimodal.items()}),
+        }
+        parts_of(study, load_prompts(study.prompts), stores, read)
+    else:
+        from .migrate import check_rows
+
+        check_rows(study, len(sources[study.new].ids))
+
+
+class _Encoders:
+    """Loads each encoder once, to see that it can be."""
+
+    def __init__(self, console: "Console", out: Path, measure: bool):
+        self._console, self._out, self._measure = console, out, measure
+        self._found: dict[tuple[str, str], tuple[EmbedSettings, int | None, float | None]] = {}
+
+    def step(self, name: str, job: "EmbedSettings", source: "Source") -> _Step:
+        """A step, with what is known of its encoder.
+
+        Raises:
+            ValueError: if the encoder cannot be loaded, or does not embed such items; names it.
+        """
+        from ..encoders._hub import download_size
+
+        download = download_size(str(job.encoder), job.revision) if self._measure else 0
+        if download != 0:
+            return _Step(name, job, source, None, download, None)
+        key = name, source.modality
+        if key not in self._found:
+            self._console.note(f"loading {name}")
+            try:
+                self._found[key] = self._loaded(name, job, source)
+            except (OSError, ValueError) as error:
+                error.add_note(f"(encoder {name})")
+                raise
+        loaded, dimension, seconds = self._found[key]
+        job = job.model_copy(update={"encoder": loaded.encoder, "revision": loaded.revision})
+        return _Step(name, job, source, dimension, 0, seconds)
+
+    def _loaded(
+        self, name: str, job: "EmbedSettings", source: "Source"
+    ) -> tuple["EmbedSettings", int | None, float | None]:
+        from ..encoders import convert_checkpoint
+        from ..encoders._encoder import embedding_dimension
+        from ..encoders._weights import PickledCheckpointError
+        from ..studies.drawings import slug
+        from .embed import load_for
+
+        converted = self._out / "checkpoints" / slug(name)
+        if converted.is_dir():
+            job = job.model_copy(update={"encoder": str(converted), "revision": None})
+        try:
+            encoder = load_for(job, source.modality)
+        except PickledCheckpointError:
+            if find_spec("torch") is None or self._measure:
+                raise
+            self._console.note(f"converting {job.encoder} into {converted}")
+            convert_checkpoint(job.encoder, converted, revision=job.revision, overwrite=True)
+            job = job.model_copy(update={"encoder": str(converted), "revision": None})
+            encoder = load_for(job, source.modality)
+        dimension, seconds = embedding_dimension(encoder, source.modality), None
+        if self._measure:
+            seconds = _seconds_of_item(encoder, job, source)
+        return job, dimension, seconds
+
+
+def _seconds_of_item(encoder: "Encoder", job: "EmbedSettings", source: "Source") -> float:
+    """How long an item takes, measured on a batch that was embedded before."""
+    from .. import encoders
+    from ._sources import IMAGE, pixel_reader
+
+    step = max(1, len(source.items) // job.batch_size)
+    items = list(source.items)[::step][: job.batch_size]
+    paths = [Path(item) for item in items] if source.modality == IMAGE else []
+    with pixel_reader(paths, False, 1) as reader:
+        for _ in range(2):
+            start = time.perf_counter()
+            encoders.embed(
+                encoder,
+                items,
+                batch_size=job.batch_size,
+                modality=source.modality,
+                ids=range(len(items)),
+                progress=False,
+                reader=reader,
+                prompt_name=job.prompt_name,
+            )
+    return (time.perf_counter() - start) / len(items)
+
+
+# --- the plan, and its run ---------------------------------------------------------------------
+
+
+def _shown(recipe: "Recipe", steps: Sequence[_Step]) -> Outcome:
+    """What would be done."""
+    from ..studies.tables import Table
+
+    rows, values = [], []
+    for step in steps:
+        items, left = len(step.source.ids), not step.is_done
+        seconds = None if step.seconds is None or not left else step.seconds * items
+        values.append(
+            {
+                "store": str(step.settings.out),
+                "encoder": step.settings.encoder,
+                "items": items,
+                "done": not left,
+                "dimension": step.dimension,
+                "disk": step.disk if step.dimension else None,
+                "download": step.download,
+                "seconds": seconds,
+            }
+        )
+        time_needed = "done" if not left else "?" if seconds is None else _duration(seconds)
+        download = "?" if step.download is None else _size(step.download) if step.download else ""
+        disk = _size(step.disk) if step.dimension else "?"
+        name = step.settings.out.name
+        rows.append([name, step.settings.encoder, f"{items}", disk, download, time_needed])
+    known = [one["seconds"] for one in values if one["seconds"] is not None]
+    unknown = sum(one["seconds"] is None and not one["done"] for one in values)
+    total = f"embedding takes about {_duration(sum(known))} on this machine"
+    total += f", and {unknown} stores whose encoders are to be downloaded first" if unknown else ""
+    lines = [
+        f"{recipe.title}: all that was checked fits",
+        *([recipe.description.strip()] if recipe.description else []),
+        f"{total}; then the {recipe.study} study",
+    ]
+    header = ["store", "encoder", "items", "disk", "download", "time"]
+    result = {"recipe": recipe.model_dump(mode="json"), "steps": values}
+    return Outcome(result, "\n".join(lines), [Table("plan", header, rows)])
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _run(
+    console: "Console", recipe: "Recipe", plan: "Plan", steps: Sequence[_Step], out: Path
+) -> Outcome:
+    from .embed import embed_source
+    from .migrate import run_migration
+    from .studies import run_study
+
+    skipped = []
+    for number, step in enumerate(steps, 1):
+        if step.is_done:
+            console.note(f"{step.settings.out} is done")
+            continue
+        console.note(f"store {number} of {len(steps)}: {step.settings.out.name}")
+        done = embed_source(console, step.settings, step.source)
+        skipped += done.values["skipped"]
+    results = out / "results"
+    if recipe.study == "migrate":
+        found = run_migration(console, plan.study)  # pyright: ignore[reportArgumentType]
+    else:
+        name = "stitching" if recipe.study == "stitching" else "zeroshot"
+        found = run_study(name, plan.study, results, console)
+    if not skipped:
+        return found
+    text = f"{found.text}\n{len(skipped)} images could not be read and were left out, first:"
+    text += f" {one_line(skipped[0])}"
+    return Outcome({**found.values, "skipped": skipped}, text, found.tables)
