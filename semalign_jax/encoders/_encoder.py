@@ -92,6 +92,8 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str, str]:
         values = read_json(path, dict)
         if name == "open_clip_config.json":
             values["model_type"] = "open_clip"
+        elif "model_type" not in values and "architecture" in values:
+            values["model_type"] = "timm"
         if not isinstance(values.get("model_type"), str):
             raise ValueError(f"{path} has no model_type, which names the architecture")
         there = [file for file in weight_names if (folder / file).is_file()]
@@ -159,7 +161,8 @@ def load_encoder(
     if layer is not None:
         config = _with_layer(config, abstract, layer)
     ignored = family.ignored(model) if callable(family.ignored) else family.ignored
-    params = load_params(tensors, family.rules, ignored, abstract, jnp.dtype(dtype))
+    rules = family.rules(model) if callable(family.rules) else family.rules
+    params = load_params(tensors, rules, ignored, abstract, jnp.dtype(dtype))
     return Encoder(config, params, folder, files)
 
 
