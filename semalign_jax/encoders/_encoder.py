@@ -77,7 +77,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str, str]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is not a JSON object with a ``model_type``.
+        ValueError: if it is not a JSON object with a ``model_type``, or timm's ``architecture``.
     """
     for name, weight_names in (
         ("config.json", (SINGLE_FILE,)),
@@ -95,7 +95,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str, str]:
         elif "model_type" not in values and "architecture" in values:
             values["model_type"] = "timm"
         if not isinstance(values.get("model_type"), str):
-            raise ValueError(f"{path} has no model_type, which names the architecture")
+            raise ValueError(f"{path} has no model_type, which names the family")
         there = [file for file in weight_names if (folder / file).is_file()]
         return values, name, (there or weight_names)[0]
     raise FileNotFoundError(f"{folder} has no config.json and no open_clip_config.json")
@@ -111,7 +111,7 @@ def load_encoder(
     revision: str | None = None,
     ignore_config_keys: Sequence[str] = (),
 ) -> Encoder:
-    """Load a checkpoint in the Hugging Face format: ``config.json`` and safetensors.
+    """Load a checkpoint: ``config.json``, of transformers or timm, and safetensors.
 
     No code of a checkpoint is run and no pickle is opened.
 
