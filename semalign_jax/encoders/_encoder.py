@@ -77,7 +77,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str, str]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is not a JSON object with a ``model_type``.
+        ValueError: if it is not a JSON object with a ``model_type``, or timm's ``architecture``.
     """
     for name, weight_names in (
         ("config.json", (SINGLE_FILE,)),
@@ -92,8 +92,10 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str, str]:
         values = read_json(path, dict)
         if name == "open_clip_config.json":
             values["model_type"] = "open_clip"
+        elif "model_type" not in values and "architecture" in values:
+            values["model_type"] = "timm"
         if not isinstance(values.get("model_type"), str):
-            raise ValueError(f"{path} has no model_type, which names the architecture")
+            raise ValueError(f"{path} has no model_type, which names the family")
         there = [file for file in weight_names if (folder / file).is_file()]
         return values, name, (there or weight_names)[0]
     raise FileNotFoundError(f"{folder} has no config.json and no open_clip_config.json")
@@ -109,7 +111,7 @@ def load_encoder(
     revision: str | None = None,
     ignore_config_keys: Sequence[str] = (),
 ) -> Encoder:
-    """Load a checkpoint in the Hugging Face format: ``config.json`` and safetensors.
+    """Load a checkpoint: ``config.json``, of transformers or timm, and safetensors.
 
     No code of a checkpoint is run and no pickle is opened.
 
@@ -159,7 +161,8 @@ def load_encoder(
     if layer is not None:
         config = _with_layer(config, abstract, layer)
     ignored = family.ignored(model) if callable(family.ignored) else family.ignored
-    params = load_params(tensors, family.rules, ignored, abstract, jnp.dtype(dtype))
+    rules = family.rules(model) if callable(family.rules) else family.rules
+    params = load_params(tensors, rules, ignored, abstract, jnp.dtype(dtype))
     return Encoder(config, params, folder, files)
 
 

@@ -28,7 +28,7 @@ class Family:
             for padding) and, for some, ``token_type_ids``, or with ``pixel_values [batch,
             channels, height, width]``, and returns `Outputs`. A module of two towers gets a batch
             of either kind; it is initialised with both kinds in one batch.
-        rules: from source tensors to parameters.
+        rules: from source tensors to parameters, or a function from the configuration to them.
         poolings: from the configuration to the poolings that it can have; the first is the
             default.
         image_size: from the configuration to ``(channels, height, width)``; None without images.
@@ -45,7 +45,7 @@ class Family:
     modalities: tuple[str, ...]
     parse: Callable[[ConfigReader, frozenset[str]], Any]
     build: Callable[[Any], nn.Module]
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule, ...] | Callable[[Any], tuple[Rule, ...]]
     poolings: Callable[[Any], tuple[str, ...]]
     image_size: Callable[[Any], tuple[int, int, int]] | None = None
     max_tokens: Callable[[Any], int] | None = None
@@ -58,6 +58,8 @@ class Family:
 _BUILT_IN = {
     "beit": "beit",
     "bert": "bert",
+    "biovil": "biovil",
+    "biovil-t": "biovil",
     "clip": "clip",
     "clip_text_model": "clip",
     "clip_vision_model": "clip",
@@ -81,6 +83,7 @@ _BUILT_IN = {
     "siglip_text_model": "siglip",
     "siglip_vision_model": "siglip",
     "swin": "swin",
+    "timm": "timm",
     "vit": "vit",
     "xlm-roberta": "roberta",
 }

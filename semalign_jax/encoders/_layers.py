@@ -7,7 +7,7 @@ cast, donated and saved by any JAX code without a library's own wrapper types.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
+#: Of feature maps: before and after rows and columns; or "same".
+Padding = tuple[tuple[int, int], tuple[int, int]] | Literal["same"]
 
 
 class Outputs(NamedTuple):
@@ -321,6 +323,16 @@ def resize_positions(grid: Array, size: tuple[int, int]) -> Array:
     return resized.astype(grid.dtype)
 
 
+def resize_smoothly(grid: Array, size: tuple[int, int]) -> Array:
+    """Interpolate position embeddings ``[rows, columns, width]``, bicubic with antialiasing.
+
+    PyTorch's ``interpolate(mode="bicubic", antialias=True)``: its kernel is another (a = -0.5) than
+    without antialiasing, also where the grid grows. Computed in float32.
+    """
+    wide = grid.astype(jnp.float32)
+    return jax.image.resize(wide, (*size, grid.shape[-1]), "cubic").astype(grid.dtype)
+
+
 def positions_of_grid(
     table: Array,
     prefix_tokens: int,
@@ -419,7 +431,8 @@ class Conv(nn.Module):
     Attributes:
         features: channels of the output.
         kernel, stride: the same for rows and columns.
-        padding: zeros before and after rows and columns; by default half the kernel each.
+        padding: zeros before and after rows and columns, or "same" for TensorFlow's, which depends
+            on the size of the maps; by default half the kernel each.
         depthwise: whether each channel has its own filter.
         use_bias: whether there is a bias.
     """
@@ -427,7 +440,7 @@ class Conv(nn.Module):
     features: int
     kernel: int
     stride: int = 1
-    padding: tuple[tuple[int, int], tuple[int, int]] | None = None
+    padding: Padding | None = None
     depthwise: bool = False
     use_bias: bool = False
 
@@ -436,6 +449,9 @@ class Conv(nn.Module):
         """Apply to feature maps."""
         half = (self.kernel // 2, self.kernel // 2)
         padding = self.padding or (half, half)
+        if isinstance(padding, str):
+            window, strides = (self.kernel,) * 2, (self.stride,) * 2
+            padding = jax.lax.padtype_to_pads(x.shape[1:3], window, strides, padding.upper())
         inputs = 1 if self.depthwise else x.shape[-1]
         shape = (self.kernel, self.kernel, inputs, self.features)
         kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.float32)
@@ -483,7 +499,7 @@ class ConvNorm(nn.Module):
         activation: its name; None for none.
         eps: of the batch norm.
         depthwise: whether each channel has its own filter.
-        padding: zeros before and after rows and columns; by default half the kernel each.
+        padding: see `Conv`.
     """
 
     features: int
@@ -492,7 +508,7 @@ class ConvNorm(nn.Module):
     activation: str | None = None
     eps: float = 1e-5
     depthwise: bool = False
-    padding: tuple[tuple[int, int], tuple[int, int]] | None = None
+    padding: Padding | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

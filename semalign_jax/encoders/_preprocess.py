@@ -6,6 +6,7 @@ read from the folder alone: no network, no code of the checkpoint.
 
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -165,7 +166,7 @@ class ImagePreprocessor:
     """Reads, resizes and normalises images for one encoder; safe to share between threads.
 
     Images with 8 bits a channel give what the checkpoint's processor of transformers gives
-    (its PIL form), or open_clip's transform. Before it:
+    (its PIL form), or the transform of open_clip, timm or BioViL. Before it:
 
     - grey images are repeated to three channels, or colours made grey (ITU-R 601) for a model of
       one channel;
@@ -291,6 +292,17 @@ def image_preprocessor(encoder: Encoder) -> ImagePreprocessor:
         settings = read_json(path, dict).get("preprocess_cfg", {})
         transform = _open_clip_transform(settings, (height, width), path)
         rules |= {"preprocess_cfg": settings, "size": [height, width]}
+        fingerprint = _fingerprint(rules, folder, ())
+    elif config.model_type == "timm":
+        path = folder / "config.json"
+        settings = read_json(path, dict).get("pretrained_cfg") or {}
+        settings = {key: settings[key] for key in _TIMM_SETTINGS if key in settings}
+        transform = _timm_transform(settings, channels, (height, width), path)
+        rules |= {"pretrained_cfg": settings, "size": [height, width]}
+        fingerprint = _fingerprint(rules, folder, ())
+    elif config.model_type in ("biovil", "biovil-t"):
+        transform = _biovil_transform((height, width))
+        rules |= {"biovil": _BIOVIL_SIZE, "size": [height, width]}
         fingerprint = _fingerprint(rules, folder, ())
     else:
         transform = _processor_transform(folder, channels)
@@ -424,18 +436,115 @@ def _open_clip_transform(
     resample = getattr(Image.Resampling, interpolation.upper())
 
     def transform(picture: Any) -> np.ndarray:
-        height, width = size
-        if mode == "shortest":
-            shortest = min(picture.size)
-            # The longer edge is cut, not rounded.
-            columns, rows = (int(height * edge / shortest) for edge in picture.size)
-            picture = picture.resize((columns, rows), resample)
-            left, top = round((columns - width) / 2), round((rows - height) / 2)
-            picture = picture.crop((left, top, left + width, top + height))
-        else:
-            picture = picture.resize((width, height), resample)
-        pixels = np.asarray(picture).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-        return np.ascontiguousarray((pixels - mean) / std)
+        picture = _resized_and_cropped(picture, size, size, resample, squash=mode == "squash")
+        return np.ascontiguousarray((_unit_range(picture) - mean) / std)
+
+    return transform
+
+
+def _resized_and_cropped(
+    picture: Any, scale: tuple[int, int], size: tuple[int, int], resample: Any, *, squash: bool
+) -> Any:
+    """Resize to `scale`, or the shorter edge to its first number, and crop: as torchvision does."""
+    height, width = size
+    if squash:
+        rows, columns = scale
+    else:
+        shortest = min(picture.size)
+        # The longer edge is cut, not rounded.
+        columns, rows = (int(scale[0] * edge / shortest) for edge in picture.size)
+    picture = picture.resize((columns, rows), resample)
+    left, top = round((columns - width) / 2), round((rows - height) / 2)
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _unit_range(picture: Any) -> np.ndarray:
+    """Return the pixels as float32 ``[channels, height, width]`` from 0 to 1."""
+    pixels = np.asarray(picture).astype(np.float32) / np.float32(255)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+#: What timm's transform for evaluation reads in ``pretrained_cfg``.
+_TIMM_SETTINGS = (
+    "input_size",
+    "fixed_input_size",
+    "interpolation",
+    "mean",
+    "std",
+    "crop_pct",
+    "crop_mode",
+)
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _timm_transform(
+    settings: Mapping[str, Any], channels: int, size: tuple[int, int], path: Path
+) -> Callable[[Any], np.ndarray]:
+    """Return timm's transform for evaluation.
+
+    Args:
+        settings: `_TIMM_SETTINGS`.
+        channels: of the model.
+        size: of the images that the model is made for; ``input_size`` is preferred, unless the
+            model takes no other.
+        path: for messages.
+    """
+    from PIL import Image
+
+    interpolation = settings.get("interpolation") or "bicubic"
+    mode = settings.get("crop_mode") or "center"
+    fraction = settings.get("crop_pct") or 0.875
+    if not settings.get("fixed_input_size"):
+        _, *(height, width) = settings.get("input_size") or (channels, *size)  # as it was parsed
+        size = (height, width)
+    problems = []
+    if interpolation not in ("bicubic", "bilinear"):
+        problems.append(f"interpolation = {interpolation!r} is not supported")
+    if mode not in ("center", "squash") or (mode == "center" and size[0] != size[1]):
+        problems.append(f"crop_mode = {mode!r} is not supported for images of {size}")
+    if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        problems.append(f"crop_pct must be above 0 and at most 1; it is {fraction!r}")
+    try:
+        mean, std = (
+            np.broadcast_to(np.array(settings.get(key) or usual, np.float32), channels)
+            for key, usual in (("mean", _IMAGENET_MEAN), ("std", _IMAGENET_STD))
+        )
+    except (ValueError, TypeError):
+        problems.append(f"mean and std must be lists of {channels} numbers")
+    if problems:
+        raise ValueError(f"{path}: pretrained_cfg: {'; '.join(problems)}")
+    scale = (math.floor(size[0] / fraction), math.floor(size[1] / fraction))
+    resample = getattr(Image.Resampling, interpolation.upper())
+
+    def transform(picture: Any) -> np.ndarray:
+        picture = _resized_and_cropped(picture, scale, size, resample, squash=mode == "squash")
+        pixels = (_unit_range(picture) - mean[:, None, None]) / std[:, None, None]
+        return np.ascontiguousarray(pixels)
+
+    return transform
+
+
+#: Shorter edge before the crop.
+_BIOVIL_SIZE = 512
+
+
+def _biovil_transform(size: tuple[int, int]) -> Callable[[Any], np.ndarray]:
+    """Return the transform of hi-ml-multimodal: grey values from 0 to 1, in three channels.
+
+    The darkest value becomes black and the brightest white before the image is resized.
+    """
+    from PIL import Image
+
+    def transform(picture: Any) -> np.ndarray:
+        values = np.asarray(picture, np.float64)
+        values = values - values.min()
+        values = values / (values.max() or 1) * 255
+        picture = Image.fromarray(values.astype(np.uint8)).convert("L")
+        scale = (_BIOVIL_SIZE, _BIOVIL_SIZE)
+        picture = _resized_and_cropped(
+            picture, scale, size, Image.Resampling.BILINEAR, squash=False
+        )
+        return np.repeat(_unit_range(picture), 3, axis=0)
 
     return transform
 

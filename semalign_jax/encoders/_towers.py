@@ -19,6 +19,7 @@ from ._layers import (
     layer_norm,
     padding_mask,
     resize_positions,
+    resize_smoothly,
 )
 
 
@@ -73,8 +74,12 @@ class VisionTowerConfig:
         norm_tokens: whether the final norm is that of every token, before pooling, or only that
             of the pooled vector.
         interpolate: whether images of other sizes are taken.
+        smooth: whether the positions are interpolated with antialiasing.
         projection_bias: whether the projection has a bias.
-        layer_scale: see `PreNormBlock`.
+        layer_scale, gated: see `PreNormBlock`.
+        qkv_bias: whether the projections of the attention to query, key and value have biases.
+        registers: number of register tokens, which stand behind the class token.
+        prefix_positions: whether class and register tokens have position embeddings.
     """
 
     channels: int
@@ -95,6 +100,11 @@ class VisionTowerConfig:
     interpolate: bool = False
     projection_bias: bool = False
     layer_scale: bool = False
+    smooth: bool = False
+    gated: bool = False
+    qkv_bias: bool = True
+    registers: int = 0
+    prefix_positions: bool = True
 
 
 def reads_padding(config: Any) -> bool:
@@ -179,7 +189,7 @@ class AttentionPool(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Patches, an optional class token, pre-norm layers, pooling, projection."""
+    """Patches, optional class and register tokens, pre-norm layers, pooling, projection."""
 
     config: VisionTowerConfig
 
@@ -197,15 +207,22 @@ class VisionTower(nn.Module):
         x = PatchEmbedding(c.width, c.patch, c.patch_bias, name="patches")(pixels)
         count, rows, columns, width = x.shape
         learned = (c.image_size[0] // c.patch[0], c.image_size[1] // c.patch[1])
-        prefix = int(c.class_token)
-        shape = (prefix + learned[0] * learned[1], width)
+        prefix = int(c.class_token) + c.registers
+        placed = prefix if c.prefix_positions else 0
+        shape = (placed + learned[0] * learned[1], width)
         table = self.param("position_embedding", zeros, shape, jnp.float32)
-        places = resize_positions(table[prefix:].reshape(*learned, width), (rows, columns))
+        places = table[placed:].reshape(*learned, width)
+        if (rows, columns) != learned:
+            places = (resize_smoothly if c.smooth else resize_positions)(places, (rows, columns))
         x = (x + places[None]).reshape(count, rows * columns, width)
+        tokens = []
         if c.class_token:
-            cls = self.param("class_token", zeros, (width,), jnp.float32) + table[0]
-            cls = jnp.broadcast_to(cls, (count, 1, width))
-            x = jnp.concatenate([cls, x], axis=1)
+            tokens.append(self.param("class_token", zeros, (width,), jnp.float32)[None])
+        if c.registers:
+            tokens.append(self.param("registers", zeros, (c.registers, width), jnp.float32))
+        if tokens:
+            front = jnp.concatenate(tokens) + (table[:placed] if placed else 0)
+            x = jnp.concatenate([jnp.broadcast_to(front, (count, *front.shape)), x], axis=1)
         if c.pre_norm:
             x = layer_norm(c.eps, "pre_norm")(x)
         states = [x]
@@ -215,7 +232,9 @@ class VisionTower(nn.Module):
                 c.hidden,
                 c.activation,
                 c.eps,
+                bias=(c.qkv_bias, c.qkv_bias, c.qkv_bias, True),
                 layer_scale=c.layer_scale,
+                gated=c.gated,
                 name=f"layer_{i}",
             )
             states.append(block(states[-1]))
@@ -223,7 +242,8 @@ class VisionTower(nn.Module):
         last = norm(states[-1]) if c.norm_tokens else states[-1]
         pooled = None
         if c.pooling == "attention":
-            pooled = AttentionPool(c.heads, c.hidden, c.activation, c.eps, name="pool")(last)
+            pool = AttentionPool(c.heads, c.hidden, c.activation, c.eps, name="pool")
+            pooled = pool(last[:, prefix:])
         elif c.pooling is not None:
             pooled = last[:, 0] if c.pooling == "cls" else jnp.mean(last[:, prefix:], axis=1)
         if pooled is not None and not c.norm_tokens:

@@ -203,9 +203,7 @@ def test_the_eos_token_decides_the_rule():
         (changed(CLIP, "vision_config", novel=1), "vision_config.novel"),
         (changed(SIGLIP, "vision_config", vision_use_head=False), "vision_use_head"),
         (
-            changed(
-                BIOMEDCLIP, "model_cfg.vision_cfg", timm_model_name="vit_base_patch16_clip_224"
-            ),
+            changed(BIOMEDCLIP, "model_cfg.vision_cfg", timm_model_name="vit_base_patch16_rpn_224"),
             "model_cfg.vision_cfg.timm_model_name",
         ),
         (changed(BIOMEDCLIP, "model_cfg.vision_cfg", image_size=384), "image_size"),

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from .._config import ConfigReader
@@ -22,6 +21,7 @@ from .._layers import (
     layer_norm,
     positions_of_grid,
     resize_positions,
+    resize_smoothly,
 )
 from .._weights import Rule, linear, linear_kernel, norm, patch_embedding
 
@@ -81,16 +81,6 @@ def parse(reader: ConfigReader, tensors: frozenset[str], *, registers: bool) -> 
         use_swiglu_ffn=reader.get("use_swiglu_ffn", False, bool),
         num_register_tokens=reader.get("num_register_tokens", 4) if registers else None,
     )
-
-
-def resize_smoothly(grid: Array, size: tuple[int, int]) -> Array:
-    """Interpolate position embeddings ``[rows, columns, width]``, bicubic with antialiasing.
-
-    PyTorch's ``interpolate(mode="bicubic", antialias=True)``: its kernel is another (a = -0.5) than
-    without antialiasing, also where the grid grows. Computed in float32.
-    """
-    wide = grid.astype(jnp.float32)
-    return jax.image.resize(wide, (*size, grid.shape[-1]), "cubic").astype(grid.dtype)
 
 
 class Dinov2(nn.Module):

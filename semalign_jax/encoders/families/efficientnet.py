@@ -24,6 +24,7 @@ from .._layers import (
     Array,
     ConvNorm,
     Outputs,
+    Padding,
     channels_last,
     flatten_map,
     global_average,
@@ -31,8 +32,6 @@ from .._layers import (
 from .._weights import conv_norm, patch_embedding
 
 STEM_WIDTH, HEAD_WIDTH = 32, 1280
-
-Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True)

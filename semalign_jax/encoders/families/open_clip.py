@@ -4,11 +4,9 @@ Vision transformers of OpenCLIP or of timm; texts by OpenCLIP's transformer or a
 BiomedCLIP (Zhang et al. 2023, arXiv 2303.00915).
 """
 
-import re
 from dataclasses import dataclass, replace
 
 import flax.linen as nn
-import numpy as np
 
 from .._config import ConfigReader
 from .._family import IMAGE, TEXT, Family
@@ -26,23 +24,12 @@ from .._weights import (
     Rule,
     embedding,
     linear,
-    linear_kernel,
     norm,
     patch_embedding,
     prefixed,
     scalar,
 )
-from . import bert
-
-#: Width, layers and heads of timm's plain vision transformers.
-_TIMM_SIZES = {
-    "tiny": (192, 12, 3),
-    "small": (384, 12, 6),
-    "base": (768, 12, 12),
-    "large": (1024, 24, 16),
-    "huge": (1280, 32, 16),
-}
-_TIMM_NAME = re.compile(rf"vit_({'|'.join(_TIMM_SIZES)})_patch(\d+)_(\d+)(\.\w+)?")
+from . import bert, timm
 
 #: PubMedBERT under the names that it has had, and its configuration, which is that of BERT base.
 _PUBMEDBERT_NAMES = tuple(
@@ -161,37 +148,36 @@ def parse_timm(reader: ConfigReader, dimension: int) -> VisionTowerConfig:
     """Read ``vision_cfg`` of a vision transformer of timm."""
     # The name overrides these.
     reader.neutral("layers", "width", "head_width", "mlp_ratio", "patch_size", "output_tokens")
-    reader.neutral("timm_model_pretrained", "timm_drop")
+    reader.neutral("timm_model_pretrained", "timm_drop", "timm_drop_path")
     name = reader.get("timm_model_name", kind=str)
-    match = _TIMM_NAME.fullmatch(name)
-    if match is None:
+    usual = timm.vit_arguments(name) if isinstance(name, str) else None
+    if usual is None:
         reader.problem(
-            f"timm_model_name = {name!r} is not supported (supported: plain vision transformers, "
-            f"vit_SIZE_patchN_N with a size of {', '.join(_TIMM_SIZES)})"
+            f"timm_model_name = {name!r} is not supported (supported are vision transformers: "
+            f"{timm.SUPPORTED_VITS})"
         )
-    size, patch, image = match.groups()[:3] if match else ("base", 16, 224)
-    width, layers, heads = _TIMM_SIZES[size]
-    image_size = (int(image), int(image))
-    if reader.pair("image_size", int(image)) != image_size:
-        reader.problem(f"image_size must be {image}, as timm_model_name says")
-    reader.only("timm_proj", "linear")
-    # Without a pooling of its own the model keeps timm's, the class token.
-    pooling = reader.get("timm_pool", "avg", str, ("", "token", "avg"))
-    return VisionTowerConfig(
-        channels=3,
-        image_size=image_size,
-        patch=(int(patch), int(patch)),
-        width=width,
-        layers=layers,
-        heads=heads,
-        hidden=4 * width,
-        activation="gelu",
-        eps=1e-6,
-        pooling="mean" if pooling == "avg" else "cls",
-        projection=dimension,
-        projection_bias=reader.get("timm_proj_bias", False, bool),
-        patch_bias=True,
-        pre_norm=False,
+        usual = timm.vit_arguments("vit_base_patch16_224") or {}
+    size = reader.pair("image_size", usual.get("img_size", 224))
+    if "img_size" in usual and size != (usual["img_size"],) * 2:
+        reader.problem(f"image_size must be {usual['img_size']}, as timm_model_name says")
+    linear = reader.get("timm_proj", "linear", str, ("linear", "none")) == "linear"
+    pooling = reader.get("timm_pool", "avg", str, ("", "token", "avg", "map"))
+    # Without a projection the pooling is an argument of timm's model. With one the model is made as
+    # it usually is and then pools in another way, by attention only if it did so before.
+    args = {} if linear or not pooling else {"global_pool": pooling}
+    arguments = ConfigReader(args, "")
+    config = timm.parse_vit(arguments, usual, 3, size)
+    if linear and pooling:
+        if (pooling == "map") != (config.pooling == "attention"):
+            reader.problem(f"timm_pool = {pooling!r} is not supported with {name}")
+        config = replace(config, pooling=timm.VIT_POOLINGS.get(pooling))
+    if config.pooling == "cls" and not config.class_token:
+        reader.problem(f"timm_pool = 'token' needs a class token, and {name} has none")
+    if not linear and (config.width != dimension or not pooling):
+        reader.problem(f"timm_proj = 'none' needs timm_pool and embed_dim = {config.width}")
+    bias = reader.get("timm_proj_bias", False, bool)
+    return replace(
+        config, projection=dimension if linear else None, projection_bias=bias and linear
     )
 
 
@@ -289,30 +275,16 @@ def build(config: TwoTowersConfig) -> TwoTowers:
     return TwoTowers(tower, VisionTower(config.vision), config.logit_bias)
 
 
-def _first(w: np.ndarray) -> np.ndarray:
-    """``[1, ...]`` to ``[...]``."""
-    return w.reshape(w.shape[1:])
-
-
-def _vector(w: np.ndarray) -> np.ndarray:
-    """``[1, 1, width]`` to ``[width]``."""
-    return w.reshape(w.shape[2:])
-
-
-def _packed(weight: str, bias: str) -> tuple[Rule, Rule]:
-    """Rules of query, key and value in one tensor."""
-    targets = [f"layer_*/attention/{name}" for name in ("query", "key", "value")]
-    return (
-        Rule(weight, tuple(f"{target}/kernel" for target in targets), linear_kernel),
-        Rule(bias, tuple(f"{target}/bias" for target in targets)),
-    )
-
-
 _LAYER = "transformer.resblocks.*"
 #: Of one layer of OpenCLIP's transformer, in either tower.
 LAYER_RULES = (
     *norm(f"{_LAYER}.ln_1", "layer_*/attention_norm"),
-    *_packed(f"{_LAYER}.attn.in_proj_weight", f"{_LAYER}.attn.in_proj_bias"),
+    *timm.packed(
+        f"{_LAYER}.attn.in_proj_weight",
+        f"{_LAYER}.attn.in_proj_bias",
+        "layer_*/attention",
+        timm.QKV,
+    ),
     *linear(f"{_LAYER}.attn.out_proj", "layer_*/attention/out"),
     Rule(f"{_LAYER}.ls_1.gamma", "layer_*/attention_scale/gamma"),
     *norm(f"{_LAYER}.ln_2", "layer_*/mlp_norm"),
@@ -337,19 +309,6 @@ VISION_RULES = (
     *norm("ln_post", "norm"),
     Rule("proj", "projection/kernel"),
 )
-TIMM_RULES = (
-    Rule("trunk.cls_token", "class_token", _vector),
-    Rule("trunk.pos_embed", "position_embedding", _first),
-    *patch_embedding("trunk.patch_embed.proj", "patches/projection"),
-    *norm("trunk.blocks.*.norm1", "layer_*/attention_norm"),
-    *_packed("trunk.blocks.*.attn.qkv.weight", "trunk.blocks.*.attn.qkv.bias"),
-    *linear("trunk.blocks.*.attn.proj", "layer_*/attention/out"),
-    *norm("trunk.blocks.*.norm2", "layer_*/mlp_norm"),
-    *linear("trunk.blocks.*.mlp.fc1", "layer_*/mlp/up"),
-    *linear("trunk.blocks.*.mlp.fc2", "layer_*/mlp/down"),
-    *norm("trunk.norm", "norm"),
-    *linear("head.proj", "projection"),
-)
 BERT_RULES = (
     *prefixed(bert.RULES, _BERT_PREFIX, "text/bert/"),
     *linear("text.proj", "text/projection"),
@@ -357,21 +316,28 @@ BERT_RULES = (
     *linear("text.proj.2", "text/projection"),
 )
 
+
+def rules(config: TwoTowersConfig) -> tuple[Rule, ...]:
+    """Rules of both towers; the names of the vision tower's tensors are OpenCLIP's or timm's."""
+    return (
+        # The text tower is a part of the model, or lies flat in it.
+        *prefixed(TEXT_RULES, "", "text/"),
+        *prefixed(TEXT_RULES, "text.", "text/"),
+        *prefixed(VISION_RULES, "visual.", "vision/"),
+        *prefixed(timm.vit_rules(config.vision), "visual.trunk.", "vision/"),
+        *prefixed(linear("head.proj", "projection"), "visual.", "vision/"),
+        *BERT_RULES,
+        Rule("logit_scale", "logit_scale", scalar),
+        Rule("logit_bias", "logit_bias", scalar),
+    )
+
+
 OPEN_CLIP = Family(
     name="open_clip",
     modalities=(TEXT, IMAGE),
     parse=parse,
     build=build,
-    rules=(
-        # The text tower is a part of the model, or lies flat in it.
-        *prefixed(TEXT_RULES, "", "text/"),
-        *prefixed(TEXT_RULES, "text.", "text/"),
-        *prefixed(VISION_RULES, "visual.", "vision/"),
-        *prefixed(TIMM_RULES, "visual.", "vision/"),
-        *BERT_RULES,
-        Rule("logit_scale", "logit_scale", scalar),
-        Rule("logit_bias", "logit_bias", scalar),
-    ),
+    rules=rules,
     poolings=lambda config: ("projection", "pooler", "mean"),
     image_size=lambda config: (config.vision.channels, *config.vision.image_size),
     max_tokens=lambda config: config.text.max_tokens,

@@ -152,6 +152,33 @@ CASES = (
         two_towers.both(texts(), images(32)),
         long=True,
     ),
+    # As OpenCLIP's SigLIP is.
+    case(
+        "open-clip-timm-siglip",
+        {
+            "embed_dim": 192,
+            "vision_cfg": TIMM
+            | {
+                "timm_model_name": "vit_tiny_patch16_siglip_32",
+                "timm_pool": "map",
+                "timm_proj": "none",
+            },
+            "text_cfg": TEXT | {"layers": 1},
+        },
+        two_towers.both(sentences(pad=0), images(32)),
+        long=True,
+    ),
+    case(
+        "open-clip-timm-registers",
+        {
+            "embed_dim": 10,
+            "vision_cfg": TIMM
+            | {"timm_model_name": "vit_tiny_patch14_reg4_dinov2", "image_size": 28},
+            "text_cfg": TEXT | {"layers": 1},
+        },
+        two_towers.both(sentences(pad=0), images(28)),
+        long=True,
+    ),
     case(
         "open-clip-bert-pooler",
         {

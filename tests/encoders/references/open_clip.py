@@ -4,11 +4,25 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-#: A size that timm names, for images that no published model has.
-TIMM = {"vit_tiny_patch16_32": {"width": 192, "layers": 12, "heads": 3, "patch": 16, "image": 32}}
+from . import timm
+
+#: timm's arguments by names, for images that no published model has.
+_TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3}
+TIMM = {
+    "vit_tiny_patch16_32": _TINY | {"patch_size": 16, "img_size": (32, 32)},
+    "vit_tiny_patch14_reg4_dinov2": _TINY
+    | {
+        "patch_size": 14,
+        "img_size": (28, 28),
+        "init_values": 1e-5,
+        "reg_tokens": 4,
+        "no_embed_class": True,
+    },
+    "vit_tiny_patch16_siglip_32": _TINY
+    | {"patch_size": 16, "img_size": (32, 32), "class_token": False, "global_pool": "map"},
+}
 
 
 class QuickGelu(nn.Module):
@@ -95,64 +109,23 @@ class Vision(nn.Module):
         return states, last, pooled, pooled @ self.proj
 
 
-class TimmAttention(nn.Module):
-    def __init__(self, width, heads):
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-    def forward(self, x):
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(functional.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2))
-
-
-class TimmBlock(nn.Module):
-    def __init__(self, width, heads):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width, 1e-6), nn.LayerNorm(width, 1e-6)
-        self.attn = TimmAttention(width, heads)
-        self.mlp = nn.ModuleDict(
-            {"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)}
-        )
-
-    def forward(self, x):
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp["fc2"](functional.gelu(self.mlp["fc1"](self.norm2(x))))
-
-
-class TimmTrunk(nn.Module):
-    def __init__(self, width, layers, heads, patch, image):
-        super().__init__()
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, (image // patch) ** 2 + 1, width))
-        self.blocks = nn.ModuleList(TimmBlock(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width, 1e-6)
-
-    def forward(self, pixels):
-        x = self.patch_embed["proj"](pixels).flatten(2).transpose(1, 2)
-        states = [torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed]
-        for block in self.blocks:
-            states.append(block(states[-1]))
-        return states, self.norm(states[-1])
-
-
 class TimmVision(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.options = tower = model["vision_cfg"]
-        sizes = TIMM[tower["timm_model_name"]]
-        self.trunk = TimmTrunk(**sizes)
-        bias = tower.get("timm_proj_bias", False)
-        self.head = nn.ModuleDict(
-            {"proj": nn.Linear(sizes["width"], model["embed_dim"], bias=bias)}
-        )
+        args = TIMM[tower["timm_model_name"]]
+        self.trunk, self.prefix = timm.VisionTransformer(args), args.get("reg_tokens", 0) + 1
+        if tower["timm_proj"] == "linear":
+            bias = tower.get("timm_proj_bias", False)
+            linear = nn.Linear(args["embed_dim"], model["embed_dim"], bias=bias)
+            self.head = nn.ModuleDict({"proj": linear})
 
     def forward(self, pixels):
-        states, last = self.trunk(pixels)
-        average = self.options.get("timm_pool", "avg") == "avg"
-        pooled = last[:, 1:].mean(1) if average else last[:, 0]
-        return states, last, pooled, self.head["proj"](pooled)
+        states, last, pooled = self.trunk(pixels)
+        if self.options.get("timm_pool", "avg") == "avg":
+            pooled = last[:, self.prefix :].mean(1)
+        linear = self.options["timm_proj"] == "linear"
+        return states, last, pooled, self.head["proj"](pooled) if linear else pooled
 
 
 class Text(nn.Module):
