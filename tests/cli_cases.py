@@ -93,3 +93,17 @@ def pair_of_stores(folder, rows=60, dimensions=(6, 5), noise=0.05):
         store.append([ids[k] for k in order], values[kept][order].astype(np.float32))
         stores.append(folder / name)
     return stores
+
+
+def two_tower_encoder(folder):
+    """A CLIP of 14 dimensions for texts and for images of 32 x 32."""
+    from encoders.test_texts import write_tokenizer
+
+    _write_encoder(folder, "clip")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 3  # as the tokenizer has it
+    (folder / "config.json").write_text(json.dumps(config))
+    write_tokenizer(folder)
+    settings = {"image_processor_type": "CLIPImageProcessor", "size": 32, "crop_size": 32}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder

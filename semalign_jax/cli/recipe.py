@@ -221,9 +221,10 @@ class _Encoders:
             self._console.note(f"loading {name}")
             try:
                 self._found[key] = self._loaded(name, job, source)
-            except (OSError, ValueError) as error:
-                error.add_note(f"(encoder {name})")
-                raise
+            except ValueError as error:
+                raise ValueError(f"encoder {name!r}: {error}") from error
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"encoder {name!r}: {error}") from error
         loaded, dimension, seconds = self._found[key]
         job = job.model_copy(update={"encoder": loaded.encoder, "revision": loaded.revision})
         return _Step(name, job, source, dimension, 0, seconds)
