@@ -330,13 +330,15 @@ def _identity(encoder: Encoder, modality: str) -> dict[str, Any]:
     files = {}
     for path in (encoder.folder / read_config(encoder.folder)[1], *encoder.weight_files):
         with path.open("rb") as file:
-            files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            name = path.relative_to(encoder.folder).as_posix()
+            files[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "model_type": config.model_type,
         "modality": modality,
         "pooling": config.pooling,
         "layer": config.layer,
         "normalize": config.normalize,
+        **({"dense": list(config.dense)} if config.dense else {}),
         "files": files,
         "params": content_hash(part for path, leaf in params for part in (path, np.asarray(leaf))),
         "computed_in": str(encoder.dtype),

@@ -1,7 +1,7 @@
 """`load_encoder`, and the pure function `encode` from a batch to embeddings."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,18 @@ from .._core.documents import read_json
 from ._config import ConfigReader
 from ._family import Family, family_of
 from ._hub import resolve_checkpoint
-from ._layers import Array, Outputs, masked_mean
-from ._sentence import sentence_settings
-from ._weights import SINGLE_FILE, canonical_names, checkpoint_files, list_tensors, load_params
+from ._layers import ACTIVATIONS, Array, Outputs, masked_mean
+from ._sentence import Dense, sentence_settings
+from ._weights import (
+    SINGLE_FILE,
+    CheckpointError,
+    Rule,
+    canonical_names,
+    checkpoint_files,
+    linear_kernel,
+    list_tensors,
+    load_params,
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 #: Size of the parts that `encode` cuts a batch into on a CPU.
@@ -36,6 +45,8 @@ class EncoderConfig:
             "projection" (into the space shared by two towers).
         layer: hidden layer that is pooled, 0 for the embeddings; None for the final output.
         normalize: whether embeddings are scaled to length 1.
+        dense: activations of the linear layers between pooling and normalisation, by their names
+            in configurations; None for none.
     """
 
     model_type: str
@@ -43,6 +54,7 @@ class EncoderConfig:
     pooling: str
     layer: int | None = None
     normalize: bool = False
+    dense: tuple[str | None, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -56,7 +68,7 @@ class Encoder:
 
     Attributes:
         config: what is computed.
-        params: nested dictionary of arrays.
+        params: nested dictionary of arrays; under "dense" those of the layers behind the pooling.
         folder: the checkpoint's files.
         weight_files: those with the parameters.
     """
@@ -117,7 +129,8 @@ def load_encoder(
         folder_or_hub_id: a folder, or the id of a repository on the Hugging Face hub.
         dtype: "float32", "bfloat16" or "float16": of the parameters and of the computation.
         pooling: see `EncoderConfig`; by default as the folder's sentence-transformers
-            ``modules.json`` says, else the family's first.
+            ``modules.json`` says, else the family's first. Dense layers that the folder puts
+            behind its pooling are left out with another pooling or a `layer`.
         layer: hidden layer to pool, counted from 0 (the embeddings), negative from the end; by
             default the final output.
         normalize: whether to scale embeddings to length 1; by default as ``modules.json`` says,
@@ -160,7 +173,31 @@ def load_encoder(
         config = _with_layer(config, abstract, layer)
     ignored = family.ignored(model) if callable(family.ignored) else family.ignored
     params = load_params(tensors, family.rules, ignored, abstract, jnp.dtype(dtype))
+    if layer is None and pooling == settings.pooling and settings.dense:
+        config = replace(config, dense=tuple(dense.activation for dense in settings.dense))
+        params["dense"] = {
+            str(i): _dense_params(dense, dtype) for i, dense in enumerate(settings.dense)
+        }
+        files += tuple(dense.folder / SINGLE_FILE for dense in settings.dense)
     return Encoder(config, params, folder, files)
+
+
+def _dense_params(dense: Dense, dtype: str) -> dict[str, Any]:
+    path = dense.folder / SINGLE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing. If there is a pytorch_model.bin, convert the whole checkpoint "
+            f"once, with PyTorch: `semalign convert-checkpoint {dense.folder.parent} --out FOLDER`"
+        )
+    tensors = list_tensors([path])
+    shapes = {"kernel": (dense.inputs, dense.outputs)}
+    shapes |= {"bias": (dense.outputs,)} if dense.bias else {}
+    abstract = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    rules = (Rule("linear.weight", "kernel", linear_kernel), Rule("linear.bias", "bias"))
+    try:
+        return load_params(tensors, rules, (), abstract, jnp.dtype(dtype))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _with_layer(config: EncoderConfig, abstract: Any, layer: int) -> EncoderConfig:
@@ -213,11 +250,17 @@ def forward(config: EncoderConfig, params: Mapping[str, Any], batch: Mapping[str
     if "pixel_values" in batch:
         batch["pixel_values"] = jnp.asarray(batch["pixel_values"]).astype(dtype)
     precision = "highest" if dtype == jnp.float32 else "default"
+    own = {name: value for name, value in params.items() if name != "dense"}
     with jax.default_matmul_precision(precision):
-        return config.family.build(config.model).apply({"params": params}, batch)  # pyright: ignore[reportReturnType]
+        return config.family.build(config.model).apply({"params": own}, batch)  # pyright: ignore[reportReturnType]
 
 
-def pool(config: EncoderConfig, outputs: Outputs, attention_mask: Array | None) -> Array:
+def pool(
+    config: EncoderConfig,
+    params: Mapping[str, Any],
+    outputs: Outputs,
+    attention_mask: Array | None,
+) -> Array:
     """Return one vector per item, ``[batch, dimension]``."""
     if config.pooling == "pooler":
         vectors = outputs.pooled
@@ -238,6 +281,14 @@ def pool(config: EncoderConfig, outputs: Outputs, attention_mask: Array | None) 
                 last = x.shape[1] - 1 - jnp.argmax(shown[:, ::-1], axis=1)
             vectors = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
     assert vectors is not None  # load_encoder offers only the poolings that a model has
+    for i, activation in enumerate(config.dense):
+        layer = params["dense"][str(i)]
+        precision = "highest" if vectors.dtype == jnp.float32 else "default"
+        vectors = jnp.matmul(vectors, layer["kernel"], precision=precision)
+        if "bias" in layer:
+            vectors = vectors + layer["bias"][None]
+        if activation is not None:
+            vectors = ACTIVATIONS[activation](vectors)
     if config.normalize:
         wide = vectors.astype(jnp.float32)
         norm = jnp.linalg.norm(wide, axis=-1, keepdims=True)
@@ -271,7 +322,7 @@ def encode(config: EncoderConfig, params: Mapping[str, Any], batch: Mapping[str,
         )
 
     def embedded(part: Mapping[str, Array]) -> Array:
-        return pool(config, forward(config, params, part), part.get("attention_mask"))
+        return pool(config, params, forward(config, params, part), part.get("attention_mask"))
 
     arrays = {name: jnp.asarray(values) for name, values in batch.items()}
     if jax.default_backend() != "cpu":

@@ -95,6 +95,44 @@ def layer_norm(eps: float, name: str | None = None, **options: Any) -> LayerNorm
     return LayerNorm(eps, name=name, **options)
 
 
+class RMSNorm(nn.Module):
+    """Division by the root of the mean square over the last axis, in float32 inside.
+
+    Attributes:
+        epsilon: added to the mean square.
+        offset: added to the parameter ``scale``: 1 in Gemma.
+    """
+
+    epsilon: float
+    offset: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply to the last axis; the result has the dtype of `x`."""
+        wide = x.astype(jnp.float32)
+        value = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        scale = self.offset + scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+        return (value * scale).astype(x.dtype)
+
+
+def rotate(x: Array, theta: float) -> Array:
+    """Rotary position embedding of ``[batch, tokens, heads, width]``, computed in float32.
+
+    Su et al. 2021, arXiv 2104.09864: the channels i and i + width / 2 of a token are turned by
+    its position times ``theta ** (-2 i / width)``.
+    """
+    tokens, width = x.shape[1], x.shape[3]
+    # Rounded twice, as in the reference: far positions multiply what the last bit says.
+    periods = (theta ** (np.arange(0, width, 2) / width)).astype(np.float32)
+    speeds = jnp.asarray(np.float32(1) / periods)
+    angles = jnp.arange(tokens, dtype=jnp.float32)[:, None] * speeds[None]
+    cos, sin = (f(angles)[None, :, None] for f in (jnp.cos, jnp.sin))
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
 def attention(
     q: Array,
     k: Array,
@@ -108,8 +146,8 @@ def attention(
 
     Args:
         q: queries ``[batch, queries, heads, width]``.
-        k: keys ``[batch, keys, heads, width]``.
-        v: values ``[batch, keys, heads, width]``.
+        k: keys ``[batch, keys, groups, width]``: as many as heads, or each for equally many heads.
+        v: values ``[batch, keys, groups, width]``.
         mask: boolean, broadcastable to ``[batch, heads, queries, keys]``; True is attended.
         bias: added to the logits, broadcastable likewise.
         scale: of the logits; by default 1 / sqrt(width).

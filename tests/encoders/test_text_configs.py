@@ -1,14 +1,23 @@
 """Text encoders: configurations as published checkpoints carry them, refusals, poolings."""
 
 import json
+import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import latin
 
-from semalign_jax.encoders import CheckpointError, ConfigError, encode, load_encoder
+from semalign_jax.encoders import (
+    CheckpointError,
+    ConfigError,
+    EncoderConfig,
+    encode,
+    load_encoder,
+)
 from semalign_jax.encoders._config import ConfigReader
+from semalign_jax.encoders._encoder import abstract_params
 from semalign_jax.encoders._family import family_of
 from semalign_jax.encoders.families import modernbert, mpnet
 
@@ -182,7 +191,38 @@ PUBLISHED = {
         "transformers_version": "4.47.0.dev0", "vocab_size": 50368""",
         8192,
     ),
+    "Qwen3-Embedding-0.6B": (
+        """"architectures": ["Qwen3ForCausalLM"], "attention_bias": false,
+        "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151643,
+        "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024, "initializer_range": 0.02,
+        "intermediate_size": 3072, "max_position_embeddings": 32768, "max_window_layers": 28,
+        "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28,
+        "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": null,
+        "rope_theta": 1000000, "sliding_window": null, "tie_word_embeddings": true,
+        "torch_dtype": "bfloat16", "transformers_version": "4.51.3", "use_cache": true,
+        "use_sliding_window": false, "vocab_size": 151669""",
+        32768,
+    ),
+    "embeddinggemma-300m": (
+        """"_sliding_window_pattern": 6, "architectures": ["Gemma3TextModel"],
+        "attention_bias": false, "attention_dropout": 0.0, "attn_logit_softcapping": null,
+        "bos_token_id": 2, "dtype": "float32", "eos_token_id": 1,
+        "final_logit_softcapping": null, "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 768,
+        "initializer_range": 0.02, "intermediate_size": 1152,
+        "max_position_embeddings": 2048, "model_type": "gemma3_text",
+        "num_attention_heads": 3, "num_hidden_layers": 24, "num_key_value_heads": 1,
+        "pad_token_id": 0, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06,
+        "rope_local_base_freq": 10000.0, "rope_scaling": null, "rope_theta": 1000000.0,
+        "sliding_window": 512, "transformers_version": "4.57.0.dev0",
+        "use_bidirectional_attention": true, "use_cache": true, "vocab_size": 262144""",
+        2048,
+    ),
 }
+#: The first two poolings, where they are not mean and cls.
+POOLINGS = {"Qwen3-Embedding-0.6B": ("eos", "mean"), "embeddinggemma-300m": ("mean", "eos")}
+#: Parameters as PyTorch counts them.
+SIZES = {"Qwen3-Embedding-0.6B": 595_776_512, "embeddinggemma-300m": 302_863_104}
 
 
 def parse(values, tensors=()):
@@ -204,7 +244,26 @@ def test_published_configurations_are_read(name):
     family = family_of(values["model_type"])
     assert family.max_tokens is not None
     assert family.max_tokens(config) == PUBLISHED[name][1]
-    assert family.poolings(config)[:2] == ("mean", "cls")
+    assert family.poolings(config)[:2] == POOLINGS.get(name, ("mean", "cls"))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_configurations_have_the_published_size(name):
+    values = published(name)
+    params = abstract_params(EncoderConfig(values["model_type"], parse(values), "mean"))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == SIZES[name]
+
+
+def test_windows_of_decoders():
+    gemma = parse(published("embeddinggemma-300m"))
+    assert gemma.windows == (257, 257, 257, 257, 257, None) * 4
+    assert gemma.thetas == (10_000.0,) * 5 + (1_000_000.0,) + gemma.thetas[:18]
+    causal = parse(published("embeddinggemma-300m") | {"use_bidirectional_attention": False})
+    assert (causal.windows[0], causal.causal, gemma.causal) == (512, True, False)
+    qwen = published("Qwen3-Embedding-0.6B")
+    assert parse(qwen).windows == (None,) * 28
+    sliding = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 20}
+    assert parse(qwen | sliding).windows == (None,) * 20 + (9,) * 8
 
 
 def test_modernbert_keys_of_both_generations_mean_the_same():
@@ -249,6 +308,21 @@ ROPE = {"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta"
         ("ModernBERT-base", {"layer_types": ["moe"] * 22}, "'full_attention' or 'sliding_"),
         ("ModernBERT-base", {"global_attn_every_n_layers": 0}, "must be positive"),
         ("ModernBERT-base", {"local_attention": -1}, "local_attention must not be negative"),
+        ("Qwen3-Embedding-0.6B", {"rope_scaling": {"type": "yarn"}}, "rope_scaling = {'type'"),
+        ("Qwen3-Embedding-0.6B", {"num_key_value_heads": 5}, "a multiple of num_key_value_heads"),
+        (
+            "Qwen3-Embedding-0.6B",
+            {"layer_types": ["sliding_attention"] * 28},
+            "needs use_sliding_window and sliding_window",
+        ),
+        ("embeddinggemma-300m", {"layer_types": ["moe"] * 24}, "'full_attention' or 'sliding_"),
+        (
+            "embeddinggemma-300m",
+            {"attn_logit_softcapping": 50.0},
+            "attn_logit_softcapping = 50.0 is not supported",
+        ),
+        ("embeddinggemma-300m", {"_sliding_window_pattern": 0}, "must be positive"),
+        ("embeddinggemma-300m", ROPE, "rope_parameters.full_attention.rope_type = 'yarn'"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(name, changes, message):
@@ -307,21 +381,21 @@ def test_cxr_bert_without_its_head_has_no_projection(tmp_path):
 
 def test_padding_does_not_change_an_embedding(tmp_path):
     """Also where positions are counted by the padding id, relative, or limited to a window."""
-    for name in ("roberta", "mpnet", "modernbert"):
+    names = {"roberta": "mean", "mpnet": "mean", "modernbert": "mean", "gemma3": "mean"}
+    for name, pooling in (names | {"qwen3": "eos", "qwen3-left-padding-windows": "eos"}).items():
         config, shapes, batch, _ = read_golden(name)
         write_checkpoint(tmp_path / name, config, shapes, all_cases()[name])
-        encoder = load_encoder(tmp_path / name, pooling="mean")
+        encoder = load_encoder(tmp_path / name, pooling=pooling)
         padded = encode(encoder.config, encoder.params, batch)
-        short = {
-            key: value[1:2, : batch["attention_mask"][1].sum()] for key, value in batch.items()
-        }
+        shown = batch["attention_mask"][1] == 1
+        short = {key: value[1:2, shown] for key, value in batch.items()}
         alone = encode(encoder.config, encoder.params, short)
         np.testing.assert_allclose(padded[1], alone[0], atol=2e-5)
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    latin(["mpnet", "modernbert-biases", "cxr-bert"], ["bfloat16", "float16"]),
+    latin(["mpnet", "modernbert-biases", "cxr-bert", "gemma3"], ["bfloat16", "float16"]),
 )
 def test_half_precision_is_kept(name, dtype, tmp_path):
     config, shapes, batch, _ = read_golden(name)
