@@ -56,6 +56,7 @@ class Family:
 
 #: Module (under ``families``) by ``model_type``, imported when needed.
 _BUILT_IN = {
+    "albert": "albert",
     "beit": "beit",
     "bert": "bert",
     "clip": "clip",
@@ -63,6 +64,7 @@ _BUILT_IN = {
     "clip_vision_model": "clip",
     "convnext": "convnext",
     "cxr-bert": "bert",
+    "deberta-v2": "deberta",
     "deit": "vit",
     "densenet": "densenet",
     "dinov2": "dinov2",
@@ -73,8 +75,10 @@ _BUILT_IN = {
     "efficientnet_lite": "efficientnet",
     "electra": "electra",
     "gemma3_text": "gemma3",
+    "megatron-bert": "megatron_bert",
     "modernbert": "modernbert",
     "mpnet": "mpnet",
+    "nomic_bert": "nomic_bert",
     "open_clip": "open_clip",
     "qwen3": "qwen3",
     "resnet": "resnet",

@@ -242,20 +242,35 @@ class GatedMlp(nn.Module):
 
 
 class PostNormBlock(nn.Module):
-    """Transformer layer with the norms after the sums, as in BERT."""
+    """Transformer layer with the norms after the sums, as in BERT.
+
+    Attributes:
+        heads, hidden, activation, eps: as their names say; `hidden` is the width inside the MLP.
+        bias: whether linear layers have biases.
+        gated: whether the MLP is gated (SwiGLU).
+    """
 
     heads: int
     hidden: int
     activation: str
     eps: float
+    bias: bool = True
+    gated: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array | None = None, bias: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        mask: Array | None = None,
+        bias: Array | None = None,
+        rotate: Callable[[Array], Array] | None = None,
+    ) -> Array:
         """Apply to tokens."""
-        attended = SelfAttention(self.heads, name="attention")(x, mask, bias)
-        x = layer_norm(self.eps, "attention_norm")(x + attended)
-        mlp = Mlp(self.hidden, self.activation, name="mlp")(x)
-        return layer_norm(self.eps, "mlp_norm")(x + mlp)
+        attend = SelfAttention(self.heads, (self.bias,) * 4, name="attention")
+        x = layer_norm(self.eps, "attention_norm")(x + attend(x, mask, bias, rotate))
+        kind = GatedMlp if self.gated else Mlp
+        mlp = kind(self.hidden, self.activation, self.bias, name="mlp")
+        return layer_norm(self.eps, "mlp_norm")(x + mlp(x))
 
 
 class LayerScale(nn.Module):

@@ -184,12 +184,10 @@ class Decoder(nn.Module):
         places = jnp.arange(ids.shape[1])
         distance = places[:, None] - places[None, :]
         for i, (window, theta) in enumerate(zip(c.windows, c.thetas, strict=True)):
-            masks = [] if padding is None else [padding]
-            masks += [(distance >= 0)[None, None]] if c.causal else []
-            masks += [(jnp.abs(distance) < window)[None, None]] if window is not None else []
-            mask = masks[0] if masks else None
-            for other in masks[1:]:
-                mask = mask & other
+            shown = distance >= 0 if c.causal else jnp.ones_like(distance, bool)
+            if window is not None:
+                shown &= jnp.abs(distance) < window
+            mask = shown[None, None] if padding is None else padding & shown[None, None]
             states.append(DecoderBlock(c, theta, name=f"layer_{i}")(states[-1], mask))
         states[-1] = RMSNorm(c.rms_norm_eps, float(c.gemma), name="norm")(states[-1])
         return Outputs(tuple(states), states[-1])
