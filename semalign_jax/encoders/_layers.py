@@ -208,18 +208,51 @@ class SelfAttention(nn.Module):
         return nn.Dense(width, use_bias=self.bias[3], name="out")(x)
 
 
+class ResponseNorm(nn.Module):
+    """Global response norm of feature maps ``[batch, rows, columns, channels]``.
+
+    A channel is multiplied by its root of the sum of squares over all places, relative to the mean
+    of all channels. Woo et al. 2023, arXiv 2301.00808. Computed in float32 inside.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply, and add the input."""
+        zeros = nn.initializers.zeros
+        scale, bias = (
+            self.param(name, zeros, (x.shape[-1],), jnp.float32).astype(jnp.float32)
+            for name in ("scale", "bias")
+        )
+        wide = x.astype(jnp.float32)
+        size = jnp.sqrt(jnp.sum(wide * wide, axis=(1, 2), keepdims=True))
+        relative = size / (jnp.mean(size, axis=-1, keepdims=True) + 1e-6)
+        last = (1,) * (x.ndim - 1) + (-1,)
+        y = wide * (1 + scale.reshape(last) * relative) + bias.reshape(last)
+        return y.astype(x.dtype)
+
+
 class Mlp(nn.Module):
-    """Two linear layers ``up`` and ``down`` with an activation between them."""
+    """Two linear layers ``up`` and ``down`` with an activation between them.
+
+    Attributes:
+        hidden: width between them.
+        activation: its name.
+        bias: whether the layers have biases.
+        response_norm: whether a `ResponseNorm` follows the activation.
+    """
 
     hidden: int
     activation: str
     bias: bool = True
+    response_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Apply to the last axis."""
         width = x.shape[-1]
         x = ACTIVATIONS[self.activation](nn.Dense(self.hidden, use_bias=self.bias, name="up")(x))
+        if self.response_norm:
+            x = ResponseNorm(name="response_norm")(x)
         return nn.Dense(width, use_bias=self.bias, name="down")(x)
 
 
@@ -266,7 +299,8 @@ class PostNormBlock(nn.Module):
         rotate: Callable[[Array], Array] | None = None,
     ) -> Array:
         """Apply to tokens."""
-        attend = SelfAttention(self.heads, (self.bias,) * 4, name="attention")
+        has = self.bias
+        attend = SelfAttention(self.heads, (has, has, has, has), name="attention")
         x = layer_norm(self.eps, "attention_norm")(x + attend(x, mask, bias, rotate))
         kind = GatedMlp if self.gated else Mlp
         mlp = kind(self.hidden, self.activation, self.bias, name="mlp")

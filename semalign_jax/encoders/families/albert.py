@@ -34,8 +34,9 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> AlbertConfig:
     if not 1 <= groups <= options["num_hidden_layers"]:
         reader.problem(f"num_hidden_groups must be from 1 to num_hidden_layers; it is {groups}")
         groups = 1
+    options["has_pooler"] = "pooler.weight" in tensors
     return AlbertConfig(
-        **options | {"has_pooler": "pooler.weight" in tensors},
+        **options,
         embedding_size=reader.get("embedding_size", 128),
         num_hidden_groups=groups,
         inner_group_num=reader.get("inner_group_num", 1),
@@ -71,7 +72,7 @@ class Albert(nn.Module):
         for i in range(c.num_hidden_layers):
             for block in groups[int(i / (c.num_hidden_layers / c.num_hidden_groups))]:
                 states.append(block(states[-1], mask))
-        return bert.outputs_of(c, states)
+        return bert.outputs_of(c.has_pooler, states)
 
 
 _LAYER, _BLOCK = "encoder.albert_layer_groups.*.albert_layers.*", "group_*_block_*"

@@ -130,14 +130,14 @@ def transform(config: BertConfig, x: Array, attention_mask: Array | None) -> Out
             name=f"layer_{i}",
         )
         states.append(block(states[-1], mask))
-    return outputs_of(config, states)
+    return outputs_of(config.has_pooler, states)
 
 
-def outputs_of(config: BertConfig, states: list[Array]) -> Outputs:
+def outputs_of(has_pooler: bool, states: list[Array]) -> Outputs:
     """The states of all layers, and the pooler (linear, tanh) of the first token of the last."""
     pooled = None
-    if config.has_pooler:
-        pooled = jnp.tanh(nn.Dense(config.hidden_size, name="pooler")(states[-1][:, 0]))
+    if has_pooler:
+        pooled = jnp.tanh(nn.Dense(states[-1].shape[-1], name="pooler")(states[-1][:, 0]))
     return Outputs(tuple(states), states[-1], pooled=pooled)
 
 

@@ -38,7 +38,7 @@ class MegatronBert(nn.Module):
             )
             states.append(block(states[-1], mask))
         states[-1] = layer_norm(c.layer_norm_eps, "norm")(states[-1])
-        return bert.outputs_of(c, states)
+        return bert.outputs_of(c.has_pooler, states)
 
 
 MEGATRON_BERT = replace(

@@ -117,7 +117,7 @@ class NomicBert(nn.Module):
                 name=f"layer_{i}",
             )
             states.append(block(states[-1], mask, rotate=partial(rotate, theta=c.rope_theta)))
-        return bert.outputs_of(c, states)
+        return bert.outputs_of(c.has_pooler, states)
 
 
 _PARTS = ("query", "key", "value")

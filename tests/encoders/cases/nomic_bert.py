@@ -16,8 +16,10 @@ def own_code(config):
         "layer_norm_eps": "layer_norm_epsilon",
         "max_position_embeddings": "max_trained_positions",
     }
-    config = {names.get(name, name): value for name, value in config.items() if name != "head_dim"}
     rope = config.pop("rope_parameters")
+    config.pop("head_dim")
+    for name, old in names.items():
+        config[old] = config.pop(name)
     return config | {"rotary_emb_base": rope["rope_theta"], "activation_function": "swiglu"}
 
 
