@@ -29,7 +29,7 @@ from .._core.files import as_path, content_hash
 from .._core.progress import Progress
 from ..distributed.processes import Section, jointly
 from ..stores.chunks import Chunk, ChunkFolder
-from ._encoder import DTYPES, Encoder, encode, example_batch, read_config
+from ._encoder import DTYPES, IMAGE_INPUTS, Encoder, encode, example_batch, read_config
 from ._family import TEXT
 from ._items import Items, contents_hash, ids_of, modality_of, refuse_repeated, sequence
 from ._preprocess import TextPreprocessor, image_preprocessor, text_preprocessor
@@ -198,8 +198,9 @@ def embed(
             raise ValueError(f"prompt_name must be None for images; got {prompt_name!r}")
         prepare = image_preprocessor(encoder)
         lengths = None
-        pixels_of = prepare if reader is None else lambda item: prepare(reader(item))
-        batches_of = partial(_image_batches, pixels_of, prepare.size, named, batch_size, begun)
+        inputs = prepare.inputs
+        inputs_of = inputs if reader is None else lambda item: inputs(reader(item))
+        batches_of = partial(_image_batches, inputs_of, prepare.outline, named, batch_size, begun)
     dimension = _dimension(encoder, modality)
 
     count = len(values)
@@ -313,10 +314,7 @@ def _name(section: Section, chunks: int, progress: bool) -> str:
 
 def _dimension(encoder: Encoder, modality: str) -> int:
     batch = example_batch(encoder.config)
-    if modality == TEXT:
-        batch.pop("pixel_values", None)
-    else:
-        batch = {"pixel_values": batch["pixel_values"]}
+    batch = {k: value for k, value in batch.items() if (k in IMAGE_INPUTS) == (modality != TEXT)}
     return jax.eval_shape(partial(encode, encoder.config), encoder.params, batch).shape[1]
 
 
@@ -427,8 +425,8 @@ def _tokenize(prepare: TextPreprocessor, items: Items, span: range) -> Any:
 
 
 def _image_batches(
-    pixels_of: Callable[[Any], np.ndarray],
-    size: tuple[int, int, int],
+    inputs_of: Callable[[Any], dict[str, np.ndarray]],
+    outline: Mapping[str, tuple[tuple[int, ...], Any]],
     items: Items,
     batch_size: int,
     begun: Mapping[int, Begun],
@@ -436,26 +434,31 @@ def _image_batches(
     pool: ThreadPoolExecutor,
     tokenizing: ThreadPoolExecutor,
 ) -> Iterator[_Batch]:
-    def load(index: int, into: np.ndarray) -> None:
+    def load(index: int, row: int, into: dict[str, np.ndarray]) -> None:
         try:
-            into[...] = pixels_of(items.values[index])
+            for name, values in inputs_of(items.values[index]).items():
+                into[name][row] = values
         except Exception as error:
             raise items.broken(index, error) from error
 
-    def finish(pixels: np.ndarray, jobs: list[Future]) -> dict[str, np.ndarray]:
+    def finish(batch: dict[str, np.ndarray], jobs: list[Future]) -> dict[str, np.ndarray]:
         for job in jobs:
             job.result()
-        pixels[len(jobs) :] = pixels[:1]
-        return {"pixel_values": pixels}
+        for values in batch.values():
+            values[len(jobs) :] = values[:1]
+        return batch
 
     for number, span in spans.items():
         for start in range(0, len(span), batch_size):
             rows = list(range(start, min(start + batch_size, len(span))))
             if number in begun and begun[number].done[rows].all():
                 continue
-            pixels = np.empty((batch_size, *size), np.float32)
-            jobs = [pool.submit(load, span[row], pixels[i]) for i, row in enumerate(rows)]
-            yield _Batch(number, rows, 0, partial(finish, pixels, jobs))
+            batch = {
+                name: np.empty((batch_size, *shape), dtype)
+                for name, (shape, dtype) in outline.items()
+            }
+            jobs = [pool.submit(load, span[row], i, batch) for i, row in enumerate(rows)]
+            yield _Batch(number, rows, 0, partial(finish, batch, jobs))
 
 
 def _encoded(

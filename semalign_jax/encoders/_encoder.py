@@ -1,5 +1,6 @@
 """`load_encoder`, and the pure function `encode` from a batch to embeddings."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +32,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 #: Size of the parts that `encode` cuts a batch into on a CPU.
 PART_TOKENS = 8 * 128
 PART_PIXELS = 4 * 224 * 224
+#: Of a batch of images; the last two only where images come as patches.
+IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,12 @@ def _with_layer(config: EncoderConfig, abstract: Any, layer: int) -> EncoderConf
 def example_batch(config: EncoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the outline of a batch with all the inputs that the model takes."""
     family, batch = config.family, {}
-    if family.image_size is not None:
+    if family.patches is not None:
+        count, values = family.patches(config.model)
+        batch["pixel_values"] = jax.ShapeDtypeStruct((1, count, values), jnp.float32)
+        batch["pixel_attention_mask"] = jax.ShapeDtypeStruct((1, count), jnp.int32)
+        batch["spatial_shapes"] = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    elif family.image_size is not None:
         shape = (1, *family.image_size(config.model))
         batch["pixel_values"] = jax.ShapeDtypeStruct(shape, jnp.float32)
     if family.max_tokens is not None:
@@ -305,7 +313,8 @@ def encode(config: EncoderConfig, params: Mapping[str, Any], batch: Mapping[str,
         params: `Encoder.params`, or arrays of the same structure: cast, sharded, fine-tuned.
         batch: text: ``input_ids [batch, tokens]``, ``attention_mask [batch, tokens]`` and, where
             the model has segments, ``token_type_ids``; images: ``pixel_values [batch, channels,
-            height, width]``, preprocessed.
+            height, width]``, preprocessed, or, of a model that takes images of any size, patches
+            (see `Family.build`).
 
     Returns:
         Embeddings ``[batch, dimension]`` in the dtype of the parameters.
@@ -322,7 +331,8 @@ def encode(config: EncoderConfig, params: Mapping[str, Any], batch: Mapping[str,
         )
 
     def embedded(part: Mapping[str, Array]) -> Array:
-        return pool(config, params, forward(config, params, part), part.get("attention_mask"))
+        mask = part.get("attention_mask", part.get("pixel_attention_mask"))
+        return pool(config, params, forward(config, params, part), mask)
 
     arrays = {name: jnp.asarray(values) for name, values in batch.items()}
     if jax.default_backend() != "cpu":
@@ -332,7 +342,8 @@ def encode(config: EncoderConfig, params: Mapping[str, Any], batch: Mapping[str,
 
 def _rows_of_part(shape: tuple[int, ...]) -> int:
     """Rows whose activations stay in a CPU's cache, which makes large batches a fifth faster."""
-    work = shape[1] if len(shape) == 2 else shape[2] * shape[3]
+    # Of images, pixels; patches have three values a pixel.
+    work = shape[1] if len(shape) == 2 else math.prod(shape[1:]) // (shape[1] if shape[3:] else 3)
     return max(PART_TOKENS if len(shape) == 2 else PART_PIXELS, work) // max(work, 1)
 
 
