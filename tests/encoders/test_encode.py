@@ -101,7 +101,16 @@ def test_poolings_of_images(tmp_path):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 2e-3), ("float16", 2e-5)])
-@pytest.mark.parametrize("name", ["bert", "vit"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bert", "vit"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("convnextv2", "qwen3", "albert", "nomic-bert")
+        ),
+    ],
+)
 def test_half_precision_is_near(name, dtype, bound, tmp_path):
     batch, _ = checkpoint(name, tmp_path)
     exact = embeddings(tmp_path, batch)

@@ -62,10 +62,8 @@ class DebertaConfig:
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> DebertaConfig:
     """Read the configuration."""
-    reader.neutral("pooler_*", "legacy")
+    reader.neutral("pooler_*", "legacy", "conv_act", "conv_groups")
     reader.only("conv_kernel_size", 0)
-    for name in ("conv_act", "conv_groups"):
-        reader.neutral(name)
     if not reader.get("relative_attention", False, bool):
         reader.problem("relative_attention = False is not supported (supported: True)")
     width = reader.get("hidden_size", 1536)
