@@ -1,13 +1,13 @@
 """How fast are the encoders, next to the same models in PyTorch in the same run?
 
 Each library runs in a process of its own, with the same number of threads, on the same random
-weights of the real sizes (BERT-base, ViT-B/16, DINOv2-B). Items per second at several batch sizes;
-for text also texts of mixed lengths: ours in the batches of `embed` (sorted, padded to one of a
-few lengths, fewer long ones a batch), those of PyTorch 32 a batch, padded to the longest, in the
-given order (as a plain loop does) and sorted by length (as sentence-transformers does). The lengths
-are those of the paragraphs of the docstrings in Python's standard library. Also: from the start of
-the process to the first embedding, and the peak of memory. On a GPU PyTorch is compiled
-(`torch.compile`).
+weights of the real sizes (BERT-base, ViT-B/16, DINOv2-B; others with `--models`). Items per second
+at several batch sizes; for BERT also texts of mixed lengths: ours in the batches of `embed`
+(sorted, padded to one of a few lengths, fewer long ones a batch), those of PyTorch 32 a batch,
+padded to the longest, in the given order (as a plain loop does) and sorted by length (as sentence-
+transformers does). The lengths are those of the paragraphs of the docstrings in Python's standard
+library. Also: from the start of the process to the first embedding, and the peak of memory. On a
+GPU PyTorch is compiled (`torch.compile`).
 
 Examples:
     python benchmarks/encoders.py
@@ -34,10 +34,50 @@ from typing import Any, NamedTuple
 import numpy as np
 
 MODELS = ("bert-base", "vit-b16", "dinov2-b")
+#: Further ones, of texts; of batches of one length alone.
+OTHERS = ("deberta-v3-base", "embeddinggemma-300m", "qwen3-embedding-0.6b")
+#: Those that have no first token which sees all others are compared by their mean.
+MEAN = OTHERS[1:]
 WORKERS = ("semalign_jax", "pytorch")
 TOKENS = 128
 MIXED_TEXTS = 128
 MAX_TOKENS = 512
+#: Options of configurations whose defaults are not those of the model.
+SIZES: dict[str, dict[str, Any]] = {
+    "dinov2-b": {"image_size": 518},
+    "deberta-v3-base": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "relative_attention": True,
+        "position_buckets": 256,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+        "position_biased_input": False,
+    },
+    "embeddinggemma-300m": {
+        "vocab_size": 262144,
+        "hidden_size": 768,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "intermediate_size": 1152,
+        "max_position_embeddings": 2048,
+        "sliding_window": 512,
+        "use_bidirectional_attention": True,
+    },
+    "qwen3-embedding-0.6b": {
+        "vocab_size": 151669,
+        "hidden_size": 1024,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "intermediate_size": 3072,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    },
+}
 #: As `embed` pads texts.
 BUCKETS = (16, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512)
 #: Of the standard library, so that anyone has the same texts.
@@ -120,10 +160,13 @@ def make_checkpoint(model: str, folder: Path, tiny: bool) -> None:
         "bert-base": ("BertModel", "BertConfig"),
         "vit-b16": ("ViTModel", "ViTConfig"),
         "dinov2-b": ("Dinov2Model", "Dinov2Config"),
+        "deberta-v3-base": ("DebertaV2Model", "DebertaV2Config"),
+        "embeddinggemma-300m": ("Gemma3TextModel", "Gemma3TextConfig"),
+        "qwen3-embedding-0.6b": ("Qwen3Model", "Qwen3Config"),
     }[model]
-    options: dict[str, Any] = {"image_size": 518} if model == "dinov2-b" else {}
+    options = SIZES.get(model, {})
     if tiny:
-        options = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+        options = options | {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -140,7 +183,7 @@ def inputs(model: str, load: str, order: str = "given") -> tuple[list[dict[str, 
     """
     rng = np.random.default_rng(0)
     count = int(load.split()[0 if "mixed" in load else 1])
-    if model != "bert-base":
+    if model in MODELS[1:]:
         return [{"pixel_values": rng.standard_normal((count, 3, 224, 224), np.float32)}], count
     lengths = text_lengths(count) if "mixed" in load else [TOKENS] * count
     ids = [rng.integers(1000, 20000, n) for n in lengths]
@@ -174,14 +217,14 @@ def peak_memory() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def semalign_jax_runner(folder: str, dtype: str) -> tuple[Callable, Callable]:
+def semalign_jax_runner(folder: str, dtype: str, model: str) -> tuple[Callable, Callable]:
     """Import; return what loads, and then what embeds."""
     import jax
 
     from semalign_jax.encoders import encode, load_encoder
 
     def load() -> Callable:
-        encoder = load_encoder(folder, dtype=dtype, pooling="cls")
+        encoder = load_encoder(folder, dtype=dtype, pooling="mean" if model in MEAN else "cls")
         jax.block_until_ready(encoder.params)
 
         def run(batches: list[dict[str, Any]]) -> list[np.ndarray]:
@@ -194,7 +237,7 @@ def semalign_jax_runner(folder: str, dtype: str) -> tuple[Callable, Callable]:
     return load, lambda batches: batches
 
 
-def pytorch_runner(folder: str, dtype: str) -> tuple[Callable, Callable]:
+def pytorch_runner(folder: str, dtype: str, model: str) -> tuple[Callable, Callable]:
     """Import; return what loads, and then what embeds."""
     import torch
     import transformers
@@ -204,14 +247,21 @@ def pytorch_runner(folder: str, dtype: str) -> tuple[Callable, Callable]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def load() -> Callable:
-        model = transformers.AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype))
-        model = model.eval().to(device)
+        module = transformers.AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype))
+        module = module.eval().to(device)
         if device == "cuda":
-            model = torch.compile(model, dynamic=True)
+            module = torch.compile(module, dynamic=True)
+
+        def pooled(batch: dict[str, Any]) -> Any:
+            last = module(**batch).last_hidden_state
+            if model not in MEAN:
+                return last[:, 0]
+            shown = batch["attention_mask"][:, :, None].to(last.dtype)
+            return (last * shown).sum(1) / shown.sum(1)
 
         def run(batches: list[dict[str, Any]]) -> list[np.ndarray]:
             with torch.inference_mode():
-                found = [model(**batch).last_hidden_state[:, 0] for batch in batches]
+                found = [pooled(batch) for batch in batches]
                 return [value.float().cpu().numpy() for value in found]
 
         return run
@@ -232,11 +282,11 @@ def worker(options: argparse.Namespace) -> None:
     runner = {"semalign_jax": semalign_jax_runner, "pytorch": pytorch_runner}[options.worker]
     if options.threads and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-    load, prepare = runner(options.folder, options.dtype)
+    model = options.models[0]
+    load, prepare = runner(options.folder, options.dtype, model)
     marks = [time.time()]
     run = load()
     marks.append(time.time())
-    model = options.models[0]
     names = loads(model, options.batches, options.mixed)
     run(prepare(inputs(model, names[0])[0]))
     marks.append(time.time())
@@ -306,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=(__doc__ or "").partition("\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--models", nargs="+", choices=(*MODELS, *OTHERS), default=MODELS)
     parser.add_argument("--batches", type=int, nargs="+", default=(1, 8, 32), help="batch sizes")
     parser.add_argument("--mixed", type=int, default=MIXED_TEXTS, help="texts of mixed lengths")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

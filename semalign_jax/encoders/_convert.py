@@ -11,8 +11,8 @@ from typing import Any
 from .._core.documents import read_json
 from .._core.files import as_path, replaced, write_atomically
 from ._encoder import read_config
-from ._hub import is_small, resolve_checkpoint
-from ._weights import CheckpointError, pickled_name
+from ._hub import DENSE_PICKLES, is_small, resolve_checkpoint
+from ._weights import SINGLE_FILE, CheckpointError, pickled_name
 
 
 def convert_checkpoint(
@@ -27,7 +27,8 @@ def convert_checkpoint(
     Only tensors are read from the pickle (``torch.load`` with ``weights_only``), and no code of the
     checkpoint is run. Shards stay shards; tensors that share memory are written one by one. The
     configuration, the tokenizer, the processor and the files of sentence-transformers are copied to
-    `out`. The pickle stays. The weights come last and are whole or not there. Needs PyTorch.
+    `out`; the weights of Dense layers behind its pooling are converted, too. The pickle stays. The
+    weights come last and are whole or not there. Needs PyTorch.
 
     Args:
         source: folder with ``pytorch_model.bin``, its shards and index, or
@@ -48,7 +49,6 @@ def convert_checkpoint(
     """
     try:
         import torch  # noqa: F401
-        from safetensors.torch import save_file
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "PyTorch is needed to read pickled checkpoints: pip install torch"
@@ -74,22 +74,33 @@ def convert_checkpoint(
         _copy_small(folder, target)
     weight_map = {}
     stem = wanted.removesuffix(".safetensors")
+    for path in sorted(folder.glob(DENSE_PICKLES)):
+        place = target / path.parent.name / SINGLE_FILE
+        if overwrite or not place.exists():
+            place.parent.mkdir(exist_ok=True)
+            _save(_tensors(path), place, path)
     for number, shard in enumerate(shards, 1):
         tensors = _tensors(shard)
         file = wanted
         if name.endswith(".index.json"):
             file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         weight_map |= dict.fromkeys(tensors, file)
-        with replaced(target / file) as temporary:
-            try:
-                save_file(tensors, temporary, {"format": "pt"})
-            except Exception as error:  # sparse, quantized or otherwise unusual tensors
-                raise CheckpointError(f"{shard} cannot be converted: {error}") from error
+        _save(tensors, target / file, shard)
     if name.endswith(".index.json"):
         text = json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1)
         write_atomically(target / index, text.encode())
         (target / wanted).unlink(missing_ok=True)  # it would be read before the index
     return target
+
+
+def _save(tensors: dict[str, Any], place: Path, source: Path) -> None:
+    from safetensors.torch import save_file
+
+    with replaced(place) as temporary:
+        try:
+            save_file(tensors, temporary, {"format": "pt"})
+        except Exception as error:  # sparse, quantized or otherwise unusual tensors
+            raise CheckpointError(f"{source} cannot be converted: {error}") from error
 
 
 def _shards(path: Path) -> list[Path]:

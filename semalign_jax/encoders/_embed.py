@@ -198,8 +198,9 @@ def embed(
             raise ValueError(f"prompt_name must be None for images; got {prompt_name!r}")
         prepare = image_preprocessor(encoder)
         lengths = None
-        pixels_of = prepare if reader is None else lambda item: prepare(reader(item))
-        batches_of = partial(_image_batches, pixels_of, prepare.size, named, batch_size, begun)
+        inputs = prepare.inputs
+        inputs_of = inputs if reader is None else lambda item: inputs(reader(item))
+        batches_of = partial(_image_batches, inputs_of, prepare.outline, named, batch_size, begun)
     dimension = embedding_dimension(encoder, modality)
 
     count = len(values)
@@ -321,13 +322,15 @@ def _identity(encoder: Encoder, modality: str) -> dict[str, Any]:
     files = {}
     for path in (encoder.folder / read_config(encoder.folder)[1], *encoder.weight_files):
         with path.open("rb") as file:
-            files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            name = path.relative_to(encoder.folder).as_posix()
+            files[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "model_type": config.model_type,
         "modality": modality,
         "pooling": config.pooling,
         "layer": config.layer,
         "normalize": config.normalize,
+        **({"dense": list(config.dense)} if config.dense else {}),
         "files": files,
         "params": content_hash(part for path, leaf in params for part in (path, np.asarray(leaf))),
         "computed_in": str(encoder.dtype),
@@ -416,8 +419,8 @@ def _tokenize(prepare: TextPreprocessor, items: Items, span: range) -> Any:
 
 
 def _image_batches(
-    pixels_of: Callable[[Any], np.ndarray],
-    size: tuple[int, int, int],
+    inputs_of: Callable[[Any], dict[str, np.ndarray]],
+    outline: Mapping[str, tuple[tuple[int, ...], Any]],
     items: Items,
     batch_size: int,
     begun: Mapping[int, Begun],
@@ -425,26 +428,31 @@ def _image_batches(
     pool: ThreadPoolExecutor,
     tokenizing: ThreadPoolExecutor,
 ) -> Iterator[_Batch]:
-    def load(index: int, into: np.ndarray) -> None:
+    def load(index: int, row: int, into: dict[str, np.ndarray]) -> None:
         try:
-            into[...] = pixels_of(items.values[index])
+            for name, values in inputs_of(items.values[index]).items():
+                into[name][row] = values
         except Exception as error:
             raise items.broken(index, error) from error
 
-    def finish(pixels: np.ndarray, jobs: list[Future]) -> dict[str, np.ndarray]:
+    def finish(batch: dict[str, np.ndarray], jobs: list[Future]) -> dict[str, np.ndarray]:
         for job in jobs:
             job.result()
-        pixels[len(jobs) :] = pixels[:1]
-        return {"pixel_values": pixels}
+        for values in batch.values():
+            values[len(jobs) :] = values[:1]
+        return batch
 
     for number, span in spans.items():
         for start in range(0, len(span), batch_size):
             rows = list(range(start, min(start + batch_size, len(span))))
             if number in begun and begun[number].done[rows].all():
                 continue
-            pixels = np.empty((batch_size, *size), np.float32)
-            jobs = [pool.submit(load, span[row], pixels[i]) for i, row in enumerate(rows)]
-            yield _Batch(number, rows, 0, partial(finish, pixels, jobs))
+            batch = {
+                name: np.empty((batch_size, *shape), dtype)
+                for name, (shape, dtype) in outline.items()
+            }
+            jobs = [pool.submit(load, span[row], i, batch) for i, row in enumerate(rows)]
+            yield _Batch(number, rows, 0, partial(finish, batch, jobs))
 
 
 def _encoded(

@@ -1,7 +1,8 @@
 """`load_encoder`, and the pure function `encode` from a batch to embeddings."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,25 @@ from .._core.documents import read_json
 from ._config import ConfigReader
 from ._family import TEXT, Family, family_of
 from ._hub import resolve_checkpoint
-from ._layers import Array, Outputs, masked_mean
-from ._sentence import sentence_settings
-from ._weights import SINGLE_FILE, canonical_names, checkpoint_files, list_tensors, load_params
+from ._layers import ACTIVATIONS, Array, Outputs, masked_mean
+from ._sentence import Dense, sentence_settings
+from ._weights import (
+    SINGLE_FILE,
+    CheckpointError,
+    Rule,
+    canonical_names,
+    checkpoint_files,
+    linear_kernel,
+    list_tensors,
+    load_params,
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 #: Size of the parts that `encode` cuts a batch into on a CPU.
 PART_TOKENS = 8 * 128
 PART_PIXELS = 4 * 224 * 224
+#: Of a batch of images; the last two only where images come as patches.
+IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,8 @@ class EncoderConfig:
             "projection" (into the space shared by two towers).
         layer: hidden layer that is pooled, 0 for the embeddings; None for the final output.
         normalize: whether embeddings are scaled to length 1.
+        dense: activations of the linear layers between pooling and normalisation, by their names
+            in configurations; None for none.
     """
 
     model_type: str
@@ -43,6 +57,7 @@ class EncoderConfig:
     pooling: str
     layer: int | None = None
     normalize: bool = False
+    dense: tuple[str | None, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -56,7 +71,7 @@ class Encoder:
 
     Attributes:
         config: what is computed.
-        params: nested dictionary of arrays.
+        params: nested dictionary of arrays; under "dense" those of the layers behind the pooling.
         folder: the checkpoint's files.
         weight_files: those with the parameters.
     """
@@ -119,7 +134,8 @@ def load_encoder(
         folder_or_hub_id: a folder, or the id of a repository on the Hugging Face hub.
         dtype: "float32", "bfloat16" or "float16": of the parameters and of the computation.
         pooling: see `EncoderConfig`; by default as the folder's sentence-transformers
-            ``modules.json`` says, else the family's first.
+            ``modules.json`` says, else the family's first. Dense layers that the folder puts
+            behind its pooling are left out with another pooling or a `layer`.
         layer: hidden layer to pool, counted from 0 (the embeddings), negative from the end; by
             default the final output.
         normalize: whether to scale embeddings to length 1; by default as ``modules.json`` says,
@@ -163,7 +179,31 @@ def load_encoder(
     ignored = family.ignored(model) if callable(family.ignored) else family.ignored
     rules = family.rules(model) if callable(family.rules) else family.rules
     params = load_params(tensors, rules, ignored, abstract, jnp.dtype(dtype))
+    if layer is None and pooling == settings.pooling and settings.dense:
+        config = replace(config, dense=tuple(dense.activation for dense in settings.dense))
+        params["dense"] = {
+            str(i): _dense_params(dense, dtype) for i, dense in enumerate(settings.dense)
+        }
+        files += tuple(dense.folder / SINGLE_FILE for dense in settings.dense)
     return Encoder(config, params, folder, files)
+
+
+def _dense_params(dense: Dense, dtype: str) -> dict[str, Any]:
+    path = dense.folder / SINGLE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing. If there is a pytorch_model.bin, convert the whole checkpoint "
+            f"once, with PyTorch: `semalign convert-checkpoint {dense.folder.parent} --out FOLDER`"
+        )
+    tensors = list_tensors([path])
+    shapes = {"kernel": (dense.inputs, dense.outputs)}
+    shapes |= {"bias": (dense.outputs,)} if dense.bias else {}
+    abstract = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    rules = (Rule("linear.weight", "kernel", linear_kernel), Rule("linear.bias", "bias"))
+    try:
+        return load_params(tensors, rules, (), abstract, jnp.dtype(dtype))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _with_layer(config: EncoderConfig, abstract: Any, layer: int) -> EncoderConfig:
@@ -183,7 +223,12 @@ def _with_layer(config: EncoderConfig, abstract: Any, layer: int) -> EncoderConf
 def example_batch(config: EncoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the outline of a batch with all the inputs that the model takes."""
     family, batch = config.family, {}
-    if family.image_size is not None:
+    if family.patches is not None:
+        count, values = family.patches(config.model)
+        batch["pixel_values"] = jax.ShapeDtypeStruct((1, count, values), jnp.float32)
+        batch["pixel_attention_mask"] = jax.ShapeDtypeStruct((1, count), jnp.int32)
+        batch["spatial_shapes"] = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    elif family.image_size is not None:
         shape = (1, *family.image_size(config.model))
         batch["pixel_values"] = jax.ShapeDtypeStruct(shape, jnp.float32)
     if family.max_tokens is not None:
@@ -195,10 +240,7 @@ def example_batch(config: EncoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
 def embedding_dimension(encoder: Encoder, modality: str) -> int:
     """Return the length of an embedding of a text or an image."""
     batch = example_batch(encoder.config)
-    if modality == TEXT:
-        batch.pop("pixel_values", None)
-    else:
-        batch = {"pixel_values": batch["pixel_values"]}
+    batch = {k: value for k, value in batch.items() if (k in IMAGE_INPUTS) == (modality != TEXT)}
     return jax.eval_shape(partial(encode, encoder.config), encoder.params, batch).shape[1]
 
 
@@ -226,11 +268,17 @@ def forward(config: EncoderConfig, params: Mapping[str, Any], batch: Mapping[str
     if "pixel_values" in batch:
         batch["pixel_values"] = jnp.asarray(batch["pixel_values"]).astype(dtype)
     precision = "highest" if dtype == jnp.float32 else "default"
+    own = {name: value for name, value in params.items() if name != "dense"}
     with jax.default_matmul_precision(precision):
-        return config.family.build(config.model).apply({"params": params}, batch)  # pyright: ignore[reportReturnType]
+        return config.family.build(config.model).apply({"params": own}, batch)  # pyright: ignore[reportReturnType]
 
 
-def pool(config: EncoderConfig, outputs: Outputs, attention_mask: Array | None) -> Array:
+def pool(
+    config: EncoderConfig,
+    params: Mapping[str, Any],
+    outputs: Outputs,
+    attention_mask: Array | None,
+) -> Array:
     """Return one vector per item, ``[batch, dimension]``."""
     if config.pooling == "pooler":
         vectors = outputs.pooled
@@ -251,6 +299,14 @@ def pool(config: EncoderConfig, outputs: Outputs, attention_mask: Array | None) 
                 last = x.shape[1] - 1 - jnp.argmax(shown[:, ::-1], axis=1)
             vectors = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
     assert vectors is not None  # load_encoder offers only the poolings that a model has
+    for i, activation in enumerate(config.dense):
+        layer = params["dense"][str(i)]
+        precision = "highest" if vectors.dtype == jnp.float32 else "default"
+        vectors = jnp.matmul(vectors, layer["kernel"], precision=precision)
+        if "bias" in layer:
+            vectors = vectors + layer["bias"][None]
+        if activation is not None:
+            vectors = ACTIVATIONS[activation](vectors)
     if config.normalize:
         wide = vectors.astype(jnp.float32)
         norm = jnp.linalg.norm(wide, axis=-1, keepdims=True)
@@ -267,7 +323,8 @@ def encode(config: EncoderConfig, params: Mapping[str, Any], batch: Mapping[str,
         params: `Encoder.params`, or arrays of the same structure: cast, sharded, fine-tuned.
         batch: text: ``input_ids [batch, tokens]``, ``attention_mask [batch, tokens]`` and, where
             the model has segments, ``token_type_ids``; images: ``pixel_values [batch, channels,
-            height, width]``, preprocessed.
+            height, width]``, preprocessed, or, of a model that takes images of any size, patches
+            (see `Family.build`).
 
     Returns:
         Embeddings ``[batch, dimension]`` in the dtype of the parameters.
@@ -284,7 +341,8 @@ def encode(config: EncoderConfig, params: Mapping[str, Any], batch: Mapping[str,
         )
 
     def embedded(part: Mapping[str, Array]) -> Array:
-        return pool(config, forward(config, params, part), part.get("attention_mask"))
+        mask = part.get("attention_mask", part.get("pixel_attention_mask"))
+        return pool(config, params, forward(config, params, part), mask)
 
     arrays = {name: jnp.asarray(values) for name, values in batch.items()}
     if jax.default_backend() != "cpu":
@@ -294,7 +352,8 @@ def encode(config: EncoderConfig, params: Mapping[str, Any], batch: Mapping[str,
 
 def _rows_of_part(shape: tuple[int, ...]) -> int:
     """Rows whose activations stay in a CPU's cache, which makes large batches a fifth faster."""
-    work = shape[1] if len(shape) == 2 else shape[2] * shape[3]
+    # Of images, pixels; patches have three values a pixel.
+    work = shape[1] if len(shape) == 2 else math.prod(shape[1:]) // (shape[1] if shape[3:] else 3)
     return max(PART_TOKENS if len(shape) == 2 else PART_PIXELS, work) // max(work, 1)
 
 

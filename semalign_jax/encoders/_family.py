@@ -26,8 +26,11 @@ class Family:
         build: from that configuration to a Flax module. It is called with a batch, a dictionary
             with ``input_ids [batch, tokens]``, ``attention_mask [batch, tokens]`` (1 for tokens, 0
             for padding) and, for some, ``token_type_ids``, or with ``pixel_values [batch,
-            channels, height, width]``, and returns `Outputs`. A module of two towers gets a batch
-            of either kind; it is initialised with both kinds in one batch.
+            channels, height, width]``, and returns `Outputs`. With `patches`, images are
+            ``pixel_values [batch, patches, values]``, ``pixel_attention_mask [batch, patches]`` (1
+            for patches, 0 for padding) and ``spatial_shapes [batch, 2]`` (rows and columns). A
+            module of two towers gets a batch of either kind; it is initialised with both kinds in
+            one batch.
         rules: from source tensors to parameters, or a function from the configuration to them.
         poolings: from the configuration to the poolings that it can have; the first is the
             default.
@@ -36,6 +39,8 @@ class Family:
             without text.
         fixed_length: from the configuration to whether every text is padded to `max_tokens` and
             the padding is attended to, as in SigLIP, which pools the last position; None: never.
+        patches: from the configuration to the usual number of patches and the values of each, of
+            a model that takes images of any size as patches; None: images of one size.
         prefixes: that the tensors have inside of task models.
         ignored: shell patterns of tensors that the encoder does not use, or a function from the
             configuration to them.
@@ -50,12 +55,14 @@ class Family:
     image_size: Callable[[Any], tuple[int, int, int]] | None = None
     max_tokens: Callable[[Any], int] | None = None
     fixed_length: Callable[[Any], bool] | None = None
+    patches: Callable[[Any], tuple[int, int]] | None = None
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
 
 
 #: Module (under ``families``) by ``model_type``, imported when needed.
 _BUILT_IN = {
+    "albert": "albert",
     "beit": "beit",
     "bert": "bert",
     "biovil": "biovil",
@@ -64,27 +71,39 @@ _BUILT_IN = {
     "clip_text_model": "clip",
     "clip_vision_model": "clip",
     "convnext": "convnext",
+    "convnextv2": "convnext",
     "cxr-bert": "bert",
+    "deberta-v2": "deberta",
     "deit": "vit",
     "densenet": "densenet",
     "dinov2": "dinov2",
     "dinov2_with_registers": "dinov2",
+    "dinov3_convnext": "convnext",
     "dinov3_vit": "dinov3",
     "distilbert": "distilbert",
     "efficientnet": "efficientnet",
     "efficientnet_lite": "efficientnet",
     "electra": "electra",
+    "gemma3_text": "gemma3",
+    "megatron-bert": "megatron_bert",
     "modernbert": "modernbert",
     "mpnet": "mpnet",
+    "nomic_bert": "nomic_bert",
     "open_clip": "open_clip",
+    "qwen3": "qwen3",
     "resnet": "resnet",
     "roberta": "roberta",
     "siglip": "siglip",
+    "siglip2": "siglip2",
+    "siglip2_text_model": "siglip2",
+    "siglip2_vision_model": "siglip2",
     "siglip_text_model": "siglip",
     "siglip_vision_model": "siglip",
     "swin": "swin",
+    "swinv2": "swinv2",
     "timm": "timm",
     "vit": "vit",
+    "vit_mae": "vit",
     "xlm-roberta": "roberta",
 }
 _registered: dict[str, Family] = {}

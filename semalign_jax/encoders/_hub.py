@@ -38,8 +38,12 @@ _SMALL_FILES = (
     MODULES_FILE,
     PROMPT_FILE,
     *TRANSFORMER_FILES,
-    "[0-9]_*/config.json",  # of the modules of sentence-transformers
+    # Of the modules of sentence-transformers.
+    "[0-9]_*/config.json",
+    f"[0-9]_*/{SINGLE_FILE}",
 )
+#: Of the Dense layers of sentence-transformers.
+DENSE_PICKLES = "[0-9]_*/pytorch_model.bin"
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 _ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 
@@ -159,6 +163,7 @@ def _download(source: str, revision: str | None, pickled: bool) -> Path:
 
     described = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     names = [*_weights(source, described, pickled), *filter(is_small, described)]
+    names += fnmatch.filter(described, DENSE_PICKLES) if pickled else []
     known = {name for name in names if try_to_load_from_cache(source, name, revision=info.sha)}
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=names))

@@ -97,6 +97,44 @@ def layer_norm(eps: float, name: str | None = None, **options: Any) -> LayerNorm
     return LayerNorm(eps, name=name, **options)
 
 
+class RMSNorm(nn.Module):
+    """Division by the root of the mean square over the last axis, in float32 inside.
+
+    Attributes:
+        epsilon: added to the mean square.
+        offset: added to the parameter ``scale``: 1 in Gemma.
+    """
+
+    epsilon: float
+    offset: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply to the last axis; the result has the dtype of `x`."""
+        wide = x.astype(jnp.float32)
+        value = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        scale = self.offset + scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+        return (value * scale).astype(x.dtype)
+
+
+def rotate(x: Array, theta: float) -> Array:
+    """Rotary position embedding of ``[batch, tokens, heads, width]``, computed in float32.
+
+    Su et al. 2021, arXiv 2104.09864: the channels i and i + width / 2 of a token are turned by
+    its position times ``theta ** (-2 i / width)``.
+    """
+    tokens, width = x.shape[1], x.shape[3]
+    # Rounded twice, as in the reference: far positions multiply what the last bit says.
+    periods = (theta ** (np.arange(0, width, 2) / width)).astype(np.float32)
+    speeds = jnp.asarray(np.float32(1) / periods)
+    angles = jnp.arange(tokens, dtype=jnp.float32)[:, None] * speeds[None]
+    cos, sin = (f(angles)[None, :, None] for f in (jnp.cos, jnp.sin))
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
 def attention(
     q: Array,
     k: Array,
@@ -110,8 +148,8 @@ def attention(
 
     Args:
         q: queries ``[batch, queries, heads, width]``.
-        k: keys ``[batch, keys, heads, width]``.
-        v: values ``[batch, keys, heads, width]``.
+        k: keys ``[batch, keys, groups, width]``: as many as heads, or each for equally many heads.
+        v: values ``[batch, keys, groups, width]``.
         mask: boolean, broadcastable to ``[batch, heads, queries, keys]``; True is attended.
         bias: added to the logits, broadcastable likewise.
         scale: of the logits; by default 1 / sqrt(width).
@@ -172,18 +210,51 @@ class SelfAttention(nn.Module):
         return nn.Dense(width, use_bias=self.bias[3], name="out")(x)
 
 
+class ResponseNorm(nn.Module):
+    """Global response norm of feature maps ``[batch, rows, columns, channels]``.
+
+    A channel is multiplied by its root of the sum of squares over all places, relative to the mean
+    of all channels. Woo et al. 2023, arXiv 2301.00808. Computed in float32 inside.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply, and add the input."""
+        zeros = nn.initializers.zeros
+        scale, bias = (
+            self.param(name, zeros, (x.shape[-1],), jnp.float32).astype(jnp.float32)
+            for name in ("scale", "bias")
+        )
+        wide = x.astype(jnp.float32)
+        size = jnp.sqrt(jnp.sum(wide * wide, axis=(1, 2), keepdims=True))
+        relative = size / (jnp.mean(size, axis=-1, keepdims=True) + 1e-6)
+        last = (1,) * (x.ndim - 1) + (-1,)
+        y = wide * (1 + scale.reshape(last) * relative) + bias.reshape(last)
+        return y.astype(x.dtype)
+
+
 class Mlp(nn.Module):
-    """Two linear layers ``up`` and ``down`` with an activation between them."""
+    """Two linear layers ``up`` and ``down`` with an activation between them.
+
+    Attributes:
+        hidden: width between them.
+        activation: its name.
+        bias: whether the layers have biases.
+        response_norm: whether a `ResponseNorm` follows the activation.
+    """
 
     hidden: int
     activation: str
     bias: bool = True
+    response_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Apply to the last axis."""
         width = x.shape[-1]
         x = ACTIVATIONS[self.activation](nn.Dense(self.hidden, use_bias=self.bias, name="up")(x))
+        if self.response_norm:
+            x = ResponseNorm(name="response_norm")(x)
         return nn.Dense(width, use_bias=self.bias, name="down")(x)
 
 
@@ -206,20 +277,36 @@ class GatedMlp(nn.Module):
 
 
 class PostNormBlock(nn.Module):
-    """Transformer layer with the norms after the sums, as in BERT."""
+    """Transformer layer with the norms after the sums, as in BERT.
+
+    Attributes:
+        heads, hidden, activation, eps: as their names say; `hidden` is the width inside the MLP.
+        bias: whether linear layers have biases.
+        gated: whether the MLP is gated (SwiGLU).
+    """
 
     heads: int
     hidden: int
     activation: str
     eps: float
+    bias: bool = True
+    gated: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array | None = None, bias: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        mask: Array | None = None,
+        bias: Array | None = None,
+        rotate: Callable[[Array], Array] | None = None,
+    ) -> Array:
         """Apply to tokens."""
-        attended = SelfAttention(self.heads, name="attention")(x, mask, bias)
-        x = layer_norm(self.eps, "attention_norm")(x + attended)
-        mlp = Mlp(self.hidden, self.activation, name="mlp")(x)
-        return layer_norm(self.eps, "mlp_norm")(x + mlp)
+        has = self.bias
+        attend = SelfAttention(self.heads, (has, has, has, has), name="attention")
+        x = layer_norm(self.eps, "attention_norm")(x + attend(x, mask, bias, rotate))
+        kind = GatedMlp if self.gated else Mlp
+        mlp = kind(self.hidden, self.activation, self.bias, name="mlp")
+        return layer_norm(self.eps, "mlp_norm")(x + mlp(x))
 
 
 class LayerScale(nn.Module):

@@ -18,7 +18,7 @@ import numpy as np
 from .._core.documents import read_json
 from .._core.files import content_hash
 from .._core.pictures import PictureError, read_picture, white_of
-from ._encoder import Encoder
+from ._encoder import IMAGE_INPUTS, Encoder
 from ._hub import IMAGE_FILES, SENTENCEPIECE_FILES, TOKENIZER_FILES
 from ._sentence import sentence_settings
 
@@ -183,16 +183,26 @@ class ImagePreprocessor:
     `data.read_pixels` reads pictures by the same rules.
 
     Attributes:
-        size: channels, height and width of the result.
+        outline: shape and dtype of each input that the model gets of an image, by name.
         fingerprint: SHA-256 over all that determines the result: files and settings.
     """
 
-    size: tuple[int, int, int]
+    outline: Mapping[str, tuple[tuple[int, ...], Any]]
     fingerprint: str
-    _transform: Callable[[Any], np.ndarray] = field(repr=False)
+    _channels: int = field(repr=False)
+    _transform: Callable[[Any], dict[str, np.ndarray]] = field(repr=False)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Channels, height and width of the result, or its patches and the values of each."""
+        return self.outline["pixel_values"][0]
 
     def __call__(self, image: Any) -> np.ndarray:
-        """Return the pixels of one image, float32 ``[channels, height, width]``.
+        """Return the pixels of one image, float32 of the shape `size`; see `inputs`."""
+        return self.inputs(image)["pixel_values"]
+
+    def inputs(self, image: Any) -> dict[str, np.ndarray]:
+        """Return what the model gets of one image: ``pixel_values``, and what patches come with.
 
         Args:
             image: path of a PNG, JPEG, TIFF, BMP or PNM file, such a file's bytes, a PIL image, or
@@ -206,7 +216,7 @@ class ImagePreprocessor:
             TypeError: for other types of images or of values.
         """
         picture, name = _decode(image)
-        picture = picture.convert("L" if self.size[0] == 1 else "RGB")
+        picture = picture.convert("L" if self._channels == 1 else "RGB")
         try:
             return self._transform(picture)
         except ValueError as error:
@@ -305,10 +315,13 @@ def image_preprocessor(encoder: Encoder) -> ImagePreprocessor:
         rules |= {"biovil": _BIOVIL_SIZE, "size": [height, width]}
         fingerprint = _fingerprint(rules, folder, ())
     else:
-        transform = _processor_transform(folder, channels)
+        names = IMAGE_INPUTS if family.patches else IMAGE_INPUTS[:1]
+        transform = _processor_transform(folder, channels, names)
         rules["model_type"] = config.model_type
         fingerprint = _fingerprint(rules, folder, IMAGE_FILES)
-    return ImagePreprocessor(_output_size(transform, channels, folder), fingerprint, transform)
+    values = family.patches(config.model)[1] if family.patches else None
+    outline = _outline(transform, channels, values, folder)
+    return ImagePreprocessor(outline, fingerprint, channels, transform)
 
 
 def _fingerprint(rules: Mapping[str, Any], folder: Path, names: Sequence[str]) -> str:
@@ -376,7 +389,9 @@ def _open_clip_tokenizer(folder: Path) -> str:
     return named or "openai/clip-vit-base-patch32"
 
 
-def _processor_transform(folder: Path, channels: int) -> Callable[[Any], np.ndarray]:
+def _processor_transform(
+    folder: Path, channels: int, names: Sequence[str]
+) -> Callable[[Any], dict[str, np.ndarray]]:
     if not any((folder / name).is_file() for name in IMAGE_FILES):
         raise FileNotFoundError(
             f"{folder} has no {IMAGE_FILES[0]}, which says how images are resized and normalised. "
@@ -396,16 +411,21 @@ def _processor_transform(folder: Path, channels: int) -> Callable[[Any], np.ndar
     # The image comes in the right mode; the option would turn grey into three channels.
     options = {"do_convert_rgb": False} if channels == 1 else {}
 
-    def transform(picture: Any) -> np.ndarray:
-        pixels = processor(images=picture, return_tensors="np", **options)["pixel_values"][0]
-        return np.ascontiguousarray(pixels, np.float32)
+    def transform(picture: Any) -> dict[str, np.ndarray]:
+        found = processor(images=picture, return_tensors="np", **options)
+        # The first are the pixels; the others, of patches, are whole numbers.
+        dtypes = (np.float32, np.int32, np.int32)
+        return {
+            name: np.ascontiguousarray(found[name][0], dtype)
+            for name, dtype in zip(names, dtypes, strict=False)
+        }
 
     return transform
 
 
 def _open_clip_transform(
     settings: Any, size: tuple[int, int], path: Path
-) -> Callable[[Any], np.ndarray]:
+) -> Callable[[Any], dict[str, np.ndarray]]:
     """Return open_clip's evaluation transform, which is torchvision's on PIL images."""
     from PIL import Image
 
@@ -435,9 +455,9 @@ def _open_clip_transform(
         raise ValueError(f"{path}: preprocess_cfg: {'; '.join(problems)}")
     resample = getattr(Image.Resampling, interpolation.upper())
 
-    def transform(picture: Any) -> np.ndarray:
+    def transform(picture: Any) -> dict[str, np.ndarray]:
         picture = _resized_and_cropped(picture, size, size, resample, squash=mode == "squash")
-        return np.ascontiguousarray((_unit_range(picture) - mean) / std)
+        return {"pixel_values": np.ascontiguousarray((_unit_range(picture) - mean) / std)}
 
     return transform
 
@@ -479,7 +499,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def _timm_transform(
     settings: Mapping[str, Any], channels: int, size: tuple[int, int], path: Path
-) -> Callable[[Any], np.ndarray]:
+) -> Callable[[Any], dict[str, np.ndarray]]:
     """Return timm's transform for evaluation.
 
     Args:
@@ -516,10 +536,10 @@ def _timm_transform(
     scale = (math.floor(size[0] / fraction), math.floor(size[1] / fraction))
     resample = getattr(Image.Resampling, interpolation.upper())
 
-    def transform(picture: Any) -> np.ndarray:
+    def transform(picture: Any) -> dict[str, np.ndarray]:
         picture = _resized_and_cropped(picture, scale, size, resample, squash=mode == "squash")
         pixels = (_unit_range(picture) - mean[:, None, None]) / std[:, None, None]
-        return np.ascontiguousarray(pixels)
+        return {"pixel_values": np.ascontiguousarray(pixels)}
 
     return transform
 
@@ -528,14 +548,14 @@ def _timm_transform(
 _BIOVIL_SIZE = 512
 
 
-def _biovil_transform(size: tuple[int, int]) -> Callable[[Any], np.ndarray]:
+def _biovil_transform(size: tuple[int, int]) -> Callable[[Any], dict[str, np.ndarray]]:
     """Return the transform of hi-ml-multimodal: grey values from 0 to 1, in three channels.
 
     The darkest value becomes black and the brightest white before the image is resized.
     """
     from PIL import Image
 
-    def transform(picture: Any) -> np.ndarray:
+    def transform(picture: Any) -> dict[str, np.ndarray]:
         values = np.asarray(picture, np.float64)
         values = values - values.min()
         values = values / (values.max() or 1) * 255
@@ -544,30 +564,50 @@ def _biovil_transform(size: tuple[int, int]) -> Callable[[Any], np.ndarray]:
         picture = _resized_and_cropped(
             picture, scale, size, Image.Resampling.BILINEAR, squash=False
         )
-        return np.repeat(_unit_range(picture), 3, axis=0)
+        return {"pixel_values": np.repeat(_unit_range(picture), 3, axis=0)}
 
     return transform
 
 
-def _output_size(
-    transform: Callable[[Any], np.ndarray], channels: int, folder: Path
-) -> tuple[int, int, int]:
-    """Return the size that two blank images of other proportions both get."""
+def _outline(
+    transform: Callable[[Any], dict[str, np.ndarray]],
+    channels: int,
+    values: int | None,
+    folder: Path,
+) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Return shapes and dtypes that two blank images of other proportions both get.
+
+    Args:
+        transform: the preprocessing.
+        channels: of the images.
+        values: of each patch, if images come as patches.
+        folder: for messages.
+    """
     from PIL import Image
 
     mode = "L" if channels == 1 else "RGB"
     try:
-        wide, high = (transform(Image.new(mode, size)).shape for size in ((60, 40), (50, 90)))
+        wide, high = (transform(Image.new(mode, size)) for size in ((60, 40), (50, 90)))
     except Exception as error:  # of many kinds: the options of each processor are its own
         raise ValueError(
             f"the image processor in {folder} fails on images of {channels} channels: {error}"
         ) from error
-    if wide != high or len(wide) != 3 or wide[0] != channels:
+    shapes = [pixels["pixel_values"].shape for pixels in (wide, high)]
+    if values is not None and (shapes[0] != shapes[1] or shapes[0][1:] != (values,)):
         raise ValueError(
-            f"the image processor in {folder} turns images into {wide} and {high}; all must get "
-            f"one size and {channels} channels: set a crop (do_center_crop) or a fixed size there"
+            f"the image processor in {folder} turns images into {shapes[0]} and {shapes[1]}; all "
+            f"must get the same number of patches of {values} values: its patch_size is not that "
+            "of the model"
         )
-    return wide
+    if values is None and (
+        shapes[0] != shapes[1] or len(shapes[0]) != 3 or shapes[0][0] != channels
+    ):
+        raise ValueError(
+            f"the image processor in {folder} turns images into {shapes[0]} and {shapes[1]}; all "
+            f"must get one size and {channels} channels: set a crop (do_center_crop) or a fixed "
+            "size there"
+        )
+    return {name: (pixels.shape, pixels.dtype) for name, pixels in wide.items()}
 
 
 def _decode(image: Any) -> tuple[Any, str]:

@@ -48,10 +48,35 @@ _TRANSFORMER_KEYS = {
 }
 #: What can always be asked for, as ``encode_query`` and ``encode_document`` do.
 _USUAL_PROMPTS = ("query", "document")
+#: Of Dense modules: the name in `ACTIVATIONS` by the class of PyTorch; None for none.
+_DENSE_ACTIVATIONS = {
+    "Identity": None,
+    "Tanh": "tanh",
+    "ReLU": "relu",
+    "GELU": "gelu",
+    "SiLU": "silu",
+}
 _REMEDY = (
     "To embed without it, copy the model's and the tokenizer's files to another folder, without "
     f"{MODULES_FILE}, and load that with pooling= and normalize="
 )
+
+
+class Dense(NamedTuple):
+    """A linear layer behind the pooling.
+
+    Attributes:
+        folder: where its weights are.
+        inputs, outputs: dimensions.
+        bias: whether it has a bias.
+        activation: behind it, by its name in configurations; None for none.
+    """
+
+    folder: Path
+    inputs: int
+    outputs: int
+    bias: bool
+    activation: str | None
 
 
 class SentenceSettings(NamedTuple):
@@ -66,6 +91,7 @@ class SentenceSettings(NamedTuple):
         prompt_name: what that is called; None without.
         prompts: all by name.
         pools_prompt: whether the pooling sees the tokens of the prompt.
+        dense: linear layers behind the pooling, in their order.
     """
 
     pooling: str | None = None
@@ -76,6 +102,7 @@ class SentenceSettings(NamedTuple):
     prompt_name: str | None = None
     prompts: Mapping[str, str] = MappingProxyType({})
     pools_prompt: bool = True
+    dense: tuple[Dense, ...] = ()
 
     def chosen_prompt(self, name: str | None, folder: Path) -> tuple[str | None, str]:
         """Return the name and the text of the prompt that is used if this one is asked for.
@@ -121,10 +148,12 @@ def sentence_settings(folder: Path) -> SentenceSettings:
     if not path.is_file():
         return SentenceSettings()
     kinds, folders = _modules(path)
-    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+    normalize = kinds[-1:] == ["Normalize"]
+    behind = kinds[2 : len(kinds) - normalize]
+    if kinds[:2] != ["Transformer", "Pooling"] or set(behind) - {"Dense"}:
         raise ValueError(
             f"{path} lists the modules {', '.join(kinds) or 'none'}; supported are Transformer, "
-            f"Pooling and, after them, Normalize. {_REMEDY}"
+            f"Pooling and, after them, any Dense and then Normalize. {_REMEDY}"
         )
     if folders[0] not in ("", "."):
         raise ValueError(
@@ -136,14 +165,44 @@ def sentence_settings(folder: Path) -> SentenceSettings:
     prompts, prompt_name = _prompts(folder / PROMPT_FILE)
     return SentenceSettings(
         pooling=pooling,
-        normalize="Normalize" in kinds,
+        normalize=normalize,
         max_tokens=max_tokens,
         lower_case=lower_case,
         prompt="" if prompt_name is None else prompts[prompt_name],
         prompt_name=prompt_name,
         prompts=prompts,
         pools_prompt=pools_prompt,
+        dense=tuple(_dense(folder / place) for place in folders[2 : 2 + len(behind)]),
     )
+
+
+def _dense(folder: Path) -> Dense:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {MODULES_FILE} says that it has a Dense layer")
+    values = read_json(path, dict)
+    inputs, outputs = (values.pop(name, None) for name in ("in_features", "out_features"))
+    bias = values.pop("bias", True)
+    kind = values.pop("activation_function", "torch.nn.modules.activation.Tanh")
+    name = str(kind).rpartition(".")[2]
+    problems = [
+        f"{key} must be a positive number; it is {size!r}"
+        for key, size in (("in_features", inputs), ("out_features", outputs))
+        if type(size) is not int or size < 1
+    ]
+    if not isinstance(bias, bool):
+        problems.append(f"bias must be true or false; it is {bias!r}")
+    if not str(kind).startswith("torch.nn.modules.") or name not in _DENSE_ACTIVATIONS:
+        problems.append(
+            f"activation_function = {kind!r} is not supported (supported, of torch.nn.modules: "
+            f"{', '.join(_DENSE_ACTIVATIONS)})"
+        )
+    for key, value in values.items():
+        if not (key.startswith("module_") and value in (None, "sentence_embedding")):
+            problems.append(f"{key} = {value!r} is not supported")
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}. {_REMEDY}")
+    return Dense(folder, inputs, outputs, bias, _DENSE_ACTIVATIONS[name])
 
 
 def _modules(path: Path) -> tuple[list[str], list[str]]:

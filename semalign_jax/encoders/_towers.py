@@ -174,8 +174,8 @@ class AttentionPool(nn.Module):
     eps: float
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Pool ``[batch, tokens, width]``."""
+    def __call__(self, x: Array, mask: Array | None = None) -> Array:
+        """Pool ``[batch, tokens, width]``; the mask is that of `attention`."""
         count, tokens, width = x.shape
         probe = self.param("probe", nn.initializers.zeros, (1, 1, width), jnp.float32)
         query, key, value = (
@@ -183,7 +183,9 @@ class AttentionPool(nn.Module):
             for name, source in (("query", probe), ("key", x), ("value", x))
         )
         query = jnp.broadcast_to(query, (count, *query.shape[1:]))
-        x = nn.Dense(width, name="out")(attention(query, key, value).reshape(count, width))
+        x = nn.Dense(width, name="out")(
+            attention(query, key, value, mask=mask).reshape(count, width)
+        )
         mlp = Mlp(self.hidden, self.activation, name="mlp")
         return x + mlp(layer_norm(self.eps, "norm")(x))
 

@@ -72,6 +72,67 @@ SWIN_TINY = """{
   "use_absolute_embeddings": false,
   "window_size": 7
 }"""
+CONVNEXT_V2_TINY = """{
+  "architectures": ["ConvNextV2ForImageClassification"],
+  "depths": [3, 3, 9, 3],
+  "drop_path_rate": 0.0,
+  "hidden_act": "gelu",
+  "hidden_sizes": [96, 192, 384, 768],
+  "image_size": 224,
+  "initializer_range": 0.02,
+  "layer_norm_eps": 1e-12,
+  "model_type": "convnextv2",
+  "num_channels": 3,
+  "num_stages": 4,
+  "out_features": ["stage4"],
+  "out_indices": [4],
+  "patch_size": 4,
+  "stage_names": ["stem", "stage1", "stage2", "stage3", "stage4"],
+  "torch_dtype": "float32",
+  "transformers_version": "4.29.0.dev0"
+}"""
+DINOV3_CONVNEXT_TINY = """{
+  "architectures": ["DINOv3ConvNextModel"],
+  "depths": [3, 3, 9, 3],
+  "drop_path_rate": 0.0,
+  "hidden_act": "gelu",
+  "hidden_sizes": [96, 192, 384, 768],
+  "image_size": 224,
+  "initializer_range": 0.02,
+  "layer_norm_eps": 1e-06,
+  "layer_scale_init_value": 1e-06,
+  "model_type": "dinov3_convnext",
+  "num_channels": 3,
+  "torch_dtype": "float32",
+  "transformers_version": "4.56.0.dev0"
+}"""
+SWIN_V2_TINY = """{
+  "architectures": ["Swinv2ForImageClassification"],
+  "attention_probs_dropout_prob": 0.0,
+  "depths": [2, 2, 6, 2],
+  "drop_path_rate": 0.1,
+  "embed_dim": 96,
+  "encoder_stride": 32,
+  "hidden_act": "gelu",
+  "hidden_dropout_prob": 0.0,
+  "hidden_size": 768,
+  "image_size": 256,
+  "initializer_range": 0.02,
+  "layer_norm_eps": 1e-05,
+  "mlp_ratio": 4.0,
+  "model_type": "swinv2",
+  "num_channels": 3,
+  "num_heads": [3, 6, 12, 24],
+  "num_layers": 4,
+  "patch_size": 4,
+  "path_norm": true,
+  "pretrained_window_sizes": [0, 0, 0, 0],
+  "qkv_bias": true,
+  "torch_dtype": "float32",
+  "transformers_version": "4.21.0.dev0",
+  "use_absolute_embeddings": false,
+  "window_size": 8
+}"""
 EFFICIENTNET_B0 = """{
   "architectures": ["EfficientNetForImageClassification"],
   "batch_norm_eps": 0.001,
@@ -120,13 +181,28 @@ def read(text, **changes):
         (RESNET_50, 25_557_032 - 2049 * 1000),
         (CONVNEXT_TINY, 28_589_128 - 769 * 1000),
         (SWIN_TINY, 28_288_354 - 769 * 1000),
+        (CONVNEXT_V2_TINY, 28_635_496 - 769 * 1000),
+        # Without a head; as PyTorch counts them.
+        (DINOV3_CONVNEXT_TINY, 27_820_128),
+        (SWIN_V2_TINY, 27_578_154),
         (EFFICIENTNET_B0, 5_288_548 - 1281 * 1000),
         ('{"model_type": "efficientnet_lite"}', 4_652_008 - 1281 * 1000),
         ('{"model_type": "densenet"}', 7_978_856 - 1025 * 1000),
         # The defaults are those of B7.
         ('{"model_type": "efficientnet"}', 66_347_960 - 2561 * 1000),
     ],
-    ids=["resnet", "convnext", "swin", "b0", "lite0", "densenet", "b7"],
+    ids=[
+        "resnet",
+        "convnext",
+        "swin",
+        "convnextv2",
+        "dinov3",
+        "swinv2",
+        "b0",
+        "lite0",
+        "densenet",
+        "b7",
+    ],
 )
 def test_real_configurations_have_the_published_size(text, count):
     leaves = flatten(_encoder.abstract_params(read(text)))
@@ -146,6 +222,10 @@ def test_real_configurations_have_the_published_size(text, count):
         (CONVNEXT_TINY, {"num_stages": 3}, "must have num_stages values"),
         (CONVNEXT_TINY, {"use_grn": True}, "use_grn = True is not known"),
         (SWIN_TINY, {"num_heads": [3]}, "num_heads and depths must have one value a stage"),
+        (CONVNEXT_V2_TINY, {"layer_scale_init_value": 1e-6}, "layer_scale_init_value = 1e-06 is"),
+        (DINOV3_CONVNEXT_TINY, {"depths": [3, 3, 9]}, "depths must have 4 values"),
+        (SWIN_V2_TINY, {"pretrained_window_sizes": [12]}, "must have one value a stage"),
+        (SWIN_V2_TINY, {"use_absolute_embeddings": True}, "use_absolute_embeddings = True"),
         (SWIN_TINY, {"pruned_heads": {"0": [1]}}, "pruned_heads"),
         (EFFICIENTNET_B0, {"pooling_type": "sum"}, "pooling_type = 'sum' is not supported"),
         (EFFICIENTNET_B0, {"hidden_dim": 1024}, "hidden_dim must be 1280"),

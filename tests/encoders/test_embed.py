@@ -1,5 +1,6 @@
 """`embed` and its folders. Preprocessing is faked here: texts are token ids, images are arrays."""
 
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import AutoImageProcessor, GemmaTokenizer, Siglip2Tokenizer
 
 from semalign_jax import AffineMap, save_map
 from semalign_jax._core import progress
@@ -52,14 +54,14 @@ class FakeText:
 
 
 class FakeImage:
-    size, fingerprint = (3, 32, 32), "image"
+    outline, fingerprint = {"pixel_values": ((3, 32, 32), np.float32)}, "image"
 
-    def __call__(self, image):
+    def inputs(self, image):
         if isinstance(image, str | os.PathLike):
-            return np.load(image)
-        if image.shape != self.size:
+            return {"pixel_values": np.load(image)}
+        if image.shape != (3, 32, 32):
             raise ValueError(f"has shape {image.shape}")
-        return image
+        return {"pixel_values": image}
 
 
 def fake_preprocessors(patch):
@@ -159,7 +161,7 @@ def test_batches_are_dispatched_before_the_last_is_fetched(vit, monkeypatch):
 
     def load(self, image):
         loaded.append(image)
-        return image
+        return {"pixel_values": image}
 
     class Result:
         def __init__(self, number):
@@ -182,7 +184,7 @@ def test_batches_are_dispatched_before_the_last_is_fetched(vit, monkeypatch):
         *("dispatch 0", "dispatch 1", "fetch 0", "dispatch 2", "fetch 1", "dispatch 3", "fetch 2"),
         "fetch 3",
     ]
-    monkeypatch.setattr(FakeImage, "__call__", load)
+    monkeypatch.setattr(FakeImage, "inputs", load)
     embed(vit, images(2) * 100, devices=jax.devices()[:1], batch_size=4, workers=2)
     assert len(loaded) == 200
     assert max(early) <= 4 * 4  # this batch and three more
@@ -301,6 +303,55 @@ def test_with_the_preprocessors_of_a_folder(bert, vit, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             embed(vit, [array, broken], **one_device())
+
+
+@pytest.fixture(scope="module")
+def siglip2(tmp_path_factory):
+    return load("siglip2", tmp_path_factory.mktemp("siglip2"))
+
+
+def naflex(folder, **options):
+    values = {"image_processor_type": "Siglip2ImageProcessor", "max_num_patches": 20, **options}
+    (folder / "preprocessor_config.json").write_text(json.dumps(values))
+
+
+def test_images_of_any_size_come_as_patches(siglip2, monkeypatch):
+    monkeypatch.undo()  # the fakes
+    naflex(siglip2.folder, patch_size=8)
+    rng = np.random.default_rng(0)
+    sizes = [(40, 50), (90, 20), (8, 8), (200, 3), (33, 34)]
+    items = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    found = embed(siglip2, items, **one_device()).embeddings
+    processor = AutoImageProcessor.from_pretrained(siglip2.folder, backend="pil")
+    for item, row in zip(items, found, strict=True):
+        batch = dict(processor(images=Image.fromarray(item), return_tensors="np"))
+        assert batch["pixel_values"].shape == (1, 20, 192)
+        whole = encode(siglip2.config, siglip2.params, batch)
+        np.testing.assert_allclose(row, whole[0], atol=1e-5)
+        # Padding is not seen.
+        count = batch["pixel_attention_mask"].sum()
+        short = {name: value[:, :count] for name, value in batch.items() if value.shape[1] > 2}
+        short["spatial_shapes"] = batch["spatial_shapes"]
+        alone = encode(siglip2.config, siglip2.params, short)
+        np.testing.assert_allclose(row, alone[0], atol=1e-5)
+    naflex(siglip2.folder, patch_size=4)
+    with pytest.raises(ValueError, match="patches of 192 values: its patch_size is not that of"):
+        embed(siglip2, items, **one_device())
+
+
+@pytest.mark.parametrize("kind", [GemmaTokenizer, Siglip2Tokenizer])
+def test_siglip2_reads_texts_with_the_tokenizer_of_gemma(kind, siglip2, monkeypatch):
+    monkeypatch.undo()  # the fakes
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"act", "▁a", "at", "cat", "▁cat"]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    merges = [("▁", "a"), ("a", "t"), ("c", "at"), ("▁", "cat")]
+    kind(vocab=vocabulary, merges=merges, padding_side="right").save_pretrained(siglip2.folder)
+    found = embed(siglip2, ["a cat", "a"], **one_device()).embeddings
+    ids = np.zeros((2, 12), np.int32)
+    ids[0, :2], ids[1, 0] = [6, 12], 6
+    # The padding is read, as the models were trained.
+    whole = encode(siglip2.config, siglip2.params, {"input_ids": ids})
+    np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
 def contents(folder):

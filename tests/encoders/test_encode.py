@@ -101,7 +101,16 @@ def test_poolings_of_images(tmp_path):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 2e-3), ("float16", 2e-5)])
-@pytest.mark.parametrize("name", ["bert", "vit"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bert", "vit"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("convnextv2", "qwen3", "albert", "nomic-bert")
+        ),
+    ],
+)
 def test_half_precision_is_near(name, dtype, bound, tmp_path):
     batch, _ = checkpoint(name, tmp_path)
     exact = embeddings(tmp_path, batch)
@@ -144,9 +153,8 @@ def test_large_batches_are_embedded_in_parts_in_their_order(text):
     mask = (np.arange(10) < np.random.default_rng(1).integers(1, 11, (303, 1))).astype(np.int32)
     large = {"input_ids": tokens, "attention_mask": mask}
     assert 303 * 10 > _encoder.PART_TOKENS
-    whole = _encoder.pool(
-        encoder.config, forward(encoder.config, encoder.params, large), jnp.asarray(mask)
-    )
+    outputs = forward(encoder.config, encoder.params, large)
+    whole = _encoder.pool(encoder.config, encoder.params, outputs, jnp.asarray(mask))
     found = encode(encoder.config, encoder.params, large)
     assert np.abs(np.asarray(found - whole)).max() < 1e-6
     even = {name: values[:296] for name, values in large.items()}

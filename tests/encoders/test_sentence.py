@@ -1,10 +1,12 @@
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from semalign_jax.encoders import encode, load_encoder
+from semalign_jax.encoders import CheckpointError, convert_checkpoint, encode, load_encoder
 from semalign_jax.encoders._sentence import SentenceSettings, sentence_settings
 
 from .harness import all_cases, read_golden, write_checkpoint
@@ -91,7 +93,8 @@ def test_other_poolings_are_refused_by_name(tmp_path, pooling, named):
 @pytest.mark.parametrize(
     ("modules", "package", "named"),
     [
-        (("Transformer", "Pooling", "Dense", "Normalize"), OLD, "Dense"),
+        (("Transformer", "Pooling", "WordWeights", "Normalize"), OLD, "WordWeights"),
+        (("Transformer", "Pooling", "Normalize", "Dense"), OLD, "Normalize, Dense"),
         (("Transformer",), OLD, "Transformer; supported"),
         (("CLIPModel",), OLD, "CLIPModel"),
         (("Transformer", "Pooling"), "custom_st.", "custom_st.Transformer"),
@@ -214,3 +217,102 @@ def test_encoder_follows_the_folder_and_the_caller_overrides_it(tmp_path):
     np.testing.assert_allclose(jnp.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     other = load_encoder(tmp_path, pooling="mean", normalize=False).config
     assert (other.pooling, other.normalize) == ("mean", False)
+
+
+TANH, IDENTITY = "torch.nn.modules.activation.Tanh", "torch.nn.modules.linear.Identity"
+
+
+def with_dense(folder, *layers, normalize=True):
+    """A tiny BERT with these layers behind its mean pooling; returns a batch and its outputs."""
+    config, shapes, batch, outputs = read_golden("bert")
+    write_checkpoint(folder, config, shapes, all_cases()["bert"])
+    modules = ("Transformer", "Pooling", *["Dense"] * len(layers), *["Normalize"] * normalize)
+    write(folder, {"pooling_mode": "mean"}, modules=modules)
+    for place, (values, tensors) in enumerate(layers, 2):
+        (folder / f"{place}_Dense").mkdir()
+        (folder / f"{place}_Dense" / "config.json").write_text(json.dumps(values))
+        safetensors.numpy.save_file(tensors, folder / f"{place}_Dense" / "model.safetensors")
+    return batch, outputs
+
+
+def dense(inputs, outputs, activation, bias):
+    rng = np.random.default_rng(inputs)
+    values = {"in_features": inputs, "out_features": outputs, "activation_function": activation}
+    tensors = {"linear.weight": rng.standard_normal((outputs, inputs), np.float32) / 5}
+    if bias:
+        tensors["linear.bias"] = rng.standard_normal(outputs, np.float32)
+    return values | {"bias": bias}, tensors
+
+
+LAYERS = (dense(24, 10, TANH, True), dense(10, 6, IDENTITY, False))
+
+
+def test_dense_layers_follow_the_pooling(tmp_path):
+    batch, outputs = with_dense(tmp_path, *LAYERS)
+    mask = batch["attention_mask"][:, :, None]
+    mean = (outputs["last"] * mask).sum(1) / mask.sum(1)
+    (_, first), (_, second) = LAYERS
+    expected = np.tanh(mean @ first["linear.weight"].T + first["linear.bias"])
+    expected = expected @ second["linear.weight"].T
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    encoder = load_encoder(tmp_path)
+    found = encode(encoder.config, encoder.params, batch)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    names = [path.relative_to(tmp_path).as_posix() for path in encoder.weight_files]
+    assert names == [f"{place}model.safetensors" for place in ("", "2_Dense/", "3_Dense/")]
+    same = load_encoder(tmp_path, pooling="mean", dtype="bfloat16")
+    half = encode(same.config, same.params, batch).astype(jnp.float32)
+    np.testing.assert_allclose(half, expected, atol=0.1)
+    # They are those of this pooling of the last layer alone.
+    for pooling, layer in (("cls", None), (None, -1)):
+        encoder = load_encoder(tmp_path, normalize=False, pooling=pooling, layer=layer)
+        assert encoder.config.dense == ()
+        assert "dense" not in encoder.params
+        assert encode(encoder.config, encoder.params, batch).shape == (3, 24)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"in_features": 0}, "in_features must be a positive number; it is 0"),
+        ({"out_features": None}, "out_features must be a positive number; it is None"),
+        ({"bias": 1}, "bias must be true or false"),
+        ({"activation_function": "torch.nn.modules.activation.Mish"}, "activation.Mish' is not"),
+        ({"activation_function": "own.Tanh"}, "'own.Tanh' is not supported .*Identity, Tanh"),
+        ({"gate": True}, "gate = True is not supported"),
+    ],
+)
+def test_options_of_dense_layers_are_refused_by_name(tmp_path, changes, named):
+    with_dense(tmp_path, (LAYERS[0][0] | changes, LAYERS[0][1]))
+    with pytest.raises(ValueError, match=f"2_Dense.config.json: .*{named}"):
+        sentence_settings(tmp_path)
+
+
+def test_weights_of_dense_layers_must_fit(tmp_path):
+    with_dense(tmp_path, (LAYERS[0][0] | {"bias": False}, LAYERS[0][1]))
+    with pytest.raises(
+        CheckpointError, match=r"(?s)2_Dense.*linear\.bias \[10\]: the model has no"
+    ):
+        load_encoder(tmp_path)
+    (tmp_path / "2_Dense" / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"2_Dense.*convert-checkpoint"):
+        load_encoder(tmp_path)
+    (tmp_path / "2_Dense" / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="2_Dense.*says that it has a Dense layer"):
+        load_encoder(tmp_path)
+
+
+def test_pickled_dense_layers_are_converted_with_the_checkpoint(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs the extra parity")
+    folder = tmp_path / "pickled"
+    with_dense(folder, *LAYERS)
+    paths = list(folder.rglob("model.safetensors"))
+    params = load_encoder(folder).params
+    assert len(paths) == 3
+    for path in paths:
+        tensors = safetensors.numpy.load_file(path)
+        tensors = {name: torch.from_numpy(value) for name, value in tensors.items()}
+        torch.save(tensors, path.with_name("pytorch_model.bin"))
+        path.unlink()
+    found = load_encoder(convert_checkpoint(folder, tmp_path / "out")).params
+    assert jax.tree.all(jax.tree.map(np.array_equal, found, params))

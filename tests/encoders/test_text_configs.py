@@ -1,16 +1,25 @@
 """Text encoders: configurations as published checkpoints carry them, refusals, poolings."""
 
 import json
+import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import latin
 
-from semalign_jax.encoders import CheckpointError, ConfigError, encode, load_encoder
+from semalign_jax.encoders import (
+    CheckpointError,
+    ConfigError,
+    EncoderConfig,
+    encode,
+    load_encoder,
+)
 from semalign_jax.encoders._config import ConfigReader
+from semalign_jax.encoders._encoder import abstract_params
 from semalign_jax.encoders._family import family_of
-from semalign_jax.encoders.families import modernbert, mpnet
+from semalign_jax.encoders.families import deberta, modernbert, mpnet
 
 from .harness import all_cases, read_golden, write_checkpoint
 
@@ -182,6 +191,95 @@ PUBLISHED = {
         "transformers_version": "4.47.0.dev0", "vocab_size": 50368""",
         8192,
     ),
+    "Qwen3-Embedding-0.6B": (
+        """"architectures": ["Qwen3ForCausalLM"], "attention_bias": false,
+        "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151643,
+        "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024, "initializer_range": 0.02,
+        "intermediate_size": 3072, "max_position_embeddings": 32768, "max_window_layers": 28,
+        "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28,
+        "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": null,
+        "rope_theta": 1000000, "sliding_window": null, "tie_word_embeddings": true,
+        "torch_dtype": "bfloat16", "transformers_version": "4.51.3", "use_cache": true,
+        "use_sliding_window": false, "vocab_size": 151669""",
+        32768,
+    ),
+    "embeddinggemma-300m": (
+        """"_sliding_window_pattern": 6, "architectures": ["Gemma3TextModel"],
+        "attention_bias": false, "attention_dropout": 0.0, "attn_logit_softcapping": null,
+        "bos_token_id": 2, "dtype": "float32", "eos_token_id": 1,
+        "final_logit_softcapping": null, "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 768,
+        "initializer_range": 0.02, "intermediate_size": 1152,
+        "max_position_embeddings": 2048, "model_type": "gemma3_text",
+        "num_attention_heads": 3, "num_hidden_layers": 24, "num_key_value_heads": 1,
+        "pad_token_id": 0, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06,
+        "rope_local_base_freq": 10000.0, "rope_scaling": null, "rope_theta": 1000000.0,
+        "sliding_window": 512, "transformers_version": "4.57.0.dev0",
+        "use_bidirectional_attention": true, "use_cache": true, "vocab_size": 262144""",
+        2048,
+    ),
+    "deberta-v3-base": (
+        """"model_type": "deberta-v2", "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02,
+        "intermediate_size": 3072, "max_position_embeddings": 512, "relative_attention": true,
+        "position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": true,
+        "pos_att_type": "p2c|c2p", "layer_norm_eps": 1e-7, "max_relative_positions": -1,
+        "position_biased_input": false, "num_attention_heads": 12, "num_hidden_layers": 12,
+        "type_vocab_size": 0, "vocab_size": 128100""",
+        512,
+    ),
+    "albert-base-v2": (
+        """"architectures": ["AlbertForMaskedLM"], "attention_probs_dropout_prob": 0,
+        "bos_token_id": 2, "classifier_dropout_prob": 0.1, "down_scale_factor": 1,
+        "embedding_size": 128, "eos_token_id": 3, "gap_size": 0, "hidden_act": "gelu_new",
+        "hidden_dropout_prob": 0, "hidden_size": 768, "initializer_range": 0.02,
+        "inner_group_num": 1, "intermediate_size": 3072, "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 512, "model_type": "albert", "net_structure_type": 0,
+        "num_attention_heads": 12, "num_hidden_groups": 1, "num_hidden_layers": 12,
+        "num_memory_blocks": 0, "pad_token_id": 0, "type_vocab_size": 2, "vocab_size": 30000""",
+        512,
+    ),
+    "GatorTron-base": (
+        """"attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+        "hidden_size": 1024, "initializer_range": 0.02, "intermediate_size": 4096,
+        "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "megatron-bert",
+        "num_attention_heads": 16, "num_hidden_layers": 24, "pad_token_id": 0,
+        "position_embedding_type": "absolute", "type_vocab_size": 2, "use_cache": true,
+        "vocab_size": 50176""",
+        512,
+    ),
+    "nomic-embed-text-v1.5": (
+        """"activation_function": "swiglu", "architectures": ["NomicBertModel"],
+        "attn_pdrop": 0.0, "auto_map": {"AutoModel": "modeling_hf_nomic_bert.NomicBertModel"},
+        "bos_token_id": null, "causal": false, "dense_seq_output": true, "embd_pdrop": 0.0,
+        "eos_token_id": null, "fused_bias_fc": true, "fused_dropout_add_ln": true,
+        "initializer_range": 0.02, "layer_norm_epsilon": 1e-12, "max_trained_positions": 2048,
+        "mlp_fc1_bias": false, "mlp_fc2_bias": false, "model_type": "nomic_bert", "n_embd": 768,
+        "n_head": 12, "n_inner": 3072, "n_layer": 12, "n_positions": 8192,
+        "pad_vocab_size_multiple": 64, "parallel_block": false,
+        "parallel_block_tied_norm": false, "prenorm": false, "qkv_proj_bias": false,
+        "reorder_and_upcast_attn": false, "resid_pdrop": 0.0, "rotary_emb_base": 1000,
+        "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": false,
+        "rotary_emb_scale_base": null, "rotary_scaling_factor": null,
+        "scale_attn_by_inverse_layer_idx": false, "scale_attn_weights": true,
+        "summary_activation": null, "summary_first_dropout": 0.0,
+        "summary_proj_to_labels": true, "summary_type": "cls_index", "summary_use_proj": true,
+        "torch_dtype": "float32", "transformers_version": "4.37.2", "type_vocab_size": 2,
+        "use_cache": true, "use_flash_attn": true, "use_rms_norm": false, "use_xentropy": true,
+        "vocab_size": 30528""",
+        2048,
+    ),
+}
+#: The first two poolings, where they are not mean and cls.
+POOLINGS = {"Qwen3-Embedding-0.6B": ("eos", "mean"), "embeddinggemma-300m": ("mean", "eos")}
+#: Parameters as PyTorch counts them, without those of a pooler.
+SIZES = {
+    "Qwen3-Embedding-0.6B": 595_776_512,
+    "embeddinggemma-300m": 302_863_104,
+    "deberta-v3-base": 183_831_552,
+    "albert-base-v2": 11_092_992,
+    "GatorTron-base": 354_217_984,
+    "nomic-embed-text-v1.5": 136_731_648,
 }
 
 
@@ -204,7 +302,26 @@ def test_published_configurations_are_read(name):
     family = family_of(values["model_type"])
     assert family.max_tokens is not None
     assert family.max_tokens(config) == PUBLISHED[name][1]
-    assert family.poolings(config)[:2] == ("mean", "cls")
+    assert family.poolings(config)[:2] == POOLINGS.get(name, ("mean", "cls"))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_configurations_have_the_published_size(name):
+    values = published(name)
+    params = abstract_params(EncoderConfig(values["model_type"], parse(values), "mean"))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == SIZES[name]
+
+
+def test_windows_of_decoders():
+    gemma = parse(published("embeddinggemma-300m"))
+    assert gemma.windows == (257, 257, 257, 257, 257, None) * 4
+    assert gemma.thetas == (10_000.0,) * 5 + (1_000_000.0,) + gemma.thetas[:18]
+    causal = parse(published("embeddinggemma-300m") | {"use_bidirectional_attention": False})
+    assert (causal.windows[0], causal.causal, gemma.causal) == (512, True, False)
+    qwen = published("Qwen3-Embedding-0.6B")
+    assert parse(qwen).windows == (None,) * 28
+    sliding = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 20}
+    assert parse(qwen | sliding).windows == (None,) * 20 + (9,) * 8
 
 
 def test_modernbert_keys_of_both_generations_mean_the_same():
@@ -249,6 +366,31 @@ ROPE = {"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta"
         ("ModernBERT-base", {"layer_types": ["moe"] * 22}, "'full_attention' or 'sliding_"),
         ("ModernBERT-base", {"global_attn_every_n_layers": 0}, "must be positive"),
         ("ModernBERT-base", {"local_attention": -1}, "local_attention must not be negative"),
+        ("Qwen3-Embedding-0.6B", {"rope_scaling": {"type": "yarn"}}, "rope_scaling = {'type'"),
+        ("Qwen3-Embedding-0.6B", {"num_key_value_heads": 5}, "a multiple of num_key_value_heads"),
+        (
+            "Qwen3-Embedding-0.6B",
+            {"layer_types": ["sliding_attention"] * 28},
+            "needs use_sliding_window and sliding_window",
+        ),
+        ("embeddinggemma-300m", {"layer_types": ["moe"] * 24}, "'full_attention' or 'sliding_"),
+        (
+            "embeddinggemma-300m",
+            {"attn_logit_softcapping": 50.0},
+            "attn_logit_softcapping = 50.0 is not supported",
+        ),
+        ("embeddinggemma-300m", {"_sliding_window_pattern": 0}, "must be positive"),
+        ("deberta-v3-base", {"conv_kernel_size": 3}, "conv_kernel_size = 3 is not supported"),
+        ("deberta-v3-base", {"relative_attention": False}, "relative_attention = False"),
+        ("deberta-v3-base", {"pos_att_type": "p2p"}, "pos_att_type may have c2p and p2c"),
+        ("deberta-v3-base", {"norm_rel_ebd": "batch"}, "norm_rel_ebd = 'batch' is not"),
+        ("deberta-v3-base", {"embedding_size": 128}, "embedding_size = 128 is not supported"),
+        ("albert-base-v2", {"num_hidden_groups": 13}, "num_hidden_groups must be from 1"),
+        ("GatorTron-base", {"is_decoder": True}, "is_decoder = True is not supported"),
+        ("nomic-embed-text-v1.5", {"rotary_scaling_factor": 2}, "rotary_scaling_factor = 2"),
+        ("nomic-embed-text-v1.5", {"qkv_proj_bias": True}, "qkv_proj_bias = True is not"),
+        ("nomic-embed-text-v1.5", {"num_experts": 8}, "num_experts = 8 is not known"),
+        ("embeddinggemma-300m", ROPE, "rope_parameters.full_attention.rope_type = 'yarn'"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(name, changes, message):
@@ -305,23 +447,27 @@ def test_cxr_bert_without_its_head_has_no_projection(tmp_path):
         load_encoder(tmp_path, pooling="projection")
 
 
+CAUSAL = ("qwen3", "qwen3-left-padding-windows")
+
+
 def test_padding_does_not_change_an_embedding(tmp_path):
     """Also where positions are counted by the padding id, relative, or limited to a window."""
-    for name in ("roberta", "mpnet", "modernbert"):
+    names = ("roberta", "mpnet", "modernbert", "gemma3", "deberta", "nomic-bert")
+    poolings = dict.fromkeys(names, "mean")
+    for name, pooling in (poolings | dict.fromkeys(CAUSAL, "eos")).items():
         config, shapes, batch, _ = read_golden(name)
         write_checkpoint(tmp_path / name, config, shapes, all_cases()[name])
-        encoder = load_encoder(tmp_path / name, pooling="mean")
+        encoder = load_encoder(tmp_path / name, pooling=pooling)
         padded = encode(encoder.config, encoder.params, batch)
-        short = {
-            key: value[1:2, : batch["attention_mask"][1].sum()] for key, value in batch.items()
-        }
+        shown = batch["attention_mask"][1] == 1
+        short = {key: value[1:2, shown] for key, value in batch.items()}
         alone = encode(encoder.config, encoder.params, short)
         np.testing.assert_allclose(padded[1], alone[0], atol=2e-5)
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    latin(["mpnet", "modernbert-biases", "cxr-bert"], ["bfloat16", "float16"]),
+    latin(["mpnet", "modernbert-biases", "cxr-bert", "gemma3", "deberta"], ["bfloat16", "float16"]),
 )
 def test_half_precision_is_kept(name, dtype, tmp_path):
     config, shapes, batch, _ = read_golden(name)
@@ -343,6 +489,21 @@ def test_relative_buckets_by_hand():
     far = buckets[:, 0]
     assert [far[n - 1] for n in (16, 32, 64)] == [9, 11, 13]
     assert [far[n] for n in (16, 32, 64, 128, 139)] == [10, 12, 14, 15, 15]
+
+
+def test_buckets_of_deberta_by_hand():
+    config = parse(published("deberta-v3-base"))
+    rows = deberta.relative_rows(config, 512) - config.span
+    distance = np.arange(-511, 512)
+    near = np.abs(distance) <= 128
+    np.testing.assert_array_equal(rows[near], distance[near])
+    np.testing.assert_array_equal(rows, -rows[::-1])
+    # 128 * (511 / 128) ** (k / 127), rounded up, is the last distance of the bucket 128 + k.
+    assert [rows[511 + n] for n in (129, 130, 131, 254, 255, 510, 511)] == [
+        129, 130, 131, 191, 192, 255, 255
+    ]  # fmt: skip
+    few = deberta.relative_rows(config, 3) - config.span
+    assert few.tolist() == [-2, -1, 0, 1, 2]
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance_only():

@@ -129,6 +129,40 @@ SIGLIP = {
     "transformers_version": "4.37.0.dev0",
     "vision_config": {"model_type": "siglip_vision_model"},
 }
+#: google/siglip2-base-patch16-224: of the family of SigLIP
+SIGLIP2_FIXED = SIGLIP | {"text_config": {"vocab_size": 256000}}
+#: google/siglip2-base-patch16-naflex
+_NAFLEX = {
+    "attention_dropout": 0.0,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-06,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "torch_dtype": "float32",
+}
+NAFLEX = {
+    "architectures": ["Siglip2Model"],
+    "initializer_factor": 1.0,
+    "model_type": "siglip2",
+    "text_config": _NAFLEX
+    | {
+        "max_position_embeddings": 64,
+        "model_type": "siglip2_text_model",
+        "projection_size": 768,
+        "vocab_size": 256000,
+    },
+    "torch_dtype": "float32",
+    "transformers_version": "4.49.0.dev0",
+    "vision_config": _NAFLEX
+    | {
+        "model_type": "siglip2_vision_model",
+        "num_channels": 3,
+        "num_patches": 256,
+        "patch_size": 16,
+    },
+}
 #: microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224
 BIOMEDCLIP = {
     "model_cfg": {
@@ -174,17 +208,25 @@ def changed(values, section, **options):
 
 # The counts are those of the PyTorch models.
 @pytest.mark.parametrize(
-    ("values", "tokens", "parameters"),
-    [(CLIP, 77, 151_277_313), (SIGLIP, 64, 203_155_970), (BIOMEDCLIP, 256, 195_902_721)],
-    ids=["clip", "siglip", "biomedclip"],
+    ("values", "tokens", "side", "parameters"),
+    [
+        (CLIP, 77, 224, 151_277_313),
+        (SIGLIP, 64, 224, 203_155_970),
+        (SIGLIP2_FIXED, 64, 224, 375_187_970),
+        (NAFLEX, 64, 256, 375_234_050),
+        (BIOMEDCLIP, 256, 224, 195_902_721),
+    ],
+    ids=["clip", "siglip", "siglip2", "siglip2-naflex", "biomedclip"],
 )
-def test_published_configurations_give_models_of_the_published_size(values, tokens, parameters):
+def test_published_configurations_give_models_of_the_published_size(
+    values, tokens, side, parameters
+):
     config = parsed(values)
     family = config.family
     assert family.max_tokens is not None
     assert family.image_size is not None
     assert family.max_tokens(config.model) == tokens
-    assert family.image_size(config.model) == (3, 224, 224)
+    assert family.image_size(config.model) == (3, side, side)
     leaves = jax.tree.leaves(abstract_params(config))
     assert sum(leaf.size for leaf in leaves) == parameters
 
@@ -202,6 +244,8 @@ def test_the_eos_token_decides_the_rule():
         (changed(CLIP, "vision_config", hidden_act="mish"), "vision_config.hidden_act"),
         (changed(CLIP, "vision_config", novel=1), "vision_config.novel"),
         (changed(SIGLIP, "vision_config", vision_use_head=False), "vision_use_head"),
+        (changed(NAFLEX, "vision_config", vision_use_head=False), "vision_use_head"),
+        (changed(NAFLEX, "vision_config", num_patches=250), "num_patches must be a square"),
         (
             changed(BIOMEDCLIP, "model_cfg.vision_cfg", timm_model_name="vit_base_patch16_rpn_224"),
             "model_cfg.vision_cfg.timm_model_name",
@@ -297,7 +341,8 @@ def test_zero_shot_logits_are_those_of_pytorch(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "fixed"), [("siglip", True), ("clip", False), ("open-clip", False)]
+    ("name", "fixed"),
+    [("siglip", True), ("siglip2", True), ("clip", False), ("open-clip", False)],
 )
 def test_only_models_that_read_padding_get_texts_of_one_length(name, fixed, tmp_path):
     config, shapes, _, _ = read_golden(name)

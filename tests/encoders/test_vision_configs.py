@@ -52,6 +52,32 @@ DEIT = """{
   "transformers_version": "4.6.0.dev0"
 }"""
 
+VIT_MAE = """{
+  "architectures": ["ViTMAEForPreTraining"],
+  "attention_probs_dropout_prob": 0.0,
+  "decoder_hidden_size": 512,
+  "decoder_intermediate_size": 2048,
+  "decoder_num_attention_heads": 16,
+  "decoder_num_hidden_layers": 8,
+  "hidden_act": "gelu",
+  "hidden_dropout_prob": 0.0,
+  "hidden_size": 768,
+  "image_size": 224,
+  "initializer_range": 0.02,
+  "intermediate_size": 3072,
+  "layer_norm_eps": 1e-12,
+  "mask_ratio": 0.75,
+  "model_type": "vit_mae",
+  "norm_pix_loss": false,
+  "num_attention_heads": 12,
+  "num_channels": 3,
+  "num_hidden_layers": 12,
+  "patch_size": 16,
+  "qkv_bias": true,
+  "torch_dtype": "float32",
+  "transformers_version": "4.16.0.dev0"
+}"""
+
 DINOV2 = """{
   "architectures": ["Dinov2Model"],
   "attention_probs_dropout_prob": 0.0,
@@ -222,6 +248,7 @@ def read(text: str, tensors: frozenset[str] = POOLERS, **changes) -> EncoderConf
     [
         pytest.param(VIT, POOLERS, 86_389_248, id="vit"),
         pytest.param(DEIT, frozenset(), 85_800_192, id="deit"),
+        pytest.param(VIT_MAE, frozenset(), 85_798_656, id="vit-mae"),
         pytest.param(DINOV2, POOLERS, 86_579_712, id="dinov2"),
         pytest.param(DINOV2_WITH_REGISTERS, POOLERS, 22_057_728, id="dinov2-with-registers"),
         pytest.param(RAD_DINO, POOLERS, 86_579_712, id="rad-dino"),

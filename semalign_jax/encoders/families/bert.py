@@ -46,8 +46,10 @@ class CxrBertConfig(BertConfig):
     projection_size: int | None
 
 
-def common_options(reader: ConfigReader, tensors: frozenset[str]) -> dict[str, Any]:
-    """Read what BERT, RoBERTa and ELECTRA have in common: the fields of `BertConfig`."""
+def common_options(
+    reader: ConfigReader, tensors: frozenset[str], activation: str = "gelu"
+) -> dict[str, Any]:
+    """Read what BERT and its relatives have in common: the fields of `BertConfig`."""
     reader.only("position_embedding_type", "absolute", None)
     reader.only("is_decoder", False)
     reader.only("add_cross_attention", False)
@@ -60,7 +62,7 @@ def common_options(reader: ConfigReader, tensors: frozenset[str]) -> dict[str, A
         "num_hidden_layers": reader.get("num_hidden_layers"),
         "num_attention_heads": reader.get("num_attention_heads"),
         "intermediate_size": reader.get("intermediate_size"),
-        "hidden_act": reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
+        "hidden_act": reader.get("hidden_act", activation, str, ACTIVATION_NAMES),
         "max_position_embeddings": reader.get("max_position_embeddings", 512),
         "type_vocab_size": reader.get("type_vocab_size", 2),
         "layer_norm_eps": reader.get("layer_norm_eps", 1e-12, float),
@@ -82,10 +84,10 @@ def parse_cxr(reader: ConfigReader, tensors: frozenset[str]) -> CxrBertConfig:
     )
 
 
-def embed(
+def embed_without_norm(
     config: BertConfig, batch: dict[str, Array], positions: Array, width: int | None = None
 ) -> Array:
-    """Sum of the embeddings of words, positions and segments, and their norm.
+    """Sum of the embeddings of words, positions and segments.
 
     Called inside of a compact method, whose module gets the tables.
 
@@ -101,11 +103,19 @@ def embed(
     x = nn.Embed(config.vocab_size, width, name="word_embeddings")(ids)
     x += nn.Embed(config.type_vocab_size, width, name="token_type_embeddings")(types)
     x += nn.Embed(config.max_position_embeddings, width, name="position_embeddings")(positions)
+    return x
+
+
+def embed(
+    config: BertConfig, batch: dict[str, Array], positions: Array, width: int | None = None
+) -> Array:
+    """Those embeddings and their norm; called likewise."""
+    x = embed_without_norm(config, batch, positions, width)
     return layer_norm(config.layer_norm_eps, "embeddings_norm")(x)
 
 
 def transform(config: BertConfig, x: Array, attention_mask: Array | None) -> Outputs:
-    """Post-norm layers and the pooler (linear, tanh) of the first token.
+    """Post-norm layers and the pooler.
 
     Called inside of a compact method, whose module gets the layers.
     """
@@ -120,9 +130,14 @@ def transform(config: BertConfig, x: Array, attention_mask: Array | None) -> Out
             name=f"layer_{i}",
         )
         states.append(block(states[-1], mask))
+    return outputs_of(config.has_pooler, states)
+
+
+def outputs_of(has_pooler: bool, states: list[Array]) -> Outputs:
+    """The states of all layers, and the pooler (linear, tanh) of the first token of the last."""
     pooled = None
-    if config.has_pooler:
-        pooled = jnp.tanh(nn.Dense(config.hidden_size, name="pooler")(states[-1][:, 0]))
+    if has_pooler:
+        pooled = jnp.tanh(nn.Dense(states[-1].shape[-1], name="pooler")(states[-1][:, 0]))
     return Outputs(tuple(states), states[-1], pooled=pooled)
 
 

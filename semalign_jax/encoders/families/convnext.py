@@ -1,12 +1,18 @@
-"""ConvNeXt: Liu et al. 2022, arXiv 2201.03545.
+"""ConvNeXt, ConvNeXt V2 and the ConvNeXt of DINOv3.
+
+Liu et al. 2022, arXiv 2201.03545; Woo et al. 2023, arXiv 2301.00808; Siméoni et al. 2025,
+arXiv 2508.10104.
 
 Hidden states are the feature maps of the patches and behind each stage, reshaped to ``[batch, rows
-* columns, channels]``. The final norm is of the average alone, so ``last`` is not normalised.
+* columns, channels]``. The final norm is of the average alone, so ``last`` is not normalised,
+except in DINOv3. There the reference puts the average in front of ``last``, as a class token; here
+it is the pooler alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
+import numpy as np
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
@@ -24,13 +30,20 @@ from .._layers import (
 )
 from .._weights import Rule, conv, linear, norm, patch_embedding
 
-#: Of the norms inside; ``layer_norm_eps`` is of the final one.
+#: Of the norms inside, except in DINOv3; ``layer_norm_eps`` is of the final one.
 INNER_EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class ConvNextConfig:
-    """Sizes and options, named as in ``config.json``."""
+    """Sizes and options, most named as in ``config.json``.
+
+    Attributes:
+        inner_eps: of the norms inside.
+        layer_scale: whether layers have a learned factor per channel.
+        response_norm: whether their MLPs have a global response norm.
+        norm_tokens: whether the final norm is of the feature map, too.
+    """
 
     num_channels: int
     image_size: tuple[int, int]
@@ -39,11 +52,14 @@ class ConvNextConfig:
     depths: tuple[int, ...]
     hidden_act: str
     layer_norm_eps: float
-    layer_scale: bool
+    inner_eps: float = INNER_EPS
+    layer_scale: bool = True
+    response_norm: bool = False
+    norm_tokens: bool = False
 
 
-def parse(reader: ConfigReader, tensors: frozenset[str]) -> ConvNextConfig:
-    """Read the configuration."""
+def _common(reader: ConfigReader, eps: float) -> ConvNextConfig:
+    """Read what all have in common; `eps` is the default of ``layer_norm_eps``."""
     reader.neutral("out_features", "out_indices", "stage_names")
     hidden_sizes = reader.sizes("hidden_sizes", (96, 192, 384, 768))
     depths = reader.sizes("depths", (3, 3, 9, 3))
@@ -57,25 +73,43 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> ConvNextConfig:
         hidden_sizes=hidden_sizes,
         depths=depths,
         hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
-        layer_norm_eps=reader.get("layer_norm_eps", 1e-12, float),
-        layer_scale=reader.get("layer_scale_init_value", 1e-6, float) > 0,
+        layer_norm_eps=reader.get("layer_norm_eps", eps, float),
     )
+
+
+def parse(reader: ConfigReader, tensors: frozenset[str]) -> ConvNextConfig:
+    """Read the configuration of ConvNeXt."""
+    scale = reader.get("layer_scale_init_value", 1e-6, float)
+    return replace(_common(reader, 1e-12), layer_scale=scale > 0)
+
+
+def parse_v2(reader: ConfigReader, tensors: frozenset[str]) -> ConvNextConfig:
+    """Read the configuration of ConvNeXt V2."""
+    return replace(_common(reader, 1e-12), layer_scale=False, response_norm=True)
+
+
+def parse_dinov3(reader: ConfigReader, tensors: frozenset[str]) -> ConvNextConfig:
+    """Read the configuration of DINOv3's ConvNeXt."""
+    reader.neutral("layer_scale_init_value")
+    config = _common(reader, 1e-6)
+    if len(config.depths) != 4:
+        reader.problem(f"depths must have 4 values; it is {list(config.depths)}")
+    return replace(config, inner_eps=config.layer_norm_eps, norm_tokens=True)
 
 
 class ConvNextLayer(nn.Module):
     """Depthwise convolution, norm, MLP, layer scale and the sum with the input."""
 
-    activation: str
-    layer_scale: bool
+    config: ConvNextConfig
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Apply to feature maps ``[batch, rows, columns, channels]``."""
-        width = x.shape[-1]
+        c, width = self.config, x.shape[-1]
         depthwise = Conv(width, 7, depthwise=True, use_bias=True, name="depthwise")
-        y = layer_norm(INNER_EPS, "norm")(depthwise(x))
-        y = Mlp(4 * width, self.activation, name="mlp")(y)
-        return x + (LayerScale(name="scale")(y) if self.layer_scale else y)
+        y = layer_norm(c.inner_eps, "norm")(depthwise(x))
+        y = Mlp(4 * width, c.hidden_act, response_norm=c.response_norm, name="mlp")(y)
+        return x + (LayerScale(name="scale")(y) if c.layer_scale else y)
 
 
 class ConvNext(nn.Module):
@@ -88,19 +122,19 @@ class ConvNext(nn.Module):
         """Run on ``pixel_values``."""
         c = self.config
         patches = PatchEmbedding(c.hidden_sizes[0], c.patch_size, name="patches")
-        x = layer_norm(INNER_EPS, "patches_norm")(patches(batch["pixel_values"]))
+        x = layer_norm(c.inner_eps, "patches_norm")(patches(batch["pixel_values"]))
         states = [flatten_map(x)]
         for stage, (features, depth) in enumerate(zip(c.hidden_sizes, c.depths, strict=True)):
             if stage > 0:
-                x = layer_norm(INNER_EPS, f"stage_{stage}_norm")(x)
+                x = layer_norm(c.inner_eps, f"stage_{stage}_norm")(x)
                 none, name = ((0, 0), (0, 0)), f"stage_{stage}_halve"
                 x = Conv(features, 2, 2, none, use_bias=True, name=name)(x)
             for i in range(depth):
-                layer = ConvNextLayer(c.hidden_act, c.layer_scale, name=f"stage_{stage}_layer_{i}")
-                x = layer(x)
+                x = ConvNextLayer(c, name=f"stage_{stage}_layer_{i}")(x)
             states.append(flatten_map(x))
-        pooled = layer_norm(c.layer_norm_eps, "norm")(global_average(x))
-        return Outputs(tuple(states), states[-1], pooled=pooled)
+        norm = layer_norm(c.layer_norm_eps, "norm")
+        last = norm(states[-1]) if c.norm_tokens else states[-1]
+        return Outputs(tuple(states), last, pooled=norm(global_average(x)))
 
 
 _LAYER = "encoder.stages.*.layers.*"
@@ -117,6 +151,27 @@ RULES = (
     *norm("layernorm", "norm"),
 )
 
+_STAGE = "stages.*.layers.*"
+#: The first stage begins with the patches, which the others do not have.
+DINOV3_RULES = (
+    *patch_embedding("stages.0.downsample_layers.0", "patches/projection"),
+    *norm("stages.0.downsample_layers.1", "patches_norm"),
+    *(
+        rule
+        for i in (1, 2, 3)
+        for rule in (
+            *norm(f"stages.{i}.downsample_layers.0", f"stage_{i}_norm"),
+            *conv(f"stages.{i}.downsample_layers.1", f"stage_{i}_halve"),
+        )
+    ),
+    *conv(f"{_STAGE}.depthwise_conv", "stage_*_layer_*/depthwise"),
+    *norm(f"{_STAGE}.layer_norm", "stage_*_layer_*/norm"),
+    *linear(f"{_STAGE}.pointwise_conv1", "stage_*_layer_*/mlp/up"),
+    *linear(f"{_STAGE}.pointwise_conv2", "stage_*_layer_*/mlp/down"),
+    Rule(f"{_STAGE}.gamma", "stage_*_layer_*/scale/gamma"),
+    *norm("layer_norm", "norm"),
+)
+
 CONVNEXT = Family(
     name="convnext",
     modalities=(IMAGE,),
@@ -128,4 +183,22 @@ CONVNEXT = Family(
     prefixes=("convnext.",),
     ignored=("classifier.*",),
 )
-FAMILIES = {"convnext": CONVNEXT}
+CONVNEXT_V2 = replace(
+    CONVNEXT,
+    name="convnextv2",
+    parse=parse_v2,
+    rules=(
+        *RULES,
+        Rule(f"{_LAYER}.grn.weight", "stage_*_layer_*/mlp/response_norm/scale", np.ravel),
+        Rule(f"{_LAYER}.grn.bias", "stage_*_layer_*/mlp/response_norm/bias", np.ravel),
+    ),
+    prefixes=("convnextv2.",),
+)
+DINOV3_CONVNEXT = replace(
+    CONVNEXT, name="dinov3_convnext", parse=parse_dinov3, rules=DINOV3_RULES, prefixes=("model.",)
+)
+FAMILIES = {
+    "convnext": CONVNEXT,
+    "convnextv2": CONVNEXT_V2,
+    "dinov3_convnext": DINOV3_CONVNEXT,
+}

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
 from .._config import ConfigReader
 from .._family import TEXT, Family
@@ -16,6 +15,7 @@ from .._layers import (
     SelfAttention,
     layer_norm,
     padding_mask,
+    rotate,
 )
 from .._weights import Rule, embedding, linear, linear_kernel, norm
 
@@ -105,23 +105,6 @@ def _theta(rope: ConfigReader, kind: str, default: float) -> float:
     section.only("rope_type", "default")
     section.only("type", "default")
     return section.get("rope_theta", default, float)
-
-
-def rotate(x: Array, theta: float) -> Array:
-    """Rotary position embedding of ``[batch, tokens, heads, width]``, computed in float32.
-
-    Su et al. 2021, arXiv 2104.09864: the channels i and i + width / 2 of a token are turned by
-    its position times ``theta ** (-2 i / width)``.
-    """
-    tokens, width = x.shape[1], x.shape[3]
-    # Rounded twice, as in the reference: far positions multiply what the last bit says.
-    periods = (theta ** (np.arange(0, width, 2) / width)).astype(np.float32)
-    speeds = jnp.asarray(np.float32(1) / periods)
-    angles = jnp.arange(tokens, dtype=jnp.float32)[:, None] * speeds[None]
-    cos, sin = (f(angles)[None, :, None] for f in (jnp.cos, jnp.sin))
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
 
 
 class ModernBert(nn.Module):

@@ -1,11 +1,14 @@
 """SigLIP: Zhai et al. 2023, arXiv 2303.15343; also SigLIP 2 with images of one size.
 
+(SigLIP 2 with images of any size is ``siglip2``.)
+
 The last position of the batch stands for a text, even if it is padding, and the models were
 trained without a mask on texts padded to ``max_position_embeddings`` (64) tokens. As in
 transformers, the batch decides: to get the published embeddings, pad every text to that length and
 leave ``attention_mask`` out. With a mask, or with less padding, the embeddings are others.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from .._config import ConfigReader
@@ -78,7 +81,11 @@ def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTowerCo
     )
 
 
-def parse(reader: ConfigReader, tensors: frozenset[str]) -> TwoTowersConfig:
+def parse(
+    reader: ConfigReader,
+    tensors: frozenset[str],
+    parse_vision: Callable[[ConfigReader, frozenset[str]], VisionTowerConfig] = parse_vision,
+) -> TwoTowersConfig:
     """Read the configuration of both towers."""
     text = parse_text(reader.section("text_config"), tensors)
     vision = parse_vision(reader.section("vision_config"), tensors)
@@ -95,9 +102,9 @@ TEXT_RULES = (
     *norm("final_layer_norm", "norm"),
     *linear("head", "projection"),
 )
-VISION_RULES = (
+#: All but those of the patches.
+COMMON_VISION_RULES = (
     Rule("embeddings.position_embedding.weight", "position_embedding"),
-    *patch_embedding("embeddings.patch_embedding", "patches/projection"),
     *LAYER_RULES,
     *norm("post_layernorm", "norm"),
     Rule("head.probe", "pool/probe"),
@@ -112,6 +119,22 @@ VISION_RULES = (
     *linear("head.mlp.fc1", "pool/mlp/up"),
     *linear("head.mlp.fc2", "pool/mlp/down"),
 )
+VISION_RULES = (
+    *COMMON_VISION_RULES,
+    *patch_embedding("embeddings.patch_embedding", "patches/projection"),
+)
+
+
+def two_tower_rules(vision: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Rules of both towers and the logits' scale and bias; `vision` are those of its tower."""
+    return (
+        *prefixed(TEXT_RULES, "text_model.", "text/"),
+        *prefixed(vision, "vision_model.", "vision/"),
+        Rule("logit_scale", "logit_scale", scalar),
+        Rule("logit_bias", "logit_bias", scalar),
+    )
+
+
 _IGNORED = ("*embeddings.position_ids",)
 
 SIGLIP = Family(
@@ -121,12 +144,7 @@ SIGLIP = Family(
     build=lambda config: TwoTowers(
         TextTower(config.text), VisionTower(config.vision), config.logit_bias
     ),
-    rules=(
-        *prefixed(TEXT_RULES, "text_model.", "text/"),
-        *prefixed(VISION_RULES, "vision_model.", "vision/"),
-        Rule("logit_scale", "logit_scale", scalar),
-        Rule("logit_bias", "logit_bias", scalar),
-    ),
+    rules=two_tower_rules(VISION_RULES),
     poolings=lambda config: ("projection", "mean"),
     image_size=lambda config: (config.vision.channels, *config.vision.image_size),
     max_tokens=lambda config: config.text.max_tokens,

@@ -4,7 +4,9 @@ Hidden states are the patches and the output of each stage, after its merging of
 number of tokens shrinks from stage to stage.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -50,14 +52,14 @@ class SwinConfig:
     layer_norm_eps: float
 
 
-def parse(reader: ConfigReader, tensors: frozenset[str]) -> SwinConfig:
-    """Read the configuration."""
+def common_options(reader: ConfigReader) -> dict[str, Any]:
+    """Read what the versions have in common: the fields of `SwinConfig`."""
     # The width and the number of stages follow from embed_dim and depths; path_norm is of the
     # first files and has no effect.
     reader.neutral("hidden_size", "num_layers", "path_norm", "encoder_stride")
     reader.neutral("out_features", "out_indices", "stage_names")
     reader.only("pruned_heads", {}, None)
-    config = SwinConfig(
+    options = dict(
         num_channels=reader.get("num_channels", 3),
         image_size=reader.pair("image_size", 224),
         patch_size=reader.pair("patch_size", 4),
@@ -71,9 +73,14 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> SwinConfig:
         use_absolute_embeddings=reader.get("use_absolute_embeddings", False, bool),
         layer_norm_eps=reader.get("layer_norm_eps", 1e-5, float),
     )
-    if len(config.num_heads) != len(config.depths):
+    if len(options["num_heads"]) != len(options["depths"]):
         reader.problem("num_heads and depths must have one value a stage")
-    return config
+    return options
+
+
+def parse(reader: ConfigReader, tensors: frozenset[str]) -> SwinConfig:
+    """Read the configuration."""
+    return SwinConfig(**common_options(reader))
 
 
 def relative_positions(window: int) -> np.ndarray:
@@ -112,44 +119,70 @@ def shifted_mask(rows: int, columns: int, window: int, shift: int) -> np.ndarray
     return np.where(parts[:, :, None] == parts[:, None, :], 0.0, APART).astype(np.float32)
 
 
+def in_windows(
+    x: Array, window: int, shift: int, attend: Callable[[Array, Array | None], Array]
+) -> Array:
+    """Apply attention to windows of a map ``[batch, rows, columns, width]``.
+
+    Args:
+        x: the map, padded with zeros to whole windows.
+        window: their size.
+        shift: by how much they are shifted.
+        attend: from tokens ``[batch * windows, window**2, width]`` and, of shifted windows, what is
+            added to the logits, ``[batch * windows, 1, window**2, window**2]``.
+    """
+    batch, rows, columns, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (0, -rows % window), (0, -columns % window), (0, 0)))
+    padded_rows, padded_columns = x.shape[1:3]
+    bias = None
+    if shift:
+        mask = jnp.asarray(shifted_mask(padded_rows, padded_columns, window, shift), x.dtype)
+        bias = jnp.tile(mask[:, None], (batch, 1, 1, 1))
+    x = attend(to_windows(jnp.roll(x, (-shift, -shift), (1, 2)), window), bias)
+    x = jnp.roll(from_windows(x, window, padded_rows, padded_columns), (shift, shift), (1, 2))
+    return x[:, :rows, :columns]
+
+
 class SwinLayer(nn.Module):
     """Attention within windows, which every second layer shifts by half a window, and an MLP."""
 
     config: SwinConfig
-    heads: int
-    shifted: bool
+    stage: int
+    index: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Apply to ``[batch, rows, columns, width]``."""
-        c, window = self.config, self.config.window_size
-        batch, rows, columns, width = x.shape
+        c, window, heads = self.config, self.config.window_size, self.config.num_heads[self.stage]
+        _, rows, columns, width = x.shape
         if min(rows, columns) < window:
             raise ValueError(
                 f"pixel_values are too small: a stage has {rows} x {columns} patches, fewer than "
                 f"its windows of {window} x {window}; give larger images"
             )
         # A map of one window is not shifted.
-        shift = window // 2 if self.shifted and min(rows, columns) > window else 0
-        y = layer_norm(c.layer_norm_eps, "attention_norm")(x)
-        y = jnp.pad(y, ((0, 0), (0, -rows % window), (0, -columns % window), (0, 0)))
-        padded_rows, padded_columns = y.shape[1:3]
-        y = to_windows(jnp.roll(y, (-shift, -shift), (1, 2)), window)
-
-        shape = ((2 * window - 1) ** 2, self.heads)
+        shift = window // 2 if self.index % 2 and min(rows, columns) > window else 0
+        shape = ((2 * window - 1) ** 2, heads)
         table = self.param("position_bias", nn.initializers.zeros, shape, jnp.float32)
-        bias = table[relative_positions(window)].transpose(2, 0, 1)[None]
-        if shift:
-            mask = shifted_mask(padded_rows, padded_columns, window, shift)
-            bias = jnp.tile(bias + jnp.asarray(mask, bias.dtype)[:, None], (batch, 1, 1, 1))
+        places = table[relative_positions(window)].transpose(2, 0, 1)[None]
         projections = (c.qkv_bias, c.qkv_bias, c.qkv_bias, True)
-        y = SelfAttention(self.heads, projections, name="attention")(y, bias=bias)
+        attention = SelfAttention(heads, projections, name="attention")
 
-        y = from_windows(y, window, padded_rows, padded_columns)
-        y = jnp.roll(y, (shift, shift), (1, 2))
-        x = x + y[:, :rows, :columns]
+        def attend(tokens: Array, apart: Array | None) -> Array:
+            return attention(tokens, bias=places if apart is None else places + apart)
+
+        y = layer_norm(c.layer_norm_eps, "attention_norm")(x)
+        x = x + in_windows(y, window, shift, attend)
         mlp = Mlp(int(c.mlp_ratio * width), c.hidden_act, name="mlp")
         return x + mlp(layer_norm(c.layer_norm_eps, "mlp_norm")(x))
+
+
+def four_to_one(x: Array) -> Array:
+    """Join four neighbouring patches, ``[batch, rows / 2, columns / 2, 4 * width]``, padded."""
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+    b, rows, columns, width = x.shape
+    x = x.reshape(b, rows // 2, 2, columns // 2, 2, width).transpose(0, 1, 3, 4, 2, 5)
+    return x.reshape(b, rows // 2, columns // 2, 4 * width)
 
 
 class PatchMerging(nn.Module):
@@ -158,17 +191,22 @@ class PatchMerging(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Apply to ``[batch, rows, columns, width]``."""
-        x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
-        b, rows, columns, width = x.shape
-        x = x.reshape(b, rows // 2, 2, columns // 2, 2, width).transpose(0, 1, 3, 4, 2, 5)
-        x = layer_norm(PATCH_EPS, "norm")(x.reshape(b, rows // 2, columns // 2, 4 * width))
-        return nn.Dense(2 * width, use_bias=False, name="reduction")(x)
+        x = layer_norm(PATCH_EPS, "norm")(four_to_one(x))
+        return nn.Dense(x.shape[-1] // 2, use_bias=False, name="reduction")(x)
 
 
 class Swin(nn.Module):
-    """Patches, stages of layers with a merging between them, final norm, mean of the tokens."""
+    """Patches, stages of layers with a merging between them, final norm, mean of the tokens.
+
+    Attributes:
+        config: sizes and options.
+        layer: from the configuration, the stage and the place in it to a layer.
+        merging: what joins patches between stages.
+    """
 
     config: SwinConfig
+    layer: Callable[..., nn.Module] = SwinLayer
+    merging: Callable[..., nn.Module] = PatchMerging
 
     @nn.compact
     def __call__(self, batch: dict[str, Array]) -> Outputs:
@@ -186,18 +224,19 @@ class Swin(nn.Module):
             _, rows, columns, _ = x.shape
             x += resize_positions(table.reshape(*learned, -1), (rows, columns))[None]
         states = [flatten_map(x)]
-        for stage, (depth, heads) in enumerate(zip(c.depths, c.num_heads, strict=True)):
+        for stage, depth in enumerate(c.depths):
             for i in range(depth):
-                x = SwinLayer(c, heads, i % 2 == 1, name=f"stage_{stage}_layer_{i}")(x)
+                x = self.layer(c, stage, i, name=f"stage_{stage}_layer_{i}")(x)
             if stage + 1 < len(c.depths):
-                x = PatchMerging(name=f"stage_{stage}_merge")(x)
+                x = self.merging(name=f"stage_{stage}_merge")(x)
             states.append(flatten_map(x))
         x = layer_norm(c.layer_norm_eps, "norm")(x)
         return Outputs(tuple(states), flatten_map(x), pooled=global_average(x))
 
 
 _LAYER = "encoder.layers.*.blocks.*"
-RULES = (
+#: All but those of the position bias.
+COMMON_RULES = (
     *patch_embedding("embeddings.patch_embeddings.projection", "patches/projection"),
     *norm("embeddings.norm", "patches_norm"),
     Rule("embeddings.position_embeddings", "position_embeddings"),
@@ -206,7 +245,6 @@ RULES = (
     *linear(f"{_LAYER}.attention.self.key", "stage_*_layer_*/attention/key"),
     *linear(f"{_LAYER}.attention.self.value", "stage_*_layer_*/attention/value"),
     *linear(f"{_LAYER}.attention.output.dense", "stage_*_layer_*/attention/out"),
-    Rule(f"{_LAYER}.attention.self.relative_position_bias_table", "stage_*_layer_*/position_bias"),
     *norm(f"{_LAYER}.layernorm_after", "stage_*_layer_*/mlp_norm"),
     *linear(f"{_LAYER}.intermediate.dense", "stage_*_layer_*/mlp/up"),
     *linear(f"{_LAYER}.output.dense", "stage_*_layer_*/mlp/down"),
@@ -214,6 +252,11 @@ RULES = (
     *linear("encoder.layers.*.downsample.reduction", "stage_*_merge/reduction"),
     *norm("layernorm", "norm"),
 )
+RULES = (
+    *COMMON_RULES,
+    Rule(f"{_LAYER}.attention.self.relative_position_bias_table", "stage_*_layer_*/position_bias"),
+)
+IGNORED = ("classifier.*", "decoder.*", "embeddings.mask_token", "*.relative_position_index")
 
 SWIN = Family(
     name="swin",
@@ -224,11 +267,6 @@ SWIN = Family(
     poolings=lambda config: ("pooler", "mean"),
     image_size=lambda config: (config.num_channels, *config.image_size),
     prefixes=("swin.",),
-    ignored=(
-        "classifier.*",
-        "decoder.*",
-        "embeddings.mask_token",
-        "*.relative_position_index",
-    ),
+    ignored=IGNORED,
 )
 FAMILIES = {"swin": SWIN}

@@ -1,7 +1,8 @@
-"""Vision transformers ViT and DeiT.
+"""Vision transformers ViT, DeiT and the encoder of masked autoencoders (MAE).
 
-Dosovitskiy et al. 2020, arXiv 2010.11929; Touvron et al. 2020, arXiv 2012.12877. DeiT without
-distillation is a ViT, also by its ``model_type``.
+Dosovitskiy et al. 2020, arXiv 2010.11929; Touvron et al. 2020, arXiv 2012.12877; He et al. 2021,
+arXiv 2111.06377. DeiT without distillation is a ViT, also by its ``model_type``. MAE sees all
+patches in their order: nothing is masked.
 """
 
 from dataclasses import dataclass, replace
@@ -64,6 +65,12 @@ def parse(reader: ConfigReader, tensors: frozenset[str], *, distilled: bool) -> 
         pooler_output_size=reader.get("pooler_output_size", None) or hidden_size,
         distilled=distilled,
     )
+
+
+def parse_mae(reader: ConfigReader, tensors: frozenset[str]) -> ViTConfig:
+    """Read the configuration of a masked autoencoder."""
+    reader.neutral("decoder_*", "mask_ratio", "norm_pix_loss")
+    return parse(reader, tensors, distilled=False)
 
 
 class ViT(nn.Module):
@@ -147,4 +154,5 @@ DEIT = replace(
     prefixes=("deit.",),
     ignored=(*HEADS, "cls_classifier.*", "distillation_classifier.*"),
 )
-FAMILIES = {"vit": VIT, "deit": DEIT}
+MAE = replace(VIT, name="vit_mae", parse=parse_mae)
+FAMILIES = {"vit": VIT, "deit": DEIT, "vit_mae": MAE}

@@ -1,0 +1,100 @@
+"""ALBERT, whose layers share their weights: Lan et al. 2019, arXiv 1909.11942."""
+
+from dataclasses import dataclass, replace
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from .._config import ConfigReader
+from .._layers import Array, Outputs, PostNormBlock, padding_mask
+from .._weights import linear, norm
+from . import bert
+
+
+@dataclass(frozen=True)
+class AlbertConfig(bert.BertConfig):
+    """And the width of the embeddings and how layers share their weights.
+
+    Attributes:
+        num_hidden_groups: number of groups; consecutive layers are of one group.
+        inner_group_num: number of blocks of a group, all applied in each layer.
+    """
+
+    embedding_size: int
+    num_hidden_groups: int
+    inner_group_num: int
+
+
+def parse(reader: ConfigReader, tensors: frozenset[str]) -> AlbertConfig:
+    """Read the configuration."""
+    # Of the first files, without effect.
+    reader.neutral("down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks")
+    options = bert.common_options(reader, tensors, "gelu_new")
+    groups = reader.get("num_hidden_groups", 1)
+    if not 1 <= groups <= options["num_hidden_layers"]:
+        reader.problem(f"num_hidden_groups must be from 1 to num_hidden_layers; it is {groups}")
+        groups = 1
+    options["has_pooler"] = "pooler.weight" in tensors
+    return AlbertConfig(
+        **options,
+        embedding_size=reader.get("embedding_size", 128),
+        num_hidden_groups=groups,
+        inner_group_num=reader.get("inner_group_num", 1),
+    )
+
+
+class Albert(nn.Module):
+    """Narrow embeddings, a projection to the width of the layers, shared layers, the pooler."""
+
+    config: AlbertConfig
+
+    @nn.compact
+    def __call__(self, batch: dict[str, Array]) -> Outputs:
+        """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
+        c = self.config
+        positions = jnp.arange(batch["input_ids"].shape[1])[None]
+        x = bert.embed(c, batch, positions, c.embedding_size)
+        states = [nn.Dense(c.hidden_size, name="embeddings_project")(x)]
+        mask = padding_mask(batch.get("attention_mask"))
+        groups = [
+            [
+                PostNormBlock(
+                    c.num_attention_heads,
+                    c.intermediate_size,
+                    c.hidden_act,
+                    c.layer_norm_eps,
+                    name=f"group_{group}_block_{i}",
+                )
+                for i in range(c.inner_group_num)
+            ]
+            for group in range(c.num_hidden_groups)
+        ]
+        for i in range(c.num_hidden_layers):
+            for block in groups[int(i / (c.num_hidden_layers / c.num_hidden_groups))]:
+                states.append(block(states[-1], mask))
+        return bert.outputs_of(c.has_pooler, states)
+
+
+_LAYER, _BLOCK = "encoder.albert_layer_groups.*.albert_layers.*", "group_*_block_*"
+ALBERT = replace(
+    bert.BERT,
+    name="albert",
+    parse=parse,
+    build=Albert,
+    rules=(
+        *bert.EMBEDDING_RULES,
+        *linear("encoder.embedding_hidden_mapping_in", "embeddings_project"),
+        *linear(f"{_LAYER}.attention.query", f"{_BLOCK}/attention/query"),
+        *linear(f"{_LAYER}.attention.key", f"{_BLOCK}/attention/key"),
+        *linear(f"{_LAYER}.attention.value", f"{_BLOCK}/attention/value"),
+        *linear(f"{_LAYER}.attention.dense", f"{_BLOCK}/attention/out"),
+        *norm(f"{_LAYER}.attention.LayerNorm", f"{_BLOCK}/attention_norm"),
+        *linear(f"{_LAYER}.ffn", f"{_BLOCK}/mlp/up"),
+        *linear(f"{_LAYER}.ffn_output", f"{_BLOCK}/mlp/down"),
+        *norm(f"{_LAYER}.full_layer_layer_norm", f"{_BLOCK}/mlp_norm"),
+        *linear("pooler", "pooler"),
+    ),
+    prefixes=("albert.",),
+    ignored=(*bert.IGNORED, "predictions.*", "sop_classifier.*"),
+)
+FAMILIES = {"albert": ALBERT}

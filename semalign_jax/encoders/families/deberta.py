@@ -1,0 +1,249 @@
+"""DeBERTa v2 and v3, with disentangled attention.
+
+He et al. 2020, arXiv 2006.03654; He et al. 2021, arXiv 2111.09543.
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from .._config import ConfigReader
+from .._family import TEXT, Family
+from .._layers import (
+    ACTIVATION_NAMES,
+    Array,
+    Mlp,
+    Outputs,
+    attention,
+    layer_norm,
+    padding_mask,
+)
+from .._weights import Rule, embedding, linear, norm
+
+
+@dataclass(frozen=True)
+class DebertaConfig:
+    """Sizes and options, most named as in ``config.json``.
+
+    Attributes:
+        max_relative_positions: distance beyond which all are the same.
+        position_buckets: number of buckets of distances on each side; 0 for one a distance.
+        content_to_position, position_to_content: which terms attention has besides that of
+            content.
+        share_att_key: whether queries and keys of positions have the projections of content.
+        position_biased_input: whether absolute positions are added to the embeddings.
+        norm_relative: whether the embeddings of distances are normalised.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_act: str
+    max_position_embeddings: int
+    type_vocab_size: int
+    layer_norm_eps: float
+    max_relative_positions: int
+    position_buckets: int
+    content_to_position: bool
+    position_to_content: bool
+    share_att_key: bool
+    position_biased_input: bool
+    norm_relative: bool
+
+    @property
+    def span(self) -> int:
+        """Number of learned distances on each side."""
+        return self.position_buckets or self.max_relative_positions
+
+
+def parse(reader: ConfigReader, tensors: frozenset[str]) -> DebertaConfig:
+    """Read the configuration."""
+    reader.neutral("pooler_*", "legacy", "conv_act", "conv_groups")
+    reader.only("conv_kernel_size", 0)
+    if not reader.get("relative_attention", False, bool):
+        reader.problem("relative_attention = False is not supported (supported: True)")
+    width = reader.get("hidden_size", 1536)
+    reader.only("embedding_size", width)
+    terms = reader.get("pos_att_type", None, (str, list)) or []
+    terms = [term.strip() for term in terms.lower().split("|")] if isinstance(terms, str) else terms
+    if not {"c2p", "p2c"}.issuperset(terms):
+        reader.problem(f"pos_att_type may have c2p and p2c; it is {terms}")
+    norms = reader.get("norm_rel_ebd", "none", str, ("none", "layer_norm"))
+    longest = reader.get("max_position_embeddings", 512)
+    farthest = reader.get("max_relative_positions", -1)
+    return DebertaConfig(
+        vocab_size=reader.get("vocab_size", 128100),
+        hidden_size=width,
+        num_hidden_layers=reader.get("num_hidden_layers", 24),
+        num_attention_heads=reader.get("num_attention_heads", 24),
+        intermediate_size=reader.get("intermediate_size", 6144),
+        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
+        max_position_embeddings=longest,
+        type_vocab_size=reader.get("type_vocab_size", 0),
+        layer_norm_eps=reader.get("layer_norm_eps", 1e-7, float),
+        max_relative_positions=farthest if farthest > 0 else longest,
+        position_buckets=max(reader.get("position_buckets", -1), 0),
+        content_to_position="c2p" in terms,
+        position_to_content="p2c" in terms,
+        share_att_key=reader.get("share_att_key", False, bool),
+        position_biased_input=reader.get("position_biased_input", True, bool),
+        norm_relative=norms == "layer_norm",
+    )
+
+
+def relative_rows(config: DebertaConfig, tokens: int) -> np.ndarray:
+    """Row of the table of distances for query - key = 1 - tokens, ..., tokens - 1.
+
+    Up to half of the buckets, distances have one each; beyond, buckets grow in proportion to the
+    distance.
+    """
+    distance = np.arange(1 - tokens, tokens)
+    if config.position_buckets:
+        middle = config.position_buckets // 2
+        # In float32, as distances can lie on the border of two buckets.
+        far = np.maximum(np.abs(distance), middle).astype(np.float32) / np.float32(middle)
+        growth = np.log(np.float32((config.max_relative_positions - 1) / middle))
+        bucket = np.ceil(np.log(far) / growth * np.float32(middle - 1)) + middle
+        bucket = np.sign(distance) * bucket.astype(int)
+        distance = np.where(np.abs(distance) <= middle, distance, bucket)
+    return np.clip(distance + config.span, 0, 2 * config.span - 1)
+
+
+def by_offset(x: Array) -> Array:
+    """From ``[..., n, 2 n - 1]``, one column for each offset 1 - n, ..., n - 1, to ``[..., n, n]``.
+
+    Element (i, j) is that of the offset j - i in row i: the rows are shifted, nothing is gathered.
+    """
+    *lead, n, _ = x.shape
+    flat = jnp.pad(x, ((0, 0),) * (len(lead) + 1) + ((0, 1),)).reshape(*lead, 2 * n * n)
+    flat = flat[..., n - 1 : n - 1 + n * (2 * n - 1)]
+    return flat.reshape(*lead, n, 2 * n - 1)[..., :n]
+
+
+class DisentangledAttention(nn.Module):
+    """Attention whose logits have terms of content and of relative position."""
+
+    config: DebertaConfig
+
+    @nn.compact
+    def __call__(self, x: Array, relative: Array, mask: Array | None) -> Array:
+        """Attend; `relative` are the embeddings of all distances, ``[2 span, width]``."""
+        c = self.config
+        tokens, width = x.shape[1:]
+        own = c.share_att_key
+        query, key, value = (nn.Dense(width, name=name) for name in ("query", "key", "value"))
+
+        def split(y: Array) -> Array:
+            return y.reshape(*y.shape[:-1], c.num_attention_heads, -1)
+
+        q, k, v = (split(part(x)) for part in (query, key, value))
+        scale = (q.shape[-1] * (1 + c.content_to_position + c.position_to_content)) ** -0.5
+        # Only those distances that occur are projected.
+        rows, places = np.unique(relative_rows(c, tokens), return_inverse=True)
+        relative = relative[rows]
+        bias = None
+        if c.content_to_position:
+            part = key if own else nn.Dense(width, name="position_key")
+            near = split(part(relative))[places[::-1]]
+            bias = by_offset(jnp.einsum("bqhd,jhd->bhqj", q, near))
+        if c.position_to_content:
+            part = query if own else nn.Dense(width, name="position_query")
+            near = split(part(relative))[places]
+            term = by_offset(jnp.einsum("bkhd,jhd->bhkj", k, near)).swapaxes(-1, -2)
+            bias = term if bias is None else bias + term
+        bias = None if bias is None else bias * jnp.asarray(scale, bias.dtype)
+        y = attention(q, k, v, mask=mask, bias=bias, scale=scale)
+        return nn.Dense(width, name="out")(y.reshape(x.shape))
+
+
+class DebertaBlock(nn.Module):
+    """One layer, with the norms after the sums."""
+
+    config: DebertaConfig
+
+    @nn.compact
+    def __call__(self, x: Array, relative: Array, mask: Array | None) -> Array:
+        """Apply to tokens."""
+        c = self.config
+        attended = DisentangledAttention(c, name="attention")(x, relative, mask)
+        x = layer_norm(c.layer_norm_eps, "attention_norm")(x + attended)
+        mlp = Mlp(c.intermediate_size, c.hidden_act, name="mlp")(x)
+        return layer_norm(c.layer_norm_eps, "mlp_norm")(x + mlp)
+
+
+class Deberta(nn.Module):
+    """Embeddings, which are zero where there is padding, and layers."""
+
+    config: DebertaConfig
+
+    @nn.compact
+    def __call__(self, batch: dict[str, Array]) -> Outputs:
+        """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
+        c = self.config
+        ids, shown = batch["input_ids"], batch.get("attention_mask")
+        x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
+        if c.position_biased_input:
+            place = nn.Embed(c.max_position_embeddings, c.hidden_size, name="position_embeddings")
+            x += place(jnp.arange(ids.shape[1]))[None]
+        if c.type_vocab_size:
+            types = batch.get("token_type_ids", jnp.zeros_like(ids))
+            x += nn.Embed(c.type_vocab_size, c.hidden_size, name="token_type_embeddings")(types)
+        x = layer_norm(c.layer_norm_eps, "embeddings_norm")(x)
+        mask = padding_mask(shown)
+        if shown is not None and mask is not None:
+            x *= shown[:, :, None].astype(x.dtype)
+            mask = mask & mask.swapaxes(-1, -2)  # as the reference has it
+        zeros = nn.initializers.zeros
+        relative = self.param("relative", zeros, (2 * c.span, c.hidden_size), jnp.float32)
+        if c.norm_relative:
+            relative = layer_norm(c.layer_norm_eps, "relative_norm")(relative)
+        states = [x]
+        for i in range(c.num_hidden_layers):
+            states.append(DebertaBlock(c, name=f"layer_{i}")(states[-1], relative, mask))
+        return Outputs(tuple(states), states[-1])
+
+
+_LAYER = "encoder.layer.*"
+RULES = (
+    *embedding("embeddings.word_embeddings", "word_embeddings"),
+    *embedding("embeddings.position_embeddings", "position_embeddings"),
+    *embedding("embeddings.token_type_embeddings", "token_type_embeddings"),
+    *norm("embeddings.LayerNorm", "embeddings_norm"),
+    Rule("encoder.rel_embeddings.weight", "relative"),
+    *norm("encoder.LayerNorm", "relative_norm"),
+    *linear(f"{_LAYER}.attention.self.query_proj", "layer_*/attention/query"),
+    *linear(f"{_LAYER}.attention.self.key_proj", "layer_*/attention/key"),
+    *linear(f"{_LAYER}.attention.self.value_proj", "layer_*/attention/value"),
+    *linear(f"{_LAYER}.attention.self.pos_query_proj", "layer_*/attention/position_query"),
+    *linear(f"{_LAYER}.attention.self.pos_key_proj", "layer_*/attention/position_key"),
+    *linear(f"{_LAYER}.attention.output.dense", "layer_*/attention/out"),
+    *norm(f"{_LAYER}.attention.output.LayerNorm", "layer_*/attention_norm"),
+    *linear(f"{_LAYER}.intermediate.dense", "layer_*/mlp/up"),
+    *linear(f"{_LAYER}.output.dense", "layer_*/mlp/down"),
+    *norm(f"{_LAYER}.output.LayerNorm", "layer_*/mlp_norm"),
+)
+
+
+def ignored(config: DebertaConfig) -> tuple[str, ...]:
+    """Buffers, the heads of tasks, and absolute positions that are only of the trained head."""
+    heads = ("embeddings.position_ids", "cls.*", "lm_predictions.*", "mask_predictions.*")
+    heads += ("pooler.*", "classifier.*", "qa_outputs.*")
+    return heads if config.position_biased_input else (*heads, "embeddings.position_embeddings.*")
+
+
+DEBERTA = Family(
+    name="deberta-v2",
+    modalities=(TEXT,),
+    parse=parse,
+    build=Deberta,
+    rules=RULES,
+    poolings=lambda config: ("mean", "cls", "eos"),
+    max_tokens=lambda config: config.max_position_embeddings,
+    prefixes=("deberta.",),
+    ignored=ignored,
+)
+FAMILIES = {"deberta-v2": DEBERTA}
