@@ -15,7 +15,7 @@ from .._core.documents import read_json
 from ._config import ConfigReader
 from ._family import TEXT, Family, family_of
 from ._hub import resolve_checkpoint
-from ._layers import ACTIVATIONS, Array, Outputs, masked_mean
+from ._layers import ACTIVATIONS, Array, Outputs, masked_mean, unit_length
 from ._sentence import Dense, sentence_settings
 from ._weights import (
     SINGLE_FILE,
@@ -307,11 +307,7 @@ def pool(
             vectors = vectors + layer["bias"][None]
         if activation is not None:
             vectors = ACTIVATIONS[activation](vectors)
-    if config.normalize:
-        wide = vectors.astype(jnp.float32)
-        norm = jnp.linalg.norm(wide, axis=-1, keepdims=True)
-        vectors = (wide / jnp.maximum(norm, 1e-12)).astype(vectors.dtype)
-    return vectors
+    return unit_length(vectors) if config.normalize else vectors
 
 
 @partial(jax.jit, static_argnames="config")

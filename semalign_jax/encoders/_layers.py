@@ -448,6 +448,14 @@ def padding_mask(attention_mask: Array | None) -> Array | None:
     return None if attention_mask is None else attention_mask[:, None, None, :].astype(bool)
 
 
+def unit_length(x: Array) -> Array:
+    """Scale vectors of the last axis to length 1, in float32 inside; zeros stay."""
+    wide = x.astype(jnp.float32)
+    squares = jnp.sum(wide * wide, axis=-1, keepdims=True)
+    # The bound is inside of the root, whose derivative is not finite at 0.
+    return (wide / jnp.sqrt(jnp.maximum(squares, 1e-24))).astype(x.dtype)
+
+
 def masked_mean(x: Array, mask: Array | None) -> Array:
     """Mean over tokens that the mask shows, in float32 inside; zeros if it shows none."""
     wide = x.astype(jnp.float32)

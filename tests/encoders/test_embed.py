@@ -177,7 +177,7 @@ def test_batches_are_dispatched_before_the_last_is_fetched(vit, monkeypatch):
         early.append(len(loaded) - 4 * number)
         return Result(number)
 
-    monkeypatch.setattr(_embed, "_dimension", lambda encoder, modality: 24)
+    monkeypatch.setattr(_embed, "embedding_dimension", lambda encoder, modality: 24)
     monkeypatch.setattr(_embed, "encode", dispatch)
     embed(vit, images(), **one_device())  # batches of 4, 4, 2 and, in the second chunk, 1
     assert events == [
@@ -373,7 +373,7 @@ def test_only_what_is_missing_or_damaged_is_made_again(bert, store, monkeypatch)
         calls.append(args)
         return encode(*args)
 
-    monkeypatch.setattr(_embed, "_dimension", lambda encoder, modality: 24)
+    monkeypatch.setattr(_embed, "embedding_dimension", lambda encoder, modality: 24)
     monkeypatch.setattr(_embed, "encode", counted)
     embed(bert, texts(), out=store, **one_device())
     assert len(calls) == 0
@@ -398,7 +398,7 @@ def test_what_was_done_of_a_chunk_is_kept(bert, store, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return encode(*args)
 
-    monkeypatch.setattr(_embed, "_dimension", lambda encoder, modality: 24)
+    monkeypatch.setattr(_embed, "embedding_dimension", lambda encoder, modality: 24)
     monkeypatch.setattr(_embed, "KEEP_EVERY", 0.0)
     monkeypatch.setattr(_embed, "encode", stopped)
     with pytest.raises(KeyboardInterrupt) as end:

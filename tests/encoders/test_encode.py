@@ -107,7 +107,7 @@ def test_poolings_of_images(tmp_path):
         *("bert", "vit"),
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("convnextv2", "qwen3", "albert", "nomic-bert")
+            for name in ("swinv2", "convnextv2", "qwen3", "albert", "nomic-bert")
         ),
     ],
 )

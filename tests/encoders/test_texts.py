@@ -279,6 +279,11 @@ def test_nothing_is_asked_of_the_network(make, monkeypatch):
 def test_pytorch_is_not_needed(make, tmp_path):
     """In a process where it cannot be found."""
     make()
+    for name, processor in (("vit", "ViTImageProcessor"), ("siglip2", "Siglip2ImageProcessor")):
+        config, shapes, _, _ = read_golden(name)
+        write_checkpoint(tmp_path / name, config, shapes, all_cases()[name])
+        values = {"image_processor_type": processor, "patch_size": 8}
+        (tmp_path / name / "preprocessor_config.json").write_text(json.dumps(values))
     script = f"""
 import importlib.util, sys
 found = importlib.util.find_spec
@@ -286,12 +291,11 @@ importlib.util.find_spec = lambda name, *rest: (
     None if name.split(".")[0] in ("torch", "torchvision") else found(name, *rest)
 )
 from pathlib import Path
-from semalign_jax.encoders import _preprocess
+from semalign_jax.encoders import _preprocess, image_preprocessor, load_encoder
 tokenizer = _preprocess._tokenizer(Path({str(tmp_path / "a")!r}), "bert")
 assert tokenizer(["no"])["input_ids"] == [[2, 4, 3]]
-Path("preprocessor_config.json").write_text('{{"image_processor_type": "ViTImageProcessor"}}')
-transform = _preprocess._processor_transform(Path("."), 3)
-assert _preprocess._output_size(transform, 3, Path(".")) == (3, 224, 224)
+assert image_preprocessor(load_encoder("vit")).size == (3, 224, 224)
+assert image_preprocessor(load_encoder("siglip2")).size == (256, 192)
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._config import ConfigReader
-from .._layers import Array, Mlp, attention, layer_norm
+from .._layers import Array, Mlp, attention, layer_norm, unit_length
 from .._weights import Rule, linear
 from .swin import (
     COMMON_RULES,
@@ -79,10 +79,7 @@ class CosineAttention(nn.Module):
             nn.Dense(width, use_bias=use_bias, name=name)(x).reshape(*x.shape[:2], self.heads, -1)
             for name, use_bias in (("query", self.bias), ("key", False), ("value", self.bias))
         )
-        q, k = (
-            y / jnp.maximum(jnp.linalg.norm(y, axis=-1, keepdims=True), jnp.asarray(1e-12, y.dtype))
-            for y in (q, k)
-        )
+        q, k = unit_length(q), unit_length(k)
         scale = self.param("logit_scale", zeros, (self.heads,), jnp.float32)
         scale = jnp.exp(jnp.minimum(scale, jnp.asarray(np.log(100), scale.dtype)))
         q = q * scale.reshape(1, 1, -1, 1)
