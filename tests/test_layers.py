@@ -77,7 +77,8 @@ def test_modules_import_only_from_below(path):
             assert top in always | later or top in sys.stdlib_module_names, f"{path}: {name}"
         elif top != folder:
             assert level(top) < level(folder), f"{path} imports {name}, which is not below it"
-    if path.stem in ("_settings", "_sources", "_stores", "_recipes"):  # of the command: imported when it runs
+    # Of the command, what is imported when it runs.
+    if path.stem in ("_settings", "_sources", "_stores", "_recipes"):
         return
     for name, ours in imports(path, tree.body):
         top = name.split(".")[0]
