@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -29,7 +30,7 @@ from .._core.files import as_path, content_hash
 from .._core.progress import Progress
 from ..distributed.processes import Section, jointly
 from ..stores.chunks import Chunk, ChunkFolder
-from ._encoder import DTYPES, Encoder, embedding_dimension, encode, read_config
+from ._encoder import DTYPES, Encoder, embedding_dimension, encode, read_config, with_layer
 from ._family import TEXT
 from ._items import Items, contents_hash, ids_of, modality_of, refuse_repeated, sequence
 from ._preprocess import TextPreprocessor, image_preprocessor, text_preprocessor
@@ -54,7 +55,8 @@ class Embedded(NamedTuple):
     """What `embed` returns.
 
     Attributes:
-        embeddings: ``[n, dimension]``, in the order of the items.
+        embeddings: ``[n, dimension]``, in the order of the items; of several layers ``[n, layers,
+            dimension]``.
         ids: one per item.
         truncated: number of texts that were longer than the encoder reads, and cut.
     """
@@ -102,6 +104,7 @@ def embed(
     devices: Sequence[Any] | None = None,
     reader: ImageReader | None = None,
     prompt_name: str | None = None,
+    layers: Sequence[int] | None = None,
 ) -> Embedded:
     """Embed many texts or images.
 
@@ -154,6 +157,9 @@ def embed(
             searched, as in ``encode_query`` and ``encode_document`` of sentence-transformers: none
             where the folder does not have the name. By default it is the folder's default prompt,
             if it has one. A store keeps its name and text.
+        layers: hidden layers, counted from 0 (the embeddings), negative from the end: each is
+            pooled, in one pass, e.g. for `sweeps.choose_layers`. A store has their vectors one
+            after the other in its rows. None for what the encoder pools.
 
     Returns:
         Embeddings in host memory, ids and the number of texts that were cut, of which a warning
@@ -183,6 +189,8 @@ def embed(
     batch_size = -(-positive_int("batch_size", batch_size) // len(devices)) * len(devices)
     flag("resume", resume)
     flag("progress", progress)
+    if layers is not None:
+        encoder = replace(encoder, config=with_layer(encoder.config, tuple(layers)))
 
     values = sequence(items)
     modality = modality_of(encoder.config.family.modalities, values, modality)
@@ -277,6 +285,8 @@ def embed(
             f"{truncated} of {count} texts are longer than the encoder reads and were cut",
             stacklevel=2,
         )
+    if layers is not None:
+        embeddings = embeddings.reshape(count, len(layers), -1)
     return Embedded(embeddings, named.ids, truncated)
 
 
@@ -328,7 +338,7 @@ def _identity(encoder: Encoder, modality: str) -> dict[str, Any]:
         "model_type": config.model_type,
         "modality": modality,
         "pooling": config.pooling,
-        "layer": config.layer,
+        "layer": list(config.layer) if isinstance(config.layer, tuple) else config.layer,
         "normalize": config.normalize,
         **({"dense": list(config.dense)} if config.dense else {}),
         "files": files,

@@ -1,6 +1,7 @@
 """`load_encoder`, and the pure function `encode` from a batch to embeddings."""
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,7 +47,8 @@ class EncoderConfig:
         pooling: from tokens to one vector: "cls" (first token), "mean" (over the tokens that the
             mask shows; over patches for images), "eos" (last token), "pooler" (the model's own) or
             "projection" (into the space shared by two towers).
-        layer: hidden layer that is pooled, 0 for the embeddings; None for the final output.
+        layer: hidden layer that is pooled, 0 for the embeddings; None for the final output. Several
+            are pooled each, and their vectors stand one after the other.
         normalize: whether embeddings are scaled to length 1.
         dense: activations of the linear layers between pooling and normalisation, by their names
             in configurations; None for none.
@@ -55,7 +57,7 @@ class EncoderConfig:
     model_type: str
     model: Any
     pooling: str
-    layer: int | None = None
+    layer: int | tuple[int, ...] | None = None
     normalize: bool = False
     dense: tuple[str | None, ...] = ()
 
@@ -175,7 +177,7 @@ def load_encoder(
     config = EncoderConfig(model_type, model, pooling, None, normalize)
     abstract = abstract_params(config)
     if layer is not None:
-        config = _with_layer(config, abstract, layer)
+        config = with_layer(config, layer)
     ignored = family.ignored(model) if callable(family.ignored) else family.ignored
     rules = family.rules(model) if callable(family.rules) else family.rules
     params = load_params(tensors, rules, ignored, abstract, jnp.dtype(dtype))
@@ -206,18 +208,34 @@ def _dense_params(dense: Dense, dtype: str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _with_layer(config: EncoderConfig, abstract: Any, layer: int) -> EncoderConfig:
+def with_layer(config: EncoderConfig, layer: int | Sequence[int]) -> EncoderConfig:
+    """Return the configuration that pools a hidden layer, or several.
+
+    Raises:
+        TypeError: for layers that are no whole numbers.
+        ValueError: for a layer that there is not, several that are equal or of unequal widths, a
+            pooling of the final output, or two towers.
+    """
+    several = isinstance(layer, Sequence)
+    layers = [operator.index(one) for one in (layer if several else (layer,))]
     if config.pooling not in ("cls", "mean", "eos"):
         raise ValueError(f"pooling {config.pooling!r} is of the final output; layer must be None")
     batch = example_batch(config)
     if len(config.family.modalities) > 1:
         raise ValueError("layer must be None for a model of two towers")
-    count = len(jax.eval_shape(partial(forward, config), abstract, batch).hidden_states)
-    if not -count <= layer < count:
-        raise ValueError(f"layer must be from {-count} to {count - 1}; got {layer}")
-    return EncoderConfig(
-        config.model_type, config.model, config.pooling, layer % count, config.normalize
-    )
+    abstract = abstract_params(config)
+    states = jax.eval_shape(partial(forward, config), abstract, batch).hidden_states
+    count = len(states)
+    for one in layers:
+        if not -count <= one < count:
+            raise ValueError(f"layer must be from {-count} to {count - 1}; got {one}")
+    layers = tuple(one % count for one in layers)
+    widths = {one: states[one].shape[-1] for one in layers}
+    if len(widths) < len(layers) or not layers:
+        raise ValueError(f"layers must be different ones, at least one; got {layer}")
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"layers of unequal widths cannot stand in one array: {widths}")
+    return replace(config, layer=layers if several else layers[0], dense=())
 
 
 def example_batch(config: EncoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
@@ -284,6 +302,10 @@ def pool(
         vectors = outputs.pooled
     elif config.pooling == "projection":
         vectors = outputs.projected
+    elif isinstance(config.layer, tuple):
+        each = (replace(config, layer=layer) for layer in config.layer)
+        found = [pool(one, params, outputs, attention_mask) for one in each]
+        return jnp.concatenate(found, axis=1)
     else:
         x = outputs.last if config.layer is None else outputs.hidden_states[config.layer]
         if config.pooling == "cls":

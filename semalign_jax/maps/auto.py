@@ -30,6 +30,7 @@ from .affine_map import AffineMap
 from .leave_one_out import (
     STRENGTHS,
     Spectrum,
+    crossed,
     left_out,
     mean_cosine,
     predicted,
@@ -301,8 +302,8 @@ def choose(problem: Problem, readout: Head | None) -> Choice:
     def rest(base: Array) -> Array:
         return y - base * x if x.shape == y.shape else y
 
-    def compare(base: Array, strength: Array) -> tuple[Array, Array]:
-        found = left_out(of, y, rest(base), share, strength)
+    def compare(rest: Array, cross: Array, strength: Array) -> tuple[Array, Array]:
+        found = left_out(of, y, rest, cross, share, strength)
         cosine = mean_cosine(found, y, problem.w)
         if readout is None:
             return cosine, cosine
@@ -310,12 +311,14 @@ def choose(problem: Problem, readout: Head | None) -> Choice:
         target = _centred_scores(readout, problem, y)
         return cosine, cosine + mean_cosine(scores, target, problem.w)
 
-    tables = [lax.map(partial(compare, base), strengths) for base in bases]
+    rests = [rest(base) for base in bases]
+    tables = [lax.map(partial(compare, one, crossed(of, one)), strengths) for one in rests]
     cosine, score = (jnp.concatenate(column) for column in zip(*tables, strict=True))
     chosen = jnp.argmax(score).astype(jnp.int32)
     base = jnp.stack(bases)[chosen // len(STRENGTHS)]
     strength = strengths[chosen % len(STRENGTHS)]
-    found = left_out(of, y, rest(base), share, strength)
+    left = rest(base)
+    found = left_out(of, y, left, crossed(of, left), share, strength)
     return lax.stop_gradient(Choice(of, cosine, score, chosen, base, strength, found))
 
 
@@ -345,7 +348,8 @@ def _solution(problem: Problem, choice: Choice) -> tuple[Array, Array]:
     x, y = problem.x.rows, problem.y.rows
     equal = x.shape == y.shape
     known_rest = y - choice.base * x if equal else y
-    value = weight_at(choice.of, lax.stop_gradient(known_rest), choice.strength)
+    cross = crossed(choice.of, lax.stop_gradient(known_rest))
+    value = weight_at(choice.of, cross, choice.strength)
     gamma = _length(lax.stop_gradient(problem), choice.left_out)
     # The same by a solver that has derivatives; only computed for these.
     rest, ridge = y, choice.strength * jnp.sum(x * x) / x.shape[1]

@@ -11,7 +11,17 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.linalg import counts, default_rcond, matmul, safe_inverse, svd, transpose, unit_rows
+from .._core.linalg import (
+    counts,
+    default_rcond,
+    eigh,
+    in_float64,
+    matmul,
+    safe_inverse,
+    svd,
+    transpose,
+    unit_rows,
+)
 from .._core.typing import Array
 
 #: Strengths that are tried, in units of the mean diagonal of the Gram matrix of the anchors `x`;
@@ -42,31 +52,59 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(x: Array) -> Spectrum:
-    """The SVD of weighted rows [n, d]; the coordinates are products, exact for tiny rows too."""
+    """The SVD of weighted rows [n, d]; the coordinates are products, exact for tiny rows too.
+
+    Of float32 rows by the eigenvectors of a Gram matrix in float64, in a fifth of the time.
+    """
     x = lax.stop_gradient(x)
-    _, s, vt = svd(x)
+    if x.dtype == jnp.float32:
+        gram = in_float64(_by_gram)
+        s, vt = lax.platform_dependent(x, cpu=gram, cuda=gram, default=_by_svd)
+    else:
+        s, vt = _by_svd(x)
     keep, squares = counts(s), s * s
     return Spectrum(matmul(x, transpose(vt)), squares, vt, keep, jnp.sum(squares) / x.shape[1])
 
 
-def weight_at(of: Spectrum, rest: Array, strength: Array) -> Array:
-    """The ridge solution [d, q] from the rows to `rest` [n, q]."""
-    cross = matmul(transpose(of.coordinates), rest)
+def _by_svd(x: Array) -> tuple[Array, Array]:
+    _, s, vt = svd(x)
+    return s, vt
+
+
+def _by_gram(x: Array) -> tuple[Array, Array]:
+    if len(x) > x.shape[1]:
+        values, vectors = eigh(matmul(transpose(x), x))
+        return jnp.sqrt(jnp.maximum(values, 0)), transpose(vectors)
+    values, vectors = eigh(matmul(x, transpose(x)))
+    s = jnp.sqrt(jnp.maximum(values, 0))
+    return s, safe_inverse(s, s > 0)[:, None] * matmul(transpose(vectors), x)
+
+
+def crossed(of: Spectrum, rest: Array) -> Array:
+    """Products [r, q] of the coordinates with `rest` [n, q], which all strengths share."""
+    return matmul(transpose(of.coordinates), rest)
+
+
+def weight_at(of: Spectrum, cross: Array, strength: Array) -> Array:
+    """The ridge solution [d, q] from the rows to those of `crossed`."""
     return matmul(transpose(of.vt), of.inverse(strength)[:, None] * cross)
 
 
-def left_out(of: Spectrum, y: Array, rest: Array, share: Array, strength: Array) -> Array:
+def left_out(
+    of: Spectrum, y: Array, rest: Array, cross: Array, share: Array, strength: Array
+) -> Array:
     """What the fits without each row predict of it [n, q], as deviation from the mean of all.
 
     Args:
         of: the rows `x`.
         y: weighted rows [n, q], centred if `share` is not zero.
         rest: what is left of `y` after the prior's prediction [n, q].
+        cross: `crossed` of these.
         share: of each row in the mean [n]; zeros for a fit without offset.
         strength: of the ridge.
     """
     inverse = of.inverse(strength)
-    fitted = matmul(of.coordinates * inverse[None, :], matmul(transpose(of.coordinates), rest))
+    fitted = matmul(of.coordinates * inverse[None, :], cross)
     leverage = jnp.sum(of.coordinates**2 * inverse[None, :], axis=1) + share
     return predicted(y, rest - fitted, 1 - leverage)
 
@@ -98,5 +136,6 @@ def best_strength(x: Array, y: Array, w: Array, *, center: bool) -> Array:
     of, strengths = spectrum(x), jnp.stack([jnp.full((), s, x.dtype) for s in STRENGTHS])
     total = jnp.sum(w)
     share = w * safe_inverse(total, total > 0) * (1.0 if center else 0.0)
-    scores = lax.map(lambda s: mean_cosine(left_out(of, y, y, share, s), y, w), strengths)
+    cross = crossed(of, y)
+    scores = lax.map(lambda s: mean_cosine(left_out(of, y, y, cross, share, s), y, w), strengths)
     return strengths[jnp.argmax(scores)]

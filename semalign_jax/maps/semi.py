@@ -27,7 +27,7 @@ from .._core.linalg import (
 )
 from .._core.typing import Array, ArrayLike
 from .affine_map import AffineMap
-from .leave_one_out import left_out, mean_cosine, spectrum
+from .leave_one_out import crossed, left_out, mean_cosine, spectrum
 from .options import check_anchors
 
 #: Penalties that are tried, in units of the mean diagonal entry of the Gram matrix.
@@ -104,7 +104,7 @@ def _choose_ridge(x: Array, y: Array) -> tuple[_Ridge, Array, Array]:
 
     def tried(ridge: _Ridge) -> tuple[Array, Array, Array]:
         rest = y - ridge.prior * x if same else y
-        found = left_out(of, y, rest, ones / len(x), ridge.strength)
+        found = left_out(of, y, rest, crossed(of, rest), ones / len(x), ridge.strength)
         error = jnp.mean(jnp.sum((found - y) ** 2, axis=1))
         return mean_cosine(found, y, ones), _norm(found), error
 

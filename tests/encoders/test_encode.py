@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cli_cases import WORDS, text_encoder
 
-from semalign_jax.encoders import _encoder, encode, load_encoder
+from semalign_jax.encoders import _encoder, embed, encode, load_encoder, read_embeddings
 from semalign_jax.encoders._encoder import forward
 from semalign_jax.encoders._layers import masked_mean
 
@@ -71,6 +72,22 @@ def test_hidden_layers_and_length(text):
         load_encoder(folder, pooling="projection")
     with pytest.raises(ValueError, match="dtype must be one of"):
         load_encoder(folder, dtype="int8")
+
+
+def test_several_layers_come_in_one_pass(tmp_path):
+    encoder = load_encoder(text_encoder(tmp_path / "bert"), pooling="mean", normalize=True)
+    items = list(WORDS)
+    found = embed(encoder, items, layers=[-1, 0], out=tmp_path / "out", progress=False)
+    assert found.embeddings.shape == (len(items), 2, 24)
+    for i, layer in enumerate((-1, 0)):
+        one = load_encoder(tmp_path / "bert", pooling="mean", normalize=True, layer=layer)
+        expected = embed(one, items, progress=False).embeddings
+        np.testing.assert_allclose(found.embeddings[:, i], expected, atol=1e-6)
+    rows = read_embeddings(tmp_path / "out")[1]
+    np.testing.assert_array_equal(rows, found.embeddings.reshape(len(items), -1))
+    for layers, message in (([], "at least one"), ([1, 1], "different"), ([9], "must be from")):
+        with pytest.raises(ValueError, match=message):
+            embed(encoder, items, layers=layers, progress=False)
 
 
 def test_fully_masked_rows_are_finite_zeros(text):
