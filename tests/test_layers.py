@@ -25,8 +25,8 @@ LEVELS = (
 )
 #: What each imports from others, as its modules are imported, and when something is used.
 LIBRARIES = {
-    "_core": ({"jax", "numpy"}, {"PIL", "rich", "yaml"}),
-    "maps": ({"jax", "numpy", "optax", "safetensors"}, set()),
+    "_core": ({"jax", "numpy"}, {"PIL", "pandas", "rich", "yaml"}),
+    "maps": ({"jax", "numpy", "optax", "safetensors"}, {"huggingface_hub"}),
     "metrics": ({"jax", "numpy"}, set()),
     "stores": ({"jax", "numpy", "safetensors"}, {"filelock", "h5py", "pyarrow"}),
     "data": ({"numpy"}, {"PIL", "pydicom", "pyarrow"}),

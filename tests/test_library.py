@@ -1,3 +1,4 @@
+import inspect
 import os
 import subprocess
 import sys
@@ -317,3 +318,11 @@ def test_scores_in_batches():
     total = jax.grad(lambda x: jnp.sum(sa.zero_shot_logits(x, classes, batch_size=30) ** 2))
     whole = jax.grad(lambda x: jnp.sum(sa.zero_shot_logits(x, classes) ** 2))
     np.testing.assert_allclose(total(x[:100]), whole(x[:100]), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", [n for n in sa.__all__ if inspect.isfunction(getattr(sa, n))])
+def test_signatures_can_be_read(name):
+    """`help` names ArrayLike; expanded, it takes 130 characters a time."""
+    shown = str(inspect.signature(getattr(sa, name)))
+    assert "Union[" not in shown
+    assert len(shown) < 700

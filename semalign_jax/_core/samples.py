@@ -103,10 +103,10 @@ def integer_array(name: str, value: ArrayLike, shape: tuple[int, ...] | None = N
     """
     array = checks.host_array(name, value)
     if not (array.dtype == np.bool_ or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise TypeError(
-            f"{name} must be integers or booleans; got dtype {array.dtype}. Compare or convert "
-            f"it first, e.g. {name} == 1"
-        )
+        hint = f"compare or convert it first, e.g. {name} == 1"
+        if jnp.issubdtype(array.dtype, jnp.floating):
+            hint = f"whole numbers are integers after {name}.astype(int), yes or no is {name} > 0.5"
+        raise TypeError(f"{name} must be integers or booleans; got dtype {array.dtype}: {hint}")
     if shape is None and (array.ndim != 1 or array.size == 0):
         raise ValueError(f"{name} must have shape [n] with n >= 1; got {array.shape}")
     if shape is not None and array.shape != shape:

@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": "studies",
     "info": "files",
     "verify": "files",
+    "doctor": "doctor",
     "convert": "files",
     "convert-checkpoint": "files",
 }

@@ -417,6 +417,10 @@ class InfoSettings(Settings):
     path: str
 
 
+class DoctorSettings(Settings):
+    """Nothing is asked for."""
+
+
 class VerifySettings(Settings):
     """What is checked.
 

@@ -14,6 +14,7 @@ from ._signals import starting_processes
 if TYPE_CHECKING:
     from ..studies.outputs import StudyResults
     from ..studies.stitching import StitchingSettings
+    from ..studies.tables import Row
     from ..studies.zero_shot import ZeroShotSettings
     from ._console import Console
     from ._settings import DemoSettings, ReportSettings, StudySettings
@@ -133,7 +134,29 @@ def demo(console: "Console", settings: "DemoSettings") -> Outcome:
     written = _report(out / "report.html", list(found.values()))
     tables = [table for one in found.values() for table in summary_tables(one["rows"])]
     values = {**written.values, "rows": {name: one["rows"] for name, one in found.items()}}
-    return Outcome(values, written.text, tables)
+    lines = [_in_a_line(name, one["rows"]) for name, one in found.items()]
+    lines.append(f"read it in a browser: {(out / 'report.html').absolute()}")
+    return Outcome(values, "\n".join(lines), tables)
+
+
+def _in_a_line(name: str, rows: Sequence["Row"]) -> str:
+    """What a study of the demo has found, at the most anchors, as means over pairs of encoders."""
+    from ..studies.drawings import UPPER_BOUND
+    from ..studies.settings import METHODS
+    from ..studies.tables import counts_of, over_pairs
+
+    metric, count = rows[0]["metric"], counts_of(rows)[-1]
+    of_metric: list[Row] = [{**row, "protocol": name} for row in rows if row["metric"] == metric]
+    scores = {
+        row["method"]: row["mean"]
+        for row in over_pairs(of_metric)
+        if row["anchors"] in (None, count)
+    }
+    best = max((one for one in scores if one in METHODS), key=lambda one: scores[one])
+    others = [f"{scores['naive']:.2f} without a map"]
+    if UPPER_BOUND in scores:
+        others.append(f"{scores[UPPER_BOUND]:.2f} with the encoder's own head")
+    return f"{name}, {count} anchors: {metric} {scores[best]:.2f} by {best}; {', '.join(others)}"
 
 
 def _show_nothing() -> None:

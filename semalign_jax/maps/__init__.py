@@ -18,6 +18,8 @@ from .fit import fit_linear as fit_linear
 from .fit import fit_ortho as fit_ortho
 from .fit import polar_factor as polar_factor
 from .fit_from_stats import fit_from_stats as fit_from_stats
+from .hub import map_card as map_card
+from .hub import push_map as push_map
 from .io import load_map as load_map
 from .io import save_map as save_map
 from .io import saved_diagnosis as saved_diagnosis
@@ -54,10 +56,12 @@ __all__ = [
     "identity_map",
     "init_stats",
     "load_map",
+    "map_card",
     "merge_stats",
     "mismatch_scores",
     "polar_factor",
     "psum_stats",
+    "push_map",
     "row_batches",
     "save_map",
     "saved_diagnosis",

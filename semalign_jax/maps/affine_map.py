@@ -1,5 +1,7 @@
 """`AffineMap`: the at most affine map between two embedding spaces, as a pytree."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,7 +36,7 @@ class AffineMap(NamedTuple):
     target_offset: Array
 
     @classmethod
-    def from_weight(cls, weight: ArrayLike, bias: ArrayLike | None = None) -> "AffineMap":
+    def from_weight(cls, weight: ArrayLike, bias: ArrayLike | None = None) -> AffineMap:
         """Make the map `x @ weight + bias`.
 
         Args:
@@ -130,7 +132,7 @@ class AffineMap(NamedTuple):
 
     __call__ = apply
 
-    def inverse(self, *, rcond: Array | float | None = None) -> "AffineMap":
+    def inverse(self, *, rcond: Array | float | None = None) -> AffineMap:
         """The map back, by the pseudo-inverse of `weight`.
 
         Exact where `weight` is square and regular; otherwise the least-squares inverse of
@@ -145,7 +147,7 @@ class AffineMap(NamedTuple):
         back = least_squares(weight, jnp.eye(self.d_in, dtype=weight.dtype), None, rcond)
         return AffineMap(back.astype(self.weight.dtype), self.target_offset, self.source_offset)
 
-    def then(self, other: "AffineMap") -> "AffineMap":
+    def then(self, other: AffineMap) -> AffineMap:
         """The map that applies `self` and then `other`; also written `self >> other`.
 
         Raises:
@@ -161,7 +163,7 @@ class AffineMap(NamedTuple):
             )
         return _composed(self, other)
 
-    def __rshift__(self, other: "AffineMap") -> "AffineMap":
+    def __rshift__(self, other: AffineMap) -> AffineMap:
         """`self >> other`: apply `self`, then `other`."""
         if not isinstance(other, AffineMap):
             return NotImplemented

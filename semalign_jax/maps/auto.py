@@ -7,6 +7,8 @@ predictions; their length is restored, since a head weighs a short row too littl
 offset.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -78,6 +80,14 @@ class AutoInfo(NamedTuple):
     gamma: Array
     effective_rank: Array
     weights: Array
+
+    def __repr__(self) -> str:
+        if not checks.is_concrete(*self):
+            return "AutoInfo(traced)"
+        if self.chosen.ndim:
+            return f"AutoInfo(of {self.chosen.shape} maps)"
+        chosen = f"prior={self.prior!r}, strength={float(self.strength):.3g}"
+        return f"AutoInfo({chosen}, loo_cosine={float(self.loo_cosine):.4f})"
 
     @property
     def prior(self) -> str:

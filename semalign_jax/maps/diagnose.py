@@ -1,5 +1,7 @@
 """How far a map from few anchors can be trusted, measured on the anchors alone."""
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass
 from typing import Any
 

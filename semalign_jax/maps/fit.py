@@ -11,6 +11,8 @@ functions: `normalized_side` for x and y, `solve` (which map by which algorithm)
 `fit_anchors`, which undoes the normalisation.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, Literal, NamedTuple, overload
 

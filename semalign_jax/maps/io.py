@@ -14,6 +14,7 @@ from .._core.checks import is_concrete
 from .._core.documents import parse_json
 from .._core.files import as_path, format_header, format_problem, reading, write_atomically
 from .affine_map import AffineMap
+from .hub import download_map, is_repository
 
 _FORMAT = "semalign_jax.AffineMap"
 _FORMAT_VERSION = 1
@@ -52,17 +53,25 @@ def save_map(
     write_atomically(as_path(path), safetensors.flax.save(tensors, metadata))
 
 
-def load_map(path: str | os.PathLike) -> AffineMap:
-    """Load a map written by `save_map`.
+def load_map(path: str | os.PathLike, *, revision: str | None = None) -> AffineMap:
+    """Load a map written by `save_map`, or from the Hugging Face hub.
 
     Args:
-        path: safetensors file.
+        path: safetensors file; or ``user/map``, a repository that `push_map` wrote, if there is no
+            file of that name.
+        revision: branch, tag or commit of the hub.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file or repository.
+        ConnectionError: if the hub cannot be reached.
+        PermissionError: if the repository's terms have to be accepted first.
         ValueError: if it is not a whole safetensors file, of another format or version, or its
             tensors are not those of a map; the message says which.
     """
+    if is_repository(path):
+        path = download_map(str(path), revision)
+    elif revision is not None:
+        raise ValueError(f"revision must be None for a file; got {revision!r} with {path}")
     path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no map at {path}: there is no such file")

@@ -3,6 +3,8 @@
 It is trained in `stitching`; sweeps read spaces by it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,7 +68,7 @@ class MlpHead:
         """Logits from the values of the hidden layer before the activation [..., n, units]."""
         return self.output(ACTIVATIONS[self.activation](jnp.asarray(values)))
 
-    def __rrshift__(self, mapping: AffineMap) -> "MlpHead":
+    def __rrshift__(self, mapping: AffineMap) -> MlpHead:
         """`mapping >> self`: apply the map, then this head."""
         if not isinstance(mapping, AffineMap):
             return NotImplemented

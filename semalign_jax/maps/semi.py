@@ -6,6 +6,8 @@ target rows, and a ridge map of anchors and these pairs is the next one. Pools t
 mislead it, so cross-validation over the anchors decides whether the result is taken.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Sequence
 from functools import partial

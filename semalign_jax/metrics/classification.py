@@ -1,5 +1,7 @@
 """Scores of predicted classes and probabilities."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Literal, NamedTuple
 

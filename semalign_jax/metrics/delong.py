@@ -1,5 +1,7 @@
 """DeLong's variance of the AUROC: an interval of one, and a test of two on the same rows."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

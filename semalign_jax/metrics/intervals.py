@@ -14,6 +14,8 @@ loops, and hand over arrays as `data`. Example, the AUROC of many labels from on
 Strata and clusters may be numbered by any integers of 64 bits, whatever types JAX has switched on.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,5 +1,7 @@
 """Scores of rankings, AUROC and average precision, from one sort that any weights share."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeAlias

@@ -1,5 +1,7 @@
 """Retrieval: ranks of matched rows in both directions, optionally with CSLS, and neighbours."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """How alike two sets of embeddings, or their geometries, are."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax

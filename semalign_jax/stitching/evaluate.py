@@ -1,5 +1,7 @@
 """Stitching: a classification head of one encoder runs on mapped embeddings of another."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, NamedTuple, overload
 

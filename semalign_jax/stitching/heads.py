@@ -3,6 +3,8 @@
 How the optimum is found is in `_linear_search`; heads with a hidden layer are in `mlp`.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast, overload
 
@@ -41,7 +43,7 @@ class HeadInfo(NamedTuple):
 def fit_head(
     x: ArrayLike,
     labels: ArrayLike,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
     loss: Loss = "multinomial",
     l2: float | Array = 1.0,
@@ -58,7 +60,7 @@ def fit_head(
 def fit_head(
     x: ArrayLike,
     labels: ArrayLike,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
     loss: Loss = "multinomial",
     l2: float | Array = 1.0,
@@ -74,7 +76,7 @@ def fit_head(
 def fit_head(
     x: ArrayLike,
     labels: ArrayLike,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
     loss: Loss = "multinomial",
     l2: float | Array = 1.0,
@@ -110,9 +112,11 @@ def fit_head(
 
     Args:
         x: embeddings [n, d].
-        labels: classes [n], integers in [0, num_classes); for "binary", and where wanted for
-            "hinge", booleans or 0/1 [n, num_classes].
-        num_classes: number of classes or labels (static).
+        labels: classes [n], integers in [0, num_classes), or text, of which class i is the i-th in
+            alphabetical order; for "binary", and where wanted for "hinge", booleans or 0/1 [n,
+            num_classes].
+        num_classes: number of classes or labels (static). None means as many as concrete labels
+            have.
         loss: "multinomial", "binary" or "hinge" (static).
         l2: penalty on the squared weights, >= 0; may be traced.
         weights: [n], >= 0, floats or a boolean mask; rows of weight zero are inert.

@@ -4,9 +4,12 @@ As in Maiorca et al. 2023 (arXiv 2311.00664): every decoder is a head trained on
 embeddings and read by every other encoder through a map that few anchors determine.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import permutations
 from typing import Any
 
 import jax
@@ -14,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
+from .._core.records import Records, cells_of, shown_counts
 from .._core.samples import in_range
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import identity_map
@@ -28,9 +32,9 @@ from .training_data import LOSSES, Loss, checked_known, checked_labels
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class StitchingMatrix:
-    """Scores of every encoder with every decoder.
+@dataclass(frozen=True, repr=False)
+class StitchingMatrix(Records):
+    """Scores of every encoder with every decoder; see `SweepResult` for what gives them by name.
 
     Each of the four has for every metric a `MacroMean`: the score (`value`), and how many classes
     or labels were left out of its mean because their scores are undefined (`undefined`), e.g. the
@@ -59,6 +63,35 @@ class StitchingMatrix:
     names: tuple[str, ...] = field(metadata={"static": True})
     methods: tuple[str, ...] = field(metadata={"static": True})
     counts: tuple[int, ...] = field(metadata={"static": True})
+
+    def __repr__(self) -> str:
+        names = f"{', '.join(self.aligned)} of {', '.join(self.names)}"
+        return f"<StitchingMatrix: {names}, {', '.join(self.methods)}, {shown_counts(self.counts)}>"
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A dictionary for each score: metric, source, target, method, anchors, seed, value.
+
+        Methods are the maps, their controls ("shuffled ..."), "naive" and "upper bound"; the last
+        two have neither anchors nor seed. An encoder with its own decoder is the upper bound.
+        """
+        keys = ("metric", "source", "target", "method", "anchors", "seed", "value")
+        found: list[tuple] = []
+        fields = [("", self.aligned)]
+        if self.shuffled is not None:
+            fields.append(("shuffled ", self.shuffled))
+        for metric in self.aligned:
+            own = np.asarray(self.upper_bound[metric].value)
+            naive = np.asarray(self.naive[metric].value)
+            for j, target in enumerate(self.names):
+                found.append((metric, target, target, "upper bound", None, None, float(own[j])))
+            for (i, source), (j, target) in permutations(enumerate(self.names), 2):
+                found.append((metric, source, target, "naive", None, None, float(naive[i, j])))
+                for before, field_ in fields:
+                    cells = cells_of(field_[metric].value[i, j], self.methods, self.counts)
+                    for (method, count, seed), value in cells:
+                        cell = metric, source, target, before + method, count, seed, value
+                        found.append(cell)
+        return [dict(zip(keys, cell, strict=True)) for cell in found]
 
 
 def evaluate_stitching_pairs(

@@ -1,5 +1,7 @@
 """Heads with one hidden layer on embeddings."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, cast, overload
@@ -25,7 +27,7 @@ def fit_mlp_head(
     key: Array,
     x: ArrayLike,
     labels: ArrayLike,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
     units: int = 128,
     activation: Activation = "gelu",
@@ -44,7 +46,7 @@ def fit_mlp_head(
     key: Array,
     x: ArrayLike,
     labels: ArrayLike,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
     units: int = 128,
     activation: Activation = "gelu",
@@ -62,7 +64,7 @@ def fit_mlp_head(
     key: Array,
     x: ArrayLike,
     labels: ArrayLike,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
     units: int = 128,
     activation: Activation = "gelu",
@@ -88,7 +90,8 @@ def fit_mlp_head(
         key: PRNG key of the start.
         x: embeddings [n, d].
         labels: see `fit_head`.
-        num_classes: number of classes or labels (static).
+        num_classes: number of classes or labels (static). None means as many as concrete labels
+            have.
         units: width of the hidden layer (static).
         activation: "relu", "tanh" or "gelu" (static). At the kinks of "relu" the gradient does
             not vanish, so that the tolerance is rarely reached.

@@ -1,7 +1,10 @@
 """The arguments that all heads are trained on, checked and prepared."""
 
+from __future__ import annotations
+
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,15 +37,17 @@ class TrainingData(NamedTuple):
 def checked_data(
     x: ArrayLike,
     labels: ArrayLike,
-    num_classes: int,
+    num_classes: int | None,
     loss: Loss,
     weights: ArrayLike | None,
     known: ArrayLike | None,
 ) -> TrainingData:
     """Check the arguments of `fit_head` and `fit_mlp_head`; see these for what is raised."""
     x = checks.float_array("x", x, 2)
-    num_classes = checks.positive_int("num_classes", num_classes)
     checks.option("loss", loss, LOSSES)
+    labels = class_numbers("labels", labels)
+    num_classes = class_count(labels) if num_classes is None else num_classes
+    num_classes = checks.positive_int("num_classes", num_classes)
     n = x.shape[0]
     labels = checked_labels("labels", labels, n, num_classes, loss)
     weights = jnp.ones(n) if weights is None else weights
@@ -61,6 +66,34 @@ def checked_data(
     if checks.is_concrete(labels, weights):
         _check_present(np.asarray(labels), np.asarray(weights) > 0, num_classes)
     return TrainingData(x, labels, weights, num_classes)
+
+
+def class_numbers(name: str, labels: Any) -> Any:
+    """Labels as they are, and text as the place of each in alphabetical order."""
+    if isinstance(labels, jax.Array):
+        return labels
+    values = np.asarray(labels)
+    if values.dtype == object and values.size and all(isinstance(v, str) for v in values.flat):
+        values = values.astype(str)
+    if values.dtype.kind != "U":
+        return labels
+    if values.ndim != 1:
+        raise ValueError(f"{name} that are text must be classes [n]; got shape {values.shape}")
+    return np.unique(values, return_inverse=True)[1]
+
+
+def class_count(labels: Any) -> int:
+    """How many classes, or columns of 0 and 1, concrete labels have.
+
+    Raises:
+        TypeError: if they are traced.
+    """
+    if not checks.is_concrete(labels):
+        raise TypeError("num_classes is needed where labels are traced: give the number of classes")
+    values = np.asarray(labels)
+    if values.ndim != 1:
+        return values.shape[-1] if values.ndim else 1
+    return int(values.max()) + 1 if values.size and values.dtype.kind in "iu" else 2
 
 
 def checked_labels(name: str, labels: Any, rows: int, num_classes: int, loss: Loss) -> Array:

@@ -1,5 +1,7 @@
 """Drawing anchors: random, nested, optionally stratified by label. PRNG keys are arguments."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax

@@ -3,6 +3,8 @@
 What is shared, and how, is in `_shared`; sweeps of one pair are in `one_pair`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.linalg import common_dtype, compute_dtype
+from .._core.records import Records, cells_of, shown_counts
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.mlp_head import Head, after_first_layer, first_layer
@@ -33,9 +36,9 @@ ScoreMetric: TypeAlias = Callable[[Array, Any], Any]
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class PairSweepResult:
-    """Scores of a sweep over pairs of encoders.
+@dataclass(frozen=True, repr=False)
+class PairSweepResult(Records):
+    """Scores of a sweep over pairs of encoders; see `SweepResult` for what gives them by name.
 
     Attributes:
         values: for each metric an array [pairs, methods, counts, seeds]; if a metric returns a
@@ -49,6 +52,20 @@ class PairSweepResult:
     pairs: tuple[tuple[str, str], ...] = field(metadata={"static": True})
     methods: tuple[str, ...] = field(metadata={"static": True})
     counts: tuple[int, ...] = field(metadata={"static": True})
+
+    def __repr__(self) -> str:
+        names = f"{', '.join(self.values)} of {', '.join(self.methods)}"
+        pairs = f"{len(self.pairs)} pairs of encoders"
+        return f"<PairSweepResult: {names}, {pairs}, {shown_counts(self.counts)}>"
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A dictionary for each score: metric, source, target, method, anchors, seed, value."""
+        keys = ("metric", "source", "target", "method", "anchors", "seed", "value")
+        return [
+            dict(zip(keys, (name, *pair, *rest, value), strict=True))
+            for name, values in self.values.items()
+            for (pair, *rest), value in cells_of(values, self.pairs, self.methods, self.counts)
+        ]
 
 
 def sweep_pairs(

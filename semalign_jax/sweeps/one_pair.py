@@ -3,6 +3,8 @@
 Sweeps over many pairs, which share work between them, are in `many_pairs`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
+from .._core.records import Records, cells_of, shown_counts
 from .._core.typing import ALL_METHODS, METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.fit import compiled_fit
@@ -79,9 +82,9 @@ Metric: TypeAlias = Callable[[AffineMap, Any], Any]
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class SweepResult:
-    """Scores of a sweep.
+@dataclass(frozen=True, repr=False)
+class SweepResult(Records):
+    """Scores of a sweep; `to_records`, `to_pandas`, `select` and `summary` give them by name.
 
     Attributes:
         values: for each metric an array [methods, counts, seeds]; if a metric returns a pytree of
@@ -94,6 +97,22 @@ class SweepResult:
     values: dict[str, Any]
     counts: tuple[int, ...] | Array
     methods: tuple[str, ...] = field(metadata={"static": True})
+
+    def __repr__(self) -> str:
+        names = f"{', '.join(self.values)} of {', '.join(self.methods)}"
+        return f"<SweepResult: {names}, {shown_counts(self.counts)}>"
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A dictionary for each score: metric, method, anchors, seed, value.
+
+        Metrics that return other things than a number, e.g. maps, are left out.
+        """
+        counts = [int(count) for count in self.counts]
+        return [
+            {"metric": name, "method": method, "anchors": count, "seed": seed, "value": value}
+            for name, values in self.values.items()
+            for (method, count, seed), value in cells_of(values, self.methods, counts)
+        ]
 
 
 def anchor_sweep(

@@ -1,5 +1,7 @@
 """Choosing which rows to match, from one side alone, and which layers of two encoders to map."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args

@@ -1,5 +1,7 @@
 """Metrics of scores with intervals, for one set of anchors or several at once."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple

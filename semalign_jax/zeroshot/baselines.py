@@ -13,6 +13,8 @@ floating point and ValueError for shapes that do not match, NaN or infinity. The
 which learns from labels, and multimodal models, which need no anchors, are here as references.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial

@@ -1,5 +1,7 @@
 """A zero-shot classifier in one call, with probabilities that validation images calibrate."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -126,7 +128,7 @@ class ZeroShotClassifier:
 
     def calibrated(
         self, images: ArrayLike, labels: ArrayLike, *, known: ArrayLike | None = None
-    ) -> "ZeroShotClassifier":
+    ) -> ZeroShotClassifier:
         """The classifier with the temperature, and the biases, that make labels likeliest.
 
         Of a single-label task one temperature (Guo et al. 2017, arXiv 1706.04599), which changes no

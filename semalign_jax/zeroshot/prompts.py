@@ -8,6 +8,8 @@ choice embeds them:
     prompts = embedded_prompts(prompt_set, encode(texts.texts))
 """
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Mapping

@@ -27,6 +27,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.linalg import common_dtype
+from .._core.records import Records, cells_of, shown_counts
 from .._core.typing import METHODS, Array, Method
 from ..maps.affine_map import AffineMap, identity_map
 from ..metrics.intervals import BootstrapInterval
@@ -56,9 +57,9 @@ from .scores import (
 PROBE_LINE = "linear probe"
 
 
-@dataclass(frozen=True, eq=False)
-class ZeroShotResult:
-    """Scores and metrics of all lines at all anchor counts and seeds.
+@dataclass(frozen=True, eq=False, repr=False)
+class ZeroShotResult(Records):
+    """Scores and metrics of all lines at all anchor counts and seeds, by name by `to_records`.
 
     Attributes:
         scores: of the test images [lines, counts, seeds, n, num_classes]. Lines that need no
@@ -84,6 +85,20 @@ class ZeroShotResult:
     names: tuple[str, ...]
     undefined_test: tuple[str, ...]
     undefined_validation: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        methods = ", ".join(dict.fromkeys(method for method, _ in self.lines))
+        classes = f"{len(self.names)} classes"
+        return f"<ZeroShotResult: {methods}, {classes}, {shown_counts(self.counts)}>"
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A dictionary for each score: metric, method, normalization, anchors, seed, value."""
+        keys = ("metric", "method", "normalization", "anchors", "seed", "value")
+        return [
+            dict(zip(keys, (metric, *line, *rest, value), strict=True))
+            for metric, values in self.intervals.estimate.items()
+            for (line, *rest), value in cells_of(values, self.lines, self.counts)
+        ]
 
     def rows(self, metrics: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The table: one dict a line, count and metric.

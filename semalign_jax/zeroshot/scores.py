@@ -1,5 +1,7 @@
 """Unimodal zero-shot classification: mapped image embeddings against class prompts."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+from importlib.metadata import version
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -164,3 +166,23 @@ def test_what_killed_runs_have_left_is_removed(tmp_path):
     run("convert", tmp_path / "a", tmp_path / "rows.npz")
     assert not any(path.exists() for path in left)
     assert all(path.exists() for path in kept)
+
+
+def test_the_doctor_tells_versions_devices_and_disks(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    found = values_of("doctor")
+    assert found["packages"]["jax"] == version("jax")
+    assert found["extras"]["plot"]["matplotlib"] == version("matplotlib")
+    assert found["variables"]["HF_HOME"] == str(tmp_path)
+    assert found["devices"]
+    assert found["free_bytes"]["here"] > 0
+    shown = run("doctor").stdout
+    for line in ("semalign_jax: ", "devices: cpu", "extra plot: complete", "free disk: "):
+        assert line in shown
+
+
+def test_the_doctor_says_what_is_wrong(monkeypatch):
+    usage = SimpleNamespace(free=10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    found = values_of("doctor", status=1)
+    assert found["problems"] == ["only 0.0 GB are free where encoders go"]

@@ -1,5 +1,6 @@
 """A small hub on this machine: what huggingface_hub asks for, and the ways in which it fails."""
 
+import base64
 import hashlib
 import json
 import re
@@ -7,6 +8,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
 
 
 @dataclass
@@ -20,6 +24,7 @@ class Hub:
         dropped: number of times that the connection breaks in the middle of a file.
         sent: what is sent instead of a file's content.
         log: methods and paths of the requests.
+        locked: whether nothing may be written.
     """
 
     commits: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
@@ -28,6 +33,7 @@ class Hub:
     dropped: dict[str, int] = field(default_factory=dict)
     sent: dict[str, bytes] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
+    locked: bool = False
 
     def add(self, repository: str, files: dict[str, bytes], branch: str = "main") -> str:
         """Store a commit and return it."""
@@ -72,6 +78,41 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.answer()
+
+    def do_POST(self):
+        """Make a repository, say how files are uploaded, and take a commit."""
+        path = unquote(urlsplit(self.path).path)
+        self.hub.log.append(f"POST {path}")
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.command = "GET"  # whose replies have a body
+        if self.hub.locked:
+            return self.fail(403, "Forbidden")
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+            if name not in self.hub.commits:
+                self.hub.add(name, {})
+            return self.reply(200, json.dumps({"url": f"/{name}"}).encode(), {})
+        if path == "/api/validate-yaml":  # the header of a card
+            return self.reply(200, b'{"errors": [], "warnings": []}', {})
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", path)
+        if found is None:
+            return self.fail(404, "RepoNotFound")
+        if found[2] == "preupload":
+            files = [
+                {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for one in json.loads(body)["files"]
+            ]
+            return self.reply(200, json.dumps({"files": files}).encode(), {})
+        lines = [json.loads(line) for line in body.splitlines()]
+        files = {
+            line["value"]["path"]: base64.b64decode(line["value"]["content"])
+            for line in lines
+            if line["key"] == "file"
+        }
+        commit = self.hub.add(found[1], files)
+        values = {"commitUrl": f"/{found[1]}/commit/{commit}", "commitOid": commit}
+        return self.reply(200, json.dumps(values).encode(), {})
 
     def fail(self, status: int, code: str) -> None:
         self.reply(status, b"", {"X-Error-Code": code, "X-Error-Message": code})
@@ -133,3 +174,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.reply(206 if start else 200, rest, headers)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    hub = Hub()
+    server, address = hub.start()
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield hub
+    server.shutdown()
+    server.server_close()

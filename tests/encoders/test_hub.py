@@ -12,7 +12,7 @@ from semalign_jax.encoders import CheckpointError, encode, load_encoder
 from semalign_jax.encoders._hub import resolve_checkpoint
 
 from .harness import all_cases, read_golden, write_checkpoint
-from .hub_server import Hub
+from .hub_server import hub as hub
 
 MODULES = [
     {"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -60,19 +60,6 @@ NEEDED = [
     "tokenizer_config.json",
     "vocab.txt",
 ]
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    hub = Hub()
-    server, address = hub.start()
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield hub
-    server.shutdown()
-    server.server_close()
 
 
 def names(folder):

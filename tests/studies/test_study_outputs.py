@@ -171,7 +171,9 @@ def test_classes_of_all_pairs_have_bars_next_to_references(monkeypatch):
     seen = []
     monkeypatch.setattr(figures, "class_bars", lambda *a, **k: seen.append((a, k)))
     values = {"a": 0.6, "b": 0.9, "c": math.nan}
-    classes = [class_row("ortho", "Edema", value, source=s) for s, value in values.items()]
+    classes: list[Any] = [
+        class_row("ortho", "Edema", value, source=s) for s, value in values.items()
+    ]
     classes += [{**class_row("CLIP", "Edema", 0.7, source=s), "anchors": None} for s in values]
     list(drawings.study_figures([], classes))
     (scores,), options = seen[0]

@@ -15,7 +15,7 @@ from sklearn import metrics as reference
 
 import semalign_jax as sa
 from semalign_jax.metrics import intervals
-from semalign_jax.studies import outputs, stitching
+from semalign_jax.studies import inputs, outputs, stitching
 from semalign_jax.studies.settings import METHODS as METHODS_OF_STUDIES
 from semalign_jax.studies.settings import load_settings
 
@@ -82,7 +82,8 @@ def settings_of(folder: Path, **changes: Any) -> stitching.StitchingSettings:
 
 def data_of(settings):
     assert settings.dataset is not None
-    return stitching._own_data(settings, settings.dataset)
+    stores = inputs.open_stores("stores", settings.stores)
+    return stitching.parts_of(settings, settings.dataset, stores)
 
 
 @pytest.fixture(scope="module", autouse=True)
