@@ -63,9 +63,9 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 
 
-def skip(_app, _what, _name, obj, skipped, _options):
-    """Leave out the fields of named tuples, which their class describes."""
-    return True if type(obj).__name__ == "_tuplegetter" else skipped
+def skip(_app, _what, name, obj, skipped, _options):
+    """Leave out the fields of named tuples, which their class describes, and what pydantic adds."""
+    return skipped or type(obj).__name__ == "_tuplegetter" or name == "model_config"
 
 
 def setup(app):
