@@ -448,7 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out is not None:
         report.write_json(options.out / "data_speed.json", content)
     if options.docs is not None:
-        printing.write_text(options.docs, text.getvalue())
+        printing.write_page(options.docs, "Speed of readers and stores", text.getvalue())
     return 0
 
 

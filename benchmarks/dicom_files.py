@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from printing import markdown, write_text
+from printing import markdown, write_page
 
 from semalign_jax.data import PixelError, read_pixels
 
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "the wheel of that name on PyPI, unpacked. Each file counts twice: with its\nwindow or "
             "VOI LUT, and without. Refused files are mostly no images, or films."
         )
-        write_text(options.docs, f"{head}\n\n{text}")
+        write_page(options.docs, "DICOM files of others", f"{head}\n\n{text}")
     return 1 if differs else 0
 
 

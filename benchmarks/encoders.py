@@ -429,7 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         report.write_json(options.out / "encoders.json", content)
     if options.docs is not None:
-        printing.write_text(options.docs, text.getvalue())
+        printing.write_page(options.docs, "Speed of encoders", text.getvalue())
     return 0
 
 

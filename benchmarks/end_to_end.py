@@ -238,13 +238,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = time.perf_counter() - start
     say(f"Printed by `{' '.join(['python benchmarks/end_to_end.py', *arguments])}`.\n")
     say(f"On {where['processor']}, {os.cpu_count()} threads, in {seconds:.0f} s.\n")
-    say("# From films and reports to studies, by the command line\n")
     say("\n".join(line.strip() for line in (__doc__ or "").split("\n\n")[1].splitlines()), "\n")
     say((__doc__ or "").split("\n\n")[2], "\n")
     for words, printed in done:
         say(f"```console\n$ semalign {shlex.join(words)}\n{printed.rstrip()}\n```\n")
     if options.docs is not None:
-        printing.write_text(options.docs, text.getvalue())
+        printing.write_page(
+            options.docs, "From films and reports to studies, by the command line", text.getvalue()
+        )
     return 0
 
 

@@ -311,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(text, end="")
     if options.docs is not None:
-        printing.write_text(options.docs, text)
+        printing.write_page(options.docs, "Speed of heads", text)
     return 0
 
 

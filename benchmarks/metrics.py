@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = described(row, " ".join(sys.argv[1:] if arguments is None else arguments))
     print(text, end="")
     if options.docs is not None:
-        printing.write_text(options.docs, text)
+        printing.write_page(options.docs, "Speed of metrics", text)
     if options.out is not None:
         path = options.out / "metrics.json"
         report.write_json(path, {"bootstrap": row._asdict()} | report.environment())

@@ -36,10 +36,10 @@ def markdown(rows: Sequence[Any], digits: int = 2) -> str:
     return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows])
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step, its directory included."""
+def write_page(path: Path, title: str, text: str) -> None:
+    """Write what was printed as a page of the documentation, in one step, its folder included."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode())
+    write_atomically(path, f"# {title}\n\n{text}".encode())
 
 
 def print_tables(rows: Sequence[Row]) -> None:

@@ -544,12 +544,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(f"On {where}, jax {jax.__version__}, float32, one thread if not said otherwise.\n")
     say(f"OpenBLAS: {printing.blas_kernels()} (OPENBLAS_CORETYPE is not set).\n")
     if options.accuracy:
-        run = _accuracy
+        run, title = _accuracy, "Accuracy of the solvers"
+    elif options.batch:
+        run, title = _batch, "Speed of batches of fits"
+    elif options.large:
+        run, title = _large, "Speed of fits in 4,096 dimensions"
     else:
-        run = _batch if options.batch else _large if options.large else _speed
+        single = "single" not in options.skip
+        title = "Speed of single fits" if single else "Speed of sweeps over pairs"
+        run = _speed
     status = run(options, say)
     if options.docs is not None:
-        printing.write_text(options.docs, text.getvalue())
+        printing.write_page(options.docs, title, text.getvalue())
     return status
 
 

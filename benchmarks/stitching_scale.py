@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = arguments_of(arguments)
         measure(options, list(sys.argv[1:] if arguments is None else arguments), say)
         if options.docs is not None:
-            printing.write_text(options.docs, text.getvalue())
+            printing.write_page(options.docs, "A stitching study of 12 encoders", text.getvalue())
     except ValueError as error:
         print(f"stitching_scale: error: {error}", file=sys.stderr)
         return 2

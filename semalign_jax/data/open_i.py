@@ -30,7 +30,7 @@ def read_open_i(
     absent: Literal["negative", "blank"] = "negative",
     on_error: Literal["raise", "skip"] = "raise",
 ) -> ImageTextDataset:
-    """Read the reports ecgen-radiology/*.xml with their images.
+    """Read the reports `ecgen-radiology/*.xml` with their images.
 
     Labels are the manually coded MeSH terms of the reports (the element "major"), without their
     qualifiers: "Cardiomegaly/mild" is "Cardiomegaly". A report may have several images, which

@@ -29,6 +29,12 @@ class AffineMap(NamedTuple):
         weight: [..., d_in, d_out].
         source_offset: [..., d_in], subtracted from the input.
         target_offset: [..., d_out], added to the output.
+
+    Example:
+        >>> import jax.numpy as jnp, semalign_jax as sa
+        >>> double = sa.AffineMap.from_weight(2 * jnp.eye(2), jnp.ones(2))
+        >>> print(double(jnp.array([[3.0, 4.0]])), (double >> double).bias)
+        [[7. 9.]] [3. 3.]
     """
 
     weight: Array
@@ -228,6 +234,11 @@ def identity_map(d_in: int, d_out: int, *, dtype=jnp.float32) -> AffineMap:
     Raises:
         TypeError: if a dimension is not an int.
         ValueError: if a dimension is below 1.
+
+    Example:
+        >>> import jax.numpy as jnp, semalign_jax as sa
+        >>> print(sa.identity_map(2, 3)(jnp.array([[4.0, 5.0]])))
+        [[4. 5. 0.]]
     """
     d_in, d_out = checks.positive_int("d_in", d_in), checks.positive_int("d_out", d_out)
     weight = jnp.eye(d_in, d_out, dtype=dtype)

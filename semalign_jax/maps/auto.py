@@ -184,6 +184,13 @@ def fit_auto(
         TypeError: for a non-floating dtype or an option of the wrong type.
         ValueError: for shapes that do not match, non-finite anchors, negative or all-zero weights,
             or a readout of another space.
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> mapping, info = sa.fit_auto(x, x[:, ::-1] + 3)
+        >>> print(f"{info.loo_cosine:.2f}")
+        1.00
     """
     x, y, weights = check_anchors(x, y, weights, validate)
     if readout is not None and readout.d_in != y.shape[1]:

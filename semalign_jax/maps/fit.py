@@ -58,7 +58,7 @@ class FitInfo(NamedTuple):
             residual, in squared units of `y`.
         singular_values: [k], descending, of the matrix that `rank` speaks of, up to a power of two
             that keeps them in range.
-        orthogonality_error: scalar, max |W^T W - I| (or |W W^T - I| if d_in < d_out) of the
+        orthogonality_error: scalar, max `|W^T W - I|` (or `|W W^T - I|` if d_in < d_out) of the
             returned weight.
     """
 
@@ -313,6 +313,13 @@ def fit_affine(
         TypeError: for a non-floating dtype or an option of the wrong type.
         ValueError: for shapes that do not match, unknown options, non-finite anchors, negative
             or all-zero weights.
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> mapping = sa.fit_affine(x, x[:, ::-1] + 3)
+        >>> print(mapping.bias.round())
+        [3. 3. 3. 3.]
     """
     return _checked_fit(
         "affine",
@@ -363,6 +370,13 @@ def fit_linear(
     Raises:
         TypeError: for a non-floating dtype or an option of the wrong type.
         ValueError: for bad shapes, unknown options, non-finite anchors or bad weights.
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> mapping = sa.fit_linear(x, x[:, ::-1] + 3)
+        >>> print(mapping.bias)
+        [0. 0. 0. 0.]
     """
     return _checked_fit(
         "linear",
@@ -418,6 +432,13 @@ def fit_l_ortho(
         TypeError: for a non-floating dtype or an option of the wrong type.
         ValueError: for bad shapes, unknown options, non-finite anchors, bad weights, or
             `rotation_only` with unequal dimensions.
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> mapping = sa.fit_l_ortho(x, 2 * x[:, ::-1])
+        >>> print(abs(mapping.weight[0]).round())
+        [0. 0. 0. 1.]
     """
     return _checked_fit(
         "l-ortho",
@@ -487,6 +508,14 @@ def fit_ortho(
         TypeError: for a non-floating dtype or an option of the wrong type.
         ValueError: for bad shapes, unknown options, non-finite anchors, bad weights, or
             `rotation_only` with unequal dimensions.
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> y = 2 * x[:, ::-1] + 3
+        >>> mapping = sa.fit_ortho(x, y, normalize="isotropic")
+        >>> print(abs(mapping(x) - y).max() < 1e-4)
+        True
     """
     return _checked_fit(
         "ortho",
@@ -527,6 +556,11 @@ def polar_factor(m: ArrayLike, *, rcond: ArrayLike | None = None) -> Array:
     Raises:
         TypeError: if `m` is not floating point.
         ValueError: if `m` is not a matrix, is empty or holds NaN or infinity, or for a bad `rcond`.
+
+    Example:
+        >>> import jax.numpy as jnp, semalign_jax as sa
+        >>> print(abs(sa.polar_factor(jnp.diag(jnp.array([5.0, -4.0, 3.0, 2.0])))).round()[1])
+        [0. 1. 0. 0.]
     """
     m = checks.float_array("m", m, 2)
     if checks.is_concrete(m):
@@ -572,6 +606,13 @@ def fit(
     Raises:
         TypeError: as the function of that name.
         ValueError: as that function; also for an unknown method or an option it does not have.
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> mapping, info = sa.fit("ortho", x, x[:, ::-1], info=True)
+        >>> int(info.rank)
+        4
     """
     check_method(method, options)
     return _checked_fit(method, x, y, info=info, **options)

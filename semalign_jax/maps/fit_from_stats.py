@@ -63,6 +63,14 @@ def fit_from_stats(
         TypeError: for an option of the wrong type or if `stats` is not a `PairStats`.
         ValueError: for an unknown method or option, statistics of no anchors, or what leaves single
             anchors out (method "auto", ridge="loo").
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> stats = sa.accumulate_stats([(x, x[:, ::-1] + 3)])
+        >>> mapping = sa.fit_from_stats("affine", stats)
+        >>> print(mapping.bias.round())
+        [3. 3. 3. 3.]
     """
     if not isinstance(stats, PairStats):
         raise TypeError(f"stats must be a PairStats; got {type(stats).__name__}")

@@ -39,6 +39,12 @@ def save_map(
     Raises:
         TypeError: if `mapping` is not an `AffineMap` or is traced.
         OSError: if the file cannot be written.
+
+    Example:
+        >>> import semalign_jax as sa
+        >>> sa.save_map(sa.identity_map(4, 4), "map.safetensors", method="naive")
+        >>> sa.load_map("map.safetensors").weight.shape
+        (4, 4)
     """
     if not isinstance(mapping, AffineMap):
         raise TypeError(f"mapping must be an AffineMap; got {type(mapping).__name__}")
@@ -67,6 +73,12 @@ def load_map(path: str | os.PathLike, *, revision: str | None = None) -> AffineM
         PermissionError: if the repository's terms have to be accepted first.
         ValueError: if it is not a whole safetensors file, of another format or version, or its
             tensors are not those of a map; the message says which.
+
+    Example:
+        >>> import semalign_jax as sa
+        >>> sa.save_map(sa.identity_map(4, 4), "map.safetensors")
+        >>> sa.load_map("map.safetensors") == sa.identity_map(4, 4)
+        True
     """
     if is_repository(path):
         path = download_map(str(path), revision)

@@ -295,6 +295,14 @@ def fit_semi(
         TypeError: for a non-floating dtype or an option of the wrong type.
         ValueError: for shapes that do not match, empty pools, fewer than 2 anchors, values that are
             not finite, or an `epsilon` that is not positive.
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> y = x[:, ::-1] + 3
+        >>> mapping, info = sa.fit_semi(x[:10], y[:10], x[10:], y[10:])
+        >>> mapping(x).shape
+        (20, 4)
     """
     x, y, _ = check_anchors(x, y, None, validate)
     if x.shape[0] < 2:

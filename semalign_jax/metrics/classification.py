@@ -294,7 +294,7 @@ def cohen_kappa(
         labels: true classes [n], integers in [0, num_classes), or booleans for 2 classes.
         predicted: predicted classes [n], likewise.
         num_classes: number of classes (static).
-        disagreement: how much a pair (i, j) disagrees: "nominal" 1 if i != j, "linear" |i - j|,
+        disagreement: how much a pair (i, j) disagrees: "nominal" 1 if i != j, "linear" `|i - j|`,
             "quadratic" (i - j)^2.
         weights: see `confusion_matrix`.
 
@@ -359,7 +359,7 @@ def expected_calibration_error(
 ) -> Array:
     """Expected calibration error over bins of equal width (Guo et al. 2017).
 
-    The mean over the rows of |share of hits - mean confidence| of their bin; bins are open on
+    The mean over the rows of `|share of hits - mean confidence|` of their bin; bins are open on
     the left, (k / bins, (k + 1) / bins], and 0 belongs to the first one. For classes the
     confidence is the largest probability and a hit the true class; for binary and multi-label
     problems the confidence is the probability of the positive class and a hit a positive row.

@@ -251,7 +251,7 @@ def paired_bootstrap_test(
     """Bootstrap of the difference between two methods on the same rows.
 
     Both methods see the same resamples. The p-value is the share of resampled differences d*
-    with |d* - d| >= |d|, where d is the observed one, counting the data themselves as one more
+    with `|d* - d| >= |d|`, where d is the observed one, counting the data themselves as one more
     resample (Efron and Tibshirani 1993, chapter 16).
 
     Args:

@@ -54,6 +54,14 @@ def stitch(head: Head, mapping: AffineMap) -> Head:
     Raises:
         TypeError: if `head` is no head, or `mapping` no `AffineMap`.
         ValueError: if the map does not end in the head's space.
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> head = sa.AffineMap.from_weight(x[:4, :2])  # of the space that is reached, two classes
+        >>> mapping = sa.fit_affine(x, x[:, ::-1] + 3)
+        >>> sa.stitch(head, mapping)(x).shape
+        (20, 2)
     """
     _check_types(head, mapping)
     return mapping >> head
@@ -116,6 +124,14 @@ def evaluate_stitching(
     Raises:
         TypeError: see `head_accuracy` and `stitch`.
         ValueError: see `head_accuracy` and `stitch`.
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> head, y = sa.AffineMap.from_weight(x[:4, :2]), x[:, ::-1] + 3
+        >>> scores = sa.evaluate_stitching(head, sa.fit_affine(x, y), x, y, head(y).argmax(1))
+        >>> print(scores.aligned, scores.upper_bound)
+        1.0 1.0
     """
     _check_types(head, mapping)
     naive = identity_map(mapping.d_in, mapping.d_out, dtype=mapping.weight.dtype)

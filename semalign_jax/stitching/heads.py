@@ -140,6 +140,14 @@ def fit_head(
         ValueError: for shapes that do not match, labels out of range, an unknown loss; outside
             of `jit` also for NaN or infinite embeddings, bad weights, a class without rows, or a
             label that is the same in all rows (their intercepts have no finite optimum).
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> labels = x[:, 0] > 0
+        >>> head = sa.fit_head(x, labels, 2, l2=0.1)
+        >>> print(((head(x).argmax(1) == 1) == labels).mean())
+        1.0
     """
     data = checked_data(x, labels, num_classes, loss, weights, known)
     if penalize_intercept is None:

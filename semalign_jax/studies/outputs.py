@@ -62,9 +62,9 @@ def write_outputs(
     """Write a study's files.
 
     results.json (see `load_results`), settings.json (can be run again), summary.csv, classes.csv
-    if there are scores of classes, tables.tex, figures/*.png and *.pdf, report.html. Equal results
-    give equal files on one installation. Without matplotlib there are no figures, which one line
-    on stderr says.
+    if there are scores of classes, tables.tex, `figures/*.png` and `*.pdf`, report.html. Equal
+    results give equal files on one installation. Without matplotlib there are no figures, which one
+    line on stderr says.
 
     Args:
         out: folder to write to, made if need be. Files of these names are replaced.

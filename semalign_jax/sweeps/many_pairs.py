@@ -129,6 +129,16 @@ def sweep_pairs(
         TypeError: for embeddings that are not floating point or counts that are not ints.
         ValueError: for unknown encoders or methods, rows or dimensions that do not match, counts
             beyond n, or if not exactly one of `keys` and `orders` is given.
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> spaces, keys = {"a": x, "b": x[:, ::-1] + 3}, jax.random.split(jax.random.key(1), 2)
+        >>> heads = {name: sa.AffineMap.from_weight(x[:4, :2]) for name in spaces}
+        >>> scored = {"metrics": ["accuracy"], "eval_data": x[:, 0] > 0, "methods": ["affine"]}
+        >>> found = sa.sweep_pairs(spaces, (5, 20), keys, readouts=heads, test=spaces, **scored)
+        >>> found.values["accuracy"].shape  # pairs, methods, counts, keys
+        (2, 1, 2, 2)
     """
     if not metrics:
         raise ValueError("metrics is empty: give at least one, name -> function(scores, eval_data)")

@@ -177,6 +177,18 @@ def anchor_sweep(
         TypeError: for non-floating embeddings, counts that are not ints, or keys that are none.
         ValueError: for shapes that do not match, unknown methods, counts beyond n, a single key,
             or if not exactly one of `keys` and `orders` is given.
+
+    Example:
+        >>> import jax, semalign_jax as sa
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> error = lambda mapping, data: abs(mapping(data[0]) - data[1]).mean()
+        >>> y, keys = x[:, ::-1] + 3, jax.random.split(jax.random.key(1), 2)
+        >>> metrics, methods = {"error": error}, ["ortho", "affine"]
+        >>> found = sa.anchor_sweep(
+        ...     x, y, (5, 20), keys, metrics=metrics, methods=methods, eval_data=(x, y)
+        ... )
+        >>> found.values["error"].shape  # methods, counts, keys
+        (2, 2, 2)
     """
     x, y = checks.pair(x, y)
     if not metrics:

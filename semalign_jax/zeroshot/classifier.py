@@ -179,7 +179,7 @@ def zero_shot_classifier(
     space: AnchorSpace | None = None,
     temperature: float = TEMPERATURE,
 ) -> ZeroShotClassifier:
-    """A classifier of images from the names of the classes, as `build_zero_shot_classifier`s are.
+    """A classifier of images from the names of the classes, as OpenCLIP builds them.
 
     Every class goes into every template; the prompts are embedded, brought to length 1, averaged,
     and brought to length 1 again.
@@ -207,11 +207,14 @@ def zero_shot_classifier(
             dimension, or a normalisation without `space` or without `map`.
 
     Example:
-        >>> encoder = load_encoder("owner/text-encoder")
-        >>> classifier = zero_shot_classifier(
-        ...     encoder, ["pneumonia", "no finding"], ["Chest X-ray: {}."], map=fitted
+        >>> import numpy as np, semalign_jax as sa
+        >>> vectors = {"a cat": [1.0, 0.0], "a dog": [0.0, 1.0]}
+        >>> encode = lambda texts: np.array([vectors[text] for text in texts])  # or an encoder
+        >>> classifier = sa.zero_shot_classifier(
+        ...     encode, ["cat", "dog"], ["a {}"], map=sa.identity_map(3, 2)
         ... )
-        >>> classifier.predict(images)
+        >>> print(classifier.predict(np.array([[0.1, 0.9, 0.5]])))
+        [1]
     """
     if isinstance(templates, str):
         raise TypeError(f"templates must be a list of texts; got {templates!r:.80}")

@@ -159,6 +159,11 @@ def zero_shot_logits(
     Raises:
         TypeError: for embeddings or classes that are not floating point.
         ValueError: if the dimensions differ, or classes hold infinity.
+
+    Example:
+        >>> import jax.numpy as jnp, semalign_jax as sa
+        >>> print(sa.zero_shot_logits(jnp.array([[3.0, 4.0]]), jnp.eye(2)).round(3))
+        [[0.6 0.8]]
     """
     embeddings = checks.float_array("embeddings", embeddings, 2)
     classes = checks.float_array("classes", classes, 2)
@@ -194,6 +199,11 @@ def zero_shot_predict(
     """The class of the largest cosine similarity, int [n]; see `zero_shot_logits`.
 
     It is -1 where no similarity is defined, of images that hold NaN or infinity.
+
+    Example:
+        >>> import jax.numpy as jnp, semalign_jax as sa
+        >>> print(sa.zero_shot_predict(jnp.array([[3.0, 4.0]]), jnp.eye(2)))
+        [1]
     """
     logits = zero_shot_logits(embeddings, classes, center=center, batch_size=batch_size)
     return _class_of(logits)

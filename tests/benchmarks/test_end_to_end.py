@@ -41,7 +41,7 @@ def done(tmp_path_factory):
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert docs.read_text() == ended.stdout
+    assert docs.read_text().partition("\n\n")[2] == ended.stdout
     return work, ended.stdout + ended.stderr
 
 
