@@ -121,7 +121,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
     seconds = time.perf_counter() - start
     title, body, note = (__doc__ or "").split("\n\n")[:3]
-    say(f"# {title.rstrip('.')}\n")
     say(f"Printed by `{' '.join(['python benchmarks/recipes.py', *arguments])}`")
     say(f"on {report.environment()['processor']} in {seconds:.0f} s.\n")
     say(body, "\n")
@@ -129,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for words, printed in done:
         say(f"```console\n$ semalign {shlex.join(words)}\n{printed.rstrip()}\n```\n")
     if options.docs is not None:
-        printing.write_text(options.docs, text.getvalue())
+        printing.write_page(options.docs, title.rstrip("."), text.getvalue())
     return 0
 
 
