@@ -14,6 +14,7 @@ from .latex import latex_table
 from .report import write_json
 from .settings import resolved_settings as resolved_settings
 from .tables import PAIR, ClassRow, Row, grouped, summary_tables, write_classes, write_csv
+from .trust import TrustRow
 
 FORMAT = "semalign_jax.study"
 VERSION = 1
@@ -37,6 +38,7 @@ class StudyResults(TypedDict):
         seconds: spent on computing.
         rows: scores.
         classes: scores of single classes.
+        trust: a diagnosis of the anchors of each pair, see `studies.trust`.
         notes: what a reader should know besides, a sentence each.
     """
 
@@ -49,6 +51,7 @@ class StudyResults(TypedDict):
     seconds: float
     rows: list[Row]
     classes: list[ClassRow]
+    trust: list[TrustRow]
     notes: list[str]
 
 

@@ -176,6 +176,8 @@ class StudySettings(Settings):
             too, and a name of a map instead of options.
         uncertain: What uncertain labels become: left out, 0 or 1 (see `data.binary_labels`).
         blank: What missing labels become: left out, or 0.
+        trust: Whether the anchors of each pair of encoders are diagnosed, at the largest count, see
+            `maps.diagnose`.
     """
 
     title: str = "Study"
@@ -185,6 +187,7 @@ class StudySettings(Settings):
     methods: dict[str, dict[str, Any]] = METHODS
     uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
     blank: Literal["ignore", "zeros"] = "ignore"
+    trust: bool = True
 
     @field_validator("*")
     @classmethod

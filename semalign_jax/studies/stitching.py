@@ -40,6 +40,7 @@ from .stitching_settings import PatientSplitSettings as PatientSplitSettings
 from .stitching_settings import demo_settings as demo_settings
 from .study import Study, run_study
 from .tables import ClassRow, Pair, Row, row_of_draws
+from .trust import TrustRow, trust_rows
 
 #: What heads are trained with.
 LOSS_OF_TASK: dict[str, Loss] = {"single-label": "multinomial", "multi-label": "binary"}
@@ -53,7 +54,7 @@ DEMO: dict[DemoGroup, tuple[str, dict[str, str]]] = {
 }
 #: All settings that scores rest on; not where the data lie.
 SCORED = (
-    "task", "counts", "seeds", "seed", "methods", "metrics", "control", "l2", "intervals",
+    "task", "counts", "seeds", "seed", "methods", "metrics", "control", "l2", "intervals", "trust",
 )  # fmt: skip
 
 
@@ -261,9 +262,11 @@ class _Group:
             found = self._logits(anchors or both("train"), both("test"), heads)
             for direction, lines in zip(directions, found, strict=True):
                 classes += self._classes(direction, lines)
+        pool = anchors or both("train")
         return {
             "rows": [row for one in directions for row in self._rows(matrix, one)],
             "classes": classes,
+            "trust": [row for one in directions for row in self._trust(one, pool)],
             "converged": {name: bool(info.converged) for name, (_, info) in fitted.items()},
         }
 
@@ -288,6 +291,14 @@ class _Group:
             for metric in self.settings.metrics
             for method, count, field, place in found
         ]
+
+    def _trust(self, direction: tuple[str, str], pool: Mapping[str, np.ndarray]) -> list[TrustRow]:
+        if not self.settings.trust:
+            return []
+        source, target = direction
+        pair = self.protocol, source, target
+        largest = max(self.settings.counts)
+        return trust_rows(pair, pool[source], pool[target], largest, self.settings.seed)
 
     def _logits(
         self,

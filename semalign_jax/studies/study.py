@@ -23,7 +23,8 @@ class Study:
     Attributes:
         kind: of its results.
         cells: what is computed, and kept for another run: names, e.g. of two encoders.
-        compute: cell -> its "rows" and "classes", and what else `notes` reads, as JSON values.
+        compute: cell -> its "rows", "classes" and "trust", and what else `notes` reads, as JSON
+            values.
         pairs: the order of the rows.
         data: digests of the data that scores rest on.
         scored: names of the settings that scores rest on.
@@ -96,5 +97,6 @@ def _computed(
         seconds=math.fsum(cell["seconds"] for cell in found),
         rows=in_order("rows"),
         classes=in_order("classes"),
+        trust=in_order("trust"),
         notes=study.notes(found),
     )

@@ -28,6 +28,7 @@ from .inputs import Part, digest
 from .outputs import StudyResults
 from .study import Study, run_study
 from .tables import ClassRow, Pair, Row, class_row, row_of_draws
+from .trust import trust_rows
 from .zero_shot_data import ZeroShotData, demo_data, own_data
 from .zero_shot_settings import METHODS as METHODS
 from .zero_shot_settings import NAIVE, ClassMetric, Metric, ZeroShotSettings, baseline
@@ -49,7 +50,7 @@ CLASS_METRICS: Mapping[str, tuple[ClassMetric, ...]] = {
 #: All settings that scores rest on, but the names of multimodal models; not where the data lie.
 SCORED = (
     "counts", "seeds", "seed", "methods", "baselines", "normalizations", "temperature",
-    "shrinkage", "rule", "metrics", "class_metrics", "resamples", "level",
+    "shrinkage", "rule", "metrics", "class_metrics", "resamples", "level", "trust",
 )  # fmt: skip
 
 
@@ -114,6 +115,9 @@ class _Pairs:
         return {
             "rows": list(self._rows(result, pair)),
             "classes": list(self._classes(result, pair)),
+            "trust": trust_rows(pair, x, y, max(settings.counts), settings.seed)
+            if settings.trust
+            else [],
         }
 
     def _name(self, line: tuple[str, str]) -> str:

@@ -1,0 +1,54 @@
+"""How far the maps of a study can be trusted, by its anchors alone: see `maps.diagnose`."""
+
+from typing import TypedDict
+
+import jax
+import numpy as np
+
+from ..maps.diagnose import diagnose
+from ..sweeps.anchors import anchor_order
+from .tables import PAIR, Pair
+
+#: A diagnosis takes about 60 fits: of more anchors, so many are looked at.
+MOST_ANCHORS = 1000
+
+
+class TrustRow(TypedDict):
+    """A diagnosis of one draw of anchors, see `maps.Diagnosis`; JSON values."""
+
+    protocol: str
+    source: str
+    target: str
+    anchors: int
+    loo_cosine: float
+    explained: float
+    explained_back: float
+    effective_ranks: list[float]
+    hubness: float
+    stability: float
+    counts: list[int]
+    curve: list[float]
+    suspicious: int
+    advice: list[str]
+
+
+def trust_rows(pair: Pair, x: np.ndarray, y: np.ndarray, count: int, seed: int) -> list[TrustRow]:
+    """The diagnosis of the map between a pair of encoders; none of fewer than 3 anchors.
+
+    Args:
+        pair: protocol and encoders.
+        x: source embeddings of what anchors are drawn from [n, d_in].
+        y: target embeddings [n, d_out].
+        count: of anchors.
+        seed: of the draw.
+    """
+    count = min(count, MOST_ANCHORS, len(x))
+    if count < 3:
+        return []
+    draw, resamples = jax.random.split(jax.random.key(seed))
+    rows = np.asarray(anchor_order(draw, len(x), size=count))
+    found = diagnose(x[rows].astype(np.float32), y[rows].astype(np.float32), key=resamples)
+    values = found.summary() | {"suspicious": len(found.suspicious)}
+    own = TrustRow.__annotations__.keys() - {*PAIR}
+    cell = dict(zip(PAIR, pair, strict=True))
+    return [TrustRow(**cell, **{key: values[key] for key in own})]  # type: ignore[typeddict-item]
