@@ -6,11 +6,18 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypeAlias, TypedDict, TypeVar
-
-import numpy as np
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from .._core.files import write_atomically
+from .._core.rows import CELL as CELL
+from .._core.rows import PAIR as PAIR
+from .._core.rows import ClassScore as ClassScore
+from .._core.rows import Pair as Pair
+from .._core.rows import Row as Row
+from .._core.rows import counts_of as counts_of
+from .._core.rows import grouped as grouped
+from .._core.rows import metric_of as metric_of
+from .._core.rows import row_of_draws as row_of_draws
 
 
 class Record(TypedDict):
@@ -26,35 +33,6 @@ class Record(TypedDict):
     value: float
 
 
-class Row(TypedDict):
-    """Mean and standard deviation (sample, over seeds) of the records of one cell.
-
-    A script that computes a confidence interval adds its ends.
-    """
-
-    protocol: str
-    source: str
-    target: str
-    method: str
-    anchors: int | None
-    metric: str
-    mean: float
-    std: float
-    seeds: int
-    lower: NotRequired[float]
-    upper: NotRequired[float]
-
-
-class ClassScore(TypedDict):
-    """Score of one method on one class, with the ends of its confidence interval."""
-
-    method: str
-    label: str
-    value: float
-    lower: float
-    upper: float
-
-
 class ClassRow(ClassScore):
     """Which pair and metric the score of a class is of."""
 
@@ -63,27 +41,6 @@ class ClassRow(ClassScore):
     source: str
     target: str
     anchors: int | None
-
-
-#: (protocol, source, target)
-Pair: TypeAlias = tuple[str, str, str]
-R = TypeVar("R", bound=Mapping[str, Any])
-PAIR = ("protocol", "source", "target")
-CELL = (*PAIR, "method", "anchors", "metric")
-
-
-def row_of_draws(
-    pair: Pair, method: str, anchors: int | None, metric: str, values: np.ndarray, **others: float
-) -> Row:
-    """A row of the scores of several draws; `others` are its interval, or replace the mean."""
-    values = np.atleast_1d(np.asarray(values, np.float64))
-    scores = {
-        "mean": float(values.mean()),
-        "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-        "seeds": len(values),
-    }
-    cell = dict(zip(CELL, (*pair, method, anchors, metric), strict=True))
-    return Row(**{**cell, **scores, **others})  # type: ignore[typeddict-item]
 
 
 def class_row(
@@ -150,32 +107,6 @@ def classes_over_pairs(classes: Iterable[ClassRow]) -> list[ClassRow]:
             mean = statistics.fmean(values)
             found.append(class_row(pair, method, anchors, metric, label, mean, *ends))
     return found
-
-
-def grouped(rows: Iterable[R], *keys: str) -> dict[tuple, list[R]]:
-    """Rows by their values of some keys, in the order of their first appearance."""
-    groups: dict[tuple, list[R]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return groups
-
-
-def counts_of(rows: Iterable[Mapping[str, Any]]) -> list[int]:
-    """The anchor counts in ascending order."""
-    return sorted({row["anchors"] for row in rows if row["anchors"] is not None})
-
-
-def metric_of(rows: Sequence[Row]) -> str:
-    """The metric of the rows.
-
-    Raises:
-        ValueError: if there are no rows, or they have several metrics.
-    """
-    metrics = [metric for (metric,) in grouped(rows, "metric")]
-    if len(metrics) != 1:
-        found = f"several metrics ({', '.join(metrics)})" if metrics else "none"
-        raise ValueError(f"rows must be those of one metric; got {found}")
-    return metrics[0]
 
 
 class Table(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from test_report import Page, row
 
 from semalign_jax.studies import drawings, figures, outputs, report, tables
@@ -149,8 +150,7 @@ def test_the_page_has_the_figures_settings_versions_and_hardware(written):
     assert all(part in text for part in shown)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == len(list((out / "figures").glob("*.png"))) == 4
-    assert "one standard deviation" in images[0]["alt"]
-    assert "Dotted: fitted to anchors matched to wrong ones." in images[0]["alt"]
+    assert "AUROC against the number of anchors; mean over draws" in images[0]["alt"]
 
 
 def test_what_all_pairs_say_together_is_that_of_all_their_draws():
@@ -167,54 +167,67 @@ def test_what_all_pairs_say_together_is_that_of_all_their_draws():
     assert (whole["seeds"], whole["anchors"], naive["mean"], naive["std"]) == (12, 20, 0.5, 0.0)
 
 
-def test_classes_of_all_pairs_have_bars_next_to_references(monkeypatch):
-    seen = []
-    monkeypatch.setattr(figures, "class_bars", lambda *a, **k: seen.append((a, k)))
+def drawn_as(kind, few, classes=()) -> Any:
+    """The figures of a kind, of those that a study has."""
+    return [found for found in drawings.study_figures(few, classes) if found[0] == kind]
+
+
+def test_classes_of_all_pairs_are_means_next_to_grey_references():
     values = {"a": 0.6, "b": 0.9, "c": math.nan}
     classes = [class_row("ortho", "Edema", value, source=s) for s, value in values.items()]
     classes += [{**class_row("CLIP", "Edema", 0.7, source=s), "anchors": None} for s in values]
-    list(drawings.study_figures([], classes))
-    (scores,), options = seen[0]
-    assert [row["method"] for row in scores] == ["ortho", "CLIP"]
-    assert [scores[0][key] for key in ("value", "lower", "upper")] == [0.75, 0.6, 0.9]
-    assert options["references"] == ["CLIP"]
-    assert len(seen) == 4  # and one for each pair
+    ((*_, caption, figure),) = drawn_as("overall-classes", [], classes)
+    assert "line: from the lowest to the highest" in caption
+    (axis,) = figure.axes
+    points = {line.get_label(): line for line in axis.get_lines()}
+    assert list(points["ortho"].get_xdata()) == [0.75]
+    assert list(axis.collections[0].get_segments()[0][:, 0]) == [0.6, 0.9]
+    assert len(set(to_rgb(points["CLIP"].get_color()))) == 1
+    assert len(drawn_as("classes", [], classes)) == 3  # and one for each pair
 
 
-def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
-    seen = []
-    monkeypatch.setattr(figures, "score_matrices", lambda *a, **_: seen.append(a))
-    monkeypatch.setattr(figures, "anchor_curves", lambda *_, **__: None)
+def test_matrices_have_the_upper_bound_on_the_diagonal():
     few = rows(metrics=("AUROC",))
-    list(drawings.study_figures(few, []))
-    panels, sources, targets = seen[0]
-    assert len(panels) == 2  # neither references nor controls
-    values = next(iter(panels.values()))
-    assert sources == targets == ["vit", "dino", "bert"]
-    for i, source in enumerate(sources):
-        for j, target in enumerate(targets):
-            assert values[i, j] == pytest.approx(0.8 if source == target else 0.8 - 0.01)
+
+    def matrices(some):
+        return [
+            axis.images[0].get_array().filled(math.nan)
+            for *_, figure in drawn_as("matrices", some)
+            for axis in figure.axes[:-1]
+        ]
+
+    values, _ = matrices(few)  # neither references nor controls
+    expected = np.full((3, 3), 0.79)
+    np.fill_diagonal(expected, 0.8)
+    np.testing.assert_allclose(values, expected)
     # What there is no score of is undefined, as is the diagonal without an upper bound.
-    seen.clear()
     chain = {("vit", "dino"), ("dino", "bert")}
     part = [r for r in few if (r["source"], r["target"]) in chain and r["method"] != "upper bound"]
-    list(drawings.study_figures(part, []))
-    panels, sources, targets = seen[0]
-    assert (sources, targets) == (["vit", "dino"], ["dino", "bert"])
-    expected = [[0.79, math.nan], [math.nan, 0.79]]
-    np.testing.assert_allclose(next(iter(panels.values())), expected)
+    np.testing.assert_allclose(matrices(part)[0], [[0.79, math.nan], [math.nan, 0.79]])
     # A single pair is no matrix.
-    seen.clear()
-    list(drawings.study_figures(rows(encoders=("vit", "bert"))[:4], []))
-    assert not seen
+    assert not matrices(rows(encoders=("vit", "bert"))[:4])
+
+
+def test_captions_say_nothing_that_the_figure_may_not_hold():
+    """What lines and bands are is in the legend, which follows from what is drawn."""
+    plain = [r for r in ROWS if not r["method"].startswith("shuffled")]
+    for some, dotted in ((ROWS, True), (plain, False)):
+        for *_, caption, figure in drawn_as("curves", some):
+            (legend,) = figure.legends
+            names = [text.get_text() for text in legend.get_texts()]
+            lines = [line for axis in figure.axes for line in axis.get_lines()]
+            assert ("dotted: wrong pairs" in names) == dotted
+            assert any(line.get_linestyle() == ":" for line in lines) == dotted
+            assert "otted" not in caption
+            assert "band" not in caption
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures are chosen, but not drawn."""
-    for name in ("anchor_curves", "score_matrices", "class_bars"):
+    for name in ("anchor_curves", "score_matrices", "class_scores"):
         monkeypatch.setattr(figures, name, lambda *_, **__: None)
-    monkeypatch.setattr(figures, "to_bytes", lambda *_: b"")
+    monkeypatch.setattr(drawings, "to_bytes", lambda *_: b"")
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -408,6 +408,14 @@ WRONG = {
         {"methods": {"m": {"method": "ortho", "ridg": 1.0}}},
         "run.yaml: methods: .*m: .*ridg",
     ),
+    "a control without its name": (
+        {"methods": {"wrong": {"method": "ortho", "shuffled": True}}},
+        """methods: 'wrong': a method is named "shuffled ..." where its shuffled is true""",
+    ),
+    "a name of controls": (
+        {"methods": {"shuffled ortho": {"method": "ortho"}}},
+        "methods: 'shuffled ortho': .*, and only there",
+    ),
     "an unknown baseline": (
         {"baselines": {"b": {"baseline": "asif", "tops": 3}}},
         "run.yaml: baselines: .*b: 'tops' is no option of asif; it has top, exponent, center",
