@@ -84,8 +84,9 @@ def add_legend(figure: "Figure", axes: Sequence["Axes"]) -> None:
             found.setdefault(label, handle)
     if found:
         inches = 0.056 * max(map(len, found)) + 0.5  # of a column
-        columns = max(1, min(len(found), int(figure.get_figwidth() / inches)))
-        figure.set_figheight(figure.get_figheight() + 0.16 * math.ceil(len(found) / columns))
+        rows = math.ceil(len(found) / max(1, int(figure.get_figwidth() / inches)))
+        columns = math.ceil(len(found) / rows)
+        figure.set_figheight(figure.get_figheight() + 0.16 * rows)
         options: Any = {"loc": "outside lower center", "ncols": columns, "columnspacing": 1.0}
         figure.legend(list(found.values()), list(found), **options)
 

@@ -56,9 +56,14 @@ def distinct(names: Sequence[str], before: str = " ") -> list[str]:
     return found
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return find_spec("matplotlib") is not None
+
+
 def drawn(rows: Sequence[Row], classes: Sequence[ClassRow]) -> Iterator[Drawing]:
     """The figures; none without matplotlib, which one line on stderr says."""
-    if find_spec("matplotlib") is None:
+    if not can_draw():
         print(f"no figures: {INSTALL}", file=sys.stderr)
         return
     names: list[str] = []

@@ -9,7 +9,7 @@ from .._core.documents import parse_json
 from .._core.files import as_path, format_problem, write_atomically
 from . import drawings
 from .drawings import Drawing, distinct, drawn, slug
-from .html import Picture, Section, html_report
+from .html import Picture, Section, html_report, values_table
 from .latex import latex_table
 from .report import write_json
 from .settings import resolved_settings as resolved_settings
@@ -38,6 +38,7 @@ class StudyResults(TypedDict):
         rows: scores.
         classes: scores of single classes.
         notes: what a reader should know besides, a sentence each.
+        doubts: those of the notes that are reasons to doubt the scores.
     """
 
     format: str
@@ -50,6 +51,7 @@ class StudyResults(TypedDict):
     rows: list[Row]
     classes: list[ClassRow]
     notes: list[str]
+    doubts: list[str]
 
 
 _SCORES = ("mean", "std", "lower", "upper", "value")
@@ -96,14 +98,7 @@ def write_outputs(
             written.append(out / "figures" / f"{drawing.name}.{suffix}")
             write_atomically(written[-1], data)
     written.append(out / "report.html")
-    html_report(
-        written[-1],
-        results["title"],
-        results["settings"],
-        results["environment"],
-        _sections(results, found),
-        command=command,
-    )
+    _write_page(written[-1], {results["title"]: results}, [_sections(results, found)], command)
     return written
 
 
@@ -128,10 +123,11 @@ def load_results(path: Path) -> StudyResults:
         raise ValueError(f"{path} {problem}")
     if values.get("kind") not in KINDS:
         raise ValueError(f"{path}: kind must be one of {', '.join(KINDS)}")
+    values.setdefault("doubts", [])
     expected: dict[str, Any] = {
         "title": str,
         **dict.fromkeys(("settings", "environment"), dict),
-        **dict.fromkeys(("rows", "classes", "notes"), list),
+        **dict.fromkeys(("rows", "classes", "notes", "doubts"), list),
         "seconds": int | float,
     }
     for name, kind in expected.items():
@@ -165,22 +161,26 @@ def write_report(
     if not studies:
         raise ValueError("studies is empty: give at least one")
     titles = distinct([study["title"] for study in studies])
-    several = len(studies) > 1
-    sections = []
-    for title, study in zip(titles, studies, strict=True):
-        found = _sections(study, drawn(study["rows"], study["classes"]))
-        sections += [s._replace(title=f"{title}: {s.title}") if several else s for s in found]
+    found = [_sections(study, drawn(study["rows"], study["classes"])) for study in studies]
+    _write_page(path, dict(zip(titles, studies, strict=True)), found, command)
 
-    def of_each(name: Literal["settings", "environment"]) -> dict[str, Any]:
-        values = [study[name] for study in studies]
-        if all(value == values[0] for value in values):
-            return values[0]
-        return dict(zip(titles, values, strict=True))
 
-    environment = of_each("environment")
-    html_report(
-        path, "; ".join(titles), of_each("settings"), environment, sections, command=command
-    )
+def _write_page(
+    path: Path,
+    studies: Mapping[str, StudyResults],
+    found: Sequence[Sequence[Section]],
+    command: Sequence[str] | None,
+) -> None:
+    """Write studies, by their titles, and their sections: a heading for each of several."""
+    sections, several = found[0], len(studies) > 1
+    if several:
+        sections = [Section(t, parts=parts) for t, parts in zip(studies, found, strict=True)]
+    made = [
+        values_table("Settings", {title: study["settings"] for title, study in studies.items()}),
+        values_table("Environment", {t: study["environment"] for t, study in studies.items()}),
+    ]
+    doubts = {t if several else "": study["doubts"] for t, study in studies.items()}
+    html_report(path, "; ".join(studies), sections, made, doubts=doubts, command=command)
 
 
 def _without_nan(value: Any) -> Any:
@@ -208,7 +208,10 @@ def _latex(results: StudyResults) -> Iterator[str]:
 
 def _sections(results: StudyResults, figures: Iterable[Drawing]) -> list[Section]:
     """One for each protocol, the notes before them."""
-    notes = [*results["notes"]]
+    doubts = results["doubts"]
+    notes = [note for note in results["notes"] if note not in doubts]  # those are on top
+    if not drawings.can_draw():
+        notes.append(f"There are no figures: {drawings.INSTALL}, then make the report again.")
     shown = drawings.CLASS_FIGURES
     if len(drawings.class_cells(results["classes"])) > shown:
         notes.append(f"The first {shown} figures of classes are shown; all are in the CSV.")

@@ -18,6 +18,7 @@ from .._core.rows import counts_of as counts_of
 from .._core.rows import grouped as grouped
 from .._core.rows import metric_of as metric_of
 from .._core.rows import row_of_draws as row_of_draws
+from ..plot.looks import is_control
 
 
 class Record(TypedDict):
@@ -116,23 +117,41 @@ class Table(NamedTuple):
         caption: above it.
         header: names of the columns.
         rows: cells, as many in each row as names.
+        best: (row, column) of the cells that pages mark as best.
+        note: the rule of this.
     """
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    best: frozenset[tuple[int, int]] = frozenset()
+    note: str = ""
+
+
+RULE = "Bold: the best of each column, and what cannot be told from it: {}. References and "
+RULE += "controls are left out."
+BY_INTERVAL = RULE.format("intervals that overlap")
+BY_ERROR = RULE.format("means ± one standard error over draws that overlap")
 
 
 def summary_tables(rows: Sequence[Row]) -> list[Table]:
     """A table for each metric, protocol and pair: methods by anchor counts.
 
-    Methods without anchors are in the first column alone, where others have counts.
+    Methods without anchors are in the first column alone, where others have counts. The best of
+    each column is that of all methods but these and controls; higher is better.
     """
     tables = []
     for (metric, *pair), here in grouped(rows, "metric", *PAIR).items():
         counts = counts_of(here)
-        body = []
-        for (method,), mine in grouped(here, "method").items():
+        columns: list[int | None] = [*counts] or [None]
+        body, best = [], set()
+        methods = grouped(here, "method")
+        rivals = [row for row in here if not is_control(row["method"])]
+        by_interval = all("lower" in row for row in rivals if row["anchors"] in columns)
+        for j, count in enumerate(columns, 1):
+            winners = _best([r for r in rivals if r["anchors"] == count], by_interval)
+            best |= {(i, j) for i, (method,) in enumerate(methods) if method in winners}
+        for (method,), mine in methods.items():
             cells = {r["anchors"]: r for r in mine}
             flat = cells.get(None)
             shown = (
@@ -142,8 +161,25 @@ def summary_tables(rows: Sequence[Row]) -> list[Table]:
             body.append((method, *(shown if counts else [_cell(flat, True)])))
         caption = "{}: {} → {} ({}, mean ± std)".format(*pair, metric)
         header = ["anchors", *map(str, counts)] if counts else ["method", metric]
-        tables.append(Table(caption, header, body))
+        note = BY_INTERVAL if by_interval else BY_ERROR
+        tables.append(Table(caption, header, body, frozenset(best), note if best else ""))
     return tables
+
+
+def _best(rows: Sequence[Row], by_interval: bool) -> set[str]:
+    """The method with the highest mean, and those whose range overlaps that of its."""
+
+    def ends(row: Row) -> tuple[float, float]:
+        if by_interval:
+            return row.get("lower", math.nan), row.get("upper", math.nan)
+        error = row["std"] / math.sqrt(row["seeds"])
+        return row["mean"] - error, row["mean"] + error
+
+    finite = [row for row in rows if math.isfinite(row["mean"])]
+    if not finite:
+        return set()
+    top = max(finite, key=lambda row: row["mean"])
+    return {top["method"], *(r["method"] for r in finite if ends(r)[1] >= ends(top)[0])}
 
 
 def _cell(row: Row | None, show: bool) -> str:

@@ -129,7 +129,7 @@ def test_latex_mistakes_are_named(rows, options, message):
 def test_summary_tables_have_one_per_metric_and_pair():
     rows = [*ROWS, row("affine", None, 0.5, metric="accuracy", seeds=1)]
     first, second = tables.summary_tables(rows)
-    assert first == (
+    assert first[:3] == (
         "zero-shot: vit → bert (AUROC, mean ± std)",
         ["anchors", "10", "100"],
         [
@@ -140,6 +140,26 @@ def test_summary_tables_have_one_per_metric_and_pair():
     )
     assert second.header == ["method", "accuracy"]
     assert second.rows == [("affine", "0.500")]
+
+
+def test_the_best_of_each_column_are_marked_by_a_rule_that_is_told():
+    rows = [
+        *ROWS,
+        row("ridge", 10, 0.69, std=0.02),
+        row("shuffled ortho", 10, 0.99),
+        row("ridge", 100, math.nan),
+    ]
+    (table,) = tables.summary_tables(rows)
+    # 10 anchors: 0.712 - 0.01 / √5 is above 0.69 + 0.02 / √5; 100: 0.8204 and 0.8196 are one.
+    assert table.best == {(2, 1), (1, 2), (2, 2)}
+    assert "one standard error" in table.note
+    ends = {"affine": (0.6, 0.705), "ortho": (0.7, 0.75)}
+    rows = [{**r, "lower": ends[r["method"]][0], "upper": ends[r["method"]][1]} for r in ROWS[1:3]]
+    (table,) = tables.summary_tables(rows)
+    assert table.best == {(0, 1), (1, 1)}
+    assert "intervals that overlap" in table.note
+    (alone,) = tables.summary_tables([row("a", None, 0.2, seeds=1), row("b", None, 0.4, seeds=1)])
+    assert alone.best == {(1, 1)}
 
 
 def test_csv_has_intervals_only_where_rows_have_them(tmp_path):
@@ -265,7 +285,7 @@ def test_many_matrices_take_several_rows():
 class Page(HTMLParser):
     """Tags with their attributes, text, and a check that every tag is closed in order."""
 
-    VOID = {"meta", "img", "!doctype"}
+    VOID = {"meta", "img", "input", "!doctype"}
 
     def __init__(self, text):
         super().__init__()
@@ -303,12 +323,16 @@ def write_page(path, pictures):
         [*tables.summary_tables(ROWS), tables.Table(EVIL, [EVIL, "b"], [[EVIL, EVIL]])],
         [html.Picture(EVIL, pictures[0]), html.Picture("vector", pictures[1])],
     )
+    one, other = ({"counts": [n, 100], EVIL: EVIL, "inner": {"k": n}} for n in (10, 20))
     html.html_report(
         path,
         EVIL,
-        {"counts": [10, 100], EVIL: EVIL},
-        {"versions": {"jax": "0.8"}, "cores": 2},
-        [section],
+        [section, html.Section("whole", parts=[section])],
+        [
+            html.values_table("Settings", {EVIL: one, "b": other}),
+            html.values_table("Environment", dict.fromkeys("ab", {"versions": {"jax": "0.8"}})),
+        ],
+        doubts={"": [], EVIL: [EVIL, "few draws"]},
         command=["python", "zero_shot.py", "--out", "a dir", "\udcff"],
     )
 
@@ -328,21 +352,28 @@ def test_html_report_is_one_file_with_all_of_it(tmp_path, pictures):
         assert shown in text
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     kinds, data = zip(*(image["src"].split(";base64,") for image in images), strict=True)
-    assert kinds == ("data:image/png", "data:image/svg+xml")
-    assert tuple(base64.b64decode(part) for part in data) == pictures
+    assert kinds == ("data:image/png", "data:image/svg+xml") * 2
+    assert tuple(base64.b64decode(part) for part in data) == pictures * 2
     assert images[0]["alt"] == EVIL
-    assert [tag for tag, _ in page.tags].count("p") == 2
+    assert text.index("few draws") < text.index("First")  # doubts are on top
+    assert f"name{EVIL}b" in text  # a column of settings for each run
+    assert text.endswith("namevalue\n\nversions.jax0.8\n\n\n\n\n\n")  # one if all are equal
 
 
 def test_html_report_escapes_text_and_loads_nothing(tmp_path, pictures):
     write_page(tmp_path / "report.html", pictures)
     content = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(content)
-    assert not {"script", "link", "iframe", "object", "a"} & {tag for tag, _ in page.tags}
-    assert all(
-        not attributes.get("src", "data:").startswith("http") and "href" not in attributes
-        for _, attributes in page.tags
-    )
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert all(attributes.get("src", "data:").startswith("data:") for _, attributes in page.tags)
+    # The contents have a link to every part, and each name is there once.
+    links = [attributes["href"] for _, attributes in page.tags if "href" in attributes]
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert links == ["#s0", "#s1", "#s1-0", "#made"]
+    assert len(set(names)) == len(names)
+    assert {link.removeprefix("#") for link in links} <= set(names)
+    heads = [tag for tag, _ in page.tags if tag in ("h1", "h2", "h3", "h4")]
+    assert heads == ["h1", "h2", "h2", "h2", "h2", "h3", "h2"]
     assert "url(" not in content
     assert "@import" not in content
     assert "prefers-color-scheme: dark" in content
@@ -359,12 +390,13 @@ def test_html_report_escapes_text_and_loads_nothing(tmp_path, pictures):
 )
 def test_html_mistakes_are_named_and_nothing_is_written(tmp_path, section, message):
     with pytest.raises(ValueError, match=message):
-        html.html_report(tmp_path / "report.html", "t", {}, {}, [section])
+        html.html_report(tmp_path / "report.html", "t", [section])
     assert not list(tmp_path.iterdir())
 
 
 def test_html_report_names_the_command_of_this_process(tmp_path):
-    html.html_report(tmp_path / "report.html", "t", {}, report.environment(), [])
+    made = html.values_table("Environment", {"": report.environment()})
+    html.html_report(tmp_path / "report.html", "t", [], [made])
     text = "".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text)
     assert sys.orig_argv[-1] in text
     assert report.environment()["versions"]["jax"] in text

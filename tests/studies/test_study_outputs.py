@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from matplotlib.colors import to_rgb
 from test_report import Page, row
 
 from semalign_jax.studies import drawings, figures, outputs, report, tables
+from semalign_jax.studies.doubts import doubts_of
 from semalign_jax.studies.settings import DataPath, Settings, load_settings
 
 METHODS = ("upper bound", "affine", "shuffled affine", "ortho")
@@ -62,7 +65,8 @@ def study(**changes: Any) -> outputs.StudyResults:
             class_row("ortho", "Edema", 0.7),
             class_row("affine", "Mass", math.nan),
         ],
-        "notes": ["Mass has no positive test image."],
+        "notes": ["The first note.", "Mass has no positive test image."],
+        "doubts": ["Mass has no positive test image."],
     }
     return outputs.StudyResults(**{**values, **changes})
 
@@ -146,8 +150,10 @@ def test_the_page_has_the_figures_settings_versions_and_hardware(written):
     page = Page((out / "report.html").read_text(encoding="utf-8"))
     text = "".join(page.text)
     shown = ["Chest findings", "semalign stitch", "/data/vit", "a processor", "versions.jax"]
-    shown += ["Mass has no positive test image.", "Computed in 12 s"]
+    shown += ["Mass has no positive test image.", "Computed in 12 s", "Bold: the best of each"]
     assert all(part in text for part in shown)
+    assert text.count("Mass has no positive test image.") == 1  # on top, and not again
+    assert text.index("Mass has no") < text.index("Contents") < text.index("The first note.")
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == len(list((out / "figures").glob("*.png"))) == 4
     assert "AUROC against the number of anchors; mean over draws" in images[0]["alt"]
@@ -264,9 +270,84 @@ def test_without_matplotlib_all_else_is_written_and_one_line_says_so(tmp_path, m
         "results.json", "settings.json", "summary.csv", "classes.csv", "tables.tex", "report.html",
     ]  # fmt: skip
     assert not (tmp_path / "figures").exists()
+    text = (tmp_path / "report.html").read_text()
+    assert "There are no figures: install matplotlib (pip install" in text
     assert capsys.readouterr().err.splitlines() == [
         "no figures: install matplotlib (pip install 'semalign_jax[plot]')"
     ]
+
+
+def test_doubts_follow_from_settings_and_scores():
+    sound = {"seeds": 5, "resamples": 1000}
+    assert list(doubts_of(sound, ROWS, [], {"vit": 10})) == []
+    rough = {"seeds": 2, "intervals": {"resamples": 50}}
+    some = [{**r, "mean": math.nan} for r in ROWS if r["method"] == "affine"]
+    classes = study()["classes"]
+    found = list(doubts_of(rough, some, classes, {"vit": 64, "bert": 5}))  # type: ignore[arg-type]
+    assert [sentence.split(":")[0] for sentence in found] == [
+        "Few draws of anchors (2)",
+        "Few resamples (50)",
+        "Fewer anchors (10) than dimensions of vit (64)",
+        "No control was fitted to wrong pairs",
+        "Some scores are undefined",
+        "Classes with undefined scores",
+    ]
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Opens a page of a width: its document as it is then, and what the console said."""
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium")
+    profile = f"--user-data-dir={tmp_path_factory.mktemp('profile')}"
+
+    def opened(path):
+        words = ["--headless", "--no-sandbox", "--disable-gpu", profile, "--enable-logging=stderr"]
+        words += ["--virtual-time-budget=5000", "--window-size=1280,900", "--dump-dom"]
+        done = subprocess.run(
+            [CHROMIUM, *words, path.as_uri()], check=True, capture_output=True, text=True
+        )
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return opened
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_fits_screens_in_a_browser(written, browser, tmp_path, width):
+    content = (written[0] / "report.html").read_text(encoding="utf-8")
+    # A copy may run a script, which says how wide it is laid out, and where pictures are large.
+    policy = '<meta http-equiv="Content-Security-Policy"'
+    script = (
+        "<script>onload = () => {"
+        "const box = document.querySelector('.zoom'), image = document.querySelector('img');"
+        "const wide = document.documentElement.scrollWidth, before = image.clientWidth;"
+        "box.click();"
+        "const sizes = [innerWidth, wide, before, image.naturalWidth, image.clientWidth];"
+        "parent.postMessage(sizes.join(), '*'); }</script>"
+    )
+    copy = content.replace(policy, f"{script}<meta name='none'", 1)
+    (tmp_path / "copy.html").write_text(copy, encoding="utf-8")
+    # No window is narrower than 500 pixels, but a frame may be.
+    (tmp_path / "frame.html").write_text(
+        "<script>onmessage = (message) => { document.title = message.data }</script>"
+        f'<iframe src="copy.html" width="{width}" height="900" style="border: 0"></iframe>'
+    )
+    title = re.search("<title>(.*?)</title>", browser(tmp_path / "frame.html")[0])
+    assert title is not None
+    inner, wide, before, natural, after = map(int, title[1].split(","))
+    assert wide <= inner == width
+    assert before <= min(natural, width) <= after  # a click shows it in full size
+
+
+def test_the_page_makes_a_browser_complain_of_nothing(written, browser, tmp_path):
+    document, complaints = browser(written[0] / "report.html")
+    assert "Chest findings</h1>" in document
+    assert complaints == []
+    (tmp_path / "wrong.html").write_text("<script>nothing()</script>")
+    assert len(browser(tmp_path / "wrong.html")[1]) == 1
 
 
 def test_one_report_of_several_studies(tmp_path):
@@ -276,8 +357,8 @@ def test_one_report_of_several_studies(tmp_path):
     outputs.write_report(tmp_path / "all.html", [one, other], command=["semalign", "report"])
     page = Page((tmp_path / "all.html").read_text(encoding="utf-8"))
     text = "".join(page.text)
-    shown = ["Chest findings; Chest findings 2", "Chest findings: findings", "versions.jax"]
-    shown += ["Chest findings 2: others", "Chest findings 2.seeds"]
+    shown = ["Chest findings; Chest findings 2", "findings", "versions.jax", "others"]
+    shown += ["nameChest findingsChest findings 2", "seeds53"]
     assert all(part in text for part in shown)
     assert [tag for tag, _ in page.tags].count("img") == 2 + 1
     with pytest.raises(ValueError, match="studies is empty"):
