@@ -305,11 +305,16 @@ def browser(tmp_path_factory):
     profile = f"--user-data-dir={tmp_path_factory.mktemp('profile')}"
 
     def opened(path):
-        words = ["--headless", "--no-sandbox", "--disable-gpu", profile, "--enable-logging=stderr"]
+        words = [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            profile,
+            "--enable-logging=stderr",
+        ]
         words += ["--virtual-time-budget=5000", "--window-size=1280,900", "--dump-dom"]
-        done = subprocess.run(
-            [CHROMIUM, *words, path.as_uri()], check=True, capture_output=True, text=True
-        )
+        done = subprocess.run([*words, path.as_uri()], check=True, capture_output=True, text=True)
         return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
     return opened

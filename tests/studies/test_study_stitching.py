@@ -15,7 +15,7 @@ from sklearn import metrics as reference
 
 import semalign_jax as sa
 from semalign_jax.metrics import intervals
-from semalign_jax.studies import outputs, stitching
+from semalign_jax.studies import inputs, outputs, stitching
 from semalign_jax.studies.settings import METHODS as METHODS_OF_STUDIES
 from semalign_jax.studies.settings import load_settings
 
@@ -82,7 +82,8 @@ def settings_of(folder: Path, **changes: Any) -> stitching.StitchingSettings:
 
 def data_of(settings):
     assert settings.dataset is not None
-    return stitching._own_data(settings, settings.dataset)
+    stores = inputs.open_stores("stores", settings.stores)
+    return stitching.parts_of(settings, settings.dataset, stores)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -364,8 +365,9 @@ def test_labels_that_the_test_part_lacks_are_noted(tmp_path):
     write_data(tmp_path, animal=animals)
     settings = settings_of(tmp_path)
     data = data_of(settings)
-    assert "Classes with the same value in all test images" in data.notes[2]
-    assert data.notes[2].endswith(": owl.")
+    (doubt,) = data.doubts
+    assert "Classes with the same value in all test images" in doubt
+    assert doubt.endswith(": owl.")
 
 
 @pytest.mark.parametrize(

@@ -475,14 +475,14 @@ def test_a_test_part_of_one_class(world, tmp_path):
     fails(world.folder, "images.csv.: every label has the same value in all 30 test", images=images)
 
 
-def test_one_undefined_class_is_a_note(world, tmp_path):
+def test_one_undefined_class_is_a_doubt(world, tmp_path):
     def constant(rows):
         for row in rows:
             row[4] = "0" if row[2] == "test" else row[4]
 
     settings = load(world.folder, images=edited(world, tmp_path, constant))
     task = zero_shot_data.own_data(settings, tmp_path)
-    assert any("test images (no AUROC; left out of macro means): edema" in n for n in task.notes)
+    assert any("test images (no AUROC; left out of macro means): edema" in n for n in task.doubts)
 
 
 def test_duplicate_ids_name_file_and_row(world, tmp_path):
