@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -284,6 +285,22 @@ def test_spaces_are_shown_by_components_of_the_targets():
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+@pytest.mark.slow  # compiles as users do
+def test_the_page_of_the_documentation_runs_as_printed(tmp_path, monkeypatch):
+    page = (Path(plot.__file__).parents[2] / "docs" / "plotting.md").read_text()
+    first, second, third = (part.split("```")[0] for part in page.split("```python\n")[1:])
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(first + second, names)
+    assert len(names["figure"].axes) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"similarity.pdf", "similarity.png"}
+    rows = [row("ortho", 10, 0.7, pair=("p", "vit", "dino"), metric="auroc")]
+    classes = [score(source="vit", target="dino", anchors=10)]
+    found = {"rows": rows, "classes": classes}
+    monkeypatch.setattr("semalign_jax.studies.outputs.load_results", lambda _: found)
+    exec(third, {})
 
 
 def test_missing_matplotlib_is_named(monkeypatch):
