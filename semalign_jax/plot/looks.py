@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._core.checks import first_few
 from .style import plain
 
 #: Okabe and Ito's colours for all kinds of colour vision (Wong 2011, Nature Methods 8, 441), but
@@ -81,6 +82,23 @@ def looks(rows: Sequence[Mapping[str, Any]], references: Sequence[str] = ()) -> 
         if name not in own:
             found[name] = found[_controlled(name)]._replace(linestyle=":", legend=False)
     return found
+
+
+def checked_looks(
+    given: Mapping[str, Look] | None,
+    rows: Sequence[Mapping[str, Any]],
+    references: Sequence[str] = (),
+) -> Mapping[str, Look]:
+    """The looks that are given, else those of the rows.
+
+    Raises:
+        ValueError: if one is missing.
+    """
+    own = looks(rows, references)
+    missing = [] if given is None else [name for name in own if name not in given]
+    if missing:
+        raise ValueError(f"looks lacks {first_few(missing)}: make it of all rows and references")
+    return own if given is None else given
 
 
 def _controlled(name: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.rows import PAIR, ClassScore, Row, counts_of, grouped
-from .looks import DOTTED, HOLLOW, Look, is_control, label_of, looks
+from .looks import DOTTED, HOLLOW, Look, checked_looks, is_control, label_of
 from .style import axes_of, plain
 from .sweeps import Scores, rows_of
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 #: The decoder on its own encoder, which is what a matrix has on its diagonal.
 UPPER_BOUND = "upper bound"
-GUESSING = "0.35"
 #: Inches of a method of a class, and of the space between classes.
 METHOD_INCHES, CLASS_INCHES = 0.075, 0.1
 
@@ -35,14 +34,14 @@ def anchor_curves(
 
     Methods without anchors and references are grey horizontal lines. The legend says what bands
     are: the intervals that rows have, else one standard deviation over draws to both sides.
-    Controls ("shuffled" and what begins so) are dotted, in the colour of their method, and have no
-    band.
+    Controls ("shuffled" and what begins so) are dotted and hollow, in the colour of their method,
+    and have no band.
 
     Args:
         scores: rows of a study, or the result of a sweep.
         metric: the one that is drawn, if there are several.
         references: scores that need no anchors by their names, e.g. {"chance": 0.5}.
-        looks: of the methods, by `plot.looks`; by default of these.
+        looks: of methods and references, by `plot.looks`; by default of these.
         legend: whether there is one.
         ax: what is drawn on; by default a new figure.
 
@@ -53,7 +52,7 @@ def anchor_curves(
         ImportError: if matplotlib is missing.
         TypeError: for a traced result of a sweep.
         ValueError: if there are no rows, those of several metrics or pairs, two of a method and
-            count, or an anchor count that is not positive.
+            count, an anchor count that is not positive, or a look is missing.
     """
     rows = rows_of(scores, metric)
     _check_cells(rows)
@@ -61,7 +60,7 @@ def anchor_curves(
     if counts and counts[0] < 1:
         raise ValueError(f"scores: anchors must be positive on a log axis; got {counts[0]}")
     references = references or {}
-    looked = looks or _looks(rows, tuple(references))
+    looked = checked_looks(looks, rows, tuple(references))
     with axes_of(ax, 2.4, legend) as axis:
         for name, value in references.items():
             look = looked[name]
@@ -82,9 +81,6 @@ def anchor_curves(
         axis.set_ylabel(plain(rows[0]["metric"]))
         axis.grid(visible=True)
         return axis
-
-
-_looks = looks  # which is also the name of an argument
 
 
 def _check_cells(rows: Sequence[Row]) -> None:
@@ -108,13 +104,16 @@ def _draw_curve(axis: "Axes", rows: list[Row], look: Look, label: str) -> None:
     rows = sorted(rows, key=lambda row: row["anchors"] or 0)
     counts = [row["anchors"] or 0 for row in rows]
     means = [row["mean"] for row in rows]
-    axis.plot(counts, means, marker="" if look.control else look.marker, **line)
+    fill = "white" if look.control else look.color
+    axis.plot(counts, means, marker=look.marker, markerfacecolor=fill, **line)
     if not look.control:
         lower, upper = (
             [row.get(end, row["mean"] + sign * row["std"]) for row in rows]
             for end, sign in (("lower", -1), ("upper", 1))
         )
         axis.fill_between(counts, lower, upper, color=look.color, alpha=0.15, linewidth=0)
+        if len(counts) == 1:  # a band without width
+            axis.vlines(counts, lower, upper, color=look.color, linewidth=1)
 
 
 def _band(rows: Sequence[Row]) -> str:
@@ -237,7 +236,7 @@ def class_scores(
         metric: label of the axis.
         chance: score of guessing, a grey line.
         limits: ends of the axis; by default those of scores and intervals.
-        looks: of the methods, by `plot.looks`; by default of these.
+        looks: of methods and references, by `plot.looks`; by default of these.
         legend: whether there is one.
         ax: what is drawn on; by default a new figure.
 
@@ -246,12 +245,14 @@ def class_scores(
 
     Raises:
         ImportError: if matplotlib is missing.
-        ValueError: if there are no scores, one is given twice, or an interval is upside down.
+        ValueError: if there are no scores, one is given twice, an interval is upside down, or a
+            look is missing.
     """
     cells = _checked(scores)
     methods = list(dict.fromkeys(method for method, _ in cells))
     labels = list(dict.fromkeys(label for _, label in cells))
-    looked = looks or _looks(scores)
+    guessing = () if chance is None else ("chance",)
+    looked = checked_looks(looks, scores, guessing)
     inches = METHOD_INCHES * len(methods) + CLASS_INCHES
     with axes_of(ax, inches * len(labels) + 0.6, legend) as axis:
         step = METHOD_INCHES / inches
@@ -263,7 +264,10 @@ def class_scores(
             options: Any = {"marker": "o", "linestyle": "", "markerfacecolor": "none"}
             axis.plot([], [], color="0.2", label=HOLLOW, **options)
         if chance is not None:
-            axis.axvline(chance, color=GUESSING, linestyle="--", linewidth=1, label="chance")
+            look = looked["chance"]
+            axis.axvline(
+                chance, color=look.color, linestyle=look.linestyle, linewidth=1, label="chance"
+            )
         for i in range(0, len(labels), 2):  # which points are of which class
             axis.axhspan(i - 0.5, i + 0.5, color="0.5", alpha=0.1, linewidth=0)
         axis.set_yticks(range(len(labels)), [plain(label) for label in labels])

@@ -101,7 +101,7 @@ def class_scores(
     columns = max(math.ceil(len(labels) / max(high, 1)), 1)
     figure = Figure(figsize=(COLUMN * columns, high * inches + 0.8), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False, sharex=True)[0]
-    looks = looks or plot.looks(scores)
+    looks = looks or plot.looks(scores, ("chance",))
     for number, axis in enumerate(axes):
         here = labels[number * high : (number + 1) * high]
         mine = [score for score in scores if score["label"] in here]
