@@ -8,7 +8,7 @@ import numpy as np
 from .._core import checks
 from .._core.typing import ArrayLike
 from ..maps import Diagnosis
-from .looks import PALETTE
+from .looks import PALETTE, Look
 from .looks import looks as _looks
 from .style import axes_of, plain
 
@@ -167,13 +167,14 @@ def spaces(
 
     Draw the source as it is on one axes and mapped on another, to see a space before and after.
     Rows of another dimension than the targets are padded with zeros or cut, as the naive reference
-    of studies. Grey lines join a row and its target. Two dimensions show little of a space: read
-    the share of the variance that the axes name.
+    of studies. Grey lines join a row and its target; a few hundred rows are enough. Two dimensions
+    show little of a space: read the share of the variance that the axes name.
 
     Args:
         rows: source rows or mapped ones [n, d].
         target: their targets [n, d_out], n >= 3.
-        labels: integer classes [n], in colours; by default rows have one colour, targets another.
+        labels: integer classes [n], in colours, where targets are hollow; by default rows have one
+            colour and targets another.
         legend: whether there is one.
         ax: what is drawn on; by default a new figure.
 
@@ -201,21 +202,25 @@ def spaces(
     with axes_of(ax, 3.0, legend) as axis:
         axis.plot(*np.stack([at, goal]).transpose(2, 0, 1), color="0.6", linewidth=0.4, zorder=1)
         kinds = np.unique(classes)
-        names = ["", " "] if labels is None else [f" of class {name}" for name in kinds]
+        names = ["rows", "targets"] if labels is None else [f"class {kind}" for kind in kinds]
         looks = _looks([{"method": name} for name in names])
-        places = [classes == name for name in kinds]
-        for kind, part in (("rows", at), ("targets", goal)):
-            for here, name in zip(places, names, strict=False):
-                # Without classes the two kinds differ, with them their filling alone.
-                look = looks[" " if labels is None and kind == "targets" else name]
-                fill = look.color if kind == "rows" else "none"
-                axis.scatter(
-                    *part[here].T, s=9, marker=look.marker, facecolors=fill,
-                    edgecolors=look.color, linewidths=0.8, label=kind + name, zorder=2,
-                )  # fmt: skip
+        for kind, name in zip(kinds, names, strict=False):
+            here, other = classes == kind, "targets" if labels is None else name
+            _draw_rows(axis, at[here], looks[name], name, filled=True)
+            _draw_rows(axis, goal[here], looks[other], "targets" if labels is None else "_")
+        if labels is not None:
+            _draw_rows(axis, at[:0], looks[names[0]]._replace(color="0.2"), "hollow: targets")
         axis.set(xlabel=f"first component ({shares[0]:.0%})", ylabel=f"second ({shares[1]:.0%})")
         axis.set_aspect("equal", "datalim")
         return axis
+
+
+def _draw_rows(
+    axis: "Axes", rows: np.ndarray, look: Look, label: str, filled: bool = False
+) -> None:
+    fill = look.color if filled else "none"
+    options: Any = {"marker": look.marker, "facecolors": fill, "edgecolors": look.color}
+    axis.scatter(*rows.T, s=9, linewidths=0.8, zorder=2, label=label, **options)
 
 
 def _pair(

@@ -250,10 +250,11 @@ def test_spaces_are_shown_by_components_of_the_targets():
     wider: Any = plot.spaces(np.hstack([target.T, target.T]), target.T)
     np.testing.assert_allclose(wider.collections[0].get_offsets(), rows.get_offsets())
     labelled: Any = plot.spaces(target.T, target.T, labels=np.arange(30) % 2)
-    assert len(labelled.collections) == 4
-    assert legend(labelled)[0] == "rows of class 0"
-    colours = {tuple(part.get_edgecolor()[0]) for part in labelled.collections}
-    assert len(colours) == 2
+    assert legend(labelled) == ["class 0", "class 1", "hollow: targets"]
+    drawn = [part for part in labelled.collections if len(part.get_offsets())]
+    assert [len(part.get_offsets()) for part in drawn] == [15] * 4
+    colours = [tuple(part.get_edgecolor()[0]) for part in drawn]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
 
 
 @pytest.mark.parametrize(
