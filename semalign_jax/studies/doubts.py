@@ -33,12 +33,13 @@ def doubts_of(
     if resamples is not None and resamples < RESAMPLES:
         yield f"Few resamples ({resamples}): ends of intervals are rough."
     counts = counts_of(rows)
-    wide = {name: d for name, d in dimensions.items() if counts and counts[0] < d}
+    few = {name: [c for c in counts if c < d] for name, d in dimensions.items()}
+    wide = [
+        f"{name} (up to {below[-1]} of {dimensions[name]})" for name, below in few.items() if below
+    ]
     if wide:
-        few = [count for count in counts if count < max(wide.values())]
         yield (
-            f"Fewer anchors ({first_few(few, 10)}) than dimensions of "
-            f"{first_few(f'{name} ({d})' for name, d in wide.items())}: of directions that they do "
+            f"Fewer anchors than dimensions, for {first_few(wide)}: of directions that they do "
             "not span, a map learns nothing from them."
         )
     if not any(is_control(row["method"]) for row in rows):

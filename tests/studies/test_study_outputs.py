@@ -287,7 +287,7 @@ def test_doubts_follow_from_settings_and_scores():
     assert [sentence.split(":")[0] for sentence in found] == [
         "Few draws of anchors (2)",
         "Few resamples (50)",
-        "Fewer anchors (10) than dimensions of vit (64)",
+        "Fewer anchors than dimensions, for vit (up to 10 of 64)",
         "No control was fitted to wrong pairs",
         "Some scores are undefined",
         "Classes with undefined scores",
