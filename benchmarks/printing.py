@@ -45,7 +45,7 @@ def write_page(path: Path, title: str, text: str) -> None:
 def print_tables(rows: Sequence[Row]) -> None:
     """Print a table for each protocol and pair: methods by anchor counts, mean and deviation."""
     console = Console(width=None if sys.stdout.isatty() else 120)
-    for caption, header, body in summary_tables(rows):
+    for caption, header, body, *_ in summary_tables(rows):
         shown = table.Table(title=Text(caption), title_justify="left", box=None)
         for number, name in enumerate(header):
             shown.add_column(name, justify="right" if number else "left", no_wrap=True)

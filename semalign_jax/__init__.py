@@ -1,7 +1,7 @@
 """Align the embedding spaces of two frozen encoders with simple maps, in JAX.
 
 The names used most are here; all others are in their namespaces: `maps`, `sweeps`, `metrics`,
-`stitching`, `zeroshot`, `stores`, `distributed`, `encoders`, `data` and `studies`.
+`stitching`, `zeroshot`, `stores`, `distributed`, `encoders`, `data`, `plot` and `studies`.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -13,6 +13,7 @@ if _TYPE_CHECKING:
     from . import encoders as encoders
     from . import maps as maps
     from . import metrics as metrics
+    from . import plot as plot
     from . import stitching as stitching
     from . import stores as stores
     from . import studies as studies
@@ -75,6 +76,7 @@ __all__ = [
     "load_map",
     "maps",
     "metrics",
+    "plot",
     "polar_factor",
     "save_map",
     "stitch",

@@ -34,7 +34,10 @@ def test_each_public_name_is_on_a_reference_page(module):
 
 def test_what_a_page_leaves_out_is_on_another():
     for names in re.findall(r":exclude-members: (.*)", REFERENCE):
-        for name in names.split(", "):
+        # scikit-learn's own methods are on its pages.
+        for name in set(names.split(", ")) - {
+            "set_fit_request", "set_score_request", "get_metadata_routing",
+        }:  # fmt: skip
             assert sum(name in module.__all__ for module in NAMESPACES) > 1
 
 

@@ -19,7 +19,7 @@ LEVELS = (
     {"maps", "metrics", "stores", "data"},
     {"sweeps", "distributed"},
     {"stitching", "encoders"},
-    {"zeroshot"},
+    {"zeroshot", "plot"},
     {"studies"},
     {"cli"},
 )
@@ -38,6 +38,7 @@ LIBRARIES = {
         {"huggingface_hub", "PIL", "rich", "torch", "transformers"},  # PyTorch to convert only
     ),
     "zeroshot": ({"jax", "numpy", "optax"}, set()),
+    "plot": ({"numpy"}, {"matplotlib"}),
     "studies": (
         {"filelock", "jax", "numpy", "optax", "pydantic", "rich", "safetensors", "threadpoolctl"},
         {"matplotlib"},
@@ -109,7 +110,7 @@ def test_a_family_does_not_know_what_loads_it():
 
 
 #: All that the names of the package itself, which are imported when they are used, come from.
-USED = "maps sweeps stitching zeroshot stores metrics distributed".split()
+USED = "maps sweeps stitching zeroshot stores metrics distributed plot".split()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,8 @@ def test_import_is_light_and_starts_no_device(module):
 
 
 NAMESPACES = [sa, sa.maps, sa.metrics, sa.stitching, sa.stores, sa.sweeps, sa.zeroshot]
-NAMESPACES += [sa.distributed, sa.encoders, sa.data, sa.studies, sa.metrics.intervals]
+NAMESPACES += [sa.distributed, sa.encoders, sa.data, sa.plot, sa.studies]
+NAMESPACES += [sa.metrics.intervals]
 
 
 @pytest.mark.parametrize("module", NAMESPACES, ids=lambda module: module.__name__)

@@ -203,7 +203,7 @@ def _print_for_people(outcome: Outcome) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     if outcome.text:
         console.print(Text(printable(outcome.text)), soft_wrap=True)
-    for caption, header, rows in outcome.tables:
+    for caption, header, rows, *_ in outcome.tables:
         shown = table.Table(box=None)
         for number, name in enumerate(header):
             side = "right" if number else "left"

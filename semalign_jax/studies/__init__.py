@@ -1,9 +1,10 @@
 """From embeddings to what goes into a manuscript: resumable runs, tables, figures, reports.
 
 `stitching` and `zero_shot` are the two studies; `settings` and `inputs` are what they read, `study`
-runs them, `outputs` writes and reads results with `tables`, `latex`, `figures` and `html`. `demo`
-holds the shipped embeddings, `migration` measures what a search keeps that moves to another
-encoder, `report` is for scripts, `backend_settings` make many short programs quick on a CPU.
+runs them, `outputs` writes and reads results with `tables`, `latex`, `figures` (drawn by `plot`)
+and `html`. `demo` holds the shipped embeddings, `migration` measures what a search keeps that moves
+to another encoder, `report` is for scripts, `backend_settings` make many short programs quick on a
+CPU.
 """
 
 import importlib

@@ -28,6 +28,11 @@ class Embeddings:
     card: dict
 
     @property
+    def dimension(self) -> int:
+        """Length of a row."""
+        return self.values.shape[1]
+
+    @property
     def ids(self) -> tuple[str, ...]:
         """Names of the rows."""
         return tuple(self.card["row_ids"])

@@ -3,22 +3,27 @@
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import numpy as np
-
+from ..plot.looks import Look, looks
+from ..plot.scores import UPPER_BOUND as UPPER_BOUND
+from ..plot.spaces import learning_curve
+from ..plot.style import to_bytes
 from . import figures
 from .tables import PAIR, ClassRow, Row, classes_over_pairs, counts_of, grouped, over_pairs
+from .trust import TrustRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: The decoder on its own encoder, which is what a matrix has on its diagonal.
-UPPER_BOUND = "upper bound"
 #: Scores of guessing, where they do not depend on the data.
-CHANCE = {"auroc": 0.5, "AUROC": 0.5}
+CHANCE = {"auroc": 0.5, "AUROC": 0.5, "macro AUROC": 0.5}
+INSTALL = "install matplotlib (pip install 'semalign_jax[plot]')"
+_Looks = Mapping[str, Look]
 #: More pairs than this do not fit on a page side by side: curves are then split by target.
 PAIRS_PER_FIGURE = 12
 #: Fewer pairs than this are seen side by side at once: they have no figure over all pairs.
@@ -55,19 +60,27 @@ def distinct(names: Sequence[str], before: str = " ") -> list[str]:
     return found
 
 
-def drawn(rows: Sequence[Row], classes: Sequence[ClassRow]) -> Iterator[Drawing]:
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return find_spec("matplotlib") is not None
+
+
+def drawn(
+    rows: Sequence[Row], classes: Sequence[ClassRow], trust: Sequence[TrustRow] = ()
+) -> Iterator[Drawing]:
     """The figures; none without matplotlib, which one line on stderr says."""
-    if find_spec("matplotlib") is None:
-        print("no figures: install matplotlib (pip install 'semalign_jax[plot]')", file=sys.stderr)
+    if not can_draw():
+        print(f"no figures: {INSTALL}", file=sys.stderr)
         return
     names: list[str] = []
-    for kind, protocol, details, caption, figure in study_figures(rows, classes):
+    found = chain(study_figures(rows, classes), _learning_curves(trust))
+    for kind, protocol, details, caption, figure in found:
         names = distinct([*names, slug(kind, protocol, *details)], "-")
 
         def pdf(figure: "Figure" = figure) -> bytes:
-            return figures.to_bytes(figure, "pdf")
+            return to_bytes(figure, "pdf")
 
-        yield Drawing(names[-1], protocol, caption, figures.to_bytes(figure), pdf)
+        yield Drawing(names[-1], protocol, caption, to_bytes(figure), pdf)
 
 
 #: Kind, protocol, what else its name says, caption, figure.
@@ -75,55 +88,53 @@ _Found = tuple[str, str, tuple[str, ...], str, "Figure"]
 
 
 def study_figures(rows: Sequence[Row], classes: Sequence[ClassRow]) -> Iterator[_Found]:
-    """Curves of each metric, a matrix of each protocol, bars of classes; over all pairs first."""
+    """Curves of each metric, a matrix of each protocol, classes; over all pairs first."""
+    every = looks([*rows, *classes], ("chance",))  # a method looks alike in all figures
     for (protocol, metric), here in grouped(rows, "protocol", "metric").items():
-        yield from _overall_curves(protocol, metric, here)
-        yield from _curves(protocol, metric, here)
+        yield from _overall_curves(protocol, metric, here, every)
+        yield from _curves(protocol, metric, here, every)
     for (protocol,), here in grouped(rows, "protocol").items():
         yield from _matrices(protocol, here)
-    yield from _overall_bars(classes)
-    yield from _bars(classes)
+    yield from _overall_classes(classes, every)
+    yield from _classes(classes, every)
 
 
-def _overall_curves(protocol: str, metric: str, rows: Sequence[Row]) -> Iterator[_Found]:
+def _learning_curves(trust: Sequence[TrustRow]) -> Iterator[_Found]:
+    """What the anchors alone say more of them would bring, of the first pairs."""
+    for (protocol,), rows in grouped(trust, "protocol").items():
+        curves: Any = {
+            f"{row['source']} → {row['target']}": SimpleNamespace(
+                counts=row["counts"], curve=row["curve"]
+            )
+            for row in rows[:PAIRS_PER_FIGURE]
+        }
+        axes = learning_curve(curves)
+        caption = (
+            f"{protocol}: leave-one-out cosine of the map that chooses its penalty, by the anchors "
+            "alone. Where it still rises, more anchors should help."
+        )
+        yield "trust", protocol, (), caption, cast("Figure", axes.figure)
+
+
+def _drawn_curves(metric: str, rows: Sequence[Row], title: str, every: _Looks) -> "Figure":
+    references = {"chance": CHANCE[metric]} if metric in CHANCE else None
+    return figures.anchor_curves(rows, title=title, references=references, looks=every)
+
+
+def _overall_curves(
+    protocol: str, metric: str, rows: Sequence[Row], every: _Looks
+) -> Iterator[_Found]:
     """One panel for all pairs, as Figure 3 of Di Folco et al. (2025)."""
     pairs = len(grouped(rows, *PAIR))
     if pairs < FEWEST_PAIRS or not counts_of(rows):
         return
     about = f"{protocol}: {metric}, all pairs of encoders"
-    caption = (
-        f"{about}; mean over the {pairs} pairs and all draws of anchors, band: one standard "
-        "deviation of these."
-    )
-    figure = figures.anchor_curves(over_pairs(rows), title=about)
+    caption = f"{about}; mean over the {pairs} pairs and all draws of anchors."
+    figure = _drawn_curves(metric, over_pairs(rows), about, every)
     yield "overall", protocol, (metric,), caption, figure
 
 
-def _overall_bars(classes: Sequence[ClassRow]) -> Iterator[_Found]:
-    """Bars of each class over all pairs, multimodal models among them, as Figure 4 there."""
-    for (protocol, metric), rows in grouped(
-        [{"protocol": "", **row} for row in classes], "protocol", "metric"
-    ).items():
-        pairs = len(grouped(rows, *PAIR))
-        overall = classes_over_pairs(rows)  # type: ignore[arg-type]
-        if pairs < FEWEST_PAIRS or not overall:
-            continue
-        counts = counts_of(overall)
-        about = f"{protocol}: {metric}, all pairs of encoders"
-        about += f", {counts[-1]} anchors" if counts else ""
-        caption = f"{about}; mean over {pairs} pairs, line: from the lowest to the highest."
-        figure = _bars_of(overall, metric, about)
-        yield "overall-classes", protocol, (metric,), caption, figure
-
-
-def _bars_of(rows: Sequence[ClassRow], metric: str, title: str) -> "Figure":
-    references = [row["method"] for row in rows if row["anchors"] is None]
-    return figures.class_bars(
-        rows, metric=metric, title=title, chance=CHANCE.get(metric), references=references
-    )
-
-
-def _curves(protocol: str, metric: str, rows: Sequence[Row]) -> Iterator[_Found]:
+def _curves(protocol: str, metric: str, rows: Sequence[Row], every: _Looks) -> Iterator[_Found]:
     if not counts_of(rows):
         return
     parts = {("",): list(rows)}
@@ -132,44 +143,21 @@ def _curves(protocol: str, metric: str, rows: Sequence[Row]) -> Iterator[_Found]
     for (target,), here in parts.items():
         about = f"{protocol}: {metric} against the number of anchors"
         about += f", decoder {target}" if target else ""
-        band = "the interval" if any("lower" in row for row in here) else "one standard deviation"
-        caption = f"{about}; mean over draws of anchors, band: {band}."
-        if any(figures.is_control(row["method"]) for row in here):
-            caption += " Dotted: fitted to anchors matched to wrong ones."
-        figure = figures.anchor_curves(here, title=about)
-        yield "curves", protocol, (metric, target), caption, figure
+        figure = _drawn_curves(metric, here, about, every)
+        yield "curves", protocol, (metric, target), f"{about}; mean over draws of anchors.", figure
 
 
 def _matrices(protocol: str, rows: Sequence[Row]) -> Iterator[_Found]:
     """Encoder by decoder, of each method at its largest count, in the first metric."""
     metric = rows[0]["metric"]
     rows = [row for row in rows if row["metric"] == metric]
-    if len(grouped(rows, *PAIR)) < 2:
+    if len(grouped(rows, *PAIR)) < 2 or not figures.matrix_methods(rows):
         return
-    own = {row["target"]: row["mean"] for row in rows if row["method"] == UPPER_BOUND}
-    sources = list(dict.fromkeys(row["source"] for row in rows))
-    # Targets in the order of the sources, so that an encoder's own decoder is on the diagonal.
-    targets = sorted(
-        dict.fromkeys(row["target"] for row in rows), key=lambda name: [*sources, name].index(name)
-    )
-    panels = {}
-    for (method,), here in grouped(rows, "method").items():
-        counts = counts_of(here)
-        if not counts or figures.is_control(method):
-            continue
-        values = np.full((len(sources), len(targets)), np.nan)
-        for row in here:
-            if row["anchors"] == counts[-1]:
-                values[sources.index(row["source"]), targets.index(row["target"])] = row["mean"]
-        for name in set(sources) & set(targets) & set(own):
-            values[sources.index(name), targets.index(name)] = own[name]
-        panels[f"{method}\n{counts[-1]} anchors"] = values
-    if not any(np.isfinite(values).any() for values in panels.values()):
-        return
+    own = any(row["method"] == UPPER_BOUND for row in rows)
     caption = f"{protocol}: {metric} of each method at its largest count, encoder by decoder"
     caption += "; on the diagonal the decoder on its own encoder." if own else "."
     about = f"{protocol}: {metric}, encoder by decoder"
-    figure = figures.score_matrices(panels, sources, targets, metric=metric, title=about)
+    figure = figures.score_matrices(rows, title=about)
     yield "matrices", protocol, (metric,), caption, figure
 
 
@@ -179,15 +167,38 @@ def class_cells(classes: Sequence[ClassRow]) -> dict[tuple, list[ClassRow]]:
     return grouped(named, *PAIR, "metric")
 
 
-def _bars(classes: Sequence[ClassRow]) -> Iterator[_Found]:
+def _overall_classes(classes: Sequence[ClassRow], every: _Looks) -> Iterator[_Found]:
+    """Each class over all pairs, multimodal models among them, as Figure 4 there."""
+    for (protocol, metric), rows in grouped(
+        [{"protocol": "", **row} for row in classes], "protocol", "metric"
+    ).items():
+        pairs = len(grouped(rows, *PAIR))
+        overall = classes_over_pairs(rows)  # type: ignore[arg-type]
+        if pairs < FEWEST_PAIRS or not overall:
+            continue
+        about = f"{protocol}: {metric}, all pairs of encoders{_at(overall)}"
+        caption = f"{about}; mean over {pairs} pairs, line: from the lowest to the highest."
+        figure = _drawn_classes(overall, metric, about, every)
+        yield "overall-classes", protocol, (metric,), caption, figure
+
+
+def _classes(classes: Sequence[ClassRow], every: _Looks) -> Iterator[_Found]:
     for cell, rows in list(class_cells(classes).items())[:CLASS_FIGURES]:
         protocol, source, target, metric = cell
         defined = [row for row in rows if math.isfinite(row["value"])]
         if not defined:
             continue
-        counts = counts_of(rows)
-        about = f"{source} → {target}"
-        about += f", {counts[-1]} anchors" if counts else ""
-        figure = _bars_of(defined, metric, about)
-        caption = f"{about}: {metric} of each class with its confidence interval."
+        about = f"{source} → {target}{_at(rows)}"
+        caption = f"{about}: {metric} of each class, line: its confidence interval."
+        figure = _drawn_classes(defined, metric, about, every)
         yield "classes", protocol, (metric, source, target), caption, figure
+
+
+def _drawn_classes(rows: Sequence[ClassRow], metric: str, title: str, every: _Looks) -> "Figure":
+    chance = CHANCE.get(metric)
+    return figures.class_scores(rows, metric=metric, title=title, chance=chance, looks=every)
+
+
+def _at(rows: Sequence[ClassRow]) -> str:
+    counts = counts_of(rows)
+    return f", {counts[-1]} anchors" if counts else ""

@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,38 +31,73 @@ class Section(NamedTuple):
     Attributes:
         title: its heading.
         text: paragraphs, parted by empty lines.
-        tables: shown first.
-        pictures: shown after the tables.
+        tables: shown after the pictures, folded if they are many.
+        pictures: shown first; a click shows one in full size.
+        parts: of it, with headings of their own.
     """
 
     title: str
     text: str = ""
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
+    parts: Sequence["Section"] = ()
 
 
+#: More tables than this in a section are folded, all but the first.
+OPEN_TABLES = 4
 CSS = """
-:root { color-scheme: light dark; --text: #1b1b1b; --back: #fff; --line: #c8c8c8; --soft: #f3f3f3; }
+:root { color-scheme: light dark; --text: #1b1b1b; --back: #fff; --line: #c8c8c8; --soft: #f3f3f3;
+  --warn: #b35900; }
 @media (prefers-color-scheme: dark) {
-  :root { --text: #e4e4e4; --back: #161616; --line: #4a4a4a; --soft: #242424; }
+  :root { --text: #e4e4e4; --back: #161616; --line: #4a4a4a; --soft: #242424; --warn: #f0a050; }
+  a { color: #8ab4f8; }
 }
 body { font: 1rem/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
-  max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1, h2 { line-height: 1.2; }
-.wide { overflow-x: auto; }
+  max-width: 72rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
+h1, h2, h3, h4 { line-height: 1.2; }
+h2 { border-top: 1px solid var(--line); padding-top: 1rem; margin-top: 2.5rem; }
+aside { border-left: .3rem solid var(--warn); background: var(--soft); padding: .1rem 1rem; }
+aside h2, nav h2 { border: 0; padding: 0; margin: .8rem 0 0; font-size: 1.1rem; }
+nav ul { margin: .3rem 0; padding-left: 1.2rem; }
+.tables { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: flex-start; }
+.tables > * { min-width: 0; max-width: 100%; }
+.wide { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, .plain th, .plain td { text-align: left; }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
+  overflow-wrap: normal; }
+th:first-child, .plain th, .plain td { text-align: left; overflow-wrap: anywhere; }
+th:first-child { position: sticky; left: 0; background: var(--back); white-space: nowrap; }
 thead th { border-bottom-width: 2px; }
+tbody th { font-weight: 400; }
+td.best { background: var(--soft); }
+.rule { font-size: .85rem; margin: 0 0 .5rem; }
+details { width: 100%; }
+summary { cursor: pointer; font-weight: 600; padding: .2rem 0; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; white-space: pre-wrap; }
-figure { margin: 1.5rem 0; }
-figure img { max-width: 100%; background: #fff; }
+figure { margin: 1.5rem 0; position: relative; }
+figure img { max-width: 100%; background: #fff; cursor: zoom-in; display: block; }
+figcaption { font-size: .9rem; }
+.zoom { position: absolute; opacity: 0; }
+.zoom:focus-visible + label { outline: 3px solid var(--warn); }
+figure label { display: block; }
+.zoom:checked + label { position: fixed; inset: 0; z-index: 9; overflow: auto; background: #fff; }
+.zoom:checked + label img { max-width: none; min-width: 100%; cursor: zoom-out; }
+@media (max-width: 40rem) { table { font-size: .85rem; } th, td { padding: .2rem .35rem; } }
+@page { size: A4; margin: 15mm; }
 @media print {
-  body { font-size: .7rem; max-width: none; margin: 0; }
+  :root { color-scheme: light; --text: #000; --back: #fff; --line: #c8c8c8; --soft: #eee; }
+  body { font-size: 9pt; max-width: none; margin: 0; padding: 0; }
+  table { font-size: 7.5pt; margin: .5rem 0; }
+  th, td { padding: .1rem .35rem; }
+  th:first-child { position: static; }
   .wide { overflow: visible; }
-  h2, caption { break-after: avoid; }
-  tr, figure { break-inside: avoid; }
+  .zoom:checked + label { position: static; }
+  figure img { max-height: 170mm; }
+  details::details-content { content-visibility: visible; display: block; height: auto; }
+  h1, h2, h3, h4, caption, summary { break-after: avoid; }
+  tr, table, figure, aside { break-inside: avoid; }
+  .plain { break-inside: auto; }
 }
 """
 #: The page may load nothing from elsewhere, and run nothing.
@@ -71,10 +107,10 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 def html_report(
     path: Path,
     title: str,
-    settings: Mapping[str, Any],
-    environment: Mapping[str, Any],
     sections: Sequence[Section],
+    made: Sequence[Table] = (),
     *,
+    doubts: Mapping[str, Sequence[str]] | None = None,
     command: Sequence[str] | None = None,
 ) -> None:
     """Write one HTML file that holds all of a run: nothing else is needed to read it.
@@ -82,9 +118,9 @@ def html_report(
     Args:
         path: file to write, in one step.
         title: of the page.
-        settings: options of the run; may be nested.
-        environment: versions and hardware, as `environment()` gives them.
-        sections: tables and figures in their order.
+        sections: figures and tables in their order.
+        made: folded at the end: settings, versions and hardware, see `values_table`.
+        doubts: on top: of what (a study, or nothing) -> what a reader should doubt.
         command: the words of the command line that made it; by default that of this process.
 
     Raises:
@@ -92,15 +128,17 @@ def html_report(
         OSError: if the file cannot be written.
     """
     words = sys.orig_argv if command is None else command
+    numbers = count(1)
     parts = [
         f"<h1>{escape(title)}</h1>",
-        *(_html_section(section) for section in sections),
-        "<h2>How it was made</h2>",
+        *_html_doubts(doubts or {}),
+        f'<nav aria-label="Contents">\n<h2>Contents</h2>\n{_contents(sections)}\n</nav>',
+        *(_html_section(one, f"s{i}", 2, numbers) for i, one in enumerate(sections)),
+        '<section id="made"><h2>How it was made</h2>',
         f"<pre><code>{escape(shlex.join(words))}</code></pre>",
+        *(_html_table(table, folded=True, kind=' class="plain"') for table in made),
+        "</section>",
     ]
-    for caption, values in (("Settings", settings), ("Environment", environment)):
-        table = Table(caption, ("name", "value"), list(_flat(values)))
-        parts.append(_html_table(table, kind=' class="plain"'))
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -113,17 +151,64 @@ def html_report(
     write_atomically(path, page.encode(errors="backslashreplace"))
 
 
-def _html_section(section: Section) -> str:
-    parts = [f"<h2>{escape(section.title)}</h2>"]
+def values_table(caption: str, columns: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Named values, which may be nested, of one or several runs.
+
+    Args:
+        caption: above it.
+        columns: name of a run -> its values; one column is enough if all are equal.
+    """
+    found = {name: dict(_flat(values)) for name, values in columns.items()}
+    first, *others = found.values()
+    if all(other == first for other in others):
+        found = {"value": first}
+    names = dict.fromkeys(name for values in found.values() for name in values)
+    rows = [[name, *(values.get(name, "") for values in found.values())] for name in names]
+    return Table(caption, ["name", *found], rows)
+
+
+def _html_doubts(doubts: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    if not any(doubts.values()):
+        return
+    yield "<aside>\n<h2>What to doubt</h2>"
+    for about, sentences in doubts.items():
+        if about and sentences:
+            yield f"<p>{escape(about)}</p>"
+        if sentences:
+            items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+            yield f"<ul>{items}</ul>"
+    yield "</aside>"
+
+
+def _contents(sections: Sequence[Section], start: str = "s") -> str:
+    items = []
+    for i, section in enumerate(sections):
+        here = f"{start}{i}"
+        inner = _contents(section.parts, f"{here}-") if section.parts else ""
+        items.append(f'<li><a href="#{here}">{escape(section.title)}</a>{inner}</li>')
+    if start == "s":
+        items.append('<li><a href="#made">How it was made</a></li>')
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def _html_section(section: Section, here: str, level: int, numbers: Iterator[int]) -> str:
+    parts = [f'<section id="{here}"><h{level}>{escape(section.title)}</h{level}>']
     parts += [
         f"<p>{escape(text.strip())}</p>" for text in section.text.split("\n\n") if text.strip()
     ]
-    parts += [_html_table(table) for table in section.tables]
-    parts += [_html_picture(picture) for picture in section.pictures]
-    return "\n".join(parts)
+    parts += [_html_picture(picture, next(numbers)) for picture in section.pictures]
+    if section.tables:
+        fold = len(section.tables) > OPEN_TABLES
+        tables = [_html_table(one, fold, i == 0) for i, one in enumerate(section.tables)]
+        notes = dict.fromkeys(table.note for table in section.tables if table.note)
+        parts += [f'<p class="rule">{escape(note)}</p>' for note in notes]
+        parts.append('<div class="tables">' + "\n".join(tables) + "</div>")
+    for i, part in enumerate(section.parts):
+        parts.append(_html_section(part, f"{here}-{i}", level + 1, numbers))
+    return "\n".join([*parts, "</section>"])
 
 
-def _html_table(table: Table, kind: str = "") -> str:
+def _html_table(table: Table, folded: bool = False, opened: bool = False, kind: str = "") -> str:
     for row in table.rows:
         if len(row) != len(table.header):
             raise ValueError(
@@ -133,17 +218,30 @@ def _html_table(table: Table, kind: str = "") -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.header)
     body = "\n".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "".join(_html_cell(cell, (i, j) in table.best) for j, cell in enumerate(row[1:], 1))
         + "</tr>"
-        for row in table.rows
+        for i, row in enumerate(table.rows)
     )
+    caption = escape(table.caption)
+    inner = (
+        f"<table{kind}>\n<caption>{caption}</caption>\n"
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    )
+    if not folded:
+        return f'<div class="wide">{inner}</div>'
+    inner = inner.replace(f"<caption>{caption}</caption>\n", "", 1)
+    state = " open" if opened else ""
     return (
-        f'<div class="wide"><table{kind}>\n<caption>{escape(table.caption)}</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
+        f'<details{state}><summary>{caption}</summary>\n<div class="wide">{inner}</div></details>'
     )
 
 
-def _html_picture(picture: Picture) -> str:
+def _html_cell(cell: str, best: bool) -> str:
+    text = escape(cell)
+    return f'<td class="best"><strong>{text}</strong></td>' if best else f"<td>{text}</td>"
+
+
+def _html_picture(picture: Picture, number: int) -> str:
     if picture.data.startswith(b"\x89PNG\r\n\x1a\n"):
         kind = "png"
     elif picture.data.lstrip().startswith((b"<?xml", b"<svg")):
@@ -151,9 +249,11 @@ def _html_picture(picture: Picture) -> str:
     else:
         raise ValueError(f"picture {picture.caption!r} is neither PNG nor SVG, as pages need")
     caption = escape(picture.caption)
-    data = base64.b64encode(picture.data).decode()
+    image = f"data:image/{kind};base64,{base64.b64encode(picture.data).decode()}"
+    # Without a script: the picture is the label of a box, which is ticked where it is large.
     return (
-        f'<figure><img alt="{caption}" src="data:image/{kind};base64,{data}">'
+        f'<figure><input type="checkbox" class="zoom" id="f{number}" aria-label="full size">'
+        f'<label for="f{number}"><img alt="{caption}" src="{image}"></label>'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 

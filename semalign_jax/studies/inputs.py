@@ -49,6 +49,7 @@ class StudyData:
         anchors: ids and patients of what anchors are drawn from.
         stores: setting -> name of an encoder -> its embeddings.
         notes: what a reader should know.
+        doubts: what a reader should doubt.
     """
 
     names: tuple[str, ...]
@@ -57,6 +58,11 @@ class StudyData:
     anchors: tuple[np.ndarray, np.ndarray]
     stores: Mapping[str, Mapping[str, Store]]
     notes: Sequence[str]
+    doubts: Sequence[str]
+
+    def dimensions(self, setting: str) -> dict[str, int]:
+        """Of the encoders of a setting."""
+        return {name: store.dimension for name, store in self.stores[setting].items()}
 
     def embeddings(self, setting: str, name: str, ids: np.ndarray) -> np.ndarray:
         """Rows by id ``[n, d]``, float32 (or float64 if they are stored so).

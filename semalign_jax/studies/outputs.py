@@ -9,11 +9,11 @@ from .._core.documents import parse_json
 from .._core.files import as_path, format_problem, write_atomically
 from . import drawings
 from .drawings import Drawing, distinct, drawn, slug
-from .html import Picture, Section, html_report
+from .html import Picture, Section, html_report, values_table
 from .latex import latex_table
 from .report import write_json
 from .settings import resolved_settings as resolved_settings
-from .tables import PAIR, ClassRow, Row, grouped, summary_tables, write_classes, write_csv
+from .tables import PAIR, ClassRow, Row, Table, grouped, summary_tables, write_classes, write_csv
 from .trust import TrustRow
 
 FORMAT = "semalign_jax.study"
@@ -40,6 +40,7 @@ class StudyResults(TypedDict):
         classes: scores of single classes.
         trust: a diagnosis of the anchors of each pair, see `studies.trust`.
         notes: what a reader should know besides, a sentence each.
+        doubts: those of the notes that are reasons to doubt the scores.
     """
 
     format: str
@@ -53,6 +54,7 @@ class StudyResults(TypedDict):
     classes: list[ClassRow]
     trust: list[TrustRow]
     notes: list[str]
+    doubts: list[str]
 
 
 _SCORES = ("mean", "std", "lower", "upper", "value")
@@ -91,7 +93,7 @@ def write_outputs(
         write_classes(written[-1], results["classes"])
     written.append(out / "tables.tex")
     write_atomically(written[-1], "\n".join(_latex(results)).encode())
-    found = list(drawn(results["rows"], results["classes"]))
+    found = list(drawn(results["rows"], results["classes"], results["trust"]))
     if found:
         (out / "figures").mkdir(exist_ok=True)
     for drawing in found:
@@ -99,14 +101,7 @@ def write_outputs(
             written.append(out / "figures" / f"{drawing.name}.{suffix}")
             write_atomically(written[-1], data)
     written.append(out / "report.html")
-    html_report(
-        written[-1],
-        results["title"],
-        results["settings"],
-        results["environment"],
-        _sections(results, found),
-        command=command,
-    )
+    _write_page(written[-1], {results["title"]: results}, [_sections(results, found)], command)
     return written
 
 
@@ -131,10 +126,12 @@ def load_results(path: Path) -> StudyResults:
         raise ValueError(f"{path} {problem}")
     if values.get("kind") not in KINDS:
         raise ValueError(f"{path}: kind must be one of {', '.join(KINDS)}")
+    values.setdefault("doubts", [])
+    values.setdefault("trust", [])
     expected: dict[str, Any] = {
         "title": str,
         **dict.fromkeys(("settings", "environment"), dict),
-        **dict.fromkeys(("rows", "classes", "notes"), list),
+        **dict.fromkeys(("rows", "classes", "trust", "notes", "doubts"), list),
         "seconds": int | float,
     }
     for name, kind in expected.items():
@@ -168,22 +165,29 @@ def write_report(
     if not studies:
         raise ValueError("studies is empty: give at least one")
     titles = distinct([study["title"] for study in studies])
-    several = len(studies) > 1
-    sections = []
-    for title, study in zip(titles, studies, strict=True):
-        found = _sections(study, drawn(study["rows"], study["classes"]))
-        sections += [s._replace(title=f"{title}: {s.title}") if several else s for s in found]
+    found = [
+        _sections(study, drawn(study["rows"], study["classes"], study["trust"]))
+        for study in studies
+    ]
+    _write_page(path, dict(zip(titles, studies, strict=True)), found, command)
 
-    def of_each(name: Literal["settings", "environment"]) -> dict[str, Any]:
-        values = [study[name] for study in studies]
-        if all(value == values[0] for value in values):
-            return values[0]
-        return dict(zip(titles, values, strict=True))
 
-    environment = of_each("environment")
-    html_report(
-        path, "; ".join(titles), of_each("settings"), environment, sections, command=command
-    )
+def _write_page(
+    path: Path,
+    studies: Mapping[str, StudyResults],
+    found: Sequence[Sequence[Section]],
+    command: Sequence[str] | None,
+) -> None:
+    """Write studies, by their titles, and their sections: a heading for each of several."""
+    sections, several = found[0], len(studies) > 1
+    if several:
+        sections = [Section(t, parts=parts) for t, parts in zip(studies, found, strict=True)]
+    made = [
+        values_table("Settings", {title: study["settings"] for title, study in studies.items()}),
+        values_table("Environment", {t: study["environment"] for t, study in studies.items()}),
+    ]
+    doubts = {t if several else "": study["doubts"] for t, study in studies.items()}
+    html_report(path, "; ".join(studies), sections, made, doubts=doubts, command=command)
 
 
 def _without_nan(value: Any) -> Any:
@@ -211,7 +215,10 @@ def _latex(results: StudyResults) -> Iterator[str]:
 
 def _sections(results: StudyResults, figures: Iterable[Drawing]) -> list[Section]:
     """One for each protocol, the notes before them."""
-    notes = [*results["notes"]]
+    doubts = results["doubts"]
+    notes = [note for note in results["notes"] if note not in doubts]  # those are on top
+    if not drawings.can_draw():
+        notes.append(f"There are no figures: {drawings.INSTALL}, then make the report again.")
     shown = drawings.CLASS_FIGURES
     if len(drawings.class_cells(results["classes"])) > shown:
         notes.append(f"The first {shown} figures of classes are shown; all are in the CSV.")
@@ -225,4 +232,31 @@ def _sections(results: StudyResults, figures: Iterable[Drawing]) -> list[Section
     if pictures:
         others = [picture for several in pictures.values() for picture in several]
         sections.append(Section("Classes", pictures=others))
+    if results["trust"]:
+        sections.append(_trust_section(results["trust"]))
     return sections
+
+
+def _trust_section(trust: Sequence[TrustRow]) -> Section:
+    """What the anchors alone say of the maps."""
+    shown = trust[: drawings.PAIRS_PER_FIGURE]
+    advice = [f"{row['source']} → {row['target']}: {' '.join(row['advice'])}" for row in shown]
+    header = ["pair", "anchors", "leave-one-out cosine", "explained", "back", "stability"]
+    header += ["hubness", "suspicious pairs"]
+    keys = ("loo_cosine", "explained", "explained_back", "stability", "hubness")
+    body = [
+        [
+            f"{row['source']} → {row['target']}",
+            f"{row['anchors']}",
+            *(f"{row[key]:.3f}" for key in keys),
+            f"{row['suspicious']}",
+        ]
+        for row in trust
+    ]
+    about = (
+        "One draw of anchors each, looked at by itself (semalign_jax.maps.diagnose): no labels, no "
+        "test rows, and no interval. Between pairs and counts the leave-one-out cosine orders "
+        "scores; within one pair it does not tell good draws from bad ones."
+    )
+    table = Table("by the anchors alone", header, body)
+    return Section("How far to trust the maps", "\n\n".join([about, *advice]), [table])

@@ -80,6 +80,7 @@ def _demo_data(group: DemoGroup) -> StudyData:
         anchors=(ids[train], ids[train]),
         stores={"stores": sets},
         notes=(note,),
+        doubts=(),
     )
 
 
@@ -148,8 +149,8 @@ def parts_of(
             note,
             *inputs.note_of_left_out(dataset),
             why,
-            *inputs.note_of_one_valued("test", parts["test"], names),
         ),
+        doubts=inputs.note_of_one_valued("test", parts["test"], names),
     )
 
 
@@ -396,13 +397,13 @@ def _study(settings: StitchingSettings) -> Study:
         pairs=[(p, *pair) for p, names in encoders.items() for pair in permutations(names, 2)],
         data={protocol: one.digests() for protocol, one in data.items()},
         scored=SCORED,
-        notes=lambda found: _notes(settings, data.values(), found),
+        notes=lambda _: _notes(settings, data.values()),
+        doubts=lambda found: _doubts(data.values(), found),
+        dimensions={k: d for one in data.values() for k, d in one.dimensions("stores").items()},
     )
 
 
-def _notes(
-    settings: StitchingSettings, data: Iterable[StudyData], found: Sequence[dict[str, Any]]
-) -> list[str]:
+def _notes(settings: StitchingSettings, data: Iterable[StudyData]) -> list[str]:
     notes = [note for one in data for note in one.notes]
     notes.append(f"{_REFERENCES} {_CONTROL}" if settings.control else _REFERENCES)
     if settings.intervals is not None:
@@ -412,7 +413,12 @@ def _notes(
             f"Classes: {100 * level:g} % percentile intervals of {resamples} resamples of the test "
             f"{units}, at {max(settings.counts)} anchors."
         )
+    return notes
+
+
+def _doubts(data: Iterable[StudyData], found: Sequence[dict[str, Any]]) -> list[str]:
+    doubts = [doubt for one in data for doubt in one.doubts]
     stopped = sorted({k for cell in found for k, done in cell["converged"].items() if not done})
     if stopped:
-        notes.append(f"Heads that did not converge to their tolerance: {', '.join(stopped)}.")
-    return notes
+        doubts.append(f"Heads that did not converge to their tolerance: {', '.join(stopped)}.")
+    return doubts

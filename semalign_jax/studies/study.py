@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .cells import run_cells
+from .doubts import doubts_of
 from .outputs import FORMAT, VERSION, Kind, StudyResults, write_outputs
 from .report import environment
 from .settings import StudySettings, resolved_settings
@@ -29,6 +30,8 @@ class Study:
         data: digests of the data that scores rest on.
         scored: names of the settings that scores rest on.
         notes: results of the cells -> what a reader should know, a sentence each.
+        doubts: results of the cells -> what a reader should doubt, besides `doubts_of`.
+        dimensions: of the encoders that are mapped.
     """
 
     kind: Kind
@@ -38,6 +41,8 @@ class Study:
     data: Mapping[str, Any]
     scored: Sequence[str]
     notes: Callable[[Sequence[dict[str, Any]]], list[str]]
+    doubts: Callable[[Sequence[dict[str, Any]]], list[str]]
+    dimensions: Mapping[str, int]
 
 
 def run_study(
@@ -87,16 +92,19 @@ def _computed(
         rows = [row for cell in found for row in cell[name]]
         return sorted(rows, key=lambda row: place[tuple(row[key] for key in PAIR)])
 
+    rows, classes, resolved = in_order("rows"), in_order("classes"), resolved_settings(settings)
+    doubts = [*study.doubts(found), *doubts_of(resolved, rows, classes, study.dimensions)]
     return StudyResults(
         format=FORMAT,
         format_version=VERSION,
         kind=study.kind,
         title=settings.title,
-        settings=resolved_settings(settings),
+        settings=resolved,
         environment=environment(),
         seconds=math.fsum(cell["seconds"] for cell in found),
-        rows=in_order("rows"),
-        classes=in_order("classes"),
+        rows=rows,
+        classes=classes,
         trust=in_order("trust"),
-        notes=study.notes(found),
+        notes=[*study.notes(found), *doubts],
+        doubts=doubts,
     )

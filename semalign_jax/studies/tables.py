@@ -6,11 +6,19 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypeAlias, TypedDict, TypeVar
-
-import numpy as np
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from .._core.files import write_atomically
+from .._core.rows import CELL as CELL
+from .._core.rows import PAIR as PAIR
+from .._core.rows import ClassScore as ClassScore
+from .._core.rows import Pair as Pair
+from .._core.rows import Row as Row
+from .._core.rows import counts_of as counts_of
+from .._core.rows import grouped as grouped
+from .._core.rows import metric_of as metric_of
+from .._core.rows import row_of_draws as row_of_draws
+from ..plot.looks import is_control
 
 
 class Record(TypedDict):
@@ -26,35 +34,6 @@ class Record(TypedDict):
     value: float
 
 
-class Row(TypedDict):
-    """Mean and standard deviation (sample, over seeds) of the records of one cell.
-
-    A script that computes a confidence interval adds its ends.
-    """
-
-    protocol: str
-    source: str
-    target: str
-    method: str
-    anchors: int | None
-    metric: str
-    mean: float
-    std: float
-    seeds: int
-    lower: NotRequired[float]
-    upper: NotRequired[float]
-
-
-class ClassScore(TypedDict):
-    """Score of one method on one class, with the ends of its confidence interval."""
-
-    method: str
-    label: str
-    value: float
-    lower: float
-    upper: float
-
-
 class ClassRow(ClassScore):
     """Which pair and metric the score of a class is of."""
 
@@ -63,27 +42,6 @@ class ClassRow(ClassScore):
     source: str
     target: str
     anchors: int | None
-
-
-#: (protocol, source, target)
-Pair: TypeAlias = tuple[str, str, str]
-R = TypeVar("R", bound=Mapping[str, Any])
-PAIR = ("protocol", "source", "target")
-CELL = (*PAIR, "method", "anchors", "metric")
-
-
-def row_of_draws(
-    pair: Pair, method: str, anchors: int | None, metric: str, values: np.ndarray, **others: float
-) -> Row:
-    """A row of the scores of several draws; `others` are its interval, or replace the mean."""
-    values = np.atleast_1d(np.asarray(values, np.float64))
-    scores = {
-        "mean": float(values.mean()),
-        "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-        "seeds": len(values),
-    }
-    cell = dict(zip(CELL, (*pair, method, anchors, metric), strict=True))
-    return Row(**{**cell, **scores, **others})  # type: ignore[typeddict-item]
 
 
 def class_row(
@@ -152,32 +110,6 @@ def classes_over_pairs(classes: Iterable[ClassRow]) -> list[ClassRow]:
     return found
 
 
-def grouped(rows: Iterable[R], *keys: str) -> dict[tuple, list[R]]:
-    """Rows by their values of some keys, in the order of their first appearance."""
-    groups: dict[tuple, list[R]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return groups
-
-
-def counts_of(rows: Iterable[Mapping[str, Any]]) -> list[int]:
-    """The anchor counts in ascending order."""
-    return sorted({row["anchors"] for row in rows if row["anchors"] is not None})
-
-
-def metric_of(rows: Sequence[Row]) -> str:
-    """The metric of the rows.
-
-    Raises:
-        ValueError: if there are no rows, or they have several metrics.
-    """
-    metrics = [metric for (metric,) in grouped(rows, "metric")]
-    if len(metrics) != 1:
-        found = f"several metrics ({', '.join(metrics)})" if metrics else "none"
-        raise ValueError(f"rows must be those of one metric; got {found}")
-    return metrics[0]
-
-
 class Table(NamedTuple):
     """A table of text: the first column heads its rows.
 
@@ -185,23 +117,41 @@ class Table(NamedTuple):
         caption: above it.
         header: names of the columns.
         rows: cells, as many in each row as names.
+        best: (row, column) of the cells that pages mark as best.
+        note: the rule of this.
     """
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    best: frozenset[tuple[int, int]] = frozenset()
+    note: str = ""
+
+
+RULE = "Bold: the best of each column, and what cannot be told from it: {}. References and "
+RULE += "controls are left out."
+BY_INTERVAL = RULE.format("intervals that overlap")
+BY_ERROR = RULE.format("means ± one standard error over draws that overlap")
 
 
 def summary_tables(rows: Sequence[Row]) -> list[Table]:
     """A table for each metric, protocol and pair: methods by anchor counts.
 
-    Methods without anchors are in the first column alone, where others have counts.
+    Methods without anchors are in the first column alone, where others have counts. The best of
+    each column is that of all methods but these and controls; higher is better.
     """
     tables = []
     for (metric, *pair), here in grouped(rows, "metric", *PAIR).items():
         counts = counts_of(here)
-        body = []
-        for (method,), mine in grouped(here, "method").items():
+        columns: list[int | None] = [*counts] or [None]
+        body, best = [], set()
+        methods = grouped(here, "method")
+        rivals = [row for row in here if not is_control(row["method"])]
+        by_interval = all("lower" in row for row in rivals if row["anchors"] in columns)
+        for j, count in enumerate(columns, 1):
+            winners = _best([r for r in rivals if r["anchors"] == count], by_interval)
+            best |= {(i, j) for i, (method,) in enumerate(methods) if method in winners}
+        for (method,), mine in methods.items():
             cells = {r["anchors"]: r for r in mine}
             flat = cells.get(None)
             shown = (
@@ -211,8 +161,25 @@ def summary_tables(rows: Sequence[Row]) -> list[Table]:
             body.append((method, *(shown if counts else [_cell(flat, True)])))
         caption = "{}: {} → {} ({}, mean ± std)".format(*pair, metric)
         header = ["anchors", *map(str, counts)] if counts else ["method", metric]
-        tables.append(Table(caption, header, body))
+        note = BY_INTERVAL if by_interval else BY_ERROR
+        tables.append(Table(caption, header, body, frozenset(best), note if best else ""))
     return tables
+
+
+def _best(rows: Sequence[Row], by_interval: bool) -> set[str]:
+    """The method with the highest mean, and those whose range overlaps that of its."""
+
+    def ends(row: Row) -> tuple[float, float]:
+        if by_interval:
+            return row.get("lower", math.nan), row.get("upper", math.nan)
+        error = row["std"] / math.sqrt(row["seeds"])
+        return row["mean"] - error, row["mean"] + error
+
+    finite = [row for row in rows if math.isfinite(row["mean"])]
+    if not finite:
+        return set()
+    top = max(finite, key=lambda row: row["mean"])
+    return {top["method"], *(r["method"] for r in finite if ends(r)[1] >= ends(top)[0])}
 
 
 def _cell(row: Row | None, show: bool) -> str:

@@ -5,7 +5,6 @@ images and reports lets class prompts classify images (Di Folco et al. 2025, arX
 Every image encoder is paired with every text encoder, and evaluated by `zero_shot_protocol`.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import product
@@ -227,6 +226,8 @@ def _study(settings: ZeroShotSettings, folder: Path) -> Study:
         },
         scored=SCORED,
         notes=lambda found: _notes(settings, data, [row for cell in found for row in cell["rows"]]),
+        doubts=lambda _: list(data.doubts),
+        dimensions=data.dimensions("image_stores"),
     )
 
 
@@ -242,9 +243,6 @@ def _notes(settings: ZeroShotSettings, data: ZeroShotData, rows: Sequence[Row]) 
         notes.append(f"Thresholds: {settings.rule} on the validation images, for each class.")
     if settings.probe is not None:
         notes.append("The probe learns from as many labelled images as others have anchors.")
-    undefined = sorted({row["metric"] for row in rows if math.isnan(row["mean"])})
-    if undefined:
-        notes.append(f"Some scores are undefined: {', '.join(undefined)}.")
     if len(settings.normalizations) > 1:
         notes.append(_effect(settings, rows))
     return notes

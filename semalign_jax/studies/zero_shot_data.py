@@ -54,7 +54,7 @@ def demo_data() -> ZeroShotData:
     note = (
         f"Demo: {len(rows['labelled'])} pairs of emoji and their names to draw anchors from, "
         f"{len(rows['validation'])} emoji for validation, {len(test)} to test; {left_out} "
-        "that look like another are left out. Emoji are no medical images."
+        "that look like another are left out."
     )
     return ZeroShotData(
         names=tuple(names),
@@ -67,6 +67,7 @@ def demo_data() -> ZeroShotData:
             "text_stores": {DEMO_TEXT: captions},
         },
         notes=(note,),
+        doubts=("Emoji are no medical images.",),
         prompts={
             DEMO_TEXT: EmbeddedPrompts(
                 jnp.asarray(prompts.values), classes, positive, tuple(names), "single-label"
@@ -131,7 +132,7 @@ def parts_of(
         for name, part in parts.items()
     }
     inputs.check_tested(truth["test"], prompt_set.names, where)
-    notes += _size_notes(parts, anchors, truth, settings, prompt_set)
+    notes.append(_sizes(parts, anchors, settings))
     return StudyData(
         names=prompt_set.names,
         task=prompt_set.task,
@@ -139,6 +140,7 @@ def parts_of(
         anchors=(np.array(anchors.ids), np.array(anchors.patients)),
         stores=stores,
         notes=notes,
+        doubts=_doubts(parts["test"], truth, prompt_set),
     )
 
 
@@ -283,27 +285,32 @@ def _check_parts(
         )
 
 
-def _size_notes(
-    parts: Mapping[str, ImageTextDataset],
-    anchors: ImageTextDataset,
-    truth: Mapping[str, Part],
-    settings: ZeroShotSettings,
-    prompt_set: PromptSet,
-) -> list[str]:
+def _sizes(
+    parts: Mapping[str, ImageTextDataset], anchors: ImageTextDataset, settings: ZeroShotSettings
+) -> str:
     sizes = [inputs.size(anchors, "to draw anchors from", "pairs")]
     sizes += [
         inputs.size(part, _PURPOSES[name])
         for name, part in parts.items()
         if name != "labelled" or settings.probe is not None
     ]
-    notes = [f"{', '.join(sizes)}; no patient is tested and used otherwise."]
-    if parts["test"].patients == parts["test"].ids:
-        notes.append("Each test image stands for a patient: no other patient ids are known.")
+    return f"{', '.join(sizes)}; no patient is tested and used otherwise."
+
+
+def _doubts(
+    images: ImageTextDataset, truth: Mapping[str, Part], prompt_set: PromptSet
+) -> list[str]:
+    """What to doubt about the test images and their labels."""
+    doubts = []
+    if images.patients == images.ids:
+        doubts.append("Each test image stands for a patient: no other patient ids are known.")
     names, test = prompt_set.names, truth["test"]
-    notes += inputs.note_of_one_valued("test", test, names)
+    doubts += inputs.note_of_one_valued("test", test, names)
     if prompt_set.task == "multi-label":
-        notes += inputs.note_of_one_valued("validation", truth["validation"], names, "no threshold")
+        doubts += inputs.note_of_one_valued(
+            "validation", truth["validation"], names, "no threshold"
+        )
     if test.known is not None and not test.known.all():
         unknown = int((~test.known).sum())
-        notes.append(f"{unknown} labels of test images are unknown and not counted.")
-    return notes
+        doubts.append(f"{unknown} labels of test images are unknown and not counted.")
+    return doubts

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
+from ..plot.looks import CONTROL, is_control
 from ..zeroshot.baselines import BASELINES, MORE_BASELINES, Baseline, naive_scores
 from ..zeroshot.scores import TEMPERATURE, SpaceNormalization, ThresholdRule
 from . import settings as shared
@@ -183,6 +184,18 @@ class ZeroShotSettings(StudySettings):
     resamples: int = Field(default=1000, ge=1)
     level: float = Field(default=0.95, gt=0, lt=1)
 
+    @field_validator("methods")
+    @classmethod
+    def _controls_are_named(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        # Figures and tables tell controls by their names.
+        for name, options in values.items():
+            if bool(options.get("shuffled")) != is_control(name):
+                raise ValueError(
+                    f'{name!r}: a method is named "{CONTROL} ..." where its shuffled is true, and '
+                    "only there"
+                )
+        return values
+
     @field_validator("baselines", mode="before")
     @classmethod
     def _baselines_with_options(cls, values: Any) -> Any:
@@ -275,7 +288,7 @@ def demo_settings(quick: bool = False) -> ZeroShotSettings:
     return ZeroShotSettings(
         title="Demo: zero-shot classification of emoji",
         demo=True,
-        baselines={name: {"baseline": name} for name in (*SCORES, PROBE)},
+        baselines={name: {"baseline": name} for name in (NAIVE, *BASELINES, PROBE)},
         metrics=("accuracy", "macro AUROC"),
         **(small if quick else {}),
     )

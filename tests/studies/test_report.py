@@ -1,5 +1,4 @@
 import base64
-import io
 import json
 import math
 import re
@@ -10,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
-from matplotlib.image import imread
 
+from semalign_jax.plot import to_bytes
 from semalign_jax.studies import cells, figures, html, latex, report, tables
 
 
@@ -131,7 +129,7 @@ def test_latex_mistakes_are_named(rows, options, message):
 def test_summary_tables_have_one_per_metric_and_pair():
     rows = [*ROWS, row("affine", None, 0.5, metric="accuracy", seeds=1)]
     first, second = tables.summary_tables(rows)
-    assert first == (
+    assert first[:3] == (
         "zero-shot: vit → bert (AUROC, mean ± std)",
         ["anchors", "10", "100"],
         [
@@ -142,6 +140,28 @@ def test_summary_tables_have_one_per_metric_and_pair():
     )
     assert second.header == ["method", "accuracy"]
     assert second.rows == [("affine", "0.500")]
+
+
+def test_the_best_of_each_column_are_marked_by_a_rule_that_is_told():
+    rows = [
+        *ROWS,
+        row("ridge", 10, 0.69, std=0.02),
+        row("shuffled ortho", 10, 0.99),
+        row("ridge", 100, math.nan),
+    ]
+    (table,) = tables.summary_tables(rows)
+    # 10 anchors: 0.712 - 0.01 / √5 is above 0.69 + 0.02 / √5; 100: 0.8204 and 0.8196 are one.
+    assert table.best == {(2, 1), (1, 2), (2, 2)}
+    assert "one standard error" in table.note
+    ends = {"affine": (0.6, 0.705), "ortho": (0.7, 0.75)}
+    for one in (rows := ROWS[1:3]):
+        lower, upper = ends[one["method"]]
+        rows = [*rows[1:], row(one["method"], 10, one["mean"], lower=lower, upper=upper)]
+    (table,) = tables.summary_tables(rows)
+    assert table.best == {(0, 1), (1, 1)}
+    assert "intervals that overlap" in table.note
+    (alone,) = tables.summary_tables([row("a", None, 0.2, seeds=1), row("b", None, 0.4, seeds=1)])
+    assert alone.best == {(1, 1)}
 
 
 def test_csv_has_intervals_only_where_rows_have_them(tmp_path):
@@ -159,64 +179,56 @@ def test_csv_has_intervals_only_where_rows_have_them(tmp_path):
 # Figures
 
 
-def bars(**changes) -> Any:
-    score: Any = figures.ClassScore(method="affine", label="Edema", value=0.7, lower=0.6, upper=0.8)
-    return score | changes
+def score(**changes) -> Any:
+    values = {"method": "affine", "label": "Edema", "value": 0.7, "lower": 0.6, "upper": 0.8}
+    return values | changes
+
+
+MATRIX = [
+    row(method, 10, value, pair=("p", *pair))
+    for method, value in {"affine": 0.5, "ortho": 0.7}.items()
+    for pair in (("vit $_a", "bert"), ("bert", "vit $_a"))
+]
 
 
 def some_figures():
-    values = np.array([[0.9, np.nan], [0.5, 0.7]])
-    names = ["vit $_a", "bert"]
-    scores = [bars(), bars(method="ortho", value=0.5), bars(label="Effusion")]
+    scores = [score(), score(method="ortho", value=0.5), score(label="Effusion")]
     return {
         "curves": lambda: figures.anchor_curves(ROWS, title="cost $5 and $6"),
-        "bars": lambda: figures.class_bars(scores, metric="AUROC", chance=0.5),
-        "matrix": lambda: figures.score_matrices({"a": values}, names, names, metric="AUROC"),
+        "classes": lambda: figures.class_scores(scores, metric="AUROC", chance=0.5),
+        "matrix": lambda: figures.score_matrices(MATRIX),
     }
 
 
 @pytest.mark.parametrize("name", some_figures())
-def test_figures_are_equal_bytes_each_time(name):
-    make = some_figures()[name]
-    starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
-    first, again = ({f: figures.to_bytes(one, f) for f in starts} for one in (make(), make()))
-    assert first == again
-    assert all(first[format].startswith(start) for format, start in starts.items())
-    pixels = imread(io.BytesIO(first["png"]))[..., :3]
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
-
-
-def test_figures_do_not_depend_on_settings_of_the_user():
+def test_figures_are_equal_bytes_each_time_whatever_the_settings_of_the_user(name):
     import matplotlib
 
-    plain = figures.to_bytes(figures.anchor_curves(ROWS), "svg")
+    make = some_figures()[name]
+    first = {f: to_bytes(make(), f) for f in ("png", "svg", "pdf")}
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black"}):
-        assert figures.to_bytes(figures.anchor_curves(ROWS), "svg") == plain
-        assert matplotlib.rcParams["font.size"] == 20
+        assert {f: to_bytes(make(), f) for f in first} == first
 
 
-def test_curves_have_a_panel_per_pair_and_bands_of_the_spread():
+def test_curves_have_a_panel_per_pair_in_one_look():
     other = ("stitching", "vit", "dino")
-    rows = [*ROWS, row("ortho", 20, 0.6, pair=other), row("affine", 20, 0.4, pair=other)]
-    rows.append(row("ortho", 10, 0.5, pair=other, lower=0.2, upper=0.9))
-    axes: Any = figures.anchor_curves(rows).axes
-    first, second = axes
+    rows = [*ROWS, row("ortho", 20, 0.6, pair=other), row("shuffled ortho", 20, 0.6, pair=other)]
+    figure: Any = figures.anchor_curves(rows, references={"chance": 0.5})
+    first, second = figure.axes
     assert first.get_xscale() == second.get_xscale() == "log"
     assert first.get_title() == "zero-shot\nvit → bert"
-    curves = {line.get_label(): line for line in first.get_lines()}
-    assert list(curves["affine"].get_xdata()) == [10, 100]
-    assert list(curves["affine"].get_ydata()) == [0.61, 0.8204]
-    assert list(curves["upper bound"].get_ydata()) == [0.95, 0.95]
-    band = first.collections[0].get_paths()[0].vertices
-    assert band[:, 1].min() == pytest.approx(0.60)
-    ortho = next(line for line in second.get_lines() if line.get_label() == "ortho")
-    assert list(ortho.get_xdata()) == [10, 20]
-    assert ortho.get_color() == curves["ortho"].get_color() != curves["affine"].get_color()
-    band = second.collections[0].get_paths()[0].vertices
-    assert (band[:, 1].min(), band[:, 1].max()) == (0.2, 0.9)
+    colours = [
+        {line.get_label(): line.get_color() for line in axis.get_lines()}["ortho"]
+        for axis in figure.axes
+    ]
+    assert colours[0] == colours[1]
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert len(names) == len(set(names))
+    assert {"chance", "upper bound", "dotted: wrong pairs", "band: ± 1 std"} <= set(names)
 
 
-@pytest.mark.parametrize("name", ["curves", "bars"])
+@pytest.mark.parametrize("name", ["curves", "classes"])
 def test_the_legend_is_clear_of_the_axes(name):
     figure = some_figures()[name]()
     (legend,) = figure.legends
@@ -229,111 +241,44 @@ def test_unused_panels_are_hidden():
     rows = [row("affine", 10, 0.5, pair=("p", "a", str(i))) for i in range(3)]
     axes = figures.anchor_curves(rows, columns=2).axes
     assert [axis.get_visible() for axis in axes] == [True, True, True, False]
-    assert [axis.get_xlabel() for axis in axes] == ["", "anchors", "anchors", ""]
+    assert [axis.get_xlabel() for axis in axes[:3]] == ["", "anchors", "anchors"]
 
 
-def test_bars_of_methods_stand_side_by_side_with_their_intervals():
-    scores = [bars(), bars(method="ortho", value=0.5, lower=0.55), bars(label="Effusion")]
-    axes: Any = figures.class_bars(scores, metric="AUROC").axes
-    (axis,) = axes
-    assert [t.get_text() for t in axis.get_xticklabels()] == ["Edema", "Effusion"]
-    affine, ortho = axis.containers
-    assert [bar.get_height() for bar in affine] == [0.7, 0.7]
-    assert [bar.get_height() for bar in ortho] == [0.5]
-    assert affine[0].get_x() + affine[0].get_width() < ortho[0].get_x() < 0.5
-    segment = axis.collections[1].get_segments()[0]
-    assert list(segment[:, 1]) == [0.55, 0.8]
-
-
-def test_references_are_grey_and_the_others_coloured_as_in_curves():
-    scores = [bars(method="naive"), bars(), bars(method="ortho")]
-    axes: Any = figures.class_bars(scores, metric="AUROC", references=["naive"]).axes
-    naive, affine, ortho = (bars[0].get_facecolor() for bars in axes[0].containers)
-    assert naive[0] == naive[1] == naive[2]
-    curves: Any = figures.anchor_curves(ROWS).axes
-    colours = {line.get_label(): line.get_color() for line in curves[0].get_lines()}
-    assert to_hex(affine).upper() == colours["affine"]
-    assert to_hex(ortho).upper() == colours["ortho"]
-
-
-def test_bars_of_many_classes_are_continued_below():
+def test_many_classes_are_continued_in_further_columns():
     labels = [f"class {i}" for i in range(26)]
-    methods = [f"method {i}" for i in range(6)]
-    scores = [bars(method=method, label=label) for label in labels for method in methods]
-    figure = figures.class_bars(scores, metric="AUROC", chance=0.5)
+    methods = [f"method {i}" for i in range(8)]
+    scores = [score(method=method, label=label) for label in labels for method in methods]
+    figure = figures.class_scores(scores, metric="AUROC", chance=0.5)
     axes: Any = figure.axes
-    assert [t.get_text() for axis in axes for t in axis.get_xticklabels()] == labels
-    assert figure.get_figwidth() <= figures.WIDEST
-    assert len({axis.get_xlim() for axis in axes}) == 1
+    assert len(axes) > 1
+    assert [t.get_text() for axis in axes for t in axis.get_yticklabels()] == labels
+    assert figure.get_figheight() < figures.HIGHEST + 1.5
+    assert len({axis.get_ylim() for axis in axes}) == len({axis.get_xlim() for axis in axes}) == 1
     assert [t.get_text() for t in figure.legends[0].get_texts()].count("method 0") == 1
 
 
-def test_a_control_is_dotted_in_the_colour_of_its_method():
-    rows = [*ROWS, row("shuffled ortho", 10, 0.5), row("shuffled ortho", 100, 0.5)]
-    axes: Any = figures.anchor_curves([*rows, row("shuffled", 10, 0.4)]).axes
-    lines = {line.get_label(): line for line in axes[0].get_lines()}
-    control = lines[figures.DOTTED]
-    assert control.get_color() == lines["ortho"].get_color()
-    assert control.get_linestyle() == ":"
-    assert len(axes[0].collections) == 3  # the bands of the others
-    # One without its method is a line like any other.
-    assert lines["shuffled"].get_linestyle() == "-"
-
-
-def test_matrix_cells_hold_the_scores_and_undefined_ones_are_empty():
-    names = ["vit", "dino"], ["bert", "roberta"]
-    values = np.array([[0.61, np.nan], [np.nan, 0.3]])
-    panels = {"affine": values, "ortho": values + 1}
-    *axes, bar = figures.score_matrices(panels, *names, metric="AUROC").axes
-    assert [axis.get_title() for axis in axes] == ["affine", "ortho"]
-    assert [[(t.get_position(), t.get_text()) for t in axis.texts] for axis in axes] == [
-        [((0, 0), "0.61"), ((1, 1), "0.30")],
-        [((0, 0), "1.61"), ((1, 1), "1.30")],
-    ]
-    assert bar.get_ylim() == pytest.approx((0.3, 1.61))  # one scale for both
-    figures.to_bytes(figures.score_matrices({"a": np.ones((1, 1))}, ["a"], ["b"], metric="x"))
+def test_matrices_are_in_one_scale_without_controls():
+    rows = [*MATRIX, *({**r, "method": "shuffled ortho", "mean": 0.1} for r in MATRIX[2:])]
+    *axes, bar = figures.score_matrices(rows).axes
+    assert [axis.get_title() for axis in axes] == ["affine\n10 anchors", "ortho\n10 anchors"]
+    assert [[t.get_text() for t in axis.texts] for axis in axes] == [["0.50"] * 2, ["0.70"] * 2]
+    assert bar.get_ylim() == pytest.approx((0.5, 0.7))
+    with pytest.raises(ValueError, match="there is nothing to draw"):
+        figures.score_matrices(rows[4:])
 
 
 def test_many_matrices_take_several_rows():
     names = [f"encoder {i}" for i in range(8)]
-    panels = {f"method {i}": np.full((8, 8), i / 5) for i in range(3)}
-    *axes, _ = figures.score_matrices(panels, names, names, metric="AUROC").axes
+    rows = [
+        row(f"method {i}", 10, i / 5, pair=("p", source, target))
+        for i in range(3)
+        for source in names
+        for target in names
+    ]
+    *axes, _ = figures.score_matrices(rows).axes
     places = [axis.get_position() for axis in axes]
-    assert places[0].y0 > places[1].y1 > places[1].y0 > places[2].y1
+    assert places[0].y0 > places[-1].y1
     assert [len(axis.texts) for axis in axes] == [64] * 3
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: figures.to_bytes(figures.anchor_curves(ROWS), "jpg"), "one of png, svg, pdf"),
-        (lambda: figures.anchor_curves([]), "got none"),
-        (lambda: figures.anchor_curves([row("affine", 0, 0.5)]), "anchors must be positive"),
-        (lambda: figures.class_bars([], metric="x"), "scores is empty"),
-        (lambda: figures.class_bars([bars(), bars()], metric="x"), "two values for class 'Edema'"),
-        (lambda: figures.class_bars([bars(lower=0.9)], metric="x"), "lower 0.9 is above upper 0.8"),
-        (
-            lambda: figures.score_matrices({"m": np.ones((1, 2))}, ["a"], ["b"], metric="x"),
-            "panels['m'] must have shape (1, 1)",
-        ),
-        (
-            lambda: figures.score_matrices(
-                {"m": np.full((1, 1), np.nan)}, ["a"], ["b"], metric="x"
-            ),
-            "no score is finite",
-        ),
-        (lambda: figures.score_matrices({}, ["a"], ["b"], metric="x"), "panels is empty"),
-    ],
-)
-def test_figure_mistakes_are_named(call, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        call()
-
-
-def test_missing_matplotlib_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=re.escape("pip install 'semalign_jax[plot]'")):
-        figures.anchor_curves(ROWS)
 
 
 # HTML
@@ -342,7 +287,7 @@ def test_missing_matplotlib_is_named(tmp_path, monkeypatch):
 class Page(HTMLParser):
     """Tags with their attributes, text, and a check that every tag is closed in order."""
 
-    VOID = {"meta", "img", "!doctype"}
+    VOID = {"meta", "img", "input", "!doctype"}
 
     def __init__(self, text):
         super().__init__()
@@ -370,7 +315,7 @@ EVIL = "<script>alert(1)</script> & \"q\" 'x'"
 def pictures():
     """A PNG and an SVG."""
     figure = figures.anchor_curves(ROWS)
-    return figures.to_bytes(figure), figures.to_bytes(figure, "svg")
+    return to_bytes(figure), to_bytes(figure, "svg")
 
 
 def write_page(path, pictures):
@@ -380,12 +325,16 @@ def write_page(path, pictures):
         [*tables.summary_tables(ROWS), tables.Table(EVIL, [EVIL, "b"], [[EVIL, EVIL]])],
         [html.Picture(EVIL, pictures[0]), html.Picture("vector", pictures[1])],
     )
+    one, other = ({"counts": [n, 100], EVIL: EVIL, "inner": {"k": n}} for n in (10, 20))
     html.html_report(
         path,
         EVIL,
-        {"counts": [10, 100], EVIL: EVIL},
-        {"versions": {"jax": "0.8"}, "cores": 2},
-        [section],
+        [section, html.Section("whole", parts=[section])],
+        [
+            html.values_table("Settings", {EVIL: one, "b": other}),
+            html.values_table("Environment", dict.fromkeys("ab", {"versions": {"jax": "0.8"}})),
+        ],
+        doubts={"": [], EVIL: [EVIL, "few draws"]},
         command=["python", "zero_shot.py", "--out", "a dir", "\udcff"],
     )
 
@@ -405,21 +354,28 @@ def test_html_report_is_one_file_with_all_of_it(tmp_path, pictures):
         assert shown in text
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     kinds, data = zip(*(image["src"].split(";base64,") for image in images), strict=True)
-    assert kinds == ("data:image/png", "data:image/svg+xml")
-    assert tuple(base64.b64decode(part) for part in data) == pictures
+    assert kinds == ("data:image/png", "data:image/svg+xml") * 2
+    assert tuple(base64.b64decode(part) for part in data) == pictures * 2
     assert images[0]["alt"] == EVIL
-    assert [tag for tag, _ in page.tags].count("p") == 2
+    assert text.index("few draws") < text.index("First")  # doubts are on top
+    assert f"name{EVIL}b" in text  # a column of settings for each run
+    assert text.endswith("namevalue\n\nversions.jax0.8\n\n\n\n\n\n")  # one if all are equal
 
 
 def test_html_report_escapes_text_and_loads_nothing(tmp_path, pictures):
     write_page(tmp_path / "report.html", pictures)
     content = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(content)
-    assert not {"script", "link", "iframe", "object", "a"} & {tag for tag, _ in page.tags}
-    assert all(
-        not attributes.get("src", "data:").startswith("http") and "href" not in attributes
-        for _, attributes in page.tags
-    )
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert all(attributes.get("src", "data:").startswith("data:") for _, attributes in page.tags)
+    # The contents have a link to every part, and each name is there once.
+    links = [attributes["href"] for _, attributes in page.tags if "href" in attributes]
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert links == ["#s0", "#s1", "#s1-0", "#made"]
+    assert len(set(names)) == len(names)
+    assert {link.removeprefix("#") for link in links} <= set(names)
+    heads = [tag for tag, _ in page.tags if tag in ("h1", "h2", "h3", "h4")]
+    assert heads == ["h1", "h2", "h2", "h2", "h2", "h3", "h2"]
     assert "url(" not in content
     assert "@import" not in content
     assert "prefers-color-scheme: dark" in content
@@ -436,12 +392,13 @@ def test_html_report_escapes_text_and_loads_nothing(tmp_path, pictures):
 )
 def test_html_mistakes_are_named_and_nothing_is_written(tmp_path, section, message):
     with pytest.raises(ValueError, match=message):
-        html.html_report(tmp_path / "report.html", "t", {}, {}, [section])
+        html.html_report(tmp_path / "report.html", "t", [section])
     assert not list(tmp_path.iterdir())
 
 
 def test_html_report_names_the_command_of_this_process(tmp_path):
-    html.html_report(tmp_path / "report.html", "t", {}, report.environment(), [])
+    made = html.values_table("Environment", {"": report.environment()})
+    html.html_report(tmp_path / "report.html", "t", [], [made])
     text = "".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text)
     assert sys.orig_argv[-1] in text
     assert report.environment()["versions"]["jax"] in text

@@ -121,7 +121,9 @@ def test_embeddings_are_matched_by_id(tmp_path):
     matched = inputs.in_all_stores(data, stores, "items.csv")
     assert matched.ids == ("b", "c")
     ids = np.array(matched.ids)
-    read = inputs.StudyData((), "multi-label", {}, (ids, ids), {"stores": stores}, ()).embeddings
+    read = inputs.StudyData(
+        (), "multi-label", {}, (ids, ids), {"stores": stores}, (), ()
+    ).embeddings
     one, two = (read("stores", name, ids) for name in stores)
     np.testing.assert_array_equal(one, first[[2, 1]])
     np.testing.assert_array_equal(two, second[:2])

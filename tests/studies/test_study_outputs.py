@@ -4,16 +4,21 @@ import csv
 import json
 import math
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from test_report import Page, row
 
 from semalign_jax.studies import drawings, figures, outputs, report, tables
+from semalign_jax.studies.doubts import doubts_of
 from semalign_jax.studies.settings import DataPath, Settings, load_settings
+from semalign_jax.studies.trust import trust_rows
 
 METHODS = ("upper bound", "affine", "shuffled affine", "ortho")
 
@@ -61,7 +66,9 @@ def study(**changes: Any) -> outputs.StudyResults:
             class_row("ortho", "Edema", 0.7),
             class_row("affine", "Mass", math.nan),
         ],
-        "notes": ["Mass has no positive test image."],
+        "trust": [],
+        "notes": ["The first note.", "Mass has no positive test image."],
+        "doubts": ["Mass has no positive test image."],
     }
     return outputs.StudyResults(**{**values, **changes})
 
@@ -88,6 +95,28 @@ def test_all_files_are_there(written):
     assert sorted(path for path in out.rglob("*") if path.is_file()) == sorted(paths)
     for path in (out / "figures").iterdir():
         assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF")
+
+
+def test_what_the_anchors_say_by_themselves_is_a_section_and_a_figure(tmp_path):
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 5)).astype(np.float32)
+    found = [
+        row
+        for name, y in (("alike", x @ rng.standard_normal((5, 4))), ("unlike", x[::-1] + 0))
+        for row in trust_rows(("findings", "vit", name), x, y.astype(np.float32), 40, 0)
+    ]
+    assert [row["anchors"] for row in found] == [40, 40]
+    assert found[0]["loo_cosine"] > 0.9 > found[1]["loo_cosine"]
+    assert trust_rows(("findings", "a", "b"), x, x, 2, 0) == []
+    results = study(rows=ROWS[:4], classes=[], trust=found)
+    outputs.write_outputs(tmp_path, results)
+    assert outputs.load_results(tmp_path)["trust"] == found
+    assert (tmp_path / "figures" / "trust-findings.png").is_file()
+    text = "".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text)
+    assert "How far to trust the maps" in text
+    assert f"{found[0]['loo_cosine']:.3f}" in text
+    assert f"vit → unlike: {' '.join(found[1]['advice'])}" in text
 
 
 def test_results_are_read_back(written):
@@ -145,12 +174,13 @@ def test_the_page_has_the_figures_settings_versions_and_hardware(written):
     page = Page((out / "report.html").read_text(encoding="utf-8"))
     text = "".join(page.text)
     shown = ["Chest findings", "semalign stitch", "/data/vit", "a processor", "versions.jax"]
-    shown += ["Mass has no positive test image.", "Computed in 12 s"]
+    shown += ["Mass has no positive test image.", "Computed in 12 s", "Bold: the best of each"]
     assert all(part in text for part in shown)
+    assert text.count("Mass has no positive test image.") == 1  # on top, and not again
+    assert text.index("Mass has no") < text.index("Contents") < text.index("The first note.")
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == len(list((out / "figures").glob("*.png"))) == 4
-    assert "one standard deviation" in images[0]["alt"]
-    assert "Dotted: fitted to anchors matched to wrong ones." in images[0]["alt"]
+    assert "AUROC against the number of anchors; mean over draws" in images[0]["alt"]
 
 
 def test_what_all_pairs_say_together_is_that_of_all_their_draws():
@@ -167,56 +197,69 @@ def test_what_all_pairs_say_together_is_that_of_all_their_draws():
     assert (whole["seeds"], whole["anchors"], naive["mean"], naive["std"]) == (12, 20, 0.5, 0.0)
 
 
-def test_classes_of_all_pairs_have_bars_next_to_references(monkeypatch):
-    seen = []
-    monkeypatch.setattr(figures, "class_bars", lambda *a, **k: seen.append((a, k)))
+def drawn_as(kind, few, classes=()) -> Any:
+    """The figures of a kind, of those that a study has."""
+    return [found for found in drawings.study_figures(few, classes) if found[0] == kind]
+
+
+def test_classes_of_all_pairs_are_means_next_to_grey_references():
     values = {"a": 0.6, "b": 0.9, "c": math.nan}
     classes: list[Any] = [
         class_row("ortho", "Edema", value, source=s) for s, value in values.items()
     ]
     classes += [{**class_row("CLIP", "Edema", 0.7, source=s), "anchors": None} for s in values]
-    list(drawings.study_figures([], classes))
-    (scores,), options = seen[0]
-    assert [row["method"] for row in scores] == ["ortho", "CLIP"]
-    assert [scores[0][key] for key in ("value", "lower", "upper")] == [0.75, 0.6, 0.9]
-    assert options["references"] == ["CLIP"]
-    assert len(seen) == 4  # and one for each pair
+    ((*_, caption, figure),) = drawn_as("overall-classes", [], classes)
+    assert "line: from the lowest to the highest" in caption
+    (axis,) = figure.axes
+    points = {line.get_label(): line for line in axis.get_lines()}
+    assert list(points["ortho"].get_xdata()) == [0.75]
+    assert list(axis.collections[0].get_segments()[0][:, 0]) == [0.6, 0.9]
+    assert len(set(to_rgb(points["CLIP"].get_color()))) == 1
+    assert len(drawn_as("classes", [], classes)) == 3  # and one for each pair
 
 
-def test_matrices_have_the_upper_bound_on_the_diagonal(monkeypatch):
-    seen = []
-    monkeypatch.setattr(figures, "score_matrices", lambda *a, **_: seen.append(a))
-    monkeypatch.setattr(figures, "anchor_curves", lambda *_, **__: None)
+def test_matrices_have_the_upper_bound_on_the_diagonal():
     few = rows(metrics=("AUROC",))
-    list(drawings.study_figures(few, []))
-    panels, sources, targets = seen[0]
-    assert len(panels) == 2  # neither references nor controls
-    values = next(iter(panels.values()))
-    assert sources == targets == ["vit", "dino", "bert"]
-    for i, source in enumerate(sources):
-        for j, target in enumerate(targets):
-            assert values[i, j] == pytest.approx(0.8 if source == target else 0.8 - 0.01)
+
+    def matrices(some):
+        return [
+            axis.images[0].get_array().filled(math.nan)
+            for *_, figure in drawn_as("matrices", some)
+            for axis in figure.axes[:-1]
+        ]
+
+    values, _ = matrices(few)  # neither references nor controls
+    expected = np.full((3, 3), 0.79)
+    np.fill_diagonal(expected, 0.8)
+    np.testing.assert_allclose(values, expected)
     # What there is no score of is undefined, as is the diagonal without an upper bound.
-    seen.clear()
     chain = {("vit", "dino"), ("dino", "bert")}
     part = [r for r in few if (r["source"], r["target"]) in chain and r["method"] != "upper bound"]
-    list(drawings.study_figures(part, []))
-    panels, sources, targets = seen[0]
-    assert (sources, targets) == (["vit", "dino"], ["dino", "bert"])
-    expected = [[0.79, math.nan], [math.nan, 0.79]]
-    np.testing.assert_allclose(next(iter(panels.values())), expected)
+    np.testing.assert_allclose(matrices(part)[0], [[0.79, math.nan], [math.nan, 0.79]])
     # A single pair is no matrix.
-    seen.clear()
-    list(drawings.study_figures(rows(encoders=("vit", "bert"))[:4], []))
-    assert not seen
+    assert not matrices(rows(encoders=("vit", "bert"))[:4])
+
+
+def test_captions_say_nothing_that_the_figure_may_not_hold():
+    """What lines and bands are is in the legend, which follows from what is drawn."""
+    plain = [r for r in ROWS if not r["method"].startswith("shuffled")]
+    for some, dotted in ((ROWS, True), (plain, False)):
+        for *_, caption, figure in drawn_as("curves", some):
+            (legend,) = figure.legends
+            names = [text.get_text() for text in legend.get_texts()]
+            lines = [line for axis in figure.axes for line in axis.get_lines()]
+            assert ("dotted: wrong pairs" in names) == dotted
+            assert any(line.get_linestyle() == ":" for line in lines) == dotted
+            assert "otted" not in caption
+            assert "band" not in caption
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures are chosen, but not drawn."""
-    for name in ("anchor_curves", "score_matrices", "class_bars"):
+    for name in ("anchor_curves", "score_matrices", "class_scores"):
         monkeypatch.setattr(figures, name, lambda *_, **__: None)
-    monkeypatch.setattr(figures, "to_bytes", lambda *_: b"")
+    monkeypatch.setattr(drawings, "to_bytes", lambda *_: b"")
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -253,9 +296,89 @@ def test_without_matplotlib_all_else_is_written_and_one_line_says_so(tmp_path, m
         "results.json", "settings.json", "summary.csv", "classes.csv", "tables.tex", "report.html",
     ]  # fmt: skip
     assert not (tmp_path / "figures").exists()
+    text = (tmp_path / "report.html").read_text()
+    assert "There are no figures: install matplotlib (pip install" in text
     assert capsys.readouterr().err.splitlines() == [
         "no figures: install matplotlib (pip install 'semalign_jax[plot]')"
     ]
+
+
+def test_doubts_follow_from_settings_and_scores():
+    sound = {"seeds": 5, "resamples": 1000}
+    assert list(doubts_of(sound, ROWS, [], {"vit": 10})) == []
+    rough = {"seeds": 2, "intervals": {"resamples": 50}}
+    some = [{**r, "mean": math.nan} for r in ROWS if r["method"] == "affine"]
+    classes = study()["classes"]
+    found = list(doubts_of(rough, some, classes, {"vit": 64, "bert": 5}))  # type: ignore[arg-type]
+    assert [sentence.split(":")[0] for sentence in found] == [
+        "Few draws of anchors (2)",
+        "Few resamples (50)",
+        "Fewer anchors than dimensions, for vit (up to 10 of 64)",
+        "No control was fitted to wrong pairs",
+        "Some scores are undefined",
+        "Classes with undefined scores",
+    ]
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Opens a page of a width: its document as it is then, and what the console said."""
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium")
+    profile = f"--user-data-dir={tmp_path_factory.mktemp('profile')}"
+
+    def opened(path):
+        words = [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            profile,
+            "--enable-logging=stderr",
+        ]
+        words += ["--virtual-time-budget=5000", "--window-size=1280,900", "--dump-dom"]
+        done = subprocess.run([*words, path.as_uri()], check=True, capture_output=True, text=True)
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return opened
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_fits_screens_in_a_browser(written, browser, tmp_path, width):
+    content = (written[0] / "report.html").read_text(encoding="utf-8")
+    # A copy may run a script, which says how wide it is laid out, and where pictures are large.
+    policy = '<meta http-equiv="Content-Security-Policy"'
+    script = (
+        "<script>onload = () => {"
+        "const box = document.querySelector('.zoom'), image = document.querySelector('img');"
+        "const wide = document.documentElement.scrollWidth, before = image.clientWidth;"
+        "box.click();"
+        "const sizes = [innerWidth, wide, before, image.naturalWidth, image.clientWidth];"
+        "parent.postMessage(sizes.join(), '*'); }</script>"
+    )
+    copy = content.replace(policy, f"{script}<meta name='none'", 1)
+    (tmp_path / "copy.html").write_text(copy, encoding="utf-8")
+    # No window is narrower than 500 pixels, but a frame may be.
+    (tmp_path / "frame.html").write_text(
+        "<script>onmessage = (message) => { document.title = message.data }</script>"
+        f'<iframe src="copy.html" width="{width}" height="900" style="border: 0"></iframe>'
+    )
+    title = re.search("<title>(.*?)</title>", browser(tmp_path / "frame.html")[0])
+    assert title is not None
+    inner, wide, before, natural, after = map(int, title[1].split(","))
+    assert wide <= inner == width
+    assert before <= min(natural, width) <= after  # a click shows it in full size
+
+
+def test_the_page_makes_a_browser_complain_of_nothing(written, browser, tmp_path):
+    document, complaints = browser(written[0] / "report.html")
+    assert "Chest findings</h1>" in document
+    assert complaints == []
+    (tmp_path / "wrong.html").write_text("<script>nothing()</script>")
+    assert len(browser(tmp_path / "wrong.html")[1]) == 1
 
 
 def test_one_report_of_several_studies(tmp_path):
@@ -265,8 +388,8 @@ def test_one_report_of_several_studies(tmp_path):
     outputs.write_report(tmp_path / "all.html", [one, other], command=["semalign", "report"])
     page = Page((tmp_path / "all.html").read_text(encoding="utf-8"))
     text = "".join(page.text)
-    shown = ["Chest findings; Chest findings 2", "Chest findings: findings", "versions.jax"]
-    shown += ["Chest findings 2: others", "Chest findings 2.seeds"]
+    shown = ["Chest findings; Chest findings 2", "findings", "versions.jax", "others"]
+    shown += ["nameChest findingsChest findings 2", "seeds53"]
     assert all(part in text for part in shown)
     assert [tag for tag, _ in page.tags].count("img") == 2 + 1
     with pytest.raises(ValueError, match="studies is empty"):

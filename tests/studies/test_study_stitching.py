@@ -365,8 +365,9 @@ def test_labels_that_the_test_part_lacks_are_noted(tmp_path):
     write_data(tmp_path, animal=animals)
     settings = settings_of(tmp_path)
     data = data_of(settings)
-    assert "Classes with the same value in all test images" in data.notes[2]
-    assert data.notes[2].endswith(": owl.")
+    (doubt,) = data.doubts
+    assert "Classes with the same value in all test images" in doubt
+    assert doubt.endswith(": owl.")
 
 
 @pytest.mark.parametrize(

@@ -408,6 +408,14 @@ WRONG = {
         {"methods": {"m": {"method": "ortho", "ridg": 1.0}}},
         "run.yaml: methods: .*m: .*ridg",
     ),
+    "a control without its name": (
+        {"methods": {"wrong": {"method": "ortho", "shuffled": True}}},
+        """methods: 'wrong': a method is named "shuffled ..." where its shuffled is true""",
+    ),
+    "a name of controls": (
+        {"methods": {"shuffled ortho": {"method": "ortho"}}},
+        "methods: 'shuffled ortho': .*, and only there",
+    ),
     "an unknown baseline": (
         {"baselines": {"b": {"baseline": "asif", "tops": 3}}},
         "run.yaml: baselines: .*b: 'tops' is no option of asif; it has top, exponent, center",
@@ -467,14 +475,14 @@ def test_a_test_part_of_one_class(world, tmp_path):
     fails(world.folder, "images.csv.: every label has the same value in all 30 test", images=images)
 
 
-def test_one_undefined_class_is_a_note(world, tmp_path):
+def test_one_undefined_class_is_a_doubt(world, tmp_path):
     def constant(rows):
         for row in rows:
             row[4] = "0" if row[2] == "test" else row[4]
 
     settings = load(world.folder, images=edited(world, tmp_path, constant))
     task = zero_shot_data.own_data(settings, tmp_path)
-    assert any("test images (no AUROC; left out of macro means): edema" in n for n in task.notes)
+    assert any("test images (no AUROC; left out of macro means): edema" in n for n in task.doubts)
 
 
 def test_duplicate_ids_name_file_and_row(world, tmp_path):

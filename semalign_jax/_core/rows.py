@@ -1,0 +1,82 @@
+"""Rows of scores: what studies find, and figures and tables are of."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NotRequired, TypeAlias, TypedDict, TypeVar
+
+import numpy as np
+
+
+class Row(TypedDict):
+    """Mean and standard deviation (sample, over seeds) of the records of one cell.
+
+    A script that computes a confidence interval adds its ends.
+    """
+
+    protocol: str
+    source: str
+    target: str
+    method: str
+    anchors: int | None
+    metric: str
+    mean: float
+    std: float
+    seeds: int
+    lower: NotRequired[float]
+    upper: NotRequired[float]
+
+
+class ClassScore(TypedDict):
+    """Score of one method on one class, with the ends of its confidence interval."""
+
+    method: str
+    label: str
+    value: float
+    lower: float
+    upper: float
+
+
+#: (protocol, source, target)
+Pair: TypeAlias = tuple[str, str, str]
+R = TypeVar("R", bound=Mapping[str, Any])
+PAIR = ("protocol", "source", "target")
+CELL = (*PAIR, "method", "anchors", "metric")
+
+
+def row_of_draws(
+    pair: Pair, method: str, anchors: int | None, metric: str, values: np.ndarray, **others: float
+) -> Row:
+    """A row of the scores of several draws; `others` are its interval, or replace the mean."""
+    values = np.atleast_1d(np.asarray(values, np.float64))
+    scores = {
+        "mean": float(values.mean()),
+        "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        "seeds": len(values),
+    }
+    cell = dict(zip(CELL, (*pair, method, anchors, metric), strict=True))
+    return Row(**{**cell, **scores, **others})  # type: ignore[typeddict-item]
+
+
+def grouped(rows: Iterable[R], *keys: str) -> dict[tuple, list[R]]:
+    """Rows by their values of some keys, in the order of their first appearance."""
+    groups: dict[tuple, list[R]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def counts_of(rows: Iterable[Mapping[str, Any]]) -> list[int]:
+    """The anchor counts in ascending order."""
+    return sorted({row["anchors"] for row in rows if row["anchors"] is not None})
+
+
+def metric_of(rows: Sequence[Row]) -> str:
+    """The metric of the rows.
+
+    Raises:
+        ValueError: if there are no rows, or they have several metrics.
+    """
+    metrics = [metric for (metric,) in grouped(rows, "metric")]
+    if len(metrics) != 1:
+        found = f"several metrics ({', '.join(metrics)})" if metrics else "none"
+        raise ValueError(f"rows must be those of one metric; got {found}")
+    return metrics[0]

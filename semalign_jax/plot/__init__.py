@@ -1,0 +1,38 @@
+"""Figures for a paper: scores against anchors, matrices, classes, and the spaces themselves.
+
+Each function draws on the axes `ax`, under the matplotlib settings in force; without `ax` it makes
+a figure of the width of a column, in a style that does not depend on them. It returns the axes;
+`ax.figure.savefig(...)` writes the figure, `to_bytes(ax)` makes equal bytes each time. Rows
+are those of studies (`studies.tables.Row`), or the result of a sweep.
+
+Colours are apart for all kinds of colour vision, and markers or hatches tell the same in grey.
+Dotted lines are controls, fitted to wrong pairs, and nothing else; grey ones use no anchors.
+
+Needs matplotlib (the `plot` extra). No global figure is made, so nothing has to be closed.
+"""
+
+from .looks import Look as Look
+from .looks import looks as looks
+from .scores import anchor_curves as anchor_curves
+from .scores import class_scores as class_scores
+from .scores import score_matrix as score_matrix
+from .spaces import learning_curve as learning_curve
+from .spaces import residual_histogram as residual_histogram
+from .spaces import similarity_histogram as similarity_histogram
+from .spaces import spaces as spaces
+from .style import to_bytes as to_bytes
+from .sweeps import sweep_rows as sweep_rows
+
+__all__ = [
+    "Look",
+    "anchor_curves",
+    "class_scores",
+    "learning_curve",
+    "looks",
+    "residual_histogram",
+    "score_matrix",
+    "similarity_histogram",
+    "spaces",
+    "sweep_rows",
+    "to_bytes",
+]

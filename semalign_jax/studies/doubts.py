@@ -1,0 +1,52 @@
+"""What a reader of results should doubt, as far as it follows from settings and scores."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .._core.checks import first_few
+from ..plot.looks import is_control
+from .tables import ClassRow, Row, counts_of
+
+#: Fewer draws of anchors, and fewer resamples, leave deviations and ends of intervals rough.
+DRAWS, RESAMPLES = 5, 1000
+
+
+def doubts_of(
+    settings: Mapping[str, Any],
+    rows: Sequence[Row],
+    classes: Sequence[ClassRow],
+    dimensions: Mapping[str, int],
+) -> Iterator[str]:
+    """Sentences on what makes scores rough, undefined or hard to believe.
+
+    Args:
+        settings: of the study, as JSON values.
+        rows: its scores.
+        classes: scores of single classes.
+        dimensions: of the encoders that are mapped.
+    """
+    draws = settings["seeds"]
+    if draws < DRAWS:
+        yield f"Few draws of anchors ({draws}): means and deviations are rough."
+    resamples = settings.get("resamples") or (settings.get("intervals") or {}).get("resamples")
+    if resamples is not None and resamples < RESAMPLES:
+        yield f"Few resamples ({resamples}): ends of intervals are rough."
+    counts = counts_of(rows)
+    few = {name: [c for c in counts if c < d] for name, d in dimensions.items()}
+    wide = [
+        f"{name} (up to {below[-1]} of {dimensions[name]})" for name, below in few.items() if below
+    ]
+    if wide:
+        yield (
+            f"Fewer anchors than dimensions, for {first_few(wide)}: of directions that they do "
+            "not span, a map learns nothing from them."
+        )
+    if not any(is_control(row["method"]) for row in rows):
+        yield "No control was fitted to wrong pairs: how much of a score is due to pairing is open."
+    undefined = {row["metric"] for row in rows if math.isnan(row["mean"])}
+    if undefined:
+        yield f"Some scores are undefined: {first_few(sorted(undefined))}."
+    labels = dict.fromkeys(row["label"] for row in classes if math.isnan(row["value"]))
+    if labels:
+        yield f"Classes with undefined scores: {first_few(labels)}."
