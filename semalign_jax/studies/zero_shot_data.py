@@ -15,13 +15,16 @@ from ..stores.store import EmbeddingStore
 from ..zeroshot.prompts import PromptSet, load_prompts
 from ..zeroshot.scores import EmbeddedPrompts
 from . import inputs
-from .demo import EMOJI, load_demo, split_demo
+from .demo import EMOJI, Embeddings, load_demo, split_demo
+from .demo_towers import train_towers
 from .inputs import Part, StudyData
 from .prompt_stores import embed_prompts
 from .settings import DatasetSettings
 from .zero_shot_settings import PromptSource, ZeroShotSettings
 
 DEMO_TEXT, DEMO_LABEL = "MiniLM-L6", "category"
+#: The multimodal model of the demo, and the encoder of its images.
+TOWERS, DEMO_TOWER = "two towers", "DINOv2-small"
 DEMO_VALIDATION = 6  # one of so many other emoji
 _PURPOSES = {"validation": "for validation", "test": "to test", "labelled": "for the probe"}
 
@@ -50,6 +53,14 @@ def demo_data() -> ZeroShotData:
     parts = {name: Part(ids[at], ids[at], labels[at], None) for name, at in rows.items()}
     classes = jnp.asarray(prompts.labels(DEMO_LABEL)[0])
     positive = jnp.ones(len(classes), bool)
+
+    def embedded(texts: Any) -> EmbeddedPrompts:
+        return EmbeddedPrompts(jnp.asarray(texts), classes, positive, tuple(names), "single-label")
+
+    # Trained on all pairs that anchors are drawn from.
+    pairs, pictures = rows["labelled"], images[DEMO_TOWER].values
+    of_images, of_texts = train_towers(pictures[pairs], captions.values[pairs])
+    tower = Embeddings(np.asarray(of_images(pictures)), captions.card)
     left_out = len(labels) - sum(map(len, rows.values()))
     note = (
         f"Demo: {len(rows['labelled'])} pairs of emoji and their names to draw anchors from, "
@@ -65,14 +76,16 @@ def demo_data() -> ZeroShotData:
             "image_stores": images,
             "anchor_stores": images,
             "text_stores": {DEMO_TEXT: captions},
+            "multimodal": {TOWERS: tower},
         },
-        notes=(note,),
+        notes=(
+            note,
+            f"{TOWERS}: projections of {DEMO_TOWER} and {DEMO_TEXT} that were trained together, as "
+            f"CLIP is, on all {len(pairs)} pairs.",
+        ),
         doubts=("Emoji are no medical images.",),
-        prompts={
-            DEMO_TEXT: EmbeddedPrompts(
-                jnp.asarray(prompts.values), classes, positive, tuple(names), "single-label"
-            )
-        },
+        prompts={DEMO_TEXT: embedded(prompts.values)},
+        multimodal={TOWERS: embedded(of_texts(prompts.values))},
     )
 
 

@@ -552,6 +552,11 @@ def test_the_demo_in_small(tmp_path, capsys):
     assert scores["EfficientNet-Lite0", "ridge"] > 0.35
     assert scores["DINOv2-small", "ridge"] > 0.3
     assert max(scores[name, "naive"] for name in demo.EMOJI) < 0.2
+    # A multimodal model, trained on all pairs: the same whatever the image encoder of the maps.
+    assert {round(scores[name, "two towers"], 6) for name in demo.EMOJI} == {
+        round(scores["DINOv2-small", "two towers"], 6)
+    }
+    assert scores["DINOv2-small", "two towers"] > 0.6
 
 
 def test_the_quick_demo_is_a_part_of_the_demo():
