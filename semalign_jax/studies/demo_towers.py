@@ -43,7 +43,8 @@ def train_towers(images: Array, texts: Array) -> tuple[AffineMap, AffineMap]:
 
     def step(state, _):
         projections, memory = state
-        updates, memory = optimizer.update(jax.grad(loss)(projections), memory)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts on it
+            updates, memory = optimizer.update(jax.grad(loss)(projections), memory)
         return (optax.apply_updates(projections, updates), memory), None
 
     found = jax.lax.scan(step, (start, optimizer.init(start)), length=STEPS)[0][0]
