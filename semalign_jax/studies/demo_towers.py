@@ -5,6 +5,8 @@ encoder, trained together on all pairs that anchors are drawn from. It is what m
 among the lines of a study, a reference that has seen many more pairs than the maps.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -45,8 +47,9 @@ def train_towers(images: Array, texts: Array) -> tuple[AffineMap, AffineMap]:
         projections, memory = state
         with jax.numpy_dtype_promotion("standard"):  # optax counts on it
             updates, memory = optimizer.update(jax.grad(loss)(projections), memory)
-        return (optax.apply_updates(projections, updates), memory), None
+        found = cast(tuple[Array, Array], optax.apply_updates(projections, updates))
+        return (found, memory), None
 
-    found = jax.lax.scan(step, (start, optimizer.init(start)), length=STEPS)[0][0]
+    (found, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=STEPS)
     zero = jnp.zeros(DIMENSION, images.dtype)
     return AffineMap(found[0], means[0], zero), AffineMap(found[1], means[1], zero)
