@@ -44,7 +44,10 @@ LIBRARIES = {
         {"matplotlib"},
     ),
     # Its help is shown before anything slow is imported.
-    "cli": ({"click"}, {"jax", "numpy", "pydantic", "rich", "yaml"}),
+    "cli": (
+        {"click"},
+        {"huggingface_hub", "jax", "numpy", "pydantic", "rich", "threadpoolctl", "yaml"},
+    ),
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 

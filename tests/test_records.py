@@ -49,6 +49,17 @@ def test_a_sweep_is_records_a_frame_and_means(swept):
         assert row["seeds"] == 3
 
 
+def test_means_over_classes_are_records_too():
+    def score(mapping, data):
+        return sa.metrics.macro_mean(mapping(data[0])[0])
+
+    found = sa.anchor_sweep(
+        X, Y, [10, 20], KEYS, metrics={"mean": score}, eval_data=(X, Y), methods=["affine"]
+    )
+    values = [row["value"] for row in found.to_records()]
+    np.testing.assert_array_equal(values, np.asarray(found.values["mean"].value).ravel())
+
+
 def test_scores_are_selected_by_name(swept):
     chosen = swept.select(method="ortho", anchors=20)
     expected = swept.values["cosine"][1, 1]

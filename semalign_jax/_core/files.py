@@ -165,20 +165,3 @@ def content_hash(parts: Iterable[bytes | str | np.ndarray | None]) -> str:
             data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
             total.update(data)
     return total.hexdigest()
-
-
-def check_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse, before any work, what would not fit on the disk of a folder.
-
-    Args:
-        folder: that will be written to; it or one above it exists.
-        needed: bytes.
-        what: will be written, for the message.
-    """
-    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise OSError(
-            f"{folder}: {what} take {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB of the "
-            "disk are free"
-        )

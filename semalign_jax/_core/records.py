@@ -100,10 +100,10 @@ def cells_of(values: Any, *names: Sequence[Any]) -> Iterator[tuple[tuple[Any, ..
     """(names and seed, value) of an array; nothing of what has other axes.
 
     Args:
-        values: [of each of `names`, seeds], or anything else.
+        values: [of each of `names`, seeds], a `MacroMean` of such, or anything else.
         names: along the axes.
     """
-    sizes = tuple(map(len, names))
+    sizes, values = tuple(map(len, names)), getattr(values, "value", values)
     if getattr(values, "ndim", None) != len(sizes) + 1 or values.shape[:-1] != sizes:
         return
     for place, value in np.ndenumerate(np.asarray(values)):

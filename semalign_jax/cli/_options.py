@@ -39,7 +39,7 @@ _SPELLINGS = {"as_json": "--json", "settings": "--set"} | {
 #: What stands for a value in the help.
 _METAVARS = {int: "N", float: "NUMBER", bool: "yes|no", str: "TEXT", Path: "PATH", Any: "VALUE"}
 #: Options of the readers of data sets that are paths.
-_PATHS = ("images", "nih_mapping", "reports", "root")
+PATHS = ("images", "nih_mapping", "reports", "root")
 
 
 def descriptions(kind: type) -> dict[str, str]:
@@ -176,7 +176,7 @@ class Setting:
         if not key or not equals:
             raise ValueError(f"{self.name} {word!r}: expected {self.metavar}")
         value = _json_or_text(text) if self.item is Any else text
-        is_path = self.is_of_reader and key in _PATHS and isinstance(value, str)
+        is_path = self.is_of_reader and key in PATHS and isinstance(value, str)
         return key, str(_here(value)) if is_path else value
 
     def _checked(self, value: Any) -> Any:

@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
 
 from .._core.documents import SUFFIXES, did_you_mean
 from ..studies.drawings import slug
@@ -112,6 +112,20 @@ class Recipe(Settings):
     multimodal: dict[str, RecipeEncoder] = {}
     settings: dict[str, Any] = {}
 
+    @field_validator("settings")
+    @classmethod
+    def _paths_in_full(cls, values: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        base = (info.context or {}).get("base")
+        files = {
+            name: str(base / Path(value).expanduser())
+            for name, value in values.items()
+            if base is not None
+            and isinstance(value, str)
+            # A prompt set may be one that is shipped.
+            and (name == "queries" or name == "prompts" and Path(value).suffix in SUFFIXES)
+        }
+        return values | files
+
     @field_validator(*ENCODERS, mode="before")
     @classmethod
     def _encoders_with_options(cls, values: Any) -> Any:
@@ -151,18 +165,24 @@ def load_recipe(settings: RecipeSettings) -> Recipe:
         FileNotFoundError: if there is neither such a recipe nor such a file.
         ValueError: for unknown, missing or wrong values, and encoders that it does not have.
     """
-    path = Path(settings.name).expanduser()
+    path, base = Path(settings.name).expanduser(), base_of(settings)
     changes = {f"settings.{key}": value for key, value in settings.settings.items()}
     if path.suffix in SUFFIXES:
-        return _changed(load_settings(Recipe, path, changes, base=settings.data), settings)
+        return _changed(load_settings(Recipe, path, changes, base=base), settings)
     if settings.name not in shipped_recipes():
         hint = did_you_mean(settings.name, shipped_recipes())
         raise FileNotFoundError(
             f"there is no recipe {settings.name!r}, and it is no .yaml or .json file; {hint}"
         )
     with resources.as_file(SHIPPED / f"{settings.name}.yaml") as shipped:
-        recipe = load_settings(Recipe, shipped, changes, base=settings.data or Path.cwd())
-    return _changed(recipe, settings)
+        return _changed(load_settings(Recipe, shipped, changes, base=base), settings)
+
+
+def base_of(settings: RecipeSettings) -> Path:
+    """The folder, in full, that relative paths of a recipe start at."""
+    path = Path(settings.name).expanduser()
+    beside = path.parent if path.suffix in SUFFIXES else Path()
+    return (settings.data or beside).absolute()
 
 
 def _changed(recipe: Recipe, settings: RecipeSettings) -> Recipe:
@@ -205,7 +225,7 @@ class Plan(NamedTuple):
     jobs: list[tuple[str, EmbedSettings]]
 
 
-def plan_of(recipe: Recipe, out: Path, base: Path | None) -> Plan:
+def plan_of(recipe: Recipe, out: Path, base: Path) -> Plan:
     """The stores of a recipe, and the settings of its study.
 
     Args:
@@ -219,9 +239,8 @@ def plan_of(recipe: Recipe, out: Path, base: Path | None) -> Plan:
     made: list[tuple[str, str, RecipeEncoder, dict[str, Any]]] = []
 
     def data(name: str, one: RecipeEncoder, what: str, of: RecipeDataset, content: str) -> Path:
-        source = _source(recipe, name, of) | {"content": content}
-        source["skip_broken"] = content == "images"
-        made.append((name, f"{what}-{content}", one, source))
+        source = {"dataset": of.settings(), **of.model_dump(include=_CHOICES), "content": content}
+        made.append((name, f"{what}-{content}", one, source | {"skip_broken": content == "images"}))
         return folder(name, f"{what}-{content}")
 
     def folder(name: str, what: str) -> Path:
@@ -274,16 +293,9 @@ def plan_of(recipe: Recipe, out: Path, base: Path | None) -> Plan:
     jobs = []
     for name, what, one, source in made:
         source = source or {"prompts": texts}
+        if isinstance(study, MigrateSettings) and name == "new":
+            rows = [source["limit"], study.sample + NEW_SEARCHED]
+            source["limit"] = min(one for one in rows if one is not None)
         settings = {**one.model_dump(), **source, "out": folder(name, what)}
         jobs.append((name, EmbedSettings(**settings)))
     return Plan(study, jobs)
-
-
-def _source(recipe: Recipe, name: str, of: RecipeDataset) -> dict[str, Any]:
-    """What of a data set an encoder embeds."""
-    chosen = of.model_dump(include=_CHOICES)
-    if recipe.study == "migrate" and name == "new":
-        sample = recipe.settings.get("sample", MigrateSettings.model_fields["sample"].default)
-        most = [chosen["limit"], sample + NEW_SEARCHED]
-        chosen["limit"] = min(one for one in most if one is not None)
-    return {"dataset": of.settings(), **chosen}

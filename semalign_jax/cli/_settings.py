@@ -6,7 +6,7 @@ The help of an option is what `Attributes:` say of it.
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from .._core.typing import METHODS, Completion, Method, Normalize, RidgeUnit
 from ..studies.settings import (
@@ -22,6 +22,19 @@ from ..studies.settings import (
 
 Count = Annotated[int, Field(ge=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def _no_file(path: Path) -> Path:
+    if path.suffix in (".npy", ".npz", ".parquet", ".h5", ".hdf5"):
+        raise ValueError(
+            f"{path.name} would be a folder: a store is written, of which `semalign convert` makes "
+            f"a {path.suffix} file"
+        )
+    return path
+
+
+#: A folder that a store is written to.
+StorePath = Annotated[DataPath, AfterValidator(_no_file)]
 #: The fewest rows that a search among them says something about.
 SEARCHED = 20
 
@@ -97,7 +110,7 @@ class EmbedSettings(Settings):
 
     encoder: EncoderName
     inputs: tuple[DataPath, ...] = ()
-    out: DataPath
+    out: StorePath
     dataset: DatasetSettings | None = None
     content: Literal["images", "texts"] | None = None
     prompts: PromptSetName | None = None
@@ -135,7 +148,9 @@ class EmbedSettings(Settings):
             extra = {"split": "--split", "view": "--view", "one_per_study": "--one-per-study"}
             wrong = [spelling for name, spelling in extra.items() if getattr(self, name)]
             for spelling in filter(None, (content, *wrong)):
-                raise ValueError(f"{spelling} needs a data set (--dataset)")
+                raise ValueError(
+                    f"{spelling} needs a data set (--dataset); files are given without an option"
+                )
         return self
 
 
@@ -250,7 +265,7 @@ class ApplySettings(Settings):
 
     map: DataPath
     store: DataPath
-    out: DataPath
+    out: StorePath
     dtype: Dtype | None = None
     chunk_size: Count = 16384
 
@@ -277,7 +292,7 @@ class MigrateSettings(Settings):
 
     old: DataPath
     new: DataPath
-    out: DataPath
+    out: StorePath
     sample: Count = 2000
     method: Method = "affine"
     queries: DataPath | None = None

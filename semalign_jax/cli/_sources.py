@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._core.files import content_hash
+from .._core.machine import core_count
 from ..data import ImageTextDataset, read_pixels
 from ..data._dataset import known_groups, left_out_sentence
 from ..data._files import find_files
@@ -252,9 +253,7 @@ def worker_count(workers: int | None) -> int:
     """The number that was asked for, else that of the cores, at most 16."""
     if workers is not None:
         return workers
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
-    return min(16, cores or 1)
+    return min(16, core_count())
 
 
 class Broken(NamedTuple):

@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,11 +37,13 @@ def doctor(console: "Console", settings: "DoctorSettings") -> Outcome:
 
     No data and no tokens are shown; look at the variables before you publish them.
     """
+    from .._core.machine import core_count, free_space
+
     devices, problems = _devices()
     needed, extras = _packages()
     problems += [f"{name} is not installed" for name, found in needed.items() if found is None]
     folders = {"here": Path.cwd(), "downloads": _downloads()}
-    disks = {name: shutil.disk_usage(_existing(path)).free for name, path in folders.items()}
+    disks = {name: free_space(path) for name, path in folders.items()}
     if disks["downloads"] < _LITTLE:
         problems.append(f"only {disks['downloads'] / 1e9:.1f} GB are free where encoders go")
     values: dict[str, Any] = {
@@ -50,7 +51,8 @@ def doctor(console: "Console", settings: "DoctorSettings") -> Outcome:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "devices": devices,
-        "cores": _cores(),
+        "cores": core_count(),
+        "threads": _threads(),
         "packages": needed,
         "extras": extras,
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
@@ -92,24 +94,26 @@ def _version(name: str) -> str | None:
 
 
 def _downloads() -> Path:
-    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    return Path(home).expanduser()
+    """Where huggingface_hub keeps what it downloads."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
 
 
-def _existing(path: Path) -> Path:
-    return next(one for one in (path, *path.absolute().parents) if one.exists())
+def _threads() -> dict[str, int]:
+    """Threads of each library of linear algebra that NumPy has loaded."""
+    import numpy  # noqa: F401 - loads its library
+    from threadpoolctl import threadpool_info
 
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return {one["prefix"]: one["num_threads"] for one in threadpool_info()}
 
 
 def _lines(values: dict[str, Any]) -> list[str]:
     shown = ("semalign_jax", "python", "system", "cores")
     lines = [f"{name}: {values[name]}" for name in shown]
     lines.append(f"devices: {', '.join(values['devices']) or 'none'}")
+    threads = (f"{name} {number}" for name, number in values["threads"].items())
+    lines.append(f"threads: {', '.join(threads)}")
     packages = (f"{name} {found or 'MISSING'}" for name, found in values["packages"].items())
     lines.append(f"packages: {', '.join(packages)}")
     for extra, of_extra in sorted(values["extras"].items()):

@@ -234,6 +234,8 @@ def convert(console: "Console", settings: "ConvertSettings") -> Outcome:
         )
     if to_file and not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: there is no such folder for the file")
+    if to_file and out.is_dir():
+        raise ValueError(f"{out} is a folder: choose another name for the file")
     with writing(out):
         if from_store:
             store = open_store(source)

@@ -276,7 +276,10 @@ def _fit_summary(values: dict[str, Any]) -> str:
     if values["ids_not_found"]:
         lines.append(f"{values['ids_not_found']} of the ids that were asked for are not in both")
     if values["correlation"] is not None:
-        lines.append(f"correlation of mapped and target anchors: {values['correlation']:.4f}")
+        lines.append(
+            f"correlation of mapped and target anchors, to which it was fitted: "
+            f"{values['correlation']:.4f}"
+        )
     if "prior" in values:
         lines.append(
             f"chosen: ridge of {values['strength']:.3g} towards {values['prior']}, leave-one-out "

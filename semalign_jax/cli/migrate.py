@@ -62,7 +62,8 @@ def run_migration(console: "Console", settings: "MigrateSettings") -> Outcome:
     import jax.numpy as jnp
     import numpy as np
 
-    from .._core.files import check_space, format_header
+    from .._core.files import format_header
+    from .._core.machine import check_space
     from ..maps.affine_map import identity_map
     from ..maps.fit import fit
     from ..maps.io import save_map
@@ -149,13 +150,13 @@ def _parts(settings: "MigrateSettings", old: "EmbeddingStore", new: "EmbeddingSt
     matched = join_stores(old, new)
     count = len(matched.rows_a)
     left = check_rows(settings, count)
-    keys = jax.random.split(jax.random.key(settings.seed), 3)
-    order = np.asarray(jax.random.permutation(keys[0], count))
+    parts_key, query_key = jax.random.split(jax.random.key(settings.seed))
+    order = np.asarray(jax.random.permutation(parts_key, count))
     sample = select_pairs(matched, np.sort(order[: count - left]))
     searched = select_pairs(matched, np.sort(order[count - left :][: settings.search_rows]))
     if settings.queries is None:
         among = len(searched.rows_a)
-        own = drawn_rows(keys[1], among, min(among, settings.search_queries))
+        own = drawn_rows(query_key, among, min(among, settings.search_queries))
         return _Parts(sample, searched, new, searched.rows_b[own], own)
     queries = open_rows(settings.queries)
     if queries.dimension != new.dimension or not len(queries):
@@ -164,7 +165,7 @@ def _parts(settings: "MigrateSettings", old: "EmbeddingStore", new: "EmbeddingSt
             f"queries must be of the new encoder, as the {new.dimension} dimensions of "
             f"{settings.new}"
         )
-    at = drawn_rows(keys[1], len(queries), min(len(queries), settings.search_queries))
+    at = drawn_rows(query_key, len(queries), min(len(queries), settings.search_queries))
     return _Parts(sample, searched, queries, at, None)
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,13 +39,13 @@ def recipe(console: "Console", settings: "RecipeSettings") -> Outcome:
     migrate. All that can be checked is checked first: data sets, labels and prompts, encoders and
     their weights, the disk. Run the same command again to go on after an interruption.
     """
-    from ._recipes import load_recipe, plan_of
+    from ._recipes import base_of, load_recipe, plan_of
 
     loaded = load_recipe(settings)
     if settings.write is not None:
         return _written(loaded, settings.write)
     out = settings.out or Path.cwd() / settings.name
-    plan = plan_of(loaded, out, settings.data)
+    plan = plan_of(loaded, out, base_of(settings))
     console.note(f"{loaded.title}: {len(plan.jobs)} stores of {_encoder_count(loaded)} encoders")
     steps = _checked(console, loaded, plan, settings, out)
     if settings.dry_run:
@@ -63,26 +64,17 @@ def _written(recipe: "Recipe", path: Path) -> Outcome:
 
     from .._core.files import write_atomically
     from ..studies.report import write_json
-    from ..studies.settings import resolved_settings
 
-    values = resolved_settings(recipe)
+    # What a recipe leaves out stays out; what it says stays, be it null or empty.
+    values = recipe.model_dump(mode="json", exclude_defaults=True)
     if path.suffix == ".json":
         write_json(path, values)
     elif path.suffix in (".yaml", ".yml"):
-        text = yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         write_atomically(path, text.encode())
     else:
         raise ValueError(f"--write {path}: the file must end in .yaml or .json")
     return Outcome({"recipe": str(path)}, f"{path}: run it with `semalign recipe {path} --out DIR`")
-
-
-def _plain(value: Any) -> Any:
-    """Without what is the default, and with lists for tuples."""
-    if isinstance(value, Mapping):
-        return {
-            key: _plain(inner) for key, inner in value.items() if inner not in (None, [], (), {})
-        }
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 # --- checks ------------------------------------------------------------------------------------
@@ -149,10 +141,11 @@ def _checked(
     console: "Console", recipe: "Recipe", plan: "Plan", settings: "RecipeSettings", out: Path
 ) -> list[_Step]:
     """All that can go wrong, before anything takes long."""
-    from .._core.files import check_space
+    from .._core.machine import check_space
     from ..stores.chunks import refuse_other_contents
     from ._sources import dataset_of, read_source, source_of_dataset
 
+    _check_folders(recipe)
     read, sources = _Reader(console), {}
     for _, job in plan.jobs:
         if job.out.is_dir():
@@ -166,6 +159,19 @@ def _checked(
     steps = [encoders.step(name, job, sources[job.out]) for name, job in plan.jobs]
     check_space(out, sum(step.disk for step in steps if not step.is_done), "the stores")
     return steps
+
+
+def _check_folders(recipe: "Recipe") -> None:
+    """Name all folders of data sets that are not there, and what the recipe needs."""
+    from ._options import PATHS
+
+    data = [one for one in (recipe.dataset, recipe.anchors) if one is not None]
+    folders = [one.path for one in data]
+    folders += [Path(one.options[name]) for one in data for name in PATHS if name in one.options]
+    missing = [str(folder) for folder in dict.fromkeys(folders) if not folder.exists()]
+    if missing:
+        needs = f". {recipe.description.strip()}" if recipe.description else ""
+        raise FileNotFoundError(f"not there: {', '.join(missing)}{needs}")
 
 
 def _check_study(
@@ -202,7 +208,10 @@ class _Encoders:
     """Loads each encoder once, to see that it can be."""
 
     def __init__(self, console: "Console", out: Path, measure: bool):
+        from ..encoders._hub import download_size
+
         self._console, self._out, self._measure = console, out, measure
+        self._download = cache(download_size)
         self._found: dict[tuple[str, str], tuple[EmbedSettings, int | None, float | None]] = {}
 
     def step(self, name: str, job: "EmbedSettings", source: "Source") -> _Step:
@@ -211,20 +220,18 @@ class _Encoders:
         Raises:
             ValueError: if the encoder cannot be loaded, or does not embed such items; names it.
         """
-        from ..encoders._hub import download_size
-
-        download = download_size(str(job.encoder), job.revision) if self._measure else 0
-        if download != 0:
-            return _Step(name, job, source, None, download, None)
         key = name, source.modality
-        if key not in self._found:
-            self._console.note(f"loading {name}")
-            try:
+        try:
+            download = self._download(str(job.encoder), job.revision) if self._measure else 0
+            if download != 0:
+                return _Step(name, job, source, None, download, None)
+            if key not in self._found:
+                self._console.note(f"loading {name}")
                 self._found[key] = self._loaded(name, job, source)
-            except ValueError as error:
-                raise ValueError(f"encoder {name!r}: {error}") from error
-            except FileNotFoundError as error:
-                raise FileNotFoundError(f"encoder {name!r}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"encoder {name!r}: {error}") from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"encoder {name!r}: {error}") from error
         loaded, dimension, seconds = self._found[key]
         job = job.model_copy(update={"encoder": loaded.encoder, "revision": loaded.revision})
         return _Step(name, job, source, dimension, 0, seconds)
@@ -244,8 +251,10 @@ class _Encoders:
         try:
             encoder = load_for(job, source.modality)
         except PickledCheckpointError:
-            if find_spec("torch") is None or self._measure:
+            if find_spec("torch") is None:
                 raise
+            if self._measure:  # it is converted when it is needed
+                return job, None, None
             self._console.note(f"converting {job.encoder} into {converted}")
             convert_checkpoint(job.encoder, converted, revision=job.revision, overwrite=True)
             job = job.model_copy(update={"encoder": str(converted), "revision": None})
@@ -311,7 +320,7 @@ def _shown(recipe: "Recipe", steps: Sequence[_Step]) -> Outcome:
     known = [one["seconds"] for one in values if one["seconds"] is not None]
     unknown = sum(one["seconds"] is None and not one["done"] for one in values)
     total = f"embedding takes about {_duration(sum(known))} on this machine"
-    total += f", and {unknown} stores whose encoders are to be downloaded first" if unknown else ""
+    total += f", and {unknown} stores of encoders to be downloaded or converted" if unknown else ""
     lines = [
         f"{recipe.title}: all that was checked fits",
         *([recipe.description.strip()] if recipe.description else []),

@@ -7,7 +7,6 @@ and it depends on seven further packages.
 """
 
 import hashlib
-import os
 import sys
 import time
 import warnings
@@ -27,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._core.checks import flag, option, positive_int
 from .._core.files import as_path, content_hash
+from .._core.machine import core_count
 from .._core.progress import Progress
 from ..distributed.processes import Section, jointly
 from ..stores.chunks import Chunk, ChunkFolder
@@ -178,8 +178,7 @@ def embed(
         raise TypeError(f"encoder must come from load_encoder; got {type(encoder).__name__}")
     option("dtype", dtype, DTYPES)
     chunk_size = positive_int("chunk_size", chunk_size)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = positive_int("workers", min(16, cores or 1) if workers is None else workers)
+    workers = positive_int("workers", min(16, core_count()) if workers is None else workers)
     devices = tuple(jax.local_devices() if devices is None else devices)
     if not devices:
         raise ValueError("devices is empty: give None or at least one device")

@@ -70,6 +70,12 @@ def resolve_checkpoint(
         ValueError: if `revision` does not exist, or is given with a folder.
         CheckpointError: if a downloaded file is not the one that the hub describes.
     """
+    folder = _local_folder(source, revision)
+    return _download(str(source), revision, pickled) if folder is None else folder
+
+
+def _local_folder(source: str | Path, revision: str | None) -> Path | None:
+    """Return the folder here, or None if `source` is an id."""
     folder = as_path(source)
     if folder.is_dir() and str(source):  # "" would be the current folder
         if revision is not None:
@@ -83,29 +89,27 @@ def resolve_checkpoint(
             f"there is no folder {str(source)!r}, and that is no id of a repository on the hub "
             "either (owner/name)"
         )
-    return _download(source, revision, pickled)
+    return None
 
 
 def download_size(source: str, revision: str | None = None) -> int | None:
-    """Bytes that `resolve_checkpoint` would download, of pickled weights if there are no others.
+    """Return how many bytes `resolve_checkpoint` would download; None without a connection.
 
-    None if that is not known: the hub cannot be reached, or has no such repository.
+    If there are only pickled weights, of these. Raises what `resolve_checkpoint` does of what is
+    not there.
     """
-    if as_path(source).is_dir():
+    if _local_folder(source, revision) is not None:
         return 0
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import try_to_load_from_cache
 
-    unreachable: Any = HfHubHTTPError.__bases__
-    try:
-        info = HfApi().model_info(source, revision=revision, files_metadata=True)
-        described = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
-        try:
-            weights = _weights(source, described, False)
-        except PickledCheckpointError:
-            weights = _weights(source, described, True)
-    except (*unreachable, ValueError):  # also of a repository that there is not
+    info = _model_info(source, revision)
+    if isinstance(info, Exception):
         return None
+    described = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+    try:
+        weights = _weights(source, described, False)
+    except PickledCheckpointError:
+        weights = _weights(source, described, True)
     needed = [*weights, *filter(is_small, described)]
     return sum(
         described[name]
@@ -128,9 +132,10 @@ def _is_weights(name: str) -> bool:
     return name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"))
 
 
-def _download(source: str, revision: str | None, pickled: bool) -> Path:
+def _model_info(source: str, revision: str | None) -> Any:
+    """Return what the hub says of a repository, or the error where it cannot be reached."""
     # Imported here, because a folder does not need it.
-    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -143,7 +148,7 @@ def _download(source: str, revision: str | None, pickled: bool) -> Path:
     unreachable: Any = HfHubHTTPError.__bases__
     api = HfApi()
     try:
-        info = api.model_info(source, revision=revision, files_metadata=True)
+        return api.model_info(source, revision=revision, files_metadata=True)
     except GatedRepoError:
         raise PermissionError(
             f"{source} is gated: accept its terms at {api.endpoint}/{source}, then log in with "
@@ -159,8 +164,17 @@ def _download(source: str, revision: str | None, pickled: bool) -> Path:
             f"revision {revision!r} is no branch, tag or commit of {source} at {api.endpoint}"
         ) from None
     except unreachable as error:
-        return _cached(source, revision, pickled, error)
+        return error
 
+
+def _download(source: str, revision: str | None, pickled: bool) -> Path:
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    unreachable: Any = HfHubHTTPError.__bases__
+    info = _model_info(source, revision)
+    if isinstance(info, Exception):
+        return _cached(source, revision, pickled, info)
     described = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     names = [*_weights(source, described, pickled), *filter(is_small, described)]
     names += fnmatch.filter(described, DENSE_PICKLES) if pickled else []

@@ -184,7 +184,8 @@ def import_store(
     suffix = _suffix(path)
     for needed in (path, ids_path(path)) if suffix == ".npy" else (path,):
         if not needed.is_file():
-            raise FileNotFoundError(f"{needed} is missing")
+            hint = "" if needed == path else ": it must hold the ids of the rows, as a JSON list"
+            raise FileNotFoundError(f"{needed} is missing{hint}")
     reader = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
     with reader.get(suffix, _read_hdf5)(path, embeddings, ids) as (found, rows):
         names = id_texts(f"{path}: {ids!r}", found, empty=True)

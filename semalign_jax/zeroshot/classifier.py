@@ -22,6 +22,7 @@ from .scores import (
     AnchorSpace,
     EmbeddedPrompts,
     SpaceNormalization,
+    class_of,
     not_nan,
     prompt_scores,
     zero_shot_scores,
@@ -40,7 +41,7 @@ _FLATTEST = 1e-3
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ZeroShotClassifier:
     """Class prompts, and a map into their space; made by `zero_shot_classifier`.
 
@@ -61,6 +62,11 @@ class ZeroShotClassifier:
     temperature: Array
     bias: Array
     normalization: SpaceNormalization = field(metadata={"static": True})
+
+    def __repr__(self) -> str:
+        of = f"{len(self.names)} classes, {self.prompts.task}"
+        through = "no map" if self.mapping is None else repr(self.mapping)
+        return f"<ZeroShotClassifier: {of}, {through}>"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -123,8 +129,7 @@ class ZeroShotClassifier:
         logits = self(images, batch_size=batch_size)
         if self.prompts.task == "multi-label":
             return logits > 0
-        undefined = jnp.isnan(logits).any(axis=1)
-        return jnp.where(undefined, -1, jnp.argmax(logits, axis=1).astype(jnp.int32))
+        return class_of(logits)
 
     def calibrated(
         self, images: ArrayLike, labels: ArrayLike, *, known: ArrayLike | None = None

@@ -206,11 +206,12 @@ def zero_shot_predict(
         [1]
     """
     logits = zero_shot_logits(embeddings, classes, center=center, batch_size=batch_size)
-    return _class_of(logits)
+    return class_of(logits)
 
 
 @jax.jit
-def _class_of(logits: Array) -> Array:
+def class_of(logits: Array) -> Array:
+    """The class of the largest of each row, -1 for rows that hold NaN."""
     return jnp.where(jnp.isnan(logits).any(axis=-1), -1, predicted_classes(logits))
 
 

@@ -175,9 +175,16 @@ def test_the_doctor_tells_versions_devices_and_disks(tmp_path, monkeypatch):
     assert found["extras"]["plot"]["matplotlib"] == version("matplotlib")
     assert found["variables"]["HF_HOME"] == str(tmp_path)
     assert found["devices"]
+    assert min(found["threads"].values()) >= 1
     assert found["free_bytes"]["here"] > 0
     shown = run("doctor").stdout
-    for line in ("semalign_jax: ", "devices: cpu", "extra plot: complete", "free disk: "):
+    for line in (
+        "semalign_jax: ",
+        "devices: cpu",
+        "threads: ",
+        "extra plot: complete",
+        "free disk: ",
+    ):
         assert line in shown
 
 
@@ -186,3 +193,19 @@ def test_the_doctor_says_what_is_wrong(monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     found = values_of("doctor", status=1)
     assert found["problems"] == ["only 0.0 GB are free where encoders go"]
+
+
+def test_a_store_is_no_file_and_a_file_no_folder(tmp_path):
+    old, new = pair_of_stores(tmp_path)
+    sa.save_map(sa.identity_map(6, 5), tmp_path / "m.safetensors")
+    words = ("apply", tmp_path / "m.safetensors", old, "--out")
+    message = error_of(*words, tmp_path / "mapped.npy")
+    assert "mapped.npy would be a folder" in message
+    assert "semalign convert" in message
+    assert not (tmp_path / "mapped.npy").exists()
+    (tmp_path / "there.npy").mkdir()
+    message = error_of("convert", new, tmp_path / "there.npy")
+    assert message == f"{tmp_path / 'there.npy'} is a folder: choose another name for the file"
+    np.save(tmp_path / "bare.npy", np.ones((3, 2)))
+    message = error_of("convert", tmp_path / "bare.npy", tmp_path / "store")
+    assert "bare.ids.json is missing: it must hold the ids of the rows, as a JSON list" in message

@@ -185,13 +185,14 @@ def test_a_recipe_is_written_edited_and_run(world, tmp_path):
     encoders = {"DINOv2": world.vit, "RAD-DINO": world.vit}
     base = words(world, "rsna-vision-stitching", out=tmp_path / "out", encoders=encoders)
     path = tmp_path / "run.yaml"
-    run(*base, "--set", "seeds=2", "--write", path)
+    run(*base, "--set", "seeds=2", "--set", "intervals=null", "--write", path)
     assert not (tmp_path / "out").exists()
     values = yaml.safe_load(path.read_text())
     assert list(values["encoders"]) == ["DINOv2", "RAD-DINO"]
     assert values["settings"]["seeds"] == 2
     assert values["dataset"]["path"] == str(world.root / "rsna")
-    values["settings"] |= {"counts": [4], "methods": ["ortho"], "intervals": None}
+    assert values["settings"]["intervals"] is None  # what is said stays, also where it is nothing
+    values["settings"] |= {"counts": [4], "methods": ["ortho"]}
     path.write_text(yaml.safe_dump(values))
     found = values_of("recipe", path, "--dry-run")
     assert {step["items"] for step in found["steps"]} == {PATIENTS}
@@ -221,6 +222,21 @@ def refusals(world):
         "no texts": (rsna_of(encoders={"ViT": world.vit}), "text_encoders"),
         "modality": (rsna_of(encoders={"ViT": world.bert, "MPNet": world.bert}), "ViT"),
         "missing": (rsna_of(encoders={"ViT": "nowhere/", "MPNet": world.bert}), "ViT"),
+        "missing in a dry run": (
+            rsna_of("--dry-run", encoders={"ViT": "nowhere/", "MPNet": world.bert}),
+            "encoder 'ViT': there is no folder",
+        ),
+        "sample": (
+            lambda out: words(
+                world,
+                "migrate",
+                "--set",
+                "sample=many",
+                out=out,
+                encoders={"old": world.bert, "new": world.bert},
+            ),
+            "sample",
+        ),
         "labels": (rsna_of("--set", "label_names={}"), "has no label 'Pneumonia'"),
         "counts": (rsna_of("--set", "counts=[5000]"), "counts"),
         "setting": (rsna_of("--set", "sedes=3"), "sedes"),
@@ -229,7 +245,7 @@ def refusals(world):
 
 
 NAMES = ("name", "aim", "data", "encoder", "one encoder", "no texts", "modality", "missing")
-NAMES += ("labels", "counts", "setting", "prompts")
+NAMES += ("missing in a dry run", "sample", "labels", "counts", "setting", "prompts")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -237,6 +253,33 @@ def test_what_is_wrong_is_told_before_anything_is_embedded(name, world, tmp_path
     line, message = refusals(world)[name]
     assert message in error_of(*line(tmp_path / "out"))
     assert not (tmp_path / "out" / "stores").exists()
+
+
+def test_all_folders_that_are_not_there_are_named_at_once(world, tmp_path):
+    message = error_of("recipe", "rsna-zero-shot", "--data", tmp_path, "--dry-run")
+    for name in ("rsna", "mimic-cxr-jpg", "mimic-cxr"):
+        assert str(tmp_path / name) in message
+    assert "Needs the RSNA challenge in rsna" in message
+
+
+def test_files_of_a_recipe_start_where_it_lies(world, tmp_path):
+    prompts = json.dumps(
+        {
+            "name": "own", "task": "multi-label",
+            "classes": [{"name": "Pneumonia", "positive": ["no"], "negative": ["acute"]}],
+        }
+    )  # fmt: skip
+    (tmp_path / "own.json").write_text(prompts)
+    base = rsna(world, tmp_path / "out", "--set", "prompts=own.json")
+    path = tmp_path / "run.yaml"
+    run(*base, "--write", path)
+    values = yaml.safe_load(path.read_text())
+    assert values["settings"]["prompts"] == str(world.root / "own.json")
+    values["settings"]["prompts"] = "own.json"  # now beside the recipe
+    path.write_text(yaml.safe_dump(values))
+    found = values_of("recipe", path, "--dry-run")
+    by_store = {step["store"].rpartition("/")[2]: step for step in found["steps"]}
+    assert by_store["mpnet-prompts"]["items"] == 2
 
 
 def test_a_disk_that_is_too_small_is_told_first(world, tmp_path, monkeypatch):
@@ -257,7 +300,11 @@ def test_a_pickled_checkpoint_is_converted(world, tmp_path):
     encoders = {"DINOv2": folder, "RAD-DINO": world.vit}
     more = ("--set", "counts=[5]", "--set", "seeds=1", "--set", 'methods=["ortho"]')
     more += ("--set", "intervals=null")
-    run(*words(world, "rsna-vision-stitching", *more, out=tmp_path / "out", encoders=encoders))
+    line = words(world, "rsna-vision-stitching", *more, out=tmp_path / "out", encoders=encoders)
+    planned = values_of(*line, "--dry-run")["steps"]
+    assert [step["dimension"] for step in planned] == [None, 24]
+    assert not (tmp_path / "out").exists()
+    run(*line)
     one, two = (
         sa.stores.open_store(tmp_path / "out" / "stores" / f"{name}-all-images")
         for name in ("dinov2", "rad-dino")

@@ -51,6 +51,7 @@ def test_class_names_and_templates_are_an_ensemble():
     np.testing.assert_array_equal(found.predict(IMAGES), expected.argmax(axis=1))
     np.testing.assert_allclose(found.probabilities(IMAGES).sum(axis=1), 1, atol=1e-6)
     assert found.names == CLASSES
+    assert repr(found) == "<ZeroShotClassifier: 3 classes, single-label, AffineMap(float32[8,6])>"
 
 
 def test_no_map_is_for_images_of_the_same_space():

@@ -22,20 +22,10 @@ from . import bert
 
 
 @dataclass(frozen=True)
-class NomicBertConfig:
-    """Sizes and options, named as in ``config.json``."""
+class NomicBertConfig(bert.BertConfig):
+    """And the base of the rotary positions."""
 
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    hidden_act: str
-    max_position_embeddings: int
-    type_vocab_size: int
-    layer_norm_eps: float
     rope_theta: float
-    has_pooler: bool
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> NomicBertConfig:
