@@ -131,6 +131,8 @@ def test_labels_may_be_text_and_classes_are_counted():
     for labels in kinds:
         found = sa.fit_head(X, labels)
         np.testing.assert_array_equal(found.weight, expected.weight)
+    with pytest.raises(TypeError, match="labels must be integers"):  # "10" is before "2"
+        sa.fit_head(X, LABELS.astype(str), 3)
     columns = np.stack([LABELS == 0, LABELS == 1], axis=1)
     assert sa.fit_head(X, columns, loss="binary").d_out == 2
     with pytest.raises(TypeError, match=r"labels.astype\(int\)"):

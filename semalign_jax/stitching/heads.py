@@ -112,7 +112,7 @@ def fit_head(
 
     Args:
         x: embeddings [n, d].
-        labels: classes [n], integers in [0, num_classes), or text, of which class i is the i-th in
+        labels: classes [n], integers in [0, num_classes), or names, of which class i is the i-th in
             alphabetical order; for "binary", and where wanted for "hinge", booleans or 0/1 [n,
             num_classes].
         num_classes: number of classes or labels (static). None means as many as concrete labels

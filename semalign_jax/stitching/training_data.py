@@ -69,13 +69,17 @@ def checked_data(
 
 
 def class_numbers(name: str, labels: Any) -> Any:
-    """Labels as they are, and text as the place of each in alphabetical order."""
+    """Labels as they are, and names as the place of each in alphabetical order.
+
+    Numbers as text stay what they are, and are refused with all else that is no label: "10" stands
+    before "2" in that order.
+    """
     if isinstance(labels, jax.Array):
         return labels
     values = np.asarray(labels)
     if values.dtype == object and values.size and all(isinstance(v, str) for v in values.flat):
         values = values.astype(str)
-    if values.dtype.kind != "U":
+    if values.dtype.kind != "U" or np.char.isnumeric(np.char.lstrip(values, "+-")).any():
         return labels
     if values.ndim != 1:
         raise ValueError(f"{name} that are text must be classes [n]; got shape {values.shape}")
