@@ -114,8 +114,8 @@ def write_inputs(work: Path, patients: int, pixels: int) -> None:
         "seeds": 3,
         "methods": MAPS,
         "baselines": ["naive"],
-        "metrics": ["macro AUROC"],
-        "class_metrics": ["AUROC"],
+        "metrics": ["auroc"],
+        "class_metrics": ["auroc"],
         "resamples": 200,
     }
     report.write_json(work / "vindr.json", vindr)

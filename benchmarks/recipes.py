@@ -41,8 +41,8 @@ ENCODERS = {
 CHANGES = {
     "mimic-text-stitching": ["counts=[10,40]", "intervals=null", 'test=["test","validate"]'],
     "rsna-vision-stitching": ["counts=[10,40]", "intervals=null"],
-    "rsna-zero-shot": ["counts=[10,40]", "resamples=200", 'metrics=["macro AUROC"]'],
-    "vindr-zero-shot": ["counts=[10,40]", "resamples=200", 'metrics=["macro AUROC"]'],
+    "rsna-zero-shot": ["counts=[10,40]", "resamples=200", 'metrics=["auroc"]'],
+    "vindr-zero-shot": ["counts=[10,40]", "resamples=200", 'metrics=["auroc"]'],
     "migrate": ["sample=80"],
 }
 #: Labels that the drawings show.

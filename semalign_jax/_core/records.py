@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .documents import did_you_mean
+from .rows import metric_title
 
 
 class Records:
@@ -83,7 +84,8 @@ def _table(metric: str, rows: Sequence[dict[str, Any]]) -> str:
         text = f"{row['mean']:.3f}" + (f" ± {row['std']:.3f}" if row["seeds"] > 1 else "")
         anchors = counts[0] if row["anchors"] is None and counts else row["anchors"]
         lines.setdefault(", ".join(filter(None, names)), {})[anchors] = text
-    header = "".join(f"<th>{count}</th>" for count in counts or [metric])
+    title = escape(metric_title(metric))
+    header = "".join(f"<th>{count}</th>" for count in counts or [title])
     body = "".join(
         f"<tr><th style='text-align:left'>{escape(name)}</th>"
         + "".join(f"<td>{cells.get(count, '')}</td>" for count in counts or [None])
@@ -91,7 +93,7 @@ def _table(metric: str, rows: Sequence[dict[str, Any]]) -> str:
         for name, cells in lines.items()
     )
     return (
-        f"<table><caption>{escape(metric)}, mean and deviation over seeds</caption>"
+        f"<table><caption>{title}, mean and deviation over seeds</caption>"
         f"<tr><th>anchors</th>{header}</tr>{body}</table>"
     )
 

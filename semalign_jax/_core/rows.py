@@ -69,6 +69,25 @@ def counts_of(rows: Iterable[Mapping[str, Any]]) -> list[int]:
     return sorted({row["anchors"] for row in rows if row["anchors"] is not None})
 
 
+_TITLES = {
+    "auroc": "macro AUROC",
+    "average_precision": "macro AP",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+}
+_CLASS_TITLES = {"auroc": "AUROC", "average_precision": "AP", "f1": "F1"}
+
+
+def metric_title(metric: str, of_class: bool = False) -> str:
+    """What people call a metric, e.g. "macro AUROC" for "auroc"; any other by its own name.
+
+    Args:
+        metric: as code calls it, see `metrics.by_name`.
+        of_class: whether it is the score of a single class, not the mean over classes.
+    """
+    return (_CLASS_TITLES if of_class else _TITLES).get(metric, metric)
+
+
 def metric_of(rows: Sequence[Row]) -> str:
     """The metric of the rows.
 

@@ -143,7 +143,7 @@ def _in_a_line(name: str, rows: Sequence["Row"]) -> str:
     """What a study of the demo has found, at the most anchors, as means over pairs of encoders."""
     from ..studies.drawings import UPPER_BOUND
     from ..studies.settings import METHODS
-    from ..studies.tables import counts_of, over_pairs
+    from ..studies.tables import counts_of, metric_title, over_pairs
 
     metric, count = rows[0]["metric"], counts_of(rows)[-1]
     of_metric: list[Row] = [{**row, "protocol": name} for row in rows if row["metric"] == metric]
@@ -156,7 +156,8 @@ def _in_a_line(name: str, rows: Sequence["Row"]) -> str:
     others = [f"{scores['naive']:.2f} without a map"]
     if UPPER_BOUND in scores:
         others.append(f"{scores[UPPER_BOUND]:.2f} with the encoder's own head")
-    return f"{name}, {count} anchors: {metric} {scores[best]:.2f} by {best}; {', '.join(others)}"
+    score = f"{metric_title(metric)} {scores[best]:.2f} by {best}"
+    return f"{name}, {count} anchors: {score}; {', '.join(others)}"
 
 
 def _show_nothing() -> None:

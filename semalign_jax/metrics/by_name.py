@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,36 @@ from .._core.typing import Array
 from .classification import accuracy, balanced_accuracy, precision_recall_f1, predicted_classes
 from .ranking import auroc, average_precision
 
-#: What there is.
+#: A score of one's own: `(scores [n, c], data) -> scalar`, traceable; sweeps hand on their
+#: `eval_data`, studies (labels, weights). Sweeps take any pytree of arrays that it returns.
+ScoreMetric: TypeAlias = Callable[[Array, Any], Any]
+#: What there is by name.
 HeadMetric: TypeAlias = Literal[
     "accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision"
 ]
 HEAD_METRICS: tuple[HeadMetric, ...] = get_args(HeadMetric)
+
+
+def scalar_score(name: str, found: Any) -> Array:
+    """What a score of one's own has returned.
+
+    Raises:
+        ValueError: if it is no scalar; names it.
+    """
+    value = jnp.asarray(getattr(found, "value", found))
+    if value.shape:
+        raise ValueError(f"metrics[{name!r}] must return a scalar; got the shape {value.shape}")
+    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32)
+
+
+@cache
+def score_by_function(name: str, function: ScoreMetric) -> Callable[..., MacroMean]:
+    """A score of one's own as those of `score_by_name`, with no class left out."""
+
+    def of_scores(scores: Array, truth: tuple[Array, Array]) -> MacroMean:
+        return MacroMean(scalar_score(name, function(scores, truth)), jnp.zeros((), jnp.int32))
+
+    return of_scores
 
 
 @cache  # one function for each, as compiled code is found by it

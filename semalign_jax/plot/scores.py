@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._core import checks
-from .._core.rows import PAIR, ClassScore, Row, counts_of, grouped
+from .._core.rows import PAIR, ClassScore, Row, counts_of, grouped, metric_title
 from .looks import DOTTED, HOLLOW, Look, checked_looks, is_control, label_of
 from .style import axes_of, plain
 from .sweeps import Scores, rows_of
@@ -78,7 +78,7 @@ def anchor_curves(
         axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axis.tick_params(axis="x", which="major", labelrotation=45 if len(counts) > 6 else 0)
         axis.set_xlabel("anchors")
-        axis.set_ylabel(plain(rows[0]["metric"]))
+        axis.set_ylabel(plain(metric_title(rows[0]["metric"])))
         axis.grid(visible=True)
         return axis
 
@@ -178,7 +178,7 @@ def score_matrix(
         axis.set(xlabel="decoder", ylabel="encoder")
         axis.set_title(plain(f"{method or rows[0]['method']}\n{count} anchors"))
         if colorbar:
-            axis.figure.colorbar(image, ax=axis, label=plain(rows[0]["metric"]))
+            axis.figure.colorbar(image, ax=axis, label=plain(metric_title(rows[0]["metric"])))
         return axis
 
 
@@ -275,7 +275,7 @@ def class_scores(
         axis.set_ylim(len(labels) - 0.5, -0.5)
         if limits is not None:
             axis.set_xlim(limits)
-        axis.set_xlabel(plain(metric))
+        axis.set_xlabel(plain(metric_title(metric, of_class=True)))
         axis.grid(visible=True, axis="x")
         return axis
 

@@ -23,8 +23,14 @@ from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import identity_map
 from ..maps.mlp_head import Head, first_layer
 from ..metrics import MacroMean
-from ..metrics.by_name import HEAD_METRICS, HeadMetric, score_by_name
-from ..sweeps.many_pairs import ScoreMetric, checked_methods, sweep_pairs
+from ..metrics.by_name import (
+    HEAD_METRICS,
+    HeadMetric,
+    ScoreMetric,
+    score_by_function,
+    score_by_name,
+)
+from ..sweeps.many_pairs import checked_methods, sweep_pairs
 from ..sweeps.one_pair import SweepMethod, checked_orders
 from .evaluate import stitch
 from .heads import HeadInfo, fit_head
@@ -104,7 +110,7 @@ def evaluate_stitching_pairs(
     keys: Array | None = None,
     *,
     loss: Loss = "multinomial",
-    metrics: Sequence[HeadMetric] = ("accuracy",),
+    metrics: Sequence[HeadMetric] | Mapping[str, HeadMetric | ScoreMetric] = ("accuracy",),
     methods: Sequence[Method] | Mapping[str, str | SweepMethod] = METHODS,
     anchors: Mapping[str, ArrayLike] | None = None,
     orders: ArrayLike | None = None,
@@ -140,7 +146,9 @@ def evaluate_stitching_pairs(
         metrics: some of "accuracy", "balanced_accuracy", "macro_f1", "auroc" and
             "average_precision". For classes the last two are means over the classes, each against
             the rest, ranked by the odds of its softmax probability for "multinomial". For labels
-            all are means over the labels, predicted where the logit is positive.
+            all are means over the labels, predicted where the logit is positive. Or label ->
+            name or function `(scores [t, num_classes], (test_labels, weights)) -> scalar`,
+            traceable, with weights of the shape of the labels: 1, or 0 where one is not known.
         methods: names of maps, or label -> name or `SweepMethod`.
         anchors: name -> embeddings to draw anchors from, rows matched between encoders; None
             means `train`, which then has to match.
@@ -402,16 +410,23 @@ def _test_data(
 
 
 def _score_metrics(
-    metrics: Sequence[HeadMetric], loss: Loss, num_classes: int
+    metrics: Sequence[HeadMetric] | Mapping[str, HeadMetric | ScoreMetric],
+    loss: Loss,
+    num_classes: int,
 ) -> tuple[tuple[str, ScoreMetric], ...]:
     if isinstance(metrics, str) or not metrics:
         raise ValueError(f"metrics must be a list of at least one name; got {metrics!r}")
-    _distinct("metrics", metrics)
-    for name in metrics:
-        checks.option("metrics", name, HEAD_METRICS)
-    return tuple(
-        (name, score_by_name(name, loss == "multinomial", num_classes)) for name in metrics
-    )
+    if not isinstance(metrics, Mapping):
+        _distinct("metrics", metrics)
+        metrics = {name: name for name in metrics}
+    scores: dict[str, ScoreMetric] = {}
+    for label, metric in metrics.items():
+        if callable(metric):
+            scores[label] = score_by_function(label, metric)
+        else:
+            checks.option("metrics", metric, HEAD_METRICS)
+            scores[label] = score_by_name(metric, loss == "multinomial", num_classes)
+    return tuple(scores.items())
 
 
 @partial(jax.jit, static_argnums=0)

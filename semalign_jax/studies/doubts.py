@@ -6,7 +6,7 @@ from typing import Any
 
 from .._core.checks import first_few
 from ..plot.looks import is_control
-from .tables import ClassRow, Row, counts_of
+from .tables import ClassRow, Row, counts_of, metric_title
 
 #: Fewer draws of anchors, and fewer resamples, leave deviations and ends of intervals rough.
 DRAWS, RESAMPLES = 5, 1000
@@ -44,7 +44,7 @@ def doubts_of(
         )
     if not any(is_control(row["method"]) for row in rows):
         yield "No control was fitted to wrong pairs: how much of a score is due to pairing is open."
-    undefined = {row["metric"] for row in rows if math.isnan(row["mean"])}
+    undefined = {metric_title(row["metric"]) for row in rows if math.isnan(row["mean"])}
     if undefined:
         yield f"Some scores are undefined: {first_few(sorted(undefined))}."
     labels = dict.fromkeys(row["label"] for row in classes if math.isnan(row["value"]))

@@ -14,14 +14,23 @@ from ..plot.scores import UPPER_BOUND as UPPER_BOUND
 from ..plot.spaces import learning_curve
 from ..plot.style import to_bytes
 from . import figures
-from .tables import PAIR, ClassRow, Row, classes_over_pairs, counts_of, grouped, over_pairs
+from .tables import (
+    PAIR,
+    ClassRow,
+    Row,
+    classes_over_pairs,
+    counts_of,
+    grouped,
+    metric_title,
+    over_pairs,
+)
 from .trust import TrustRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Scores of guessing, where they do not depend on the data.
-CHANCE = {"auroc": 0.5, "AUROC": 0.5, "macro AUROC": 0.5}
+CHANCE = {"auroc": 0.5}
 INSTALL = "install matplotlib (pip install 'semalign_jax[plot]')"
 _Looks = Mapping[str, Look]
 #: More pairs than this do not fit on a page side by side: curves are then split by target.
@@ -128,7 +137,7 @@ def _overall_curves(
     pairs = len(grouped(rows, *PAIR))
     if pairs < FEWEST_PAIRS or not counts_of(rows):
         return
-    about = f"{protocol}: {metric}, all pairs of encoders"
+    about = f"{protocol}: {metric_title(metric)}, all pairs of encoders"
     caption = f"{about}; mean over the {pairs} pairs and all draws of anchors."
     figure = _drawn_curves(metric, over_pairs(rows), about, every)
     yield "overall", protocol, (metric,), caption, figure
@@ -141,7 +150,7 @@ def _curves(protocol: str, metric: str, rows: Sequence[Row], every: _Looks) -> I
     if len(grouped(rows, *PAIR)) > PAIRS_PER_FIGURE:
         parts = grouped(rows, "target")
     for (target,), here in parts.items():
-        about = f"{protocol}: {metric} against the number of anchors"
+        about = f"{protocol}: {metric_title(metric)} against the number of anchors"
         about += f", decoder {target}" if target else ""
         figure = _drawn_curves(metric, here, about, every)
         yield "curves", protocol, (metric, target), f"{about}; mean over draws of anchors.", figure
@@ -154,9 +163,10 @@ def _matrices(protocol: str, rows: Sequence[Row]) -> Iterator[_Found]:
     if len(grouped(rows, *PAIR)) < 2 or not figures.matrix_methods(rows):
         return
     own = any(row["method"] == UPPER_BOUND for row in rows)
-    caption = f"{protocol}: {metric} of each method at its largest count, encoder by decoder"
+    title = metric_title(metric)
+    caption = f"{protocol}: {title} of each method at its largest count, encoder by decoder"
     caption += "; on the diagonal the decoder on its own encoder." if own else "."
-    about = f"{protocol}: {metric}, encoder by decoder"
+    about = f"{protocol}: {title}, encoder by decoder"
     figure = figures.score_matrices(rows, title=about)
     yield "matrices", protocol, (metric,), caption, figure
 
@@ -176,7 +186,8 @@ def _overall_classes(classes: Sequence[ClassRow], every: _Looks) -> Iterator[_Fo
         overall = classes_over_pairs(rows)  # type: ignore[arg-type]
         if pairs < FEWEST_PAIRS or not overall:
             continue
-        about = f"{protocol}: {metric}, all pairs of encoders{_at(overall)}"
+        title = metric_title(metric, of_class=True)
+        about = f"{protocol}: {title}, all pairs of encoders{_at(overall)}"
         caption = f"{about}; mean over {pairs} pairs, line: from the lowest to the highest."
         figure = _drawn_classes(overall, metric, about, every)
         yield "overall-classes", protocol, (metric,), caption, figure
@@ -189,7 +200,8 @@ def _classes(classes: Sequence[ClassRow], every: _Looks) -> Iterator[_Found]:
         if not defined:
             continue
         about = f"{source} → {target}{_at(rows)}"
-        caption = f"{about}: {metric} of each class, line: its confidence interval."
+        title = metric_title(metric, of_class=True)
+        caption = f"{about}: {title} of each class, line: its confidence interval."
         figure = _drawn_classes(defined, metric, about, every)
         yield "classes", protocol, (metric, source, target), caption, figure
 

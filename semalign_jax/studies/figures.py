@@ -10,7 +10,7 @@ from .. import plot
 from ..plot.looks import is_control
 from ..plot.scores import CLASS_INCHES, METHOD_INCHES, UPPER_BOUND, matrix_of
 from ..plot.style import COLUMN, add_legend, fix_layout, plain, style
-from .tables import PAIR, ClassScore, Row, grouped
+from .tables import PAIR, ClassScore, Row, grouped, metric_title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,7 +151,7 @@ def score_matrices(rows: Sequence[Row], *, title: str = "") -> "Figure":
     figure.supxlabel("decoder", fontsize=8)
     figure.supylabel("encoder", fontsize=8)
     figure.suptitle(plain(title))
-    label = plain(rows[0]["metric"])
+    label = plain(metric_title(rows[0]["metric"]))
     figure.colorbar(axes[0].images[0], ax=axes, label=label, aspect=20 * high)
     fix_layout(figure)
     return figure

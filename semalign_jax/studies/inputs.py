@@ -14,6 +14,7 @@ from .._core.checks import first_few
 from .._core.files import content_hash
 from ..data import ImageTextDataset, Label
 from ..data._dataset import known_groups, left_out_sentence
+from ..metrics.by_name import ScoreMetric
 from ..stores.store import EmbeddingStore, open_store
 from .demo import Embeddings
 from .settings import READERS, DatasetSettings, PatientSplit, StudySettings
@@ -98,6 +99,34 @@ class StudyData:
             "anchors": digest(*self.anchors),
             "names": list(self.names),
         }
+
+
+def functions_digest(
+    metrics: Mapping[str, ScoreMetric], named: Sequence[str] = ()
+) -> dict[str, dict[str, str]]:
+    """What kept scores of one's own metrics rest on: their source, where Python finds it.
+
+    Args:
+        metrics: name -> function.
+        named: metrics that the settings name.
+
+    Raises:
+        TypeError: for what is no function.
+        ValueError: for a name of `named`.
+    """
+    found = {}
+    for name, function in metrics.items():
+        if not callable(function):
+            raise TypeError(f"metrics[{name!r}] must be a function; got {function!r}")
+        if name in named:
+            raise ValueError(f"metrics: {name!r} is one of the settings; call yours otherwise")
+        try:
+            found[name] = inspect.getsource(function)
+        except (OSError, TypeError):  # e.g. typed into a shell, or an object that is called
+            found[name] = getattr(function, "__qualname__", type(function).__qualname__)
+    return (
+        {"metrics": {name: digest(text.encode()) for name, text in found.items()}} if found else {}
+    )
 
 
 def digest(*parts: np.ndarray | bytes | None) -> str:

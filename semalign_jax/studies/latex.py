@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from .._core import checks
-from .tables import PAIR, Row, counts_of, grouped, metric_of
+from .tables import PAIR, Row, counts_of, grouped, metric_of, metric_title
 
 #: What LaTeX reads as commands, or does not know with its oldest font encoding. Brackets and stars
 #: at the start of a line would be options of the line break before them.
@@ -62,7 +62,9 @@ def latex_table(
         raise ValueError(f"label must be of letters, digits and ': . _ -'; got {label!r}")
     metric = metric_of(rows)
     counts: list[int | None] = [*counts_of(rows)]
-    heads = ["anchors", *map(str, counts)] if counts else ["method", latex_text(metric)]
+    heads = (
+        ["anchors", *map(str, counts)] if counts else ["method", latex_text(metric_title(metric))]
+    )
     counts = counts or [None]
     body = []
     pairs = grouped(rows, *PAIR)

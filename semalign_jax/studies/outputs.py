@@ -13,7 +13,17 @@ from .html import Picture, Section, html_report, values_table
 from .latex import latex_table
 from .report import write_json
 from .settings import resolved_settings as resolved_settings
-from .tables import PAIR, ClassRow, Row, Table, grouped, summary_tables, write_classes, write_csv
+from .tables import (
+    PAIR,
+    ClassRow,
+    Row,
+    Table,
+    grouped,
+    metric_title,
+    summary_tables,
+    write_classes,
+    write_csv,
+)
 from .trust import TrustRow
 
 FORMAT = "semalign_jax.study"
@@ -207,7 +217,7 @@ def _latex(results: StudyResults) -> Iterator[str]:
             here = [row for pair in pairs[start : start + PAIRS_PER_TABLE] for row in pair]
             number = start // PAIRS_PER_TABLE + 1
             name = slug("tab", protocol, metric, *([str(number)] if number > 1 else []))
-            caption = f"{results['title']}: {protocol}, {metric}."
+            caption = f"{results['title']}: {protocol}, {metric_title(metric)}."
             # A label is read by LaTeX, which older versions do in ASCII only.
             label = name.encode("ascii", "ignore").decode()
             yield latex_table(here, caption=caption, label=label)

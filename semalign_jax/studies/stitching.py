@@ -22,6 +22,7 @@ from .._core.typing import Array
 from ..maps.affine_map import identity_map
 from ..maps.mlp_head import Head
 from ..metrics import MacroMean
+from ..metrics.by_name import HeadMetric, ScoreMetric
 from ..stitching.evaluate import stitch
 from ..stitching.heads import HeadInfo, fit_head
 from ..stitching.matrix import StitchingMatrix, evaluate_stitching_pairs
@@ -31,7 +32,7 @@ from . import inputs
 from .class_scores import Line, class_rows
 from .demo import EMOJI, load_demo, split_demo
 from .drawings import UPPER_BOUND
-from .inputs import Part, StudyData
+from .inputs import Part, StudyData, functions_digest
 from .outputs import StudyResults
 from .settings import DatasetSettings
 from .stitching_settings import NAIVE, DemoGroup, StitchingSettings
@@ -196,7 +197,14 @@ def raw_scores(scores: Array, _: Any) -> Array:
 class _Group:
     """Encoders of one data set; heads are trained when they are first needed."""
 
-    def __init__(self, protocol: str, data: StudyData, settings: StitchingSettings) -> None:
+    def __init__(
+        self,
+        protocol: str,
+        data: StudyData,
+        settings: StitchingSettings,
+        metrics: Mapping[str, HeadMetric | ScoreMetric],
+    ) -> None:
+        self.metrics = metrics
         self.protocol, self.data, self.settings = protocol, data, settings
         self.rows, self.head = cache(self._rows_of), cache(self._head)
         self.loss: Loss = LOSS_OF_TASK[data.task]
@@ -249,7 +257,7 @@ class _Group:
             settings.counts,
             self.keys,
             loss=self.loss,
-            metrics=settings.metrics,
+            metrics=self.metrics,
             methods=self.methods,
             anchors=anchors,
             test_known=test.known,
@@ -289,7 +297,7 @@ class _Group:
         pair: Pair = (self.protocol, *direction)
         return [
             row_of_draws(pair, method, count, metric, np.asarray(field[metric].value)[place])
-            for metric in self.settings.metrics
+            for metric in self.metrics
             for method, count, field, place in found
         ]
 
@@ -358,7 +366,12 @@ _REFERENCES = (
 _CONTROL = "Shuffled: the map fitted to anchors none of which has its partner."
 
 
-def run(settings: StitchingSettings, out: Path | None = None) -> StudyResults:
+def run(
+    settings: StitchingSettings,
+    out: Path | None = None,
+    *,
+    metrics: Mapping[str, ScoreMetric] | None = None,
+) -> StudyResults:
     """Run the study, or go on where it was stopped, and write its files.
 
     Each pair of encoders is computed once, over as many runs as that takes; what is done is kept
@@ -367,6 +380,8 @@ def run(settings: StitchingSettings, out: Path | None = None) -> StudyResults:
     Args:
         settings: of the study.
         out: folder for the files, see `write_outputs`; None writes none.
+        metrics: scores of your own besides those of the settings, label -> function, see
+            `evaluate_stitching_pairs`.
 
     Returns:
         The results.
@@ -379,23 +394,27 @@ def run(settings: StitchingSettings, out: Path | None = None) -> StudyResults:
             of `semalign_jax.data`, `fit_head` and `evaluate_stitching_pairs`.
         RuntimeError: if another process is running it in the same folder.
     """
-    return run_study(settings, out, lambda _: _study(settings))
+    return run_study(settings, out, lambda _: _study(settings, metrics or {}))
 
 
-def _study(settings: StitchingSettings) -> Study:
+def _study(settings: StitchingSettings, functions: Mapping[str, ScoreMetric]) -> Study:
     if settings.dataset is None:
         data = {str(group): _demo_data(group) for group in settings.demo}
     else:
         stores = inputs.open_stores("stores", settings.stores)
         data = {"stitching": parts_of(settings, settings.dataset, stores)}
     encoders = {protocol: list(one.stores["stores"]) for protocol, one in data.items()}
-    groups = {protocol: _Group(protocol, one, settings) for protocol, one in data.items()}
+    metrics = {**{name: name for name in settings.metrics}, **functions}
+    groups = {protocol: _Group(protocol, one, settings, metrics) for protocol, one in data.items()}
     return Study(
         kind="stitching",
         cells=[[p, *pair] for p, names in encoders.items() for pair in combinations(names, 2)],
         compute=lambda protocol, a, b: groups[protocol].pair(a, b),
         pairs=[(p, *pair) for p, names in encoders.items() for pair in permutations(names, 2)],
-        data={protocol: one.digests() for protocol, one in data.items()},
+        data={
+            **{protocol: one.digests() for protocol, one in data.items()},
+            **functions_digest(functions, settings.metrics),
+        },
         scored=SCORED,
         notes=lambda _: _notes(settings, data.values()),
         doubts=lambda found: _doubts(data.values(), found),

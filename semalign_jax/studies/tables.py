@@ -17,6 +17,7 @@ from .._core.rows import Row as Row
 from .._core.rows import counts_of as counts_of
 from .._core.rows import grouped as grouped
 from .._core.rows import metric_of as metric_of
+from .._core.rows import metric_title as metric_title
 from .._core.rows import row_of_draws as row_of_draws
 from ..plot.looks import is_control
 
@@ -159,8 +160,8 @@ def summary_tables(rows: Sequence[Row]) -> list[Table]:
                 for count in counts
             )
             body.append((method, *(shown if counts else [_cell(flat, True)])))
-        caption = "{}: {} → {} ({}, mean ± std)".format(*pair, metric)
-        header = ["anchors", *map(str, counts)] if counts else ["method", metric]
+        caption = "{}: {} → {} ({}, mean ± std)".format(*pair, metric_title(metric))
+        header = ["anchors", *map(str, counts)] if counts else ["method", metric_title(metric)]
         note = BY_INTERVAL if by_interval else BY_ERROR
         tables.append(Table(caption, header, body, frozenset(best), note if best else ""))
     return tables

@@ -14,8 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..metrics.by_name import ScoreMetric
 from ..zeroshot.protocol import (
     PROBE_LINE,
+    TASK_METRICS,
     AnchorPairs,
     Images,
     Multimodal,
@@ -23,28 +25,23 @@ from ..zeroshot.protocol import (
     zero_shot_protocol,
 )
 from ..zeroshot.scores import EmbeddedPrompts
-from .inputs import Part, digest
+from .inputs import Part, digest, functions_digest
 from .outputs import StudyResults
 from .study import Study, run_study
-from .tables import ClassRow, Pair, Row, class_row, row_of_draws
+from .tables import ClassRow, Pair, Row, class_row, metric_title, row_of_draws
 from .trust import trust_rows
 from .zero_shot_data import ZeroShotData, demo_data, own_data
 from .zero_shot_settings import METHODS as METHODS
-from .zero_shot_settings import NAIVE, ClassMetric, Metric, ZeroShotSettings, baseline
+from .zero_shot_settings import NAIVE, ClassMetric, ZeroShotSettings, baseline
 from .zero_shot_settings import ImageSplitSettings as ImageSplitSettings
 from .zero_shot_settings import MultimodalSettings as MultimodalSettings
 from .zero_shot_settings import PromptSource as PromptSource
 from .zero_shot_settings import demo_settings as demo_settings
 
 PROTOCOL = "zero-shot"
-#: The scores of a task by default, and those it has.
-METRICS: Mapping[str, tuple[Metric, ...]] = {
-    "single-label": ("accuracy", "macro AUROC", "balanced accuracy", "macro AP"),
-    "multi-label": ("macro AUROC", "macro AP", "macro F1"),
-}
 CLASS_METRICS: Mapping[str, tuple[ClassMetric, ...]] = {
-    "single-label": ("AUROC", "AP"),
-    "multi-label": ("AUROC", "AP", "F1", "sensitivity", "specificity"),
+    "single-label": ("auroc", "average_precision"),
+    "multi-label": ("auroc", "average_precision", "f1", "sensitivity", "specificity"),
 }
 #: All settings that scores rest on, but the names of multimodal models; not where the data lie.
 SCORED = (
@@ -56,8 +53,10 @@ SCORED = (
 class _Pairs:
     """Computes pairs of an image and a text encoder."""
 
-    def __init__(self, data: ZeroShotData, settings: ZeroShotSettings) -> None:
-        self.data, self.settings = data, settings
+    def __init__(
+        self, data: ZeroShotData, settings: ZeroShotSettings, metrics: Mapping[str, ScoreMetric]
+    ) -> None:
+        self.data, self.settings, self.metrics = data, settings, metrics
         self.methods = settings.sweep_methods()
         found = {name: baseline(options) for name, options in settings.baselines.items()}
         # Compiled code is found by these functions, so they are made once.
@@ -106,6 +105,7 @@ class _Pairs:
             temperature=settings.temperature,
             shrinkage=settings.shrinkage,
             rule=settings.rule,
+            metrics=self.metrics,
             resamples=settings.resamples,
             level=settings.level,
             **probe,
@@ -133,7 +133,8 @@ class _Pairs:
 
     def _rows(self, result: ZeroShotResult, pair: Pair) -> Iterator[Row]:
         means, each = result.seed_means, result.intervals.estimate
-        for metric in self.settings.metrics or METRICS[self.data.task]:
+        named = self.settings.metrics or TASK_METRICS[self.data.task]
+        for metric in (*named, *self.metrics):
             for i, line in enumerate(result.lines):
                 anchored = self._uses_anchors(line)
                 for c, count in enumerate(result.counts if anchored else result.counts[:1]):
@@ -151,7 +152,7 @@ class _Pairs:
 
     def _classes(self, result: ZeroShotResult, pair: Pair) -> Iterator[ClassRow]:
         c = int(np.argmax(result.counts))
-        means = result.seed_means
+        ends = result.seed_means
         for metric in self.settings.class_metrics:
             for i, line in enumerate(result.lines):
                 for k, label in enumerate(result.names):
@@ -161,16 +162,21 @@ class _Pairs:
                         result.counts[c] if self._uses_anchors(line) else None,
                         metric,
                         label,
-                        float(means.estimate[metric][i, c, k]),
-                        float(means.lower[metric][i, c, k]),
-                        float(means.upper[metric][i, c, k]),
+                        float(ends.estimate["classes"][metric][i, c, k]),
+                        float(ends.lower["classes"][metric][i, c, k]),
+                        float(ends.upper["classes"][metric][i, c, k]),
                     )
 
 
 # --- study -------------------------------------------------------------------------------------
 
 
-def run(settings: ZeroShotSettings, out: Path | None = None) -> StudyResults:
+def run(
+    settings: ZeroShotSettings,
+    out: Path | None = None,
+    *,
+    metrics: Mapping[str, ScoreMetric] | None = None,
+) -> StudyResults:
     """Run the study, or go on where it was stopped, and write its files.
 
     Each pair of an image and a text encoder is computed once, over as many runs as that takes;
@@ -180,6 +186,7 @@ def run(settings: ZeroShotSettings, out: Path | None = None) -> StudyResults:
     Args:
         settings: of the study.
         out: folder for the files, see `write_outputs`; None writes none.
+        metrics: scores of your own besides those of the settings, see `zero_shot_protocol`.
 
     Returns:
         The results.
@@ -193,13 +200,13 @@ def run(settings: ZeroShotSettings, out: Path | None = None) -> StudyResults:
             of `semalign_jax.data`, `load_prompts` and `zero_shot_protocol`.
         RuntimeError: if another process is running it in the same folder.
     """
-    return run_study(settings, out, partial(_study, settings))
+    return run_study(settings, out, partial(_study, settings, metrics or {}))
 
 
-def _study(settings: ZeroShotSettings, folder: Path) -> Study:
+def _study(settings: ZeroShotSettings, functions: Mapping[str, ScoreMetric], folder: Path) -> Study:
     data = demo_data() if settings.demo else own_data(settings, folder / "prompts")
     for name, metrics, known in (
-        ("metrics", settings.metrics or (), METRICS),
+        ("metrics", settings.metrics or (), TASK_METRICS),
         ("class_metrics", settings.class_metrics, CLASS_METRICS),
     ):
         for metric in metrics:
@@ -217,12 +224,13 @@ def _study(settings: ZeroShotSettings, folder: Path) -> Study:
     return Study(
         kind="zero-shot",
         cells=cells,
-        compute=_Pairs(data, settings).pair,
+        compute=_Pairs(data, settings, functions).pair,
         pairs=[(PROTOCOL, *cell) for cell in cells],
         data={
             **data.digests(),
             "prompts": digests(data.prompts),
             "multimodal": digests(data.multimodal),
+            **functions_digest(functions, TASK_METRICS[data.task]),
         },
         scored=SCORED,
         notes=lambda found: _notes(settings, data, [row for cell in found for row in cell["rows"]]),
@@ -262,6 +270,6 @@ def _effect(settings: ZeroShotSettings, rows: Sequence[Row]) -> str:
         ]
         parts.append(f"{how} {np.mean(values):.3f}" if values else f"{how} -")
     return (
-        f"Normalisation of the mapped space: {metric} at {largest} anchors, mean over maps and "
-        f"pairs of encoders: {', '.join(parts)}."
+        f"Normalisation of the mapped space: {metric_title(metric)} at {largest} anchors, mean "
+        f"over maps and pairs of encoders: {', '.join(parts)}."
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
+from ..metrics.by_name import HeadMetric
 from ..plot.looks import CONTROL, is_control
 from ..zeroshot.baselines import BASELINES, MORE_BASELINES, Baseline, naive_scores
 from ..zeroshot.scores import TEMPERATURE, SpaceNormalization, ThresholdRule
@@ -25,8 +26,7 @@ from .settings import (
     with_options,
 )
 
-Metric: TypeAlias = Literal["macro AUROC", "macro AP", "macro F1", "accuracy", "balanced accuracy"]
-ClassMetric: TypeAlias = Literal["AUROC", "AP", "F1", "sensitivity", "specificity"]
+ClassMetric: TypeAlias = Literal["auroc", "average_precision", "f1", "sensitivity", "specificity"]
 
 #: As in the stitching study, and a control that is fitted to wrong pairs.
 METHODS: dict[str, dict[str, Any]] = {
@@ -179,8 +179,8 @@ class ZeroShotSettings(StudySettings):
     temperature: float = Field(default=TEMPERATURE, gt=0)
     shrinkage: float | None = Field(default=None, ge=0, le=1)
     rule: ThresholdRule = "youden"
-    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] | None = None
-    class_metrics: tuple[ClassMetric, ...] = ("AUROC",)
+    metrics: Annotated[tuple[HeadMetric, ...], Field(min_length=1)] | None = None
+    class_metrics: tuple[ClassMetric, ...] = ("auroc",)
     resamples: int = Field(default=1000, ge=1)
     level: float = Field(default=0.95, gt=0, lt=1)
 
@@ -289,6 +289,6 @@ def demo_settings(quick: bool = False) -> ZeroShotSettings:
         title="Demo: zero-shot classification of emoji",
         demo=True,
         baselines={name: {"baseline": name} for name in (NAIVE, *BASELINES, PROBE)},
-        metrics=("accuracy", "macro AUROC"),
+        metrics=("accuracy", "auroc"),
         **(small if quick else {}),
     )

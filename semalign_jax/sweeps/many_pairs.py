@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from .._core.records import Records, cells_of, shown_counts
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.mlp_head import Head, after_first_layer, first_layer
-from ..metrics.by_name import HeadMetric
+from ..metrics.by_name import HeadMetric, ScoreMetric
 from ._shared import Plan, Variant, is_shared, prepare, shared_heads
 from .one_pair import (
     SweepMethod,
@@ -30,9 +30,6 @@ from .one_pair import (
     checked_orders,
     score_of_predictions,
 )
-
-#: Scores predictions: `(scores [t, c], eval_data) -> scalar`, or any pytree of arrays.
-ScoreMetric: TypeAlias = Callable[[Array, Any], Any]
 
 
 @jax.tree_util.register_dataclass

@@ -23,6 +23,7 @@ from ..metrics import (
     predicted_classes,
     rank_scores,
 )
+from ..metrics.by_name import ScoreMetric, scalar_score
 from ..metrics.intervals import BootstrapInterval, bootstrap, resamples_at_once
 from ..metrics.ranking import ranking_of_known
 from ._protocol_data import Truth, checked_known, checked_labels
@@ -33,11 +34,11 @@ class ScoreReport(NamedTuple):
     """Metrics of test scores.
 
     Attributes:
-        intervals: `BootstrapInterval` whose fields are dicts metric -> value. Scalars: "macro
-            AUROC", "macro AP", and for a single-label task "accuracy" and "balanced accuracy",
-            for a multi-label one "macro F1". Of every class [num_classes]: "AUROC", "AP", and for
-            a multi-label task "F1", "sensitivity" and "specificity" at the thresholds. Macro
-            means leave undefined classes out.
+        intervals: `BootstrapInterval` whose fields are dicts metric -> value: "auroc",
+            "average_precision", and for a single-label task "accuracy" and "balanced_accuracy",
+            for a multi-label one "macro_f1"; means over the classes, undefined ones left out.
+            Below "classes" those of every class [num_classes]: "auroc", "average_precision", and
+            for a multi-label task "f1", "sensitivity" and "specificity" at the thresholds.
         thresholds: [num_classes] chosen on the validation part; NaN where undefined, and for a
             single-label task, which takes the best class.
         undefined_test: bool [num_classes], classes without positive or without negative test
@@ -57,6 +58,7 @@ class _Statistic:
 
     task: Task
     num_classes: int
+    functions: tuple[tuple[str, ScoreMetric], ...]
 
     def __call__(self, data: dict[str, Any], weights: Array) -> dict[str, Any]:
         # One ranking after the other: only then do the resamples of a bootstrap share its layout.
@@ -65,28 +67,35 @@ class _Statistic:
             lambda leaf: leaf.reshape(-1, leaf.shape[-1]), data["ranking"]
         )
         values = {
-            "AUROC": auroc_from_ranking(rankings, weights),
-            "AP": average_precision_from_ranking(rankings, weights),
+            "auroc": auroc_from_ranking(rankings, weights),
+            "average_precision": average_precision_from_ranking(rankings, weights),
         }
         if self.task == "multi-label":
             labels, predicted = (_columns(data[name], seeds) for name in ("labels", "predicted"))
+            counted = weights
             if data["known"] is not None:
-                weights = weights[:, None] * _columns(data["known"], seeds).astype(weights.dtype)
-            found = precision_recall_f1(labels, predicted, weights=weights)
-            absent = precision_recall_f1(~labels, ~predicted, weights=weights)
+                counted = weights[:, None] * _columns(data["known"], seeds).astype(weights.dtype)
+            found = precision_recall_f1(labels, predicted, weights=counted)
+            absent = precision_recall_f1(~labels, ~predicted, weights=counted)
             chosen = ~jnp.isnan(data["thresholds"].reshape(-1))
             for name, value in (
-                ("F1", found.f1),
+                ("f1", found.f1),
                 ("sensitivity", found.recall),
                 ("specificity", absent.recall),
             ):
                 values[name] = jnp.where(chosen, value, jnp.nan)
         values = {name: value.reshape(seeds, self.num_classes) for name, value in values.items()}
-        each = {f"macro {n}": macro_mean(values[n]).value for n in values if n in _MACRO}
+        each: dict[str, Any] = {
+            n: macro_mean(values[of]).value for n, of in _MACRO.items() if of in values
+        }
         if self.task == "single-label":
             score = partial(self._of_predictions, data["labels"], weights)
             each |= jax.vmap(score)(data["predicted"])
-        each |= values
+        if self.functions:
+            truth = data["labels"], _weights_of_labels(data, weights)
+            score = {n: partial(_called, n, function, truth) for n, function in self.functions}
+            each |= {n: jax.vmap(of_scores)(data["scores"]) for n, of_scores in score.items()}
+        each["classes"] = values
         means = jax.tree_util.tree_map(lambda values: jnp.mean(values, axis=0), each)
         return {"each": each, "mean": means}
 
@@ -94,7 +103,7 @@ class _Statistic:
         balanced = balanced_accuracy(labels, predicted, self.num_classes, weights=weights)
         return {
             "accuracy": accuracy(labels, predicted, weights=weights),
-            "balanced accuracy": balanced.value,
+            "balanced_accuracy": balanced.value,
         }
 
 
@@ -105,7 +114,20 @@ def _columns(values: Array, seeds: int) -> Array:
     return jnp.moveaxis(values, 0, 1).reshape(values.shape[1], -1)
 
 
-_MACRO = ("AUROC", "AP", "F1")
+#: Means over the classes, and of which of their scores.
+_MACRO = {"auroc": "auroc", "average_precision": "average_precision", "macro_f1": "f1"}
+
+
+def _weights_of_labels(data: dict[str, Any], weights: Array) -> Array:
+    """Weights of the rows in the shape of the labels; 0 where a label is not known."""
+    labels, known = data["labels"], data["known"]
+    if labels.ndim == 2:
+        weights = jnp.broadcast_to(weights[:, None], labels.shape)
+    return weights if known is None else weights * known.astype(weights.dtype)
+
+
+def _called(name: str, function: ScoreMetric, truth: tuple[Array, Array], scores: Array) -> Array:
+    return scalar_score(name, function(scores, truth))
 
 
 # As public: the two parts, and one option for each choice of the evaluation.
@@ -212,6 +234,7 @@ class Evaluation(NamedTuple):
     clusters: np.ndarray | None
     resamples: int
     level: float
+    functions: tuple[tuple[str, ScoreMetric], ...] = ()
 
 
 def evaluate(
@@ -238,8 +261,10 @@ def evaluate(
         "ranking": _ranked(test, test_scores),
         "thresholds": thresholds,
     }
+    if how.functions:
+        data["scores"] = test_scores
     intervals = bootstrap(
-        _Statistic(how.task, classes),
+        _Statistic(how.task, classes, how.functions),
         data,
         rows,
         how.key,

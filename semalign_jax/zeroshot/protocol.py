@@ -13,7 +13,7 @@ the validation part; scores of the test part have intervals, with patients as th
         counts=(50, 200, 1000),
         key=jax.random.key(0),
     )
-    for row in result.rows(["macro AUROC"]):
+    for row in result.rows(["auroc"]):
         print(row)
 """
 
@@ -30,6 +30,7 @@ from .._core.linalg import common_dtype
 from .._core.records import Records, cells_of, shown_counts
 from .._core.typing import METHODS, Array, Method
 from ..maps.affine_map import AffineMap, identity_map
+from ..metrics.by_name import HeadMetric, ScoreMetric
 from ..metrics.intervals import BootstrapInterval
 from ..sweeps.anchors import check_counts
 from ..sweeps.one_pair import Fitter, SweepMethod
@@ -53,6 +54,11 @@ from .scores import (
     not_nan,
 )
 
+#: The metrics of a task by name, the first ones those that tell most.
+TASK_METRICS: Mapping[str, tuple[HeadMetric, ...]] = {
+    "single-label": ("accuracy", "auroc", "balanced_accuracy", "average_precision"),
+    "multi-label": ("auroc", "average_precision", "macro_f1"),
+}
 #: Name of the line of the linear probe.
 PROBE_LINE = "linear probe"
 
@@ -104,7 +110,7 @@ class ZeroShotResult(Records):
         """The table: one dict a line, count and metric.
 
         Args:
-            metrics: names of scalar metrics; None means all.
+            metrics: names of metrics; None means all but those of single classes.
 
         Returns:
             Dicts with the keys method, normalization, anchors, metric, mean over the seeds and
@@ -112,10 +118,10 @@ class ZeroShotResult(Records):
             of the mean's interval, undefined_classes.
 
         Raises:
-            ValueError: for a metric that there is not, or that is not a scalar.
+            ValueError: for a metric that there is not.
         """
         estimates = self.intervals.estimate
-        scalars = [name for name, value in estimates.items() if value.ndim == 3]
+        scalars = [name for name in estimates if name != "classes"]
         for name in metrics or ():
             checks.option("metrics", name, scalars)
         return [
@@ -164,6 +170,7 @@ def zero_shot_protocol(
     shrinkage: float | None = None,
     l2: float = 1.0,
     rule: ThresholdRule = "youden",
+    metrics: Mapping[str, ScoreMetric] | None = None,
     resamples: int = 1000,
     level: float = 0.95,
     progress: Callable[[int, int], None] | None = None,
@@ -193,6 +200,10 @@ def zero_shot_protocol(
         shrinkage: see `anchor_space`.
         l2: of the linear probe, see `fit_head`.
         rule: see `choose_threshold`.
+        metrics: further metrics, name -> function `(scores [n, num_classes], (labels, weights)) ->
+            scalar`, traceable. Labels are classes [n] or booleans [n, num_classes]; weights, of
+            the same shape, count how often a resample has the image, 0 where a label is not known.
+            Define it once, as baselines.
         resamples: of the bootstrap.
         level: of the intervals.
         progress: called with (lines evaluated, lines in all), counted over anchor counts.
@@ -212,6 +223,11 @@ def zero_shot_protocol(
     for normalization in normalizations:
         checks.option("normalizations", normalization, SPACE_NORMALIZATIONS)
     checks.option("rule", rule, THRESHOLD_RULES)
+    for name, function in (metrics or {}).items():
+        if not callable(function):
+            raise TypeError(f"metrics[{name!r}] must be a function; got {function!r}")
+        if name in ("classes", *TASK_METRICS[prompts.task]):
+            raise ValueError(f"metrics: {name!r} is the name of what there is already")
     seeds = checks.positive_int("seeds", seeds)
     anchor_key, label_key, bootstrap_key = jax.random.split(key, 3)
     orders = anchor_orders(anchor_key, len(anchors.ids), seeds, max(checked))
@@ -244,8 +260,9 @@ def zero_shot_protocol(
         found = np.asarray(scores_of_multimodal(name, model, prompts, rows, temperature))
         parts.append(np.broadcast_to(found, (1, *parts[0].shape[1:])))
         lines.append((name, ""))
+    functions = tuple((metrics or {}).items())
     clusters = cluster_numbers(test.patients, len(test.ids))
-    how = Evaluation(prompts.task, bootstrap_key, rule, clusters, resamples, level)
+    how = Evaluation(prompts.task, bootstrap_key, rule, clusters, resamples, level, functions)
     return _result(np.concatenate(parts), lines, checked, prompts.names, truth, how, progress)
 
 

@@ -5,7 +5,7 @@ import printing
 from semalign_jax.studies.tables import Row
 
 
-def row(method, anchors, mean, metric="AUROC", protocol="zero-shot", source="vit"):
+def row(method, anchors, mean, metric="auroc", protocol="zero-shot", source="vit"):
     return Row(
         protocol=protocol, source=source, target="bert", method=method, anchors=anchors,
         metric=metric, mean=mean, std=0.01, seeds=5,

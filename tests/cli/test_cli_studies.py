@@ -92,7 +92,7 @@ def test_a_study_of_saved_settings_is_the_same(stitched, tmp_path, monkeypatch):
     assert seen[0][1] == tmp_path / "again"
     shown = run(*words, "--seeds", 3, "--set", "title=More").stdout
     assert (seen[1][0].seeds, seen[1][0].title) == (3, "More")
-    assert "(auroc, mean ± std)" in shown
+    assert "(macro AUROC, mean ± std)" in shown
 
 
 def test_a_file_with_the_command_line_before_it(stitched, tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def zeroshot_words(world, out):
         *("--prompt-store", f"bert={world / 'texts'}", "--anchors", "16", "--seeds", 1),
         *("--set", 'label_names={"mass":"Mass"}', "--set", 'ignored_labels=["device"]'),
         *("--set", 'methods=["ortho"]', "--set", "baselines={}", "--set", "resamples=5"),
-        *("--set", 'metrics=["macro AUROC"]', "--set", "class_metrics=[]"),
+        *("--set", 'metrics=["auroc"]', "--set", "class_metrics=[]"),
         *("--out", out),
     )
 

@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from semalign_jax import anchor_sweep, maps, metrics, plot, sweep_pairs
 
 
-def row(method, count, mean, *, pair=("zero-shot", "vit", "bert"), metric="AUROC", **others) -> Any:
+def row(method, count, mean, *, pair=("zero-shot", "vit", "bert"), metric="auroc", **others) -> Any:
     cell = dict(zip(("protocol", "source", "target"), pair, strict=True))
     scores = {"metric": metric, "mean": mean, "std": 0.01, "seeds": 5}
     return {**cell, "method": method, "anchors": count, **scores, **others}
@@ -188,7 +188,7 @@ def test_matrix_has_the_scores_in_its_cells_and_the_upper_bound_on_its_diagonal(
 def test_classes_go_down_with_points_and_intervals_of_each_method():
     scores = [score(), score(method="shuffled affine", value=0.5, lower=0.55)]
     scores += [score(label="Mass"), score(method="naive", value=float("nan"))]
-    axis: Any = plot.class_scores(scores, metric="AUROC")
+    axis: Any = plot.class_scores(scores, metric="auroc")
     assert [t.get_text() for t in axis.get_yticklabels()] == ["Edema", "Mass"]
     affine, control, *_ = axis.get_lines()
     assert list(affine.get_xdata()) == [0.7, 0.7]
@@ -265,7 +265,7 @@ def test_spaces_are_shown_by_components_of_the_targets():
         (lambda: plot.anchor_curves([row("affine", 0, 0.5)]), "anchors must be positive"),
         (lambda: plot.anchor_curves(MATRIX), "one pair of encoders; got 2: a $ → b, b → a $"),
         (lambda: plot.anchor_curves([*ROWS, ROWS[1]]), "'affine' has two rows of 10 anchors"),
-        (lambda: plot.anchor_curves([*ROWS, row("a", 1, 1, metric="F1")]), "one of AUROC, F1"),
+        (lambda: plot.anchor_curves([*ROWS, row("a", 1, 1, metric="f1")]), "one of auroc, f1"),
         (lambda: plot.anchor_curves(ROWS, metric="F1"), "metric 'F1' is not in scores"),
         (lambda: plot.score_matrix(ROWS), "method must say which is drawn, one of affine, ortho"),
         (lambda: plot.score_matrix(ROWS, "x"), "no 'x'; methods are affine, ortho"),

@@ -319,6 +319,8 @@ def mistakes():
         (dict(metrics="auroc"), ValueError, "metrics must be a list"),
         (dict(metrics=["auroc", "auroc"]), ValueError, "metrics has 'auroc' more than once"),
         (dict(metrics=["f1"]), ValueError, "metrics must be one of 'accuracy'"),
+        (dict(metrics={"a": "f1"}), ValueError, "metrics must be one of 'accuracy'"),
+        (dict(metrics={"a": lambda s, t: s}), ValueError, r"metrics\['a'\] must return a scalar"),
         (dict(methods=["ortho", "ortho"]), ValueError, "methods has 'ortho' more than once"),
         (dict(methods={"own": sa.fit_ortho}), ValueError, "must be a name or a SweepMethod"),
         (dict(counts=[41]), ValueError, "counts has 41"),

@@ -22,7 +22,7 @@ def row(method, anchors, mean, *, pair=("zero-shot", "vit", "bert"), **others):
         target=target,
         method=method,
         anchors=anchors,
-        metric=others.pop("metric", "AUROC"),
+        metric=others.pop("metric", "auroc"),
         mean=mean,
         std=others.pop("std", 0.01),
         seeds=others.pop("seeds", 5),
@@ -90,7 +90,7 @@ def test_latex_intervals_parts_gaps_and_undefined_scores():
 
 def test_latex_table_without_counts_has_one_column():
     text = latex.latex_table([row("a", None, 0.2), row("b", None, 0.4)], spread="none")
-    assert "method & AUROC \\\\\n" in text
+    assert "method & macro AUROC \\\\\n" in text
     assert "b & \\textbf{.400} \\\\\n" in text
 
 
@@ -111,7 +111,7 @@ def test_latex_text_has_no_active_characters():
     ("rows", "options", "message"),
     [
         ([], {}, "rows must be those of one metric; got none"),
-        ([*ROWS, row("affine", 10, 0.5, metric="accuracy")], {}, "AUROC, accuracy"),
+        ([*ROWS, row("affine", 10, 0.5, metric="accuracy")], {}, "auroc, accuracy"),
         (ROWS, {"spread": "interval"}, "'upper bound' has no lower and upper"),
         (ROWS, {"spread": "sem"}, "spread must be one of 'std', 'interval', 'none'"),
         (ROWS, {"best": "most"}, "best must be one of"),
@@ -130,7 +130,7 @@ def test_summary_tables_have_one_per_metric_and_pair():
     rows = [*ROWS, row("affine", None, 0.5, metric="accuracy", seeds=1)]
     first, second = tables.summary_tables(rows)
     assert first[:3] == (
-        "zero-shot: vit → bert (AUROC, mean ± std)",
+        "zero-shot: vit → bert (macro AUROC, mean ± std)",
         ["anchors", "10", "100"],
         [
             ("upper bound", "0.950", ""),
@@ -167,7 +167,7 @@ def test_the_best_of_each_column_are_marked_by_a_rule_that_is_told():
 def test_csv_has_intervals_only_where_rows_have_them(tmp_path):
     tables.write_csv(tmp_path / "a.csv", ROWS)
     assert (tmp_path / "a.csv").read_text().splitlines()[1] == (
-        "zero-shot,vit,bert,upper bound,,AUROC,0.950000,0.010000,1"
+        "zero-shot,vit,bert,upper bound,,auroc,0.950000,0.010000,1"
     )
     tables.write_csv(tmp_path / "b.csv", [*ROWS, row("c", 5, 0.5, lower=0.25, upper=0.75)])
     lines = (tmp_path / "b.csv").read_text().splitlines()
@@ -195,7 +195,7 @@ def some_figures():
     scores = [score(), score(method="ortho", value=0.5), score(label="Effusion")]
     return {
         "curves": lambda: figures.anchor_curves(ROWS, title="cost $5 and $6"),
-        "classes": lambda: figures.class_scores(scores, metric="AUROC", chance=0.5),
+        "classes": lambda: figures.class_scores(scores, metric="auroc", chance=0.5),
         "matrix": lambda: figures.score_matrices(MATRIX),
     }
 
@@ -248,7 +248,7 @@ def test_many_classes_are_continued_in_further_columns():
     labels = [f"class {i}" for i in range(26)]
     methods = [f"method {i}" for i in range(8)]
     scores = [score(method=method, label=label) for label in labels for method in methods]
-    figure = figures.class_scores(scores, metric="AUROC", chance=0.5)
+    figure = figures.class_scores(scores, metric="auroc", chance=0.5)
     axes: Any = figure.axes
     assert len(axes) > 1
     assert [t.get_text() for axis in axes for t in axis.get_yticklabels()] == labels

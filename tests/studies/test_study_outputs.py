@@ -23,7 +23,7 @@ from semalign_jax.studies.trust import trust_rows
 METHODS = ("upper bound", "affine", "shuffled affine", "ortho")
 
 
-def rows(protocol="findings", metrics=("AUROC", "accuracy"), encoders=("vit", "dino", "bert")):
+def rows(protocol="findings", metrics=("auroc", "accuracy"), encoders=("vit", "dino", "bert")):
     return [
         row(
             method,
@@ -46,7 +46,7 @@ ROWS = rows(encoders=("vit", "bert"))  # each pair is a panel that is drawn
 
 def class_row(method, label, value, **changes: Any):
     lower, upper = value - 0.1, value + 0.05
-    pair = {"source": "vit", "target": "bert", "anchors": 100, "metric": "AUROC"}
+    pair = {"source": "vit", "target": "bert", "anchors": 100, "metric": "auroc"}
     values = {"method": method, "label": label, "value": value, "lower": lower, "upper": upper}
     return outputs.ClassRow(**{"protocol": "findings", **values, **pair, **changes})
 
@@ -154,7 +154,7 @@ def test_tables_hold_the_scores(written):
         classes = list(csv.DictReader(file))
     assert classes[1] == {
         "protocol": "findings", "source": "vit", "target": "bert", "method": "ortho",
-        "anchors": "100", "metric": "AUROC", "label": "Edema",
+        "anchors": "100", "metric": "auroc", "label": "Edema",
         "value": "0.700000", "lower": "0.600000", "upper": "0.750000",
     }  # fmt: skip
     text = (out / "tables.tex").read_text()
@@ -165,7 +165,7 @@ def test_tables_hold_the_scores(written):
         "tab-findings-accuracy", "tab-findings-accuracy-2",
     ]  # fmt: skip
     assert outputs.PAIRS_PER_TABLE == 4
-    whole = "".join(outputs._latex(study(rows=rows(metrics=("AUROC",)))))
+    whole = "".join(outputs._latex(study(rows=rows(metrics=("auroc",)))))
     assert [part.count(r"\emph{") for part in whole.split(r"\begin{table}")[1:]] == [4, 2]
 
 
@@ -180,17 +180,17 @@ def test_the_page_has_the_figures_settings_versions_and_hardware(written):
     assert text.index("Mass has no") < text.index("Contents") < text.index("The first note.")
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == len(list((out / "figures").glob("*.png"))) == 4
-    assert "AUROC against the number of anchors; mean over draws" in images[0]["alt"]
+    assert "macro AUROC against the number of anchors; mean over draws" in images[0]["alt"]
 
 
 def test_what_all_pairs_say_together_is_that_of_all_their_draws():
     rng = np.random.default_rng(0)
     draws = {pair: rng.normal(size=4) + n for n, pair in enumerate(("ab", "ac", "bc"))}
     few = [
-        tables.row_of_draws(("p", source, target), "ortho", 20, "AUROC", values)
+        tables.row_of_draws(("p", source, target), "ortho", 20, "auroc", values)
         for (source, target), values in draws.items()
     ]
-    few += [tables.row_of_draws(("p", "a", "b"), "naive", None, "AUROC", np.array(0.5))]
+    few += [tables.row_of_draws(("p", "a", "b"), "naive", None, "auroc", np.array(0.5))]
     whole, naive = tables.over_pairs(few)
     every = np.concatenate(list(draws.values()))
     assert (whole["mean"], whole["std"]) == pytest.approx((every.mean(), every.std(ddof=1)))
@@ -219,7 +219,7 @@ def test_classes_of_all_pairs_are_means_next_to_grey_references():
 
 
 def test_matrices_have_the_upper_bound_on_the_diagonal():
-    few = rows(metrics=("AUROC",))
+    few = rows(metrics=("auroc",))
 
     def matrices(some):
         return [
@@ -266,14 +266,14 @@ def undrawn(monkeypatch):
 def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(monkeypatch):
     monkeypatch.setattr(drawings, "PAIRS_PER_FIGURE", 2)
     monkeypatch.setattr(drawings, "CLASS_FIGURES", 1)
-    few = rows(metrics=("AUROC",))
+    few = rows(metrics=("auroc",))
     classes = [class_row("affine", "Edema", 0.8, source=name) for name in ("vit", "dino")]
     results = study(rows=few, classes=classes)
     chosen = list(drawings.study_figures(few, classes))
     assert "mean over the 6 pairs and all draws of anchors" in chosen[0][3]
     names = ["-".join(found[2]) for found in chosen]
     assert names == [
-        "AUROC", "AUROC-dino", "AUROC-bert", "AUROC-vit", "AUROC", "AUROC-vit-bert",
+        "auroc", "auroc-dino", "auroc-bert", "auroc-vit", "auroc", "auroc-vit-bert",
     ]  # fmt: skip
     notes = outputs._sections(results, [])[0].text
     assert "The first 1 figures of classes are shown; all are in the CSV." in notes
@@ -281,7 +281,7 @@ def test_many_pairs_are_split_by_target_and_many_classes_stay_in_the_csv(monkeyp
 
 @pytest.mark.usefixtures("undrawn")
 def test_names_of_figures_are_distinct_and_safe():
-    few = rows("a/b", ("AUROC",), ("vit", "bert"))
+    few = rows("a/b", ("auroc",), ("vit", "bert"))
     twice = [*few, *({**r, "protocol": "A b"} for r in few)]
     names = [drawing.name for drawing in drawings.drawn(twice, [])]
     assert names == [
@@ -382,8 +382,8 @@ def test_the_page_makes_a_browser_complain_of_nothing(written, browser, tmp_path
 
 
 def test_one_report_of_several_studies(tmp_path):
-    one = study(rows=rows(metrics=("AUROC",), encoders=("vit", "bert")), classes=[])
-    other = rows("others", ("AUROC",), ("vit", "bert"))[:4]
+    one = study(rows=rows(metrics=("auroc",), encoders=("vit", "bert")), classes=[])
+    other = rows("others", ("auroc",), ("vit", "bert"))[:4]
     other = study(rows=other, classes=[], settings={"seeds": 3})
     outputs.write_report(tmp_path / "all.html", [one, other], command=["semalign", "report"])
     page = Page((tmp_path / "all.html").read_text(encoding="utf-8"))

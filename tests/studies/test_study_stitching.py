@@ -292,6 +292,29 @@ def test_other_data_or_settings_do_not_go_on_with_old_results(study, tmp_path):
         stitching.run(settings_of(tmp_path), folder / "out")
 
 
+def hits(scores, truth):
+    labels, weights = truth
+    right = scores.argmax(-1).astype(labels.dtype) == labels
+    return weights.sum(where=right) / weights.sum()
+
+
+def test_metrics_of_ones_own(study, tmp_path):
+    folder, _ = study
+    settings = settings_of(folder, metrics=["accuracy"], control=False, intervals=None)
+    found = scores_of(stitching.run(settings, tmp_path, metrics={"hits": hits}))
+    assert {metric for *_, metric in found} == {"accuracy", "hits"}
+    for (*cell, metric), row in found.items():
+        if metric == "hits":
+            named = found[(*cell, "accuracy")]
+            assert (row["mean"], row["std"]) == pytest.approx((named["mean"], named["std"]))
+    with pytest.raises(ValueError, match=r"other settings \(data\.metrics"):
+        stitching.run(settings, tmp_path)
+    with pytest.raises(ValueError, match="'accuracy' is one of the settings"):
+        stitching.run(settings, metrics={"accuracy": hits})
+    with pytest.raises(TypeError, match=r"metrics\['hits'\] must be a function"):
+        stitching.run(settings, metrics={"hits": "accuracy"})  # type: ignore[dict-item]
+
+
 def test_multilabel_with_unknown_labels_and_anchors_of_their_own(tmp_path):
     write_data(tmp_path)
     dataset = {**SETTINGS["dataset"], "options": {**OPTIONS, "label": list(FINDINGS)}}

@@ -124,7 +124,7 @@ def config(**changes: Any) -> dict[str, Any]:
         "methods": {"ortho": {"method": "ortho", "normalize": "center"}},
         "baselines": ["naive", "relative", "probe"],
         "normalizations": ["none", "center"],
-        "class_metrics": ["AUROC", "F1"],
+        "class_metrics": ["auroc", "f1"],
         "resamples": 20,
     }
     return {key: value for key, value in {**values, **changes}.items() if value is not None}
@@ -227,18 +227,32 @@ def test_the_study_equals_the_protocol_and_scikit_learn(world, study):
         kept = test.known[:, c]
         truth, mine = test.labels[kept, c], scores[:, kept, c]
         auroc = np.mean([roc_auc_score(truth, s) for s in mine])
-        assert found["AUROC", name] == pytest.approx(auroc, abs=1e-6)
+        assert found["auroc", name] == pytest.approx(auroc, abs=1e-6)
         f1 = [f1_score(truth, s >= t) for s, t in zip(mine, thresholds[:, c], strict=True)]
-        assert found["F1", name] == pytest.approx(np.mean(f1), abs=1e-6)
+        assert found["f1", name] == pytest.approx(np.mean(f1), abs=1e-6)
         macro.append(np.mean([average_precision_score(truth, s) for s in mine]))
     row = next(
         r
         for r in results["rows"]
         if (r["source"], r["method"], r["anchors"], r["metric"])
-        == ("dino", "ortho (center)", 20, "macro AP")
+        == ("dino", "ortho (center)", 20, "average_precision")
     )
     assert row["mean"] == pytest.approx(np.mean(macro), abs=1e-6)
     assert not validation.known.all()
+
+
+def total(scores, truth):
+    return scores.sum() / truth[1].sum()
+
+
+def test_metrics_of_ones_own(world):
+    settings = load(world.folder, image_stores={"dino": "dino"}, anchor_stores={"dino": "dino"})
+    results = zero_shot.run(settings, metrics={"total": total})
+    assert {row["metric"] for row in results["rows"]} == {
+        "auroc", "average_precision", "macro_f1", "total",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="'auroc' is one of the settings"):
+        zero_shot.run(settings, metrics={"auroc": total})
 
 
 def test_files_and_notes(study):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -268,19 +269,24 @@ def test_multi_label_metrics_equal_sklearn():
     np.testing.assert_array_equal(report.thresholds, threshold)
     predicted, truth = scores[1] >= threshold, labels[1]
     expected = {
-        "AUROC": [roc_auc_score(truth[:, c], scores[1][:, c]) for c in range(3)],
-        "AP": [average_precision_score(truth[:, c], scores[1][:, c]) for c in range(3)],
-        "F1": [f1_score(truth[:, c], predicted[:, c]) for c in range(3)],
+        "auroc": [roc_auc_score(truth[:, c], scores[1][:, c]) for c in range(3)],
+        "average_precision": [
+            average_precision_score(truth[:, c], scores[1][:, c]) for c in range(3)
+        ],
+        "f1": [f1_score(truth[:, c], predicted[:, c]) for c in range(3)],
         "sensitivity": [recall_score(truth[:, c], predicted[:, c]) for c in range(3)],
         "specificity": [recall_score(~truth[:, c], ~predicted[:, c]) for c in range(3)],
     }
-    estimate = report.intervals.estimate
+    estimate, lower, upper = report.intervals[:3]
+    assert set(estimate) == {"auroc", "average_precision", "macro_f1", "classes"}
     for name, values in expected.items():
-        np.testing.assert_allclose(estimate[name], values, atol=1e-6, err_msg=name)
-        if name in ("AUROC", "AP", "F1"):
-            np.testing.assert_allclose(estimate[f"macro {name}"], np.mean(values), atol=1e-6)
-        assert (report.intervals.lower[name] <= estimate[name]).all()
-        assert (report.intervals.upper[name] >= estimate[name]).all()
+        of_classes = estimate["classes"][name]
+        np.testing.assert_allclose(of_classes, values, atol=1e-6, err_msg=name)
+        if name not in ("sensitivity", "specificity"):
+            mean = estimate["macro_f1" if name == "f1" else name]
+            np.testing.assert_allclose(mean, np.mean(values), atol=1e-6)
+        assert (lower["classes"][name] <= of_classes).all()
+        assert (upper["classes"][name] >= of_classes).all()
 
 
 def test_single_label_metrics_equal_sklearn():
@@ -295,9 +301,9 @@ def test_single_label_metrics_equal_sklearn():
     estimate = report.intervals.estimate
     np.testing.assert_allclose(estimate["accuracy"], np.mean(predicted == labels[1]), atol=1e-6)
     balanced = balanced_accuracy_score(labels[1], predicted)
-    np.testing.assert_allclose(estimate["balanced accuracy"], balanced, atol=1e-6)
+    np.testing.assert_allclose(estimate["balanced_accuracy"], balanced, atol=1e-6)
     each = [roc_auc_score(labels[1] == c, scores[1][:, c]) for c in range(3)]
-    np.testing.assert_allclose(estimate["AUROC"], each, atol=1e-6)
+    np.testing.assert_allclose(estimate["classes"]["auroc"], each, atol=1e-6)
 
 
 def test_test_labels_do_not_move_thresholds():
@@ -322,8 +328,12 @@ def test_patients_are_drawn_as_a_whole():
         resamples=200,
         clusters=np.repeat(np.arange(4), 10),
     )
-    np.testing.assert_allclose(report.intervals.lower["AUROC"], expected.lower, atol=1e-6)
-    np.testing.assert_allclose(report.intervals.upper["AUROC"], expected.upper, atol=1e-6)
+    np.testing.assert_allclose(
+        report.intervals.lower["classes"]["auroc"], expected.lower, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        report.intervals.upper["classes"]["auroc"], expected.upper, atol=1e-6
+    )
 
 
 def test_classes_without_positive_or_negative_rows_are_nan_and_counted():
@@ -341,9 +351,10 @@ def test_classes_without_positive_or_negative_rows_are_nan_and_counted():
     np.testing.assert_array_equal(report.undefined_test, [True, False, False])
     np.testing.assert_array_equal(report.undefined_validation, [False, True, False])
     estimate = report.intervals.estimate
-    np.testing.assert_array_equal(np.isnan(estimate["AUROC"]), [True, False, False])
-    np.testing.assert_array_equal(np.isnan(estimate["F1"]), [False, True, False])
-    np.testing.assert_allclose(estimate["macro AUROC"], np.nanmean(estimate["AUROC"]))
+    classes = estimate["classes"]
+    np.testing.assert_array_equal(np.isnan(classes["auroc"]), [True, False, False])
+    np.testing.assert_array_equal(np.isnan(classes["f1"]), [False, True, False])
+    np.testing.assert_allclose(estimate["auroc"], np.nanmean(classes["auroc"]))
     labels[1][:] = True
     nothing = sa.zeroshot.evaluate_scores(
         labels[0],
@@ -355,7 +366,7 @@ def test_classes_without_positive_or_negative_rows_are_nan_and_counted():
         resamples=5,
     )
     assert nothing.undefined_test.all()
-    assert np.isnan(nothing.intervals.estimate["macro AUROC"])
+    assert np.isnan(nothing.intervals.estimate["auroc"])
 
 
 def test_bad_scores_and_labels_are_refused():
@@ -436,13 +447,14 @@ def test_unknown_labels_count_nowhere(rule):
         labels, scores, labels, scores, rule=rule, validation_known=known, test_known=known,
         **options,
     )  # fmt: skip
-    found = report.intervals.estimate
+    found = report.intervals.estimate["classes"]
     for c, kept in enumerate(known.T):
         truth, mine = labels[kept, c], scores[kept, c]
         decided = mine >= thresholds[c]
-        np.testing.assert_allclose(found["AUROC"][c], roc_auc_score(truth, mine), atol=1e-12)
-        np.testing.assert_allclose(found["AP"][c], average_precision_score(truth, mine), atol=1e-9)
-        np.testing.assert_allclose(found["F1"][c], f1_score(truth, decided), atol=1e-12)
+        np.testing.assert_allclose(found["auroc"][c], roc_auc_score(truth, mine), atol=1e-12)
+        precision = average_precision_score(truth, mine)
+        np.testing.assert_allclose(found["average_precision"][c], precision, atol=1e-9)
+        np.testing.assert_allclose(found["f1"][c], f1_score(truth, decided), atol=1e-12)
         np.testing.assert_allclose(
             found["specificity"][c], recall_score(~truth, ~decided), atol=1e-12
         )
@@ -469,6 +481,12 @@ def run(parts, counts=(8, 20), **options):
     return sa.zeroshot.zero_shot_protocol(pairs, validation, test, prompts, counts, **settings)
 
 
+def own_auroc(scores, truth):
+    """A metric as users write it."""
+    labels, weights = truth
+    return sa.metrics.macro_mean(sa.metrics.auroc(labels, scores, weights=weights))
+
+
 @pytest.fixture(scope="module")
 def table():
     parts = study()
@@ -484,7 +502,8 @@ def table():
         )
         for name, d in (("clip", 4), ("siglip", 3))
     }
-    return parts, multimodal, run(parts, labelled=labelled, multimodal=multimodal)
+    more: dict[str, Any] = {"multimodal": multimodal, "metrics": {"own": own_auroc}}
+    return parts, multimodal, run(parts, labelled=labelled, **more)
 
 
 def test_table_holds_every_line(table):
@@ -495,16 +514,19 @@ def test_table_holds_every_line(table):
     assert result.lines == tuple(lines)
     assert result.scores.shape == (21, 2, 2, 35, 3)
     assert result.thresholds.shape == (21, 2, 2, 3)
-    assert result.intervals.estimate["AUROC"].shape == (21, 2, 2, 3)
-    assert result.seed_means.lower["macro AUROC"].shape == (21, 2)
+    assert result.intervals.estimate["classes"]["auroc"].shape == (21, 2, 2, 3)
+    assert result.seed_means.lower["auroc"].shape == (21, 2)
     rows = result.rows()
-    assert len(rows) == 21 * 2 * 3
-    assert {row["metric"] for row in rows} == {"macro AUROC", "macro AP", "macro F1"}
-    best = {r["method"]: r["mean"] for r in result.rows(["macro AUROC"]) if r["anchors"] == 20}
+    assert len(rows) == 21 * 2 * 4
+    for part in (result.intervals, result.seed_means):  # its intervals are of the same resamples
+        for values in part:
+            np.testing.assert_allclose(values["own"], values["auroc"], atol=1e-6)
+    assert {row["metric"] for row in rows} == {"auroc", "average_precision", "macro_f1", "own"}
+    best = {r["method"]: r["mean"] for r in result.rows(["auroc"]) if r["anchors"] == 20}
     assert best["affine"] > 0.9 > max(best["clip"], best["siglip"])
     assert all(r["lower"] <= r["mean"] <= r["upper"] for r in rows)
     with pytest.raises(ValueError, match="metrics must be one of"):
-        result.rows(["AUROC"])
+        result.rows(["classes"])
 
 
 def test_cells_equal_single_computations(table):
@@ -550,15 +572,16 @@ def test_cells_equal_single_computations(table):
     )
     assert result.lines[12] == ("ortho", "none")
     np.testing.assert_allclose(result.thresholds[12, 1, 1], report.thresholds, atol=1e-6)
-    for name, value in report.intervals.upper.items():
-        np.testing.assert_allclose(result.intervals.upper[name][12, 1, 1], value, atol=1e-6)
+    upper = {name: value for name, value in result.intervals.upper.items() if name != "own"}
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda leaf: leaf[12, 1, 1], upper), report.intervals.upper, atol=1e-6
+    )
 
 
 def test_seed_means_are_means_over_seeds(table):
     _, _, result = table
-    for name, value in result.intervals.estimate.items():
-        expected = value.mean(axis=2)
-        np.testing.assert_allclose(result.seed_means.estimate[name], expected, atol=1e-6)
+    expected = jax.tree.map(lambda leaf: leaf.mean(axis=2), result.intervals.estimate)
+    chex.assert_trees_all_close(result.seed_means.estimate, expected, atol=1e-6)
 
 
 def test_single_label_protocol_takes_class_names():
@@ -588,8 +611,8 @@ def test_undefined_classes_are_named():
     result = run(parts, counts=(8,), methods={"ortho": "ortho"}, baselines={}, seeds=1)
     assert result.undefined_test == ("b",)
     assert result.undefined_validation == ()
-    assert np.isnan(result.intervals.estimate["AUROC"][..., 1]).all()
-    assert result.rows(["macro AUROC"])[0]["undefined_classes"] == 1
+    assert np.isnan(result.intervals.estimate["classes"]["auroc"][..., 1]).all()
+    assert result.rows(["auroc"])[0]["undefined_classes"] == 1
 
 
 def test_repeated_ids_are_refused():
