@@ -285,6 +285,7 @@ class SettingsCommand(click.Command):
                     usage.append(f"{one.name}{dots}" if one.is_required else f"[{one.name}{dots}]")
                 elif not one.is_flag:
                     shown += f" {one.metavar}"
+                    usage += [shown] * (one.is_required and len(one.path) == 1)
                 groups.setdefault(heading.rstrip("."), []).append((shown, one.help))
         groups[heading.rstrip(".")].append(("-h, --help", "Show this text."))
         formatter.write_usage(ctx.command_path, " ".join([*usage, "[OPTIONS]"]))

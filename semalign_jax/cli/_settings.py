@@ -174,8 +174,7 @@ class FitSettings(Settings):
             position unless NAME.ids.json is beside it.
         target: Rows of the target space are in this store or .npy file.
         out: Write the map to this file, which is replaced if it exists.
-        method: Fit this kind of map; auto chooses a ridge by leave-one-out, with all anchors in
-            memory.
+        method: Fit this kind of map; auto chooses a ridge by leave-one-out, of anchors in memory.
         anchors: Fit to so many pairs. By default all are taken.
         select: Choose these anchors in this way, by the rows of the source.
         seed: Draw everything with this seed.
@@ -200,7 +199,7 @@ class FitSettings(Settings):
     source: DataPath
     target: DataPath
     out: DataPath
-    method: Method = "ortho"
+    method: Method = "auto"
     anchors: Count | None = None
     select: Literal["random", "k-medoids", "k-means++", "leverage", "farthest"] = "random"
     seed: int = 0
@@ -329,7 +328,7 @@ class SweepSettings(Settings):
     source: DataPath
     target: DataPath
     out: DataPath | None = None
-    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = METHODS
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = (*METHODS, "auto")
     anchors: Annotated[tuple[Count, ...], Field(min_length=1)] = (50, 100, 200, 400)
     seeds: Count = 5
     normalize: Normalize | None = None

@@ -27,7 +27,7 @@ _MAP_SUFFIX = ".safetensors"
     examples=("semalign info stores/images", "semalign info rsna_pneumonia --json"),
 )
 def info(console: "Console", settings: "InfoSettings") -> Outcome:
-    """Say what a store, map, encoder, prompt set or folder of results is.
+    """Say what a store, .npy file, map, encoder, prompt set or folder of results is.
 
     Nothing large is read: no rows of a store, no weights of an encoder.
     """
@@ -54,11 +54,13 @@ def describe(name: str) -> tuple[str, dict[str, Any]]:
             return "store", _store(path)
         if (path / "results.json").is_file():
             return "results", _results(path / "results.json")
+        if (path / "migration.json").is_file():
+            return "migration", _migration(path / "migration.json")
         if any((path / file).is_file() for file in ("config.json", "open_clip_config.json")):
             return "encoder", _encoder(path)
         raise ValueError(
-            f"{path}: neither a store ({MANIFEST}) nor an encoder (config.json) nor results "
-            "(results.json) is in this folder"
+            f"{path}: neither a store ({MANIFEST}) nor an encoder (config.json), results "
+            "(results.json) or a migration (migration.json) is in this folder"
         )
     if not path.exists():
         if name in shipped_prompt_sets():
@@ -69,13 +71,15 @@ def describe(name: str) -> tuple[str, dict[str, Any]]:
         )
     if path.suffix == _MAP_SUFFIX:
         return "map", _map(path)
+    if path.suffix == ".npy":
+        return "rows", _rows(path)
     if path.name == "results.json":
         return "results", _results(path)
     if path.suffix in SUFFIXES:
         return "prompt set", _prompts(name)
     raise ValueError(
         f"{path}: files of {path.suffix or 'no suffix'} are not known here; expected a map "
-        f"({_MAP_SUFFIX}), a prompt set ({', '.join(SUFFIXES)}) or results.json"
+        f"({_MAP_SUFFIX}), rows (.npy), a prompt set ({', '.join(SUFFIXES)}) or results.json"
     )
 
 
@@ -95,6 +99,20 @@ def _store(path: Path) -> dict[str, Any]:
         "made_by": "embed" if chunks.parts is None else "create_store",
         "description": store.description,
         "versions": dict(versions),
+    }
+
+
+def _rows(path: Path) -> dict[str, Any]:
+    from ..stores.exchange import ids_path
+    from ._stores import open_rows
+
+    rows, beside = open_rows(path), ids_path(path)
+    ids = beside.name if beside.is_file() else f"by position, as there is no {beside.name}"
+    return {
+        "rows": len(rows),
+        "dimension": rows.dimension,
+        "dtype": rows.dtype.name,
+        "ids": ids,
     }
 
 
@@ -164,6 +182,18 @@ def _results(path: Path) -> dict[str, Any]:
     values |= {key: results[key] for key in known if key in results}
     values["rows"] = len(rows)
     return values
+
+
+def _migration(path: Path) -> dict[str, Any]:
+    from .._core.documents import parse_json
+
+    found = parse_json(path.read_bytes(), path)
+    if not isinstance(found, dict) or not isinstance(found.get("kept"), list):
+        raise ValueError(f"{path} holds no migration of semalign_jax")
+    known = ("verdict", "method", "sample", "rows", "searched", "queries", "keep", "rows_to_embed")
+    values = {key: found[key] for key in known if key in found}
+    of_method = [one for one in found["kept"] if one["method"] == found["method"]]
+    return {**values, "kept": {f"{one['measure']}@{one['k']}": one["value"] for one in of_method}}
 
 
 def _lines(values: Mapping[str, Any], depth: int = 0) -> list[str]:

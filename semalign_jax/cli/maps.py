@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     arguments=("source", "target"),
     examples=(
         "semalign fit stores/images stores/reports --out image-to-text.safetensors",
-        "semalign fit stores/images stores/reports --method affine --ridge 0.1 --anchors 1000 "
+        "semalign fit stores/images stores/reports --method affine --ridge 0.1 --anchors 100000 "
         "--seed 0 --out affine.safetensors",
         "semalign fit stores/images stores/reports --anchors 50 --select k-medoids "
         "--unpaired-source stores/images --unpaired-target stores/reports --out map.safetensors",
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 def fit(console: "Console", settings: "FitSettings", processes: "ProcessSettings") -> Outcome:
     """Fit a map from one store's space to another's.
 
-    Rows are matched by id and streamed, so stores may be larger than memory. In memory are the
-    anchors of --method auto and of a fit with unpaired rows, and the source's rows if anchors are
-    chosen by them.
+    Rows are matched by id. Of a method but auto they are streamed, so stores may be larger than
+    memory; auto and a fit with unpaired rows hold their anchors, and the choice of anchors by the
+    source's rows these. Beside the map, in NAME.settings.json, is what it was made with.
     """
     with joined(console, processes):
         return _fit(console, settings)
@@ -66,7 +66,7 @@ def _fit(console: "Console", settings: "FitSettings") -> Outcome:
     if settings.method == "auto" and count > AUTO_ANCHORS:
         raise ValueError(
             f"--method auto holds its anchors in memory, at most {AUTO_ANCHORS}; there are "
-            f"{count}: draw some with --anchors, or take --method affine"
+            f"{count}: draw some with --anchors, or give --method affine, which streams them"
         )
     console.note(f"{count} pairs of {settings.source} and {settings.target}")
     pools = _unpaired(settings, source, target, count)

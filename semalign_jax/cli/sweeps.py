@@ -80,6 +80,8 @@ def sweep(console: "Console", settings: "SweepSettings") -> Outcome:
         f"{values['train']} pairs to draw anchors from, {values['test']} held out by {parts.by}; "
         f"not matched: {matched.only_a} ids of the source, {matched.only_b} of the target"
     ]
+    if largest == len(parts.train) and settings.seeds > 1:
+        lines.append(f"{largest} anchors are all there are: no draws, so no deviation")
     if settings.out is not None:
         with writing(settings.out):
             report.write_json(settings.out / "results.json", values)

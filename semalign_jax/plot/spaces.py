@@ -211,7 +211,7 @@ def spaces(
         if labels is not None:
             _draw_rows(axis, at[:0], looks[names[0]]._replace(color="0.2"), "hollow: targets")
         axis.set(xlabel=f"first component ({shares[0]:.0%})", ylabel=f"second ({shares[1]:.0%})")
-        axis.set_aspect("equal", "datalim")
+        axis.set_aspect("equal")
         return axis
 
 

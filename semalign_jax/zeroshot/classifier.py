@@ -228,7 +228,10 @@ def zero_shot_classifier(
             raise ValueError("templates must be None for a prompt set, which has its own")
         prompt_set = classes
     elif isinstance(classes, str) or not isinstance(classes, Sequence):
-        raise TypeError(f"classes must be names or a PromptSet; got {classes!r:.80}")
+        raise TypeError(
+            f"classes must be names or a PromptSet; got {classes!r:.80}"
+            + (f": give load_prompts({classes!r})" if isinstance(classes, str) else "")
+        )
     else:
         prompt_set = PromptSet(
             "classes",

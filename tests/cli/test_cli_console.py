@@ -85,7 +85,7 @@ def test_objects_in_settings_are_options_with_dots():
 def test_help_says_what_values_there_are_and_which_is_taken():
     methods = {one.key: one for one in options_of("fit")}
     assert methods["method"].metavar == "NAME"
-    choices = "[one of: affine, linear, l-ortho, ortho, auto; default: ortho]"
+    choices = "[one of: affine, linear, l-ortho, ortho, auto; default: auto]"
     assert choices in methods["method"].help
     sweep = {one.key: one for one in options_of("sweep")}
     assert sweep["anchors"].metavar == "N,..."
@@ -150,7 +150,8 @@ def test_values_are_completed(monkeypatch):
 
 
 def test_stdout_is_for_the_result_alone(tmp_path):
-    words = ("fit", *pair_of_stores(tmp_path), "--out", tmp_path / "map.safetensors", "--json")
+    out = ("--method", "ortho", "--out", tmp_path / "map.safetensors")
+    words = ("fit", *pair_of_stores(tmp_path), *out, "--json")
     loud = run(*words)
     assert json.loads(loud.stdout)["anchors"] == 60
     assert "60 pairs of" in loud.stderr

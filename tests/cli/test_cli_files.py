@@ -67,6 +67,18 @@ def test_info_of_what_are_no_results(tmp_path):
     assert "holds no results of semalign_jax" in error_of("info", tmp_path)
 
 
+def test_info_of_rows_of_other_tools(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((3, 4), np.float16))
+    found = values_of("info", tmp_path / "x.npy")
+    assert (found["kind"], found["rows"], found["dimension"]) == ("rows", 3, 4)
+    assert (found["dtype"], found["ids"]) == (
+        "float16",
+        "by position, as there is no x.ids.json",
+    )
+    (tmp_path / "x.ids.json").write_text('["a", "b", "c"]')
+    assert values_of("info", tmp_path / "x.npy")["ids"] == "x.ids.json"
+
+
 def test_info_refuses(tmp_path):
     assert "neither a store" in error_of("info", tmp_path)
     (tmp_path / "a.pt").write_bytes(b"")

@@ -62,7 +62,7 @@ def test_a_fit_is_that_of_the_matched_rows(method, flags, options, stores, tmp_p
 
 def test_a_map_that_chooses_for_itself(stores, tmp_path, monkeypatch):
     out = tmp_path / "map.safetensors"
-    found = values_of("fit", *stores, "--method", "auto", "--anchors", 40, "--out", out)
+    found = values_of("fit", *stores, "--anchors", 40, "--out", out)
     assert found["prior"] in ("zero", "identity")
     assert 0.001 <= found["strength"] <= 1000
     assert -1 <= found["loo_cosine"] <= 1
@@ -91,18 +91,23 @@ def test_correlation_is_that_of_the_mapped_anchors(stores, tmp_path):
     assert found["correlation"] == pytest.approx(expected, abs=1e-5)
 
 
+ORTHO = ("--method", "ortho", "--anchors", 10)
+
+
 def test_a_fit_to_some_ids_and_to_random_anchors(stores, tmp_path):
     out = tmp_path / "map.safetensors"
     (tmp_path / "ids.txt").write_text("i3\ni5\n\ni7\ni11\ni13\ni17\nnobody\n")
     (tmp_path / "ids.json").write_text('["i3", "i5", "i7", "i11", "i13", "i17", "nobody"]')
     wanted = {"i3", "i5", "i7", "i11", "i13", "i17"}
     for name in ("ids.txt", "ids.json"):
-        found = values_of("fit", *stores, "--ids", tmp_path / name, "--out", out)
+        found = values_of(
+            "fit", *stores, "--method", "ortho", "--ids", tmp_path / name, "--out", out
+        )
         assert (found["anchors"], found["ids_not_found"]) == (6, 1)
         close(out, sa.fit("ortho", *pairs(stores, wanted), normalize="isotropic"))
     maps = []
     for seed in (0, 0, 1):
-        words = ("fit", *stores, "--anchors", 10, "--seed", seed, "--batch-rows", 4, "--out", out)
+        words = ("fit", *stores, *ORTHO, "--seed", seed, "--batch-rows", 4, "--out", out)
         found = values_of(*words)
         assert found["anchors"] == 10
         maps.append(found["sha256"])
@@ -111,7 +116,7 @@ def test_a_fit_to_some_ids_and_to_random_anchors(stores, tmp_path):
 
 def test_anchors_chosen_by_the_rows_of_the_source(stores, tmp_path):
     out = tmp_path / "map.safetensors"
-    found = values_of("fit", *stores, "--anchors", 10, "--select", "farthest", "--out", out)
+    found = values_of("fit", *stores, *ORTHO, "--select", "farthest", "--out", out)
     assert found["anchors"] == 10
     x, y = pairs(stores)
     key = jax.random.key(0)
@@ -161,7 +166,7 @@ UNPAIRED = ("--unpaired-source", "four.npy", "--unpaired-target", "four.npy")
         (("--ids", "blank.txt"), "blank.txt holds no ids"),
         (("--ids", "other.txt"), "none of its ids is in both stores"),
         (("--method", "linear", "--scale"), "scale is not an option of method 'linear'"),
-        (("--rotation-only",), "rotation_only needs equal dimensions"),
+        (("--method", "ortho", "--rotation-only"), "rotation_only needs equal dimensions"),
         (("--select", "k-medoids"), "--select needs the number of anchors (--anchors)"),
         (("--unpaired-source", "a.npy"), "--unpaired-source and --unpaired-target: give both"),
         ((*UNPAIRED, "--ridge", "1"), "--ridge and --unpaired-source: a fit with unpaired rows is"),
@@ -193,7 +198,7 @@ def test_stores_without_common_ids(stores, tmp_path):
 @pytest.fixture(scope="module")
 def mapping(stores, tmp_path_factory):
     out = tmp_path_factory.mktemp("map") / "map.safetensors"
-    run("fit", *stores, "--out", out)
+    run("fit", *stores, "--method", "ortho", "--out", out)
     return out
 
 
@@ -259,7 +264,7 @@ def test_plain_arrays_are_matched_by_position(tmp_path):
     # Rows without ids take those of a store, and of a file beside them.
     store = sa.stores.create_store(tmp_path / "s", description={}, dimension=4)
     store.append([f"case {k}" for k in range(30)], y)
-    other = ("fit", names[0], tmp_path / "s", "--out", tmp_path / "n.safetensors")
+    other = ("fit", names[0], tmp_path / "s", *ORTHO[:2], "--out", tmp_path / "n.safetensors")
     assert values_of(*other)["matched"] == 30
     (tmp_path / "x.ids.json").write_text(json.dumps([f"case {k}" for k in range(10, 40)]))
     assert values_of(*other)["matched"] == 20
@@ -278,7 +283,7 @@ def test_apply_refuses(stores, mapping, tmp_path):
     assert message == f"{mapping} maps 6 dimensions; {stores[1]} has 5"
     run("apply", mapping, stores[0], "--out", tmp_path / "out")
     other = tmp_path / "other.safetensors"
-    run("fit", *stores, "--anchors", 20, "--out", other)
+    run("fit", *stores, *ORTHO, "--out", other)
     message = error_of("apply", other, stores[0], "--out", tmp_path / "out")
     assert "holds embeddings of another run" in message
     assert "description['map']" in message

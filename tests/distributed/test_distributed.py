@@ -258,7 +258,8 @@ def test_wrong_starts_are_refused():
 def fits(folder, targets, options, variables=({}, {})):
     """Start `semalign fit` in two processes, of each what is its own."""
     words = ["-m", "semalign_jax.cli", "fit", folder / "a"]
-    more = ["--json", "--out", folder / "map.safetensors", "--normalize", "none"]
+    more = ["--json", "--out", folder / "map.safetensors", "--method", "ortho"]
+    more += ["--normalize", "none"]
     own = zip(targets, options, strict=True)
     return start([[*words, folder / store, *more, *rest] for store, rest in own], variables)
 
