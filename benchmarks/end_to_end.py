@@ -126,51 +126,83 @@ def setting(name: str, value: Any) -> str:
     return f"--set {shlex.quote(f'{name}={json.dumps(value)}')}"
 
 
-def commands(patients: int) -> list[list[str]]:
-    """The command lines, without the word `semalign`."""
+#: The chapters of the page, before the commands.
+CHAPTERS = {
+    "map": """## A map from images to reports
+
+A reader knows the layout of its data set: which films belong to which study, the sections of a
+report, the splits by patient. `embed` writes a store, whose rows are called by the ids of the
+films, so that films and reports find each other. `fit` fits the map to all pairs, chooses its
+penalty by leaving each of them out, and says what it found out about them.""",
+    "others": """## Films of other places
+
+The same encoders embed DICOM files (RSNA, VinDr-CXR), the XML and PNG files of Open-i, and a
+table with the columns of a hospital. Classes are prompts: a set that is shipped, and one of our
+own. `apply` maps a whole store, `verify` reads one to its end.""",
+    "stitch": """## Stitching
+
+A head that was trained on one pooling of the encoder reads the other through maps of few
+anchors. "naive" is no map, "upper bound" the encoder's own head, "shuffled" a map of wrong
+pairs. Patients of the test images are nowhere else: the study checks it.""",
+    "zeroshot": """## Zero-shot classification
+
+Prompts classify the films of RSNA through pairs of MIMIC-CXR, and those of VinDr-CXR through
+pairs of Open-i. All of the settings can stand on the command line, or in a file.""",
+    "report": """## One report
+
+A page with what a reader should doubt, tables, figures and settings, in one file that needs
+nothing else: the last command writes it, of all three studies.""",
+}
+
+
+def commands(patients: int) -> list[tuple[str, list[str]]]:
+    """Chapters with their command lines, without the word `semalign`."""
     mimic = "--dataset mimic-cxr --path mimic-cxr --split train"
     vindr = "--dataset vindr-cxr --path vindr-cxr --option agreement=majority"
     hospital = "--dataset table --path hospital/films.csv --option image=file --option text=report"
     hospital += " --option patient=case --option split=part"
     hospital += f" --option {shlex.quote(f'label={json.dumps(trees.FINDINGS)}')}"
     images, texts = f"embed {IMAGES} --batch-size 8", f"embed {TEXTS}"
-    lines = [
-        # Images and reports of one data set decide the map.
-        f"{images} {mimic} --images --out stores/mimic-images",
-        f"{texts} {mimic} --option reports=mimic-cxr --texts --out stores/mimic-reports",
-        "fit stores/mimic-images stores/mimic-reports --method affine --ridge 0.3 "
-        "--ridge-unit gram --out image-to-text.safetensors",
-        # Other data sets, in every layout.
-        f"{images} --dataset rsna --path rsna --images --out stores/rsna",
-        f"{images} {vindr} --images --out stores/vindr",
-        f"{images} {vindr} --images --pooling mean --out stores/vindr-mean",
-        f"{images} --dataset open-i --path open-i --images --out stores/open-i-images",
-        f"{texts} --dataset open-i --path open-i --texts --out stores/open-i-reports",
-        f"{images} {hospital} --images --out stores/hospital-images",
-        f"{texts} {hospital} --texts --out stores/hospital-reports",
-        f"{texts} --prompts rsna_pneumonia --out stores/pneumonia",
-        f"{texts} --prompts three-findings.json --out stores/three-findings",
-        "apply image-to-text.safetensors stores/rsna --out stores/rsna-mapped",
-        "verify stores/vindr",
-        # Heads on one pooling of DINOv2 read the other.
-        f"stitch {vindr} --store cls=stores/vindr --store mean=stores/vindr-mean --train train "
-        f"--test test --anchors {patients // 4},{patients} --seeds 3 "
-        f"{setting('labels', [*PROMPTS])} {setting('methods', MAPS)} "
-        "--set intervals.resamples=200 --out results/stitching",
-        # Prompts read images of one data set through pairs of another.
-        "zeroshot --dataset rsna --path rsna --image-store dinov2-small=stores/rsna "
-        "--set patient_split={} --anchor-dataset mimic-cxr --anchor-path mimic-cxr "
-        "--anchor-split train --anchor-store dinov2-small=stores/mimic-images "
-        "--text-store minilm-l6=stores/mimic-reports --prompts rsna_pneumonia "
-        f"--prompt-store minilm-l6=stores/pneumonia --anchors {patients // 4},{patients} "
-        f"--seeds 3 {setting('label_names', {'Pneumonia': 'Lung Opacity'})} "
-        f"{setting('ignored_labels', RSNA_LABELS[1:])} {setting('methods', MAPS)} "
-        f"{setting('baselines', ['naive'])} {setting('metrics', ['macro AUROC'])} "
-        "--set resamples=200 --out results/rsna",
-        "zeroshot --config vindr.json --out results/vindr",
-        "report results/stitching results/rsna results/vindr --out report.html",
-    ]
-    return [shlex.split(line) for line in lines]
+    lines = {
+        "map": [
+            f"{images} {mimic} --images --out stores/mimic-images",
+            f"{texts} {mimic} --option reports=mimic-cxr --texts --out stores/mimic-reports",
+            "fit stores/mimic-images stores/mimic-reports --out image-to-text.safetensors",
+        ],
+        "others": [
+            f"{images} --dataset rsna --path rsna --images --out stores/rsna",
+            f"{images} {vindr} --images --out stores/vindr",
+            f"{images} {vindr} --images --pooling mean --out stores/vindr-mean",
+            f"{images} --dataset open-i --path open-i --images --out stores/open-i-images",
+            f"{texts} --dataset open-i --path open-i --texts --out stores/open-i-reports",
+            f"{images} {hospital} --images --out stores/hospital-images",
+            f"{texts} {hospital} --texts --out stores/hospital-reports",
+            f"{texts} --prompts rsna_pneumonia --out stores/pneumonia",
+            f"{texts} --prompts three-findings.json --out stores/three-findings",
+            "apply image-to-text.safetensors stores/rsna --out stores/rsna-mapped",
+            "verify stores/vindr",
+        ],
+        "stitch": [
+            f"stitch {vindr} --store cls=stores/vindr --store mean=stores/vindr-mean --train train "
+            f"--test test --anchors {patients // 4},{patients} --seeds 3 "
+            f"{setting('labels', [*PROMPTS])} {setting('methods', MAPS)} "
+            "--set intervals.resamples=200 --out results/stitching",
+        ],
+        "zeroshot": [
+            "zeroshot --dataset rsna --path rsna --image-store dinov2-small=stores/rsna "
+            "--set patient_split={} --anchor-dataset mimic-cxr --anchor-path mimic-cxr "
+            "--anchor-split train --anchor-store dinov2-small=stores/mimic-images "
+            "--text-store minilm-l6=stores/mimic-reports --prompts rsna_pneumonia "
+            f"--prompt-store minilm-l6=stores/pneumonia --anchors {patients // 4},{patients} "
+            f"--seeds 3 {setting('label_names', {'Pneumonia': 'Lung Opacity'})} "
+            f"{setting('ignored_labels', RSNA_LABELS[1:])} {setting('methods', MAPS)} "
+            f"{setting('baselines', ['naive'])} {setting('metrics', ['auroc'])} "
+            "--set resamples=200 --out results/rsna",
+            "zeroshot --config vindr.json --out results/vindr",
+        ],
+        "report": ["report results/stitching results/rsna results/vindr --out report.html"],
+    }
+    return [(chapter, shlex.split(line)) for chapter, some in lines.items() for line in some]
 
 
 class FailedError(Exception):
@@ -231,7 +263,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work = options.folder or Path(temporary) / "work"
         try:
             write_inputs(work, options.patients, options.pixels)
-            done = [(words, run_command(words, work)) for words in commands(options.patients)]
+            done = [
+                (chapter, words, run_command(words, work))
+                for chapter, words in commands(options.patients)
+            ]
         except FailedError as error:
             print(f"end_to_end: error: {error}", file=sys.stderr)
             return 1
@@ -240,7 +275,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(f"On {where['processor']}, {os.cpu_count()} threads, in {seconds:.0f} s.\n")
     say("\n".join(line.strip() for line in (__doc__ or "").split("\n\n")[1].splitlines()), "\n")
     say((__doc__ or "").split("\n\n")[2], "\n")
-    for words, printed in done:
+    told = set()
+    for chapter, words, printed in done:
+        if chapter not in told:
+            say(CHAPTERS[chapter], "\n")
+            told.add(chapter)
         say(f"```console\n$ semalign {shlex.join(words)}\n{printed.rstrip()}\n```\n")
     if options.docs is not None:
         printing.write_page(

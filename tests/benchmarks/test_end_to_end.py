@@ -76,7 +76,7 @@ def test_every_layout_is_embedded(done):
         assert verify_store(store.folder) == []
     pairs = [open_store(work / "stores" / f"hospital-{kind}") for kind in ("images", "reports")]
     assert pairs[0].ids == pairs[1].ids
-    assert saved_method(work / "image-to-text.safetensors") == "affine"
+    assert saved_method(work / "image-to-text.safetensors") == "auto"
 
 
 def test_what_films_show_is_found(done):
