@@ -80,7 +80,9 @@ def _table(metric: str, rows: Sequence[dict[str, Any]]) -> str:
     counts = list(dict.fromkeys(row["anchors"] for row in rows if row["anchors"] is not None))
     lines: dict[str, dict[Any, str]] = {}
     for row in rows:
-        names = (row.get(key) for key in ("source", "target", "method", "normalization"))
+        names = (
+            row.get(key) for key in ("protocol", "source", "target", "method", "normalization")
+        )
         text = f"{row['mean']:.3f}" + (f" ± {row['std']:.3f}" if row["seeds"] > 1 else "")
         anchors = counts[0] if row["anchors"] is None and counts else row["anchors"]
         lines.setdefault(", ".join(filter(None, names)), {})[anchors] = text

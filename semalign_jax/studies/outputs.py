@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from .._core.documents import parse_json
 from .._core.files import as_path, format_problem, write_atomically
+from .._core.records import Records, shown_counts
 from . import drawings
 from .drawings import Drawing, distinct, drawn, slug
 from .html import Picture, Section, html_report, values_table
@@ -18,6 +19,7 @@ from .tables import (
     ClassRow,
     Row,
     Table,
+    counts_of,
     grouped,
     metric_title,
     summary_tables,
@@ -33,12 +35,14 @@ KINDS: tuple[Kind, ...] = ("stitching", "zero-shot")
 PAIRS_PER_TABLE = 4
 
 
-class StudyResults(TypedDict):
+class StudyResults(Records, dict[str, Any]):
     """All that a study found: JSON values, but that undefined scores are NaN.
 
     Methods named "shuffled ..." are controls; "upper bound" is the decoder on its own encoder.
+    Records are means over draws of anchors: a dictionary with the keys below, as which it was made,
+    that is a line in `repr`, a table in notebooks and a frame by `to_pandas`.
 
-    Attributes:
+    Keys:
         format: `FORMAT`.
         format_version: `VERSION`.
         kind: what was studied.
@@ -53,18 +57,18 @@ class StudyResults(TypedDict):
         doubts: those of the notes that are reasons to doubt the scores.
     """
 
-    format: str
-    format_version: int
-    kind: Kind
-    title: str
-    settings: dict[str, Any]
-    environment: dict[str, Any]
-    seconds: float
-    rows: list[Row]
-    classes: list[ClassRow]
-    trust: list[TrustRow]
-    notes: list[str]
-    doubts: list[str]
+    def __repr__(self) -> str:
+        pairs = len(grouped(self["rows"], *PAIR))
+        counts = shown_counts(tuple(counts_of(self["rows"])))
+        return f"<StudyResults: {self['title']}, {pairs} pairs of encoders, {counts}>"
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """The rows: mean and deviation of each score, with its interval where there is one."""
+        return [{**row} for row in self["rows"]]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """As `to_records`: the rows are means already."""
+        return self.to_records()
 
 
 _SCORES = ("mean", "std", "lower", "upper", "value")
@@ -155,7 +159,7 @@ def load_results(path: Path) -> StudyResults:
             for score in _SCORES:
                 if row.get(score, 0) is None:
                     row[score] = math.nan
-    return values  # type: ignore[return-value]
+    return StudyResults(values)
 
 
 def write_report(

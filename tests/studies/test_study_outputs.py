@@ -82,6 +82,19 @@ def written(tmp_path_factory):
         return out, outputs.write_outputs(out, study(), command=["semalign", "stitch"])
 
 
+def test_results_are_a_line_a_table_and_a_frame():
+    results = study()
+    assert repr(results).startswith(f"<StudyResults: {results['title']}, 2 pairs of encoders, ")
+    frame = results.to_pandas()
+    assert list(frame["mean"]) == [row["mean"] for row in results["rows"]]
+    html = results._repr_html_()
+    assert html.count("<table>") == 2
+    assert "macro AUROC" in html
+    first = results["rows"][0]
+    names = {name: first[name] for name in ("source", "target", "method", "anchors", "metric")}
+    assert results.select(**names) == [first]
+
+
 def test_all_files_are_there(written):
     out, paths = written
     names = [str(path.relative_to(out)) for path in paths]
