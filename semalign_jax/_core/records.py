@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .documents import did_you_mean
-from .rows import metric_title
+from .rows import metric_title, summarize
 
 
 class Records:
@@ -53,19 +53,7 @@ class Records:
 
     def summary(self) -> list[dict[str, Any]]:
         """Mean and sample deviation over seeds (0 for one), with their number, of each cell."""
-        cells: dict[tuple, list[float]] = {}
-        for record in self.to_records():
-            cell = {key: value for key, value in record.items() if key not in ("seed", "value")}
-            cells.setdefault(tuple(cell.items()), []).append(record["value"])
-        return [
-            dict(cell)
-            | {
-                "mean": float(np.mean(values)),
-                "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-                "seeds": len(values),
-            }
-            for cell, values in cells.items()
-        ]
+        return summarize(self.to_records())
 
     def _repr_html_(self) -> str:
         """A table for each metric, methods by anchor counts, as notebooks show it."""

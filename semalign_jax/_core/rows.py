@@ -47,13 +47,23 @@ def row_of_draws(
 ) -> Row:
     """A row of the scores of several draws; `others` are its interval, or replace the mean."""
     values = np.atleast_1d(np.asarray(values, np.float64))
-    scores = {
-        "mean": float(values.mean()),
-        "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-        "seeds": len(values),
-    }
     cell = dict(zip(CELL, (*pair, method, anchors, metric), strict=True))
-    return Row(**{**cell, **scores, **others})  # type: ignore[typeddict-item]
+    return Row(**{**cell, **_of_draws(values), **others})  # type: ignore[typeddict-item]
+
+
+def summarize(records: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """Rows of records: mean and deviation over their seeds, in the order of their appearance."""
+    cells: dict[tuple, list[float]] = {}
+    for record in records:
+        cell = tuple((key, record[key]) for key in record if key not in ("seed", "value"))
+        cells.setdefault(cell, []).append(record["value"])
+    return [{**dict(cell), **_of_draws(np.array(values))} for cell, values in cells.items()]
+
+
+def _of_draws(values: np.ndarray) -> dict[str, Any]:
+    """Mean and sample deviation (0 for one) of scores, with their number."""
+    std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(values.mean()), "std": std, "seeds": len(values)}
 
 
 def grouped(rows: Iterable[R], *keys: str) -> dict[tuple, list[R]]:

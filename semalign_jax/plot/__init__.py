@@ -3,7 +3,7 @@
 Each function draws on the axes `ax`, under the matplotlib settings in force; without `ax` it makes
 a figure of the width of a column, in a style that does not depend on them. It returns the axes;
 `ax.figure.savefig(...)` writes the figure, `to_bytes(ax)` makes equal bytes each time. Rows
-are those of studies (`studies.tables.Row`), or the result of a sweep.
+are those of studies (`studies.tables.Row`), or any result with a `summary`.
 
 Colours are apart for all kinds of colour vision, and markers or hatches tell the same in grey.
 Dotted lines are controls, fitted to wrong pairs, and nothing else; grey ones use no anchors.
@@ -21,7 +21,6 @@ from .spaces import residual_histogram as residual_histogram
 from .spaces import similarity_histogram as similarity_histogram
 from .spaces import spaces as spaces
 from .style import to_bytes as to_bytes
-from .sweeps import sweep_rows as sweep_rows
 
 __all__ = [
     "Look",
@@ -33,6 +32,5 @@ __all__ = [
     "score_matrix",
     "similarity_histogram",
     "spaces",
-    "sweep_rows",
     "to_bytes",
 ]

@@ -9,8 +9,8 @@ import numpy as np
 from .._core import checks
 from .._core.rows import PAIR, ClassScore, Row, counts_of, grouped, metric_title
 from .looks import DOTTED, HOLLOW, Look, checked_looks, is_control, label_of
+from .rows import Scores, rows_of
 from .style import axes_of, plain
-from .sweeps import Scores, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def anchor_curves(
     and have no band.
 
     Args:
-        scores: rows of a study, or the result of a sweep.
+        scores: rows of a study, or any result with a `summary`.
         metric: the one that is drawn, if there are several.
         references: scores that need no anchors by their names, e.g. {"chance": 0.5}.
         looks: of methods and references, by `plot.looks`; by default of these.
@@ -50,7 +50,6 @@ def anchor_curves(
 
     Raises:
         ImportError: if matplotlib is missing.
-        TypeError: for a traced result of a sweep.
         ValueError: if there are no rows, those of several metrics or pairs, two of a method and
             count, an anchor count that is not positive, or a look is missing.
     """
@@ -89,7 +88,7 @@ def _check_cells(rows: Sequence[Row]) -> None:
         names = checks.first_few(f"{source} → {target}" for _, source, target in pairs)
         raise ValueError(
             f"scores must be those of one pair of encoders; got {len(pairs)}: {names}. Choose rows "
-            "by protocol, source and target (`sweep_rows` has those of a sweep)"
+            "by protocol, source and target, e.g. by `result.select(source=..., target=...)`"
         )
     for (method, count), here in grouped(rows, "method", "anchors").items():
         if len(here) > 1:

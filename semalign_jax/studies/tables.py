@@ -19,6 +19,7 @@ from .._core.rows import grouped as grouped
 from .._core.rows import metric_of as metric_of
 from .._core.rows import metric_title as metric_title
 from .._core.rows import row_of_draws as row_of_draws
+from .._core.rows import summarize as summarize
 from ..plot.looks import is_control
 
 
@@ -58,20 +59,6 @@ def class_row(
     """A row of the score of one class."""
     cell = dict(zip(CELL, (*pair, method, anchors, metric), strict=True))
     return ClassRow(**cell, label=label, value=value, lower=lower, upper=upper)  # type: ignore[typeddict-item]
-
-
-def summarize(records: Iterable[Record]) -> list[Row]:
-    """Group records into cells, in the order of their first appearance."""
-    return [
-        Row(  # type: ignore[typeddict-item]
-            **dict(zip(CELL, cell, strict=True)),
-            mean=statistics.fmean(values),
-            std=statistics.stdev(values) if len(values) > 1 else 0.0,
-            seeds=len(values),
-        )
-        for cell, here in grouped(records, *CELL).items()
-        for values in [[record["value"] for record in here]]
-    ]
 
 
 def over_pairs(rows: Iterable[Row]) -> list[Row]:

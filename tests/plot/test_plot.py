@@ -159,11 +159,9 @@ def test_curves_of_sweeps():
     values = np.asarray(result.values["cosine"])[0]
     np.testing.assert_allclose(lines(axis)["ortho"].get_ydata(), values.mean(-1), rtol=1e-6)
     assert axis.get_ylabel() == "cosine"
-    assert plot.sweep_rows(result_of(result, "cosine"))[0]["seeds"] == 2
-    with pytest.raises(ValueError, match="'map' is not one number a fit"):
-        plot.sweep_rows(result)
-    with pytest.raises(TypeError, match="must be that of a sweep; got list"):
-        plot.sweep_rows([])  # type: ignore[arg-type]
+    assert lines(plot.anchor_curves(result)).keys() == lines(axis).keys()  # maps are no scores
+    with pytest.raises(ValueError, match="scores is empty"):
+        plot.anchor_curves(result_of(result, "map"))
 
 
 def _map(mapping, _):

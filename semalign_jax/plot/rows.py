@@ -1,0 +1,32 @@
+"""Rows that figures are drawn of."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+from .._core import checks
+from .._core.records import Records
+from .._core.rows import Row
+
+#: What scores are drawn of: rows, or what has them as its `summary`.
+Scores: TypeAlias = Sequence[Mapping[str, Any]] | Records
+#: Of rows that name no pair, as those of a sweep of one.
+_PAIR = {"protocol": "", "source": "source", "target": "target"}
+
+
+def rows_of(scores: Scores, metric: str | None) -> list[Row]:
+    """Rows of one metric, which must be named if there are several.
+
+    Raises:
+        ValueError: if there are no rows of it, or of several metrics.
+    """
+    rows = scores.summary() if isinstance(scores, Records) else scores
+    rows = [cast(Row, {**_PAIR, **row}) for row in rows]
+    names = list(dict.fromkeys(row["metric"] for row in rows))
+    if not names:
+        raise ValueError("scores is empty: there is nothing to draw")
+    if metric is None and len(names) > 1:
+        raise ValueError(f"metric must say which is drawn, one of {checks.first_few(names)}")
+    found = [row for row in rows if metric in (None, row["metric"])]
+    if not found:
+        raise ValueError(f"metric {metric!r} is not in scores; they have {checks.first_few(names)}")
+    return found
