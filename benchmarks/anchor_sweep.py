@@ -27,18 +27,18 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import printing
+from protocols import PROTOCOLS, Pair, demo_pairs
 
 from semalign_jax import AffineMap, SweepMethod, anchor_sweep, fit_head, identity_map
 from semalign_jax.stitching import head_accuracy
-from semalign_jax.studies import backend_settings, demo, drawings, report, settings
+from semalign_jax.studies import backend_settings, drawings, report, settings
 from semalign_jax.studies.tables import Record, summarize, write_csv
-from semalign_jax.sweeps import anchor_order
 from semalign_jax.zeroshot import evaluate_zero_shot
 
 backend_settings.apply(quick_compile=True)  # before JAX computes
@@ -46,14 +46,10 @@ backend_settings.apply(quick_compile=True)  # before JAX computes
 COUNTS = (10, 20, 50, 100, 200, 500, 1000)
 SEEDS = 5
 SPLITS = 8
-UNSEEN_CLASSES = 10
 
 #: The four maps and the affine one with a penalty, as in the studies; and a control.
 METHODS = {name: SweepMethod(**options) for name, options in settings.METHODS.items()}
 METHODS["shuffled"] = SweepMethod(**settings.METHODS["ridge"], shuffled=True)
-
-#: In the order of the report.
-PROTOCOLS = ("text-stitching", "vision-stitching", "zero-shot", "zero-shot-unseen")
 
 
 def stitching_accuracy(mapping: AffineMap, data: dict[str, Any]) -> jax.Array:
@@ -76,36 +72,6 @@ def zero_shot_accuracy(
         weights=data["weights"],
         allowed=data["allowed"],
     )
-
-
-class Pair(NamedTuple):
-    """One protocol on one ordered pair of encoders.
-
-    Attributes:
-        protocol: its name.
-        source: name of the source encoder.
-        target: name of the target encoder.
-        x: source embeddings [n, d_in].
-        y: target embeddings [n, d_out], matched by row.
-        labels: class of each row [n].
-        orders: rows to take anchors from, in order [seeds, m].
-        tests: test rows for each seed.
-        prompts: for zero-shot, class prompts in the target space [p, d_out].
-        prompt_labels: class of each prompt [p].
-        allowed: for zero-shot, which classes can be predicted [seeds, classes].
-    """
-
-    protocol: str
-    source: str
-    target: str
-    x: np.ndarray
-    y: np.ndarray
-    labels: np.ndarray
-    orders: np.ndarray
-    tests: Sequence[np.ndarray]
-    prompts: np.ndarray | None = None
-    prompt_labels: np.ndarray | None = None
-    allowed: np.ndarray | None = None
 
 
 #: A metric, its test data, and which of them have an axis of seeds.
@@ -158,18 +124,13 @@ def run_pair(pair: Pair, counts: Sequence[int], methods: Mapping[str, SweepMetho
     started = time.perf_counter()
     task, references = stitching(pair) if pair.prompts is None else zero_shot(pair)
     metric, data, axes = task
-    records: list[Record] = []
-
-    def record(method: str, anchors: int | None, seed: int | None, value: Any) -> None:
-        cell = dict(method=method, anchors=anchors, seed=seed, value=float(value))
-        names = dict(protocol=pair.protocol, source=pair.source, target=pair.target)
-        records.append(cast(Record, names | cell | dict(metric="accuracy")))
-
+    found: list[dict[str, Any]] = []
     for name, scores in references.items():
         if not np.ptp(scores):  # seeds with the same test rows
             scores = np.mean(scores)
         for seed, score in enumerate(np.atleast_1d(scores)):
-            record(name, None, seed if np.ndim(scores) else None, score)
+            cell = dict(metric="accuracy", method=name, anchors=None)
+            found.append(cell | dict(seed=seed if np.ndim(scores) else None, value=float(score)))
     counts = [count for count in counts if count <= pair.orders.shape[1]]
     if counts:
         result = anchor_sweep(
@@ -182,11 +143,11 @@ def run_pair(pair: Pair, counts: Sequence[int], methods: Mapping[str, SweepMetho
             eval_data=data,
             eval_in_axes=axes,
         )
-        for (m, c, s), score in np.ndenumerate(np.asarray(result.values["accuracy"])):
-            record(result.methods[m], counts[c], s, score)
+        found += result.to_records()
     seconds = time.perf_counter() - started
     print(f"{pair.protocol}: {pair.source} to {pair.target}, {seconds:.0f} s", file=sys.stderr)
-    return records
+    names = dict(protocol=pair.protocol, source=pair.source, target=pair.target)
+    return [cast(Record, names | record) for record in found]
 
 
 def run_all(
@@ -216,80 +177,6 @@ def run_group(
 ) -> list[list[Record]]:
     """Run pairs one after the other."""
     return [run_pair(pair, counts, methods) for pair in pairs]
-
-
-#: rows -> (rows for anchors and heads, held-out test rows)
-Split = Callable[[int], tuple[np.ndarray, np.ndarray]]
-
-
-def split_rows(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """A fixed split into rows for anchors and heads, and held-out test rows."""
-    order = np.random.default_rng(0).permutation(n)
-    cut = n - round(demo.TEST_SHARE * n)
-    return np.sort(order[:cut]), np.sort(order[cut:])
-
-
-def random_rows(n: int, seeds: int, split: Split) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Training rows in a random order for each seed [seeds, m], and the test rows of each."""
-    train, test = split(n)
-    keys = jax.random.split(jax.random.key(0), seeds)
-    return train[np.asarray(jax.vmap(partial(anchor_order, n=len(train)))(keys))], [test] * seeds
-
-
-def unseen_class_rows(labels: np.ndarray, num_classes: int, splits: int) -> tuple[Any, Any, Any]:
-    """Orders, tests and allowed classes: in each split 10 classes to tell apart have no anchor.
-
-    All images of these classes are tested; anchors are images of the other classes.
-    """
-    eligible = np.flatnonzero(np.bincount(labels, minlength=num_classes) >= UNSEEN_CLASSES)
-    rng = np.random.default_rng(0)
-    allowed = np.zeros((splits, num_classes), bool)
-    orders, tests = [], []
-    for split in range(splits):
-        allowed[split, rng.choice(eligible, UNSEEN_CLASSES, replace=False)] = True
-        unseen = allowed[split, labels]
-        orders.append(rng.permutation(np.flatnonzero(~unseen)))
-        tests.append(np.flatnonzero(unseen))
-    shortest = min(map(len, orders))
-    return np.stack([order[:shortest] for order in orders]), tests, allowed
-
-
-def demo_pairs(
-    protocols: Sequence[str], seeds: int, splits: int, split: Split = split_rows
-) -> list[Pair]:
-    """The chosen protocols on the shipped embeddings."""
-    load = demo.load_demo
-    pairs: list[Pair] = []
-    texts = {f"MiniLM-L{n}": load(f"glosses_minilm_l{n}") for n in (3, 6)}
-    senses = texts["MiniLM-L6"].labels("supersense")[0]
-    rows = random_rows(len(senses), seeds, split)
-    for a, b in itertools.permutations(texts, 2):
-        pairs.append(Pair("text-stitching", a, b, texts[a].values, texts[b].values, senses, *rows))
-    dino, captions = load("emoji_dinov2_small"), load("emoji_captions_minilm_l6")
-    # The first of each group of equal rows: no test image may also be an anchor.
-    kept = np.sort(np.unique(dino.values, axis=0, return_index=True)[1])
-    images = {
-        "EfficientNet-Lite0": load("emoji_efficientnet_lite0").values[kept],
-        "DINOv2-small": dino.values[kept],
-    }
-    prompts = load("emoji_prompts_minilm_l6")
-    labels = {kind: captions.labels(kind)[0][kept] for kind in ("category", "subcategory")}
-    rows = random_rows(len(kept), seeds, split)
-    for a, b in itertools.permutations(images, 2):
-        pairs.append(
-            Pair("vision-stitching", a, b, images[a], images[b], labels["category"], *rows)
-        )
-    number = len(prompts.values)  # classes are padded to the number of subcategories
-    for protocol, kind in (("zero-shot", "category"), ("zero-shot-unseen", "subcategory")):
-        if kind == "category":
-            orders, tests, allowed = *rows, np.ones((seeds, number), bool)
-        else:
-            orders, tests, allowed = unseen_class_rows(labels[kind], number, splits)
-        more = orders, tests, prompts.values, prompts.labels(kind)[0], allowed
-        for name, x in images.items():
-            sides = x, captions.values[kept], labels[kind]
-            pairs.append(Pair(protocol, name, "MiniLM-L6", *sides, *more))
-    return [pair for pair in pairs if pair.protocol in protocols]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import anchor_sweep
 import numpy as np
 import printing
+from protocols import demo_pairs, split_rows
 
 from semalign_jax import SweepMethod
 from semalign_jax.studies.tables import summarize
@@ -31,7 +32,7 @@ METHODS = {
 
 def validation_split(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Split the demo's training rows into rows for anchors and heads, and validation rows."""
-    train, _ = anchor_sweep.split_rows(n)
+    train, _ = split_rows(n)
     order = np.random.default_rng(1).permutation(train)
     cut = len(order) - len(order) // 4
     return np.sort(order[:cut]), np.sort(order[cut:])
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="random anchor sets")
     seeds = parser.parse_args(arguments).seeds
     protocols = ("text-stitching", "vision-stitching", "zero-shot")
-    pairs = anchor_sweep.demo_pairs(protocols, seeds, splits=1, split=validation_split)
+    pairs = demo_pairs(protocols, seeds, splits=1, split=validation_split)
     records = anchor_sweep.run_all(pairs, COUNTS, METHODS)
     printing.print_tables(summarize(records))
 
