@@ -64,6 +64,18 @@ def test_jit_and_vmap_change_nothing(name):
     close(jax.tree_util.tree_map(lambda leaf: leaf[1], batched), plain)
 
 
+class TestSolvers(chex.TestCase):
+    """As other JAX libraries test theirs: jitted or not, of arrays on the device or the host."""
+
+    @chex.all_variants(with_pmap=False)
+    def test_variants_agree(self):
+        for name in (*METHODS, "polar_factor", "fit_head"):
+            function, arguments = FUNCTIONS[name]
+            one = [np.asarray(a[1]) for a in arguments]
+            plain = function(*(jnp.asarray(a) for a in one))
+            chex.assert_trees_all_close(self.variant(function)(*one), plain, atol=1e-7, rtol=1e-7)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_nested_vmap(method):
     x, y = jnp.stack([X, -X]), jnp.stack([Y, Y + X])
