@@ -131,6 +131,7 @@ class Choice(NamedTuple):
     """The candidates of one problem and what was taken; constants for differentiation."""
 
     of: Spectrum
+    cross: Array
     cosine: Array
     score: Array
     chosen: Array
@@ -329,14 +330,16 @@ def choose(problem: Problem, readout: Head | None) -> Choice:
         return cosine, cosine + mean_cosine(scores, target, problem.w)
 
     rests = [rest(base) for base in bases]
-    tables = [lax.map(partial(compare, one, crossed(of, one)), strengths) for one in rests]
+    crosses = [crossed(of, one) for one in rests]
+    tables = [
+        lax.map(partial(compare, *both), strengths) for both in zip(rests, crosses, strict=True)
+    ]
     cosine, score = (jnp.concatenate(column) for column in zip(*tables, strict=True))
     chosen = jnp.argmax(score).astype(jnp.int32)
-    base = jnp.stack(bases)[chosen // len(STRENGTHS)]
-    strength = strengths[chosen % len(STRENGTHS)]
-    left = rest(base)
-    found = left_out(of, y, left, crossed(of, left), share, strength)
-    return lax.stop_gradient(Choice(of, cosine, score, chosen, base, strength, found))
+    prior, strength = chosen // len(STRENGTHS), strengths[chosen % len(STRENGTHS)]
+    base, cross = jnp.stack(bases)[prior], jnp.stack(crosses)[prior]
+    found = left_out(of, y, rest(base), cross, share, strength)
+    return lax.stop_gradient(Choice(of, cross, cosine, score, chosen, base, strength, found))
 
 
 def _centred_scores(readout: Head, problem: Problem, rows: Array) -> Array:
@@ -364,9 +367,7 @@ def _solution(problem: Problem, choice: Choice) -> tuple[Array, Array]:
     """The weight [d_in, d_out] and gamma, differentiable for the candidate that was chosen."""
     x, y = problem.x.rows, problem.y.rows
     equal = x.shape == y.shape
-    known_rest = y - choice.base * x if equal else y
-    cross = crossed(choice.of, lax.stop_gradient(known_rest))
-    value = weight_at(choice.of, cross, choice.strength)
+    value = weight_at(choice.of, choice.cross, choice.strength)
     gamma = _length(lax.stop_gradient(problem), choice.left_out)
     # The same by a solver that has derivatives; only computed for these.
     rest, ridge = y, choice.strength * jnp.sum(x * x) / x.shape[1]

@@ -117,9 +117,11 @@ def predicted(y: Array, residual: Array, free: Array) -> Array:
 
 
 def mean_cosine(predicted: Array, y: Array, w: Array) -> Array:
-    """Weighted mean over rows of the cosine of prediction and target."""
-    total = jnp.sum(w)
-    cosines = jnp.sum(unit_rows(predicted) * unit_rows(y), axis=-1)
+    """Weighted mean over rows of the cosine of prediction, of squares in range, and target."""
+    total, squares = jnp.sum(w), jnp.sum(predicted * predicted, axis=-1)
+    some = squares > 0
+    length = jnp.sqrt(jnp.where(some, squares, 1))
+    cosines = jnp.sum(predicted * unit_rows(y), axis=-1) * safe_inverse(length, some)
     return jnp.sum(w * cosines) * safe_inverse(total, total > 0)
 
 
