@@ -37,6 +37,7 @@ from .leave_one_out import (
     mean_cosine,
     predicted,
     spectrum,
+    strengths,
     weight_at,
 )
 from .mlp_head import Head
@@ -153,7 +154,7 @@ def fit_auto(
     """The map that leave-one-out finds best, without an option to set.
 
     A ridge towards zero, or between spaces of equal dimensions towards a multiple of the identity,
-    at one of 11 strengths. All candidates are compared by the mean cosine of each target anchor
+    at one of 8 strengths. All candidates are compared by the mean cosine of each target anchor
     with its prediction by the map of all other anchors: in closed form (Allen 1974), the offset
     included. No test labels and no held-out rows are needed.
 
@@ -277,7 +278,7 @@ def auto_map(
     s = jnp.sqrt(choice.of.squares)
     info = AutoInfo(
         jnp.repeat(jnp.arange(count, dtype=jnp.int32), len(STRENGTHS)),
-        jnp.tile(_strengths(weight.dtype), count),
+        jnp.tile(strengths(weight.dtype), count),
         choice.cosine,
         choice.score,
         choice.chosen,
@@ -296,10 +297,6 @@ def effective_rank(s: Array) -> Array:
     return jnp.where(total > 0, jnp.exp(entropy), 0)
 
 
-def _strengths(dtype: Any) -> Array:
-    return jnp.stack([jnp.full((), s, dtype) for s in STRENGTHS])
-
-
 def anchor_problem(x: Array, y: Array, weights: Array | None) -> Problem:
     """Checked anchors, centred and weighted in the dtype of the solvers."""
     work = compute_dtype(common_dtype(x.dtype, y.dtype))
@@ -312,7 +309,7 @@ def choose(problem: Problem, readout: Head | None) -> Choice:
     """Compare all candidates of a problem, and take the best."""
     problem, readout = lax.stop_gradient((problem, readout))
     x, y, share = problem.x.rows, problem.y.rows, problem.share
-    of, strengths = spectrum(x), _strengths(x.dtype)
+    of, tried = spectrum(x), strengths(x.dtype)
     bases = [jnp.zeros_like(of.unit)]
     if x.shape[1] == y.shape[1]:
         bases.append(problem.same_space)
@@ -331,12 +328,10 @@ def choose(problem: Problem, readout: Head | None) -> Choice:
 
     rests = [rest(base) for base in bases]
     crosses = [crossed(of, one) for one in rests]
-    tables = [
-        lax.map(partial(compare, *both), strengths) for both in zip(rests, crosses, strict=True)
-    ]
+    tables = [lax.map(partial(compare, *both), tried) for both in zip(rests, crosses, strict=True)]
     cosine, score = (jnp.concatenate(column) for column in zip(*tables, strict=True))
     chosen = jnp.argmax(score).astype(jnp.int32)
-    prior, strength = chosen // len(STRENGTHS), strengths[chosen % len(STRENGTHS)]
+    prior, strength = chosen // len(STRENGTHS), tried[chosen % len(STRENGTHS)]
     base, cross = jnp.stack(bases)[prior], jnp.stack(crosses)[prior]
     found = left_out(of, y, rest(base), cross, share, strength)
     return lax.stop_gradient(Choice(of, cross, cosine, score, chosen, base, strength, found))
