@@ -37,6 +37,7 @@ from .leave_one_out import (
     mean_cosine,
     predicted,
     spectrum,
+    strengths,
     weight_at,
 )
 from .mlp_head import Head
@@ -131,6 +132,7 @@ class Choice(NamedTuple):
     """The candidates of one problem and what was taken; constants for differentiation."""
 
     of: Spectrum
+    cross: Array
     cosine: Array
     score: Array
     chosen: Array
@@ -152,7 +154,7 @@ def fit_auto(
     """The map that leave-one-out finds best, without an option to set.
 
     A ridge towards zero, or between spaces of equal dimensions towards a multiple of the identity,
-    at one of 11 strengths. All candidates are compared by the mean cosine of each target anchor
+    at one of 8 strengths. All candidates are compared by the mean cosine of each target anchor
     with its prediction by the map of all other anchors: in closed form (Allen 1974), the offset
     included. No test labels and no held-out rows are needed.
 
@@ -276,7 +278,7 @@ def auto_map(
     s = jnp.sqrt(choice.of.squares)
     info = AutoInfo(
         jnp.repeat(jnp.arange(count, dtype=jnp.int32), len(STRENGTHS)),
-        jnp.tile(_strengths(weight.dtype), count),
+        jnp.tile(strengths(weight.dtype), count),
         choice.cosine,
         choice.score,
         choice.chosen,
@@ -295,10 +297,6 @@ def effective_rank(s: Array) -> Array:
     return jnp.where(total > 0, jnp.exp(entropy), 0)
 
 
-def _strengths(dtype: Any) -> Array:
-    return jnp.stack([jnp.full((), s, dtype) for s in STRENGTHS])
-
-
 def anchor_problem(x: Array, y: Array, weights: Array | None) -> Problem:
     """Checked anchors, centred and weighted in the dtype of the solvers."""
     work = compute_dtype(common_dtype(x.dtype, y.dtype))
@@ -311,7 +309,7 @@ def choose(problem: Problem, readout: Head | None) -> Choice:
     """Compare all candidates of a problem, and take the best."""
     problem, readout = lax.stop_gradient((problem, readout))
     x, y, share = problem.x.rows, problem.y.rows, problem.share
-    of, strengths = spectrum(x), _strengths(x.dtype)
+    of, tried = spectrum(x), strengths(x.dtype)
     bases = [jnp.zeros_like(of.unit)]
     if x.shape[1] == y.shape[1]:
         bases.append(problem.same_space)
@@ -329,14 +327,14 @@ def choose(problem: Problem, readout: Head | None) -> Choice:
         return cosine, cosine + mean_cosine(scores, target, problem.w)
 
     rests = [rest(base) for base in bases]
-    tables = [lax.map(partial(compare, one, crossed(of, one)), strengths) for one in rests]
+    crosses = [crossed(of, one) for one in rests]
+    tables = [lax.map(partial(compare, *both), tried) for both in zip(rests, crosses, strict=True)]
     cosine, score = (jnp.concatenate(column) for column in zip(*tables, strict=True))
     chosen = jnp.argmax(score).astype(jnp.int32)
-    base = jnp.stack(bases)[chosen // len(STRENGTHS)]
-    strength = strengths[chosen % len(STRENGTHS)]
-    left = rest(base)
-    found = left_out(of, y, left, crossed(of, left), share, strength)
-    return lax.stop_gradient(Choice(of, cosine, score, chosen, base, strength, found))
+    prior, strength = chosen // len(STRENGTHS), tried[chosen % len(STRENGTHS)]
+    base, cross = jnp.stack(bases)[prior], jnp.stack(crosses)[prior]
+    found = left_out(of, y, rest(base), cross, share, strength)
+    return lax.stop_gradient(Choice(of, cross, cosine, score, chosen, base, strength, found))
 
 
 def _centred_scores(readout: Head, problem: Problem, rows: Array) -> Array:
@@ -364,9 +362,7 @@ def _solution(problem: Problem, choice: Choice) -> tuple[Array, Array]:
     """The weight [d_in, d_out] and gamma, differentiable for the candidate that was chosen."""
     x, y = problem.x.rows, problem.y.rows
     equal = x.shape == y.shape
-    known_rest = y - choice.base * x if equal else y
-    cross = crossed(choice.of, lax.stop_gradient(known_rest))
-    value = weight_at(choice.of, cross, choice.strength)
+    value = weight_at(choice.of, choice.cross, choice.strength)
     gamma = _length(lax.stop_gradient(problem), choice.left_out)
     # The same by a solver that has derivatives; only computed for these.
     rest, ridge = y, choice.strength * jnp.sum(x * x) / x.shape[1]

@@ -152,7 +152,7 @@ def _measured(x: Array, y: Array, nested: Array, resamples: Array) -> dict[str, 
     def resampled(weights: Array) -> Array:
         other, _, _ = auto_map(x, y, weights.astype(problem.w.dtype))
         mapped = other(x) - other.target_offset[None, :]
-        return mean_cosine(mapped, whole, (weights == 0).astype(whole.dtype))
+        return mean_cosine(unit_rows(mapped), whole, (weights == 0).astype(whole.dtype))
 
     def of_count(weights: Array) -> Array:
         found = choose(anchor_problem(x, y, weights), None)

@@ -6,7 +6,7 @@ the intercept included). What is chosen is the largest mean cosine of predicted 
 squared error asks for strengths that are far too large where few anchors leave most of `y` open.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -25,8 +25,14 @@ from .._core.linalg import (
 from .._core.typing import Array
 
 #: Strengths that are tried, in units of the mean diagonal of the Gram matrix of the anchors `x`;
-#: the small ones for anchors that are many or free of noise.
-STRENGTHS = (1e-3, 1e-2, *(10.0 ** (k / 2) for k in range(-2, 7)))
+#: the small ones for anchors that are many or free of noise. No larger ones: between unlike spaces
+#: 10 anchors cannot tell them from the best, and then the map would be its prior alone.
+STRENGTHS = (1e-3, 1e-2, *(10.0 ** (k / 2) for k in range(-2, 4)))
+
+
+def strengths(dtype: Any) -> Array:
+    """All `STRENGTHS`, strict promotion of types or not."""
+    return jnp.stack([jnp.full((), s, dtype) for s in STRENGTHS])
 
 
 class Spectrum(NamedTuple):
@@ -117,9 +123,11 @@ def predicted(y: Array, residual: Array, free: Array) -> Array:
 
 
 def mean_cosine(predicted: Array, y: Array, w: Array) -> Array:
-    """Weighted mean over rows of the cosine of prediction and target."""
-    total = jnp.sum(w)
-    cosines = jnp.sum(unit_rows(predicted) * unit_rows(y), axis=-1)
+    """Weighted mean over rows of the cosine of prediction, of squares in range, and target."""
+    total, squares = jnp.sum(w), jnp.sum(predicted * predicted, axis=-1)
+    some = squares > 0
+    length = jnp.sqrt(jnp.where(some, squares, 1))
+    cosines = jnp.sum(predicted * unit_rows(y), axis=-1) * safe_inverse(length, some)
     return jnp.sum(w * cosines) * safe_inverse(total, total > 0)
 
 
@@ -133,9 +141,8 @@ def best_strength(x: Array, y: Array, w: Array, *, center: bool) -> Array:
         center: whether the rows are deviations from means that a left-out row is part of.
     """
     x, y, w = lax.stop_gradient((x, y, w))
-    of, strengths = spectrum(x), jnp.stack([jnp.full((), s, x.dtype) for s in STRENGTHS])
-    total = jnp.sum(w)
+    of, tried, total = spectrum(x), strengths(x.dtype), jnp.sum(w)
     share = w * safe_inverse(total, total > 0) * (1.0 if center else 0.0)
     cross = crossed(of, y)
-    scores = lax.map(lambda s: mean_cosine(left_out(of, y, y, cross, share, s), y, w), strengths)
-    return strengths[jnp.argmax(scores)]
+    scores = lax.map(lambda s: mean_cosine(left_out(of, y, y, cross, share, s), y, w), tried)
+    return tried[jnp.argmax(scores)]
