@@ -1,6 +1,6 @@
 """Maps beyond the paper's four, each in pairs with the best of these, on the shipped embeddings.
 
-The protocols are those of `anchor_sweep.py`. Lines:
+The protocols are those of `protocols.py`. Lines:
 
 - four: the best of affine, linear, l-ortho and ortho at each count, by their mean on the test rows,
   which favours them;
@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import anchor_sweep as paper
 import jax
 import numpy as np
+from protocols import PROTOCOLS, Pair, demo_pairs
 
 from semalign_jax import fit_auto, fit_semi
 from semalign_jax.studies import report
@@ -62,7 +63,7 @@ class Found(NamedTuple):
     lines: dict[str, np.ndarray]
 
 
-def run_pair(pair: paper.Pair, counts: Sequence[int]) -> Found:
+def run_pair(pair: Pair, counts: Sequence[int]) -> Found:
     """Score all lines on one pair."""
     started = time.perf_counter()
     counts = [count for count in counts if count <= pair.orders.shape[1]]
@@ -89,7 +90,7 @@ def run_pair(pair: paper.Pair, counts: Sequence[int]) -> Found:
     return Found((pair.protocol, pair.source, pair.target), four, lines)
 
 
-def _maps(pair: paper.Pair, head: Any, order: np.ndarray, count: int, draw: int):
+def _maps(pair: Pair, head: Any, order: np.ndarray, count: int, draw: int):
     """The maps of one draw of anchors, by line."""
     x, y = pair.x[order[:count]], pair.y[order[:count]]
     yield "auto", fit_auto(x, y)[0]
@@ -161,14 +162,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="directory for results.json and beyond.png")
     parser.add_argument("--quick", action="store_true", help="two counts and two draws")
-    parser.add_argument("--protocols", nargs="+", choices=paper.PROTOCOLS, default=paper.PROTOCOLS)
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
     options = parser.parse_args(arguments)
     counts, draws = ((20, 200), 2) if options.quick else (COUNTS, DRAWS)
     started = time.perf_counter()
-    pairs = paper.demo_pairs(options.protocols, draws, draws)
+    pairs = demo_pairs(options.protocols, draws, draws)
     os.environ.setdefault("NPROC", "1")  # XLA's threads in each
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        run: Callable[[paper.Pair], Found] = partial(run_pair, counts=counts)
+        run: Callable[[Pair], Found] = partial(run_pair, counts=counts)
         found = list(pool.map(run, pairs))
     print_table(found, counts)
     if options.out is not None:

@@ -1,6 +1,6 @@
 """Which anchors, wrong pairs, pools that do not match, and what `fit_auto` costs.
 
-Accuracies are of validation rows of the shipped embeddings, protocols as in `anchor_sweep.py`; the
+Accuracies are of validation rows of the shipped embeddings, protocols as in `protocols.py`; the
 gains over the four maps are in `beyond.py`. Tables of docs/few-anchors.md and
 docs/unpaired-data.md:
 
@@ -27,6 +27,7 @@ import defaults
 import jax
 import numpy as np
 import printing
+from protocols import Pair, demo_pairs
 from scipy.stats import spearmanr
 
 import semalign_jax as sa
@@ -74,7 +75,7 @@ class Pools(NamedTuple):
     used_disjoint: str
 
 
-def scorer(pair: anchor_sweep.Pair) -> Callable[[sa.AffineMap, int], float]:
+def scorer(pair: Pair) -> Callable[[sa.AffineMap, int], float]:
     """Accuracy of a map, by the test data of a seed."""
     task, _ = (anchor_sweep.stitching if pair.prompts is None else anchor_sweep.zero_shot)(pair)
     metric, data, axes = task
@@ -87,7 +88,7 @@ def scorer(pair: anchor_sweep.Pair) -> Callable[[sa.AffineMap, int], float]:
     return of_seed
 
 
-def selections(pair: anchor_sweep.Pair, title: str, score: Any) -> Selected:
+def selections(pair: Pair, title: str, score: Any) -> Selected:
     """Accuracies by the way in which 50 anchors were chosen."""
     means = []
     for method in ("random", "k-medoids", "k-means++", "leverage", "farthest"):
@@ -100,7 +101,7 @@ def selections(pair: anchor_sweep.Pair, title: str, score: Any) -> Selected:
     return Selected(title, *means)
 
 
-def wrong_pairs(pair: anchor_sweep.Pair, title: str, score: Any) -> Wrong:
+def wrong_pairs(pair: Pair, title: str, score: Any) -> Wrong:
     """Accuracies with and without a fifth of wrong pairs, weighed down or not."""
     found = []
     for seed, order in enumerate(pair.orders):
@@ -118,7 +119,7 @@ def wrong_pairs(pair: anchor_sweep.Pair, title: str, score: Any) -> Wrong:
     return Wrong(title, *np.mean(found, axis=0).tolist())
 
 
-def pools(pair: anchor_sweep.Pair, title: str, score: Any) -> Pools:
+def pools(pair: Pair, title: str, score: Any) -> Pools:
     """`fit_semi` with pools of the same classes, and with each class in one of them alone."""
     found, shifts, used = [], [], []
     for seed, order in enumerate(pair.orders):
@@ -138,7 +139,7 @@ def pools(pair: anchor_sweep.Pair, title: str, score: Any) -> Pools:
     return Pools(title, alone, same, disjoint, ranges[0], ranges[1], taken)
 
 
-def trust(pairs: Sequence[anchor_sweep.Pair], scores: Sequence[Any], protocol: str) -> float:
+def trust(pairs: Sequence[Pair], scores: Sequence[Any], protocol: str) -> float:
     """Rank correlation of leave-one-out cosine and accuracy over pairs, counts and seeds."""
     found = []
     for pair, score in zip(pairs, scores, strict=True):
@@ -174,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=10, help="draws of anchors")
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", "the map is of the anchors alone")
-    pairs = anchor_sweep.demo_pairs(PROTOCOLS, options.seeds, 1, defaults.validation_split)
+    pairs = demo_pairs(PROTOCOLS, options.seeds, 1, defaults.validation_split)
     scores = [scorer(pair) for pair in pairs]
     named = [
         (pair, f"{pair.protocol}, {pair.source} to {pair.target}", score)

@@ -288,7 +288,7 @@ def fit_affine(
             target: "none", "center", "standard" (each dimension to unit variance; not
             rotation-equivariant) or "isotropic" (one scale a side).
         ridge: penalty on ||weight||_F^2 in the normalised spaces, >= 0; may be traced. "loo": of
-            1e-3 to 1000 mean diagonals of the Gram matrix, in half decades from 0.1 on, the one
+            1e-3 to 32 mean diagonals of the Gram matrix, in half decades from 0.1 on, the one
             with the largest leave-one-out cosine of predicted and target anchors in the normalised
             spaces (from the mean, if they are centred). Constant for differentiation.
         ridge_unit: "absolute", or "gram": in units of the mean diagonal of the Gram matrix of

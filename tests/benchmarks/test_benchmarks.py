@@ -8,6 +8,7 @@ import beyond
 import defaults
 import few_anchors
 import migration
+import protocols
 import pytest
 
 from semalign_jax.studies import report
@@ -86,7 +87,7 @@ def test_beyond_puts_every_line_next_to_the_best_of_four(tmp_path, capsys):
 
 def test_tables_of_few_anchors():
     split = defaults.validation_split
-    pair = anchor_sweep.demo_pairs(("text-stitching",), 1, 1, split)[0]
+    pair = protocols.demo_pairs(("text-stitching",), 1, 1, split)[0]
     score = few_anchors.scorer(pair)
     chosen = few_anchors.selections(pair, "texts", score)
     assert chosen.pair == "texts"
