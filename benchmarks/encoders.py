@@ -33,50 +33,138 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-MODELS = ("bert-base", "vit-b16", "dinov2-b")
-#: Further ones, of texts; of batches of one length alone.
-OTHERS = ("deberta-v3-base", "embeddinggemma-300m", "qwen3-embedding-0.6b")
-#: Those that have no first token which sees all others are compared by their mean.
-MEAN = OTHERS[1:]
 WORKERS = ("semalign_jax", "pytorch")
 TOKENS = 128
 MIXED_TEXTS = 128
 MAX_TOKENS = 512
-#: Options of configurations whose defaults are not those of the model.
-SIZES: dict[str, dict[str, Any]] = {
-    "dinov2-b": {"image_size": 518},
-    "deberta-v3-base": {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "relative_attention": True,
-        "position_buckets": 256,
-        "norm_rel_ebd": "layer_norm",
-        "share_att_key": True,
-        "pos_att_type": "p2c|c2p",
-        "position_biased_input": False,
-    },
-    "embeddinggemma-300m": {
-        "vocab_size": 262144,
-        "hidden_size": 768,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 3,
-        "num_key_value_heads": 1,
-        "intermediate_size": 1152,
-        "max_position_embeddings": 2048,
-        "sliding_window": 512,
-        "use_bidirectional_attention": True,
-    },
-    "qwen3-embedding-0.6b": {
-        "vocab_size": 151669,
-        "hidden_size": 1024,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "intermediate_size": 3072,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-    },
+TINY = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+class Model(NamedTuple):
+    """A model of PyTorch and how it is measured.
+
+    Attributes:
+        kind: class of transformers without "Model", or of the models of timm.
+        options: of its configuration, where the defaults are not those of the model.
+        pooling: "cls", "mean" or what the family calls the model's own.
+        takes: "texts", "images" or "patches".
+        size: of the images, in pixels.
+        tiny: options that make it tiny.
+    """
+
+    kind: str
+    options: dict[str, Any] = {}
+    pooling: str = "cls"
+    takes: str = "texts"
+    size: int = 224
+    tiny: dict[str, Any] = TINY
+
+
+def of_images(
+    kind: str, options: dict[str, Any] | None = None, pooling: str = "pooler", **more: Any
+) -> Model:
+    """Return a model of images."""
+    return Model(kind, options or {}, pooling, "images", **more)
+
+
+_STAGES = {"depths": [1, 1, 1, 1]}
+MODELS = {
+    "bert-base": Model("Bert"),
+    "albert-base-v2": Model(
+        "Albert",
+        {
+            "hidden_size": 768,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "hidden_act": "gelu_new",
+        },
+    ),
+    "megatron-bert-345m": Model("MegatronBert"),
+    "deberta-v3-base": Model(
+        "DebertaV2",
+        {
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "relative_attention": True,
+            "position_buckets": 256,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": "p2c|c2p",
+            "position_biased_input": False,
+        },
+    ),
+    "nomic-embed-text-v1.5": Model("NomicBert", pooling="mean"),
+    "embeddinggemma-300m": Model(
+        "Gemma3Text",
+        {
+            "vocab_size": 262144,
+            "hidden_size": 768,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "intermediate_size": 1152,
+            "max_position_embeddings": 2048,
+            "sliding_window": 512,
+            "use_bidirectional_attention": True,
+        },
+        "mean",
+    ),
+    "qwen3-embedding-0.6b": Model(
+        "Qwen3",
+        {
+            "vocab_size": 151669,
+            "hidden_size": 1024,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "intermediate_size": 3072,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        },
+        "mean",
+        tiny=TINY | {"num_key_value_heads": 1},
+    ),
+    "vit-b16": of_images("ViT", pooling="cls"),
+    "dinov2-b": of_images("Dinov2", {"image_size": 518}, "cls"),
+    "vit-mae-base": of_images("ViTMAE", {"mask_ratio": 0.0}, "cls"),
+    "siglip2-base-naflex": Model("Siglip2Vision", {}, "projection", "patches"),
+    "swinv2-tiny-window8": of_images(
+        "Swinv2",
+        {"image_size": 256, "window_size": 8},
+        size=256,
+        tiny={"embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2]},
+    ),
+    "convnextv2-tiny": of_images("ConvNextV2", tiny=_STAGES),
+    "dinov3-convnext-tiny": of_images("DINOv3ConvNext", tiny=_STAGES),
+    "vit_base_patch16_224": of_images(
+        "VisionTransformer",
+        {
+            "patch_size": 16,
+            "embed_dim": 768,
+            "depth": 12,
+            "num_heads": 12,
+            "img_size": [224, 224],
+        },
+        tiny={"depth": 1},
+    ),
+    "resnet50": of_images(
+        "ResNet",
+        {"layers": [3, 4, 6, 3], "channels": [64, 128, 256, 512]},
+        tiny={"layers": [1, 1, 1, 1]},
+    ),
+    "convnext_tiny": of_images(
+        "ConvNext", {"depths": [3, 3, 9, 3], "dims": [96, 192, 384, 768]}, tiny=_STAGES
+    ),
+    "efficientnet_b0": of_images("EfficientNet", tiny={}),
+}
+USUAL = ("bert-base", "vit-b16", "dinov2-b")
+#: The kinds of timm: from its models in plain PyTorch and options to a module.
+TIMM: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
+    "VisionTransformer": lambda timm, options: timm.VisionTransformer(options),
+    "ResNet": lambda timm, options: timm.ResNet("bottleneck", **options),
+    "ConvNext": lambda timm, options: timm.ConvNext(**options),
+    "EfficientNet": lambda timm, options: timm.EfficientNet(1.0, 1.0, False),
 }
 #: As `embed` pads texts.
 BUCKETS = (16, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512)
@@ -151,26 +239,31 @@ def loads(model: str, batches: Sequence[int], mixed: int) -> list[str]:
     return [*names, f"{mixed} mixed texts"] if model == "bert-base" and mixed else names
 
 
-def make_checkpoint(model: str, folder: Path, tiny: bool) -> None:
+def make_checkpoint(name: str, folder: Path, tiny: bool) -> None:
     """Write random weights in the real size (or a tiny one, for tests)."""
+    import safetensors.torch
     import torch
     import transformers
 
-    kind, config = {
-        "bert-base": ("BertModel", "BertConfig"),
-        "vit-b16": ("ViTModel", "ViTConfig"),
-        "dinov2-b": ("Dinov2Model", "Dinov2Config"),
-        "deberta-v3-base": ("DebertaV2Model", "DebertaV2Config"),
-        "embeddinggemma-300m": ("Gemma3TextModel", "Gemma3TextConfig"),
-        "qwen3-embedding-0.6b": ("Qwen3Model", "Qwen3Config"),
-    }[model]
-    options = SIZES.get(model, {})
-    if tiny:
-        options = options | {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     torch.manual_seed(0)
+    model = MODELS[name]
+    options = model.options | (model.tiny if tiny else {})
+    if model.kind in TIMM:
+        module = timm_module(model.kind, options)
+        safetensors.torch.save_file(module.state_dict(), folder / "model.safetensors")
+        config = {"architecture": name, "model_args": options}
+        (folder / "config.json").write_text(json.dumps(config))
+        return
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    getattr(transformers, kind)(getattr(transformers, config)(**options)).save_pretrained(folder)
+    config = getattr(transformers, f"{model.kind}Config")(**options)
+    getattr(transformers, f"{model.kind}Model")(config).save_pretrained(folder)
+
+
+def timm_module(kind: str, options: dict[str, Any]) -> Any:
+    """Return a model of timm's in plain PyTorch, which the tests compare with."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    return TIMM[kind](importlib.import_module("tests.encoders.references.timm"), options)
 
 
 def inputs(model: str, load: str, order: str = "given") -> tuple[list[dict[str, np.ndarray]], int]:
@@ -183,8 +276,16 @@ def inputs(model: str, load: str, order: str = "given") -> tuple[list[dict[str, 
     """
     rng = np.random.default_rng(0)
     count = int(load.split()[0 if "mixed" in load else 1])
-    if model in MODELS[1:]:
-        return [{"pixel_values": rng.standard_normal((count, 3, 224, 224), np.float32)}], count
+    size, takes = MODELS[model].size, MODELS[model].takes
+    if takes == "images":
+        return [{"pixel_values": rng.standard_normal((count, 3, size, size), np.float32)}], count
+    if takes == "patches":
+        side = size // 16
+        pixels = rng.standard_normal((count, side * side, 3 * 16 * 16), np.float32)
+        mask = np.ones((count, side * side), np.int32)
+        shapes = np.full((count, 2), side, np.int32)
+        names = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+        return [dict(zip(names, (pixels, mask, shapes), strict=True))], count
     lengths = text_lengths(count) if "mixed" in load else [TOKENS] * count
     ids = [rng.integers(1000, 20000, n) for n in lengths]
     size = 32 if "mixed" in load else count
@@ -224,7 +325,7 @@ def semalign_jax_runner(folder: str, dtype: str, model: str) -> tuple[Callable, 
     from semalign_jax.encoders import encode, load_encoder
 
     def load() -> Callable:
-        encoder = load_encoder(folder, dtype=dtype, pooling="mean" if model in MEAN else "cls")
+        encoder = load_encoder(folder, dtype=dtype, pooling=MODELS[model].pooling)
         jax.block_until_ready(encoder.params)
 
         def run(batches: list[dict[str, Any]]) -> list[np.ndarray]:
@@ -239,6 +340,7 @@ def semalign_jax_runner(folder: str, dtype: str, model: str) -> tuple[Callable, 
 
 def pytorch_runner(folder: str, dtype: str, model: str) -> tuple[Callable, Callable]:
     """Import; return what loads, and then what embeds."""
+    import safetensors.torch
     import torch
     import transformers
 
@@ -247,14 +349,26 @@ def pytorch_runner(folder: str, dtype: str, model: str) -> tuple[Callable, Calla
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def load() -> Callable:
-        module = transformers.AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype))
-        module = module.eval().to(device)
+        kind, pooling = MODELS[model].kind, MODELS[model].pooling
+        if kind in TIMM:
+            options = json.loads((Path(folder) / "config.json").read_text())["model_args"]
+            module = timm_module(kind, options)
+            module.load_state_dict(safetensors.torch.load_file(f"{folder}/model.safetensors"))
+        else:
+            # The class itself: `AutoModel` makes two towers of a vision tower's folder.
+            module = getattr(transformers, f"{kind}Model").from_pretrained(folder)
+        module = module.eval().to(device, getattr(torch, dtype))
         if device == "cuda":
             module = torch.compile(module, dynamic=True)
 
         def pooled(batch: dict[str, Any]) -> Any:
-            last = module(**batch).last_hidden_state
-            if model not in MEAN:
+            found = module(**batch)
+            if kind in TIMM:
+                return found[2]
+            if pooling not in ("cls", "mean"):
+                return found.pooler_output.flatten(1)
+            last = found.last_hidden_state
+            if pooling == "cls":
                 return last[:, 0]
             shown = batch["attention_mask"][:, :, None].to(last.dtype)
             return (last * shown).sum(1) / shown.sum(1)
@@ -356,7 +470,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=(__doc__ or "").partition("\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--models", nargs="+", choices=(*MODELS, *OTHERS), default=MODELS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=USUAL)
     parser.add_argument("--batches", type=int, nargs="+", default=(1, 8, 32), help="batch sizes")
     parser.add_argument("--mixed", type=int, default=MIXED_TEXTS, help="texts of mixed lengths")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
