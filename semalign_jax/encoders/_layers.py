@@ -572,17 +572,28 @@ class Conv(nn.Module):
 def _sum_of_shifts(x: Array, kernel: Array, stride: int) -> Array:
     """Depthwise convolution of padded maps as a sum over the kernel's places.
 
-    XLA's own convolution with a group per channel is many times slower on CPUs.
+    XLA's own convolution with a group per channel is many times slower on CPUs. The upper and the
+    lower half are computed in a loop, which is not fused with what follows: each pass of a norm
+    would compute the sum again.
     """
-    size = kernel.shape[0]
-    rows, columns = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
+    size = len(kernel)
+    rows, columns = ((n - size) // stride + 1 for n in x.shape[1:3])
+    half, width = -(-rows // 2), (columns - 1) * stride + 1
     wide, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
-    terms = [
-        wide[:, i : i + rows : stride, j : j + columns : stride] * kernel[i, j].reshape(1, 1, 1, -1)
-        for i in range(size)
-        for j in range(size)
-    ]
-    return sum(terms[1:], terms[0]).astype(x.dtype)
+
+    def with_half(number: Array, maps: Array) -> Array:
+        start = number * (rows - half)
+        lines = jax.lax.dynamic_slice_in_dim(wide, start * stride, (half - 1) * stride + size, 1)
+        terms = [
+            lines[:, i : i + (half - 1) * stride + 1 : stride, j : j + width : stride]
+            * kernel[i, j].reshape(1, 1, 1, -1)
+            for i in range(size)
+            for j in range(size)
+        ]
+        return jax.lax.dynamic_update_slice_in_dim(maps, sum(terms[1:], terms[0]), start, 1)
+
+    empty = jnp.zeros((len(x), rows, columns, x.shape[3]), jnp.float32)
+    return jax.lax.fori_loop(0, 2, with_half, empty).astype(x.dtype)
 
 
 class ConvNorm(nn.Module):
