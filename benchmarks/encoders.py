@@ -201,12 +201,14 @@ class Start(NamedTuple):
     Attributes:
         model: which.
         library: whose.
-        imports: start of Python and imports.
+        imports: start of Python, imports and a first computation.
         load: the checkpoint.
         first: the first embedding, compilation included.
         total: all of it.
         peak: largest resident memory of the process during the whole run, in MiB.
+        floor: the same after `imports`.
         weights: size of the checkpoint, in MiB.
+        ratio: of what is above the floor at the peak to the weights.
     """
 
     model: str
@@ -216,7 +218,9 @@ class Start(NamedTuple):
     first: float
     total: float
     peak: float
+    floor: float
     weights: float
+    ratio: float
 
 
 def text_lengths(count: int) -> list[int]:
@@ -324,6 +328,8 @@ def semalign_jax_runner(folder: str, dtype: str, model: str) -> tuple[Callable, 
 
     from semalign_jax.encoders import encode, load_encoder
 
+    jax.numpy.ones(1).block_until_ready()
+
     def load() -> Callable:
         encoder = load_encoder(folder, dtype=dtype, pooling=MODELS[model].pooling)
         jax.block_until_ready(encoder.params)
@@ -347,6 +353,7 @@ def pytorch_runner(folder: str, dtype: str, model: str) -> tuple[Callable, Calla
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.ones(1, device=device)
 
     def load() -> Callable:
         kind, pooling = MODELS[model].kind, MODELS[model].pooling
@@ -398,7 +405,7 @@ def worker(options: argparse.Namespace) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     model = options.models[0]
     load, prepare = runner(options.folder, options.dtype, model)
-    marks = [time.time()]
+    marks, floor = [time.time()], peak_memory()
     run = load()
     marks.append(time.time())
     names = loads(model, options.batches, options.mixed)
@@ -422,7 +429,7 @@ def worker(options: argparse.Namespace) -> None:
                 "norms": np.abs(value).max(),
                 "sample": value[0].tolist(),
             }
-    found["peak"] = peak_memory()
+    found |= {"peak": peak_memory(), "floor": floor}
     print(json.dumps(found, default=float))
 
 
@@ -512,11 +519,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for library in WORKERS:
                 print(f"{model} in {library}", file=sys.stderr)
                 found[library] = run_worker(library, model, folder, options)
-                seconds = found[library]["seconds"]
-                peak = found[library]["peak"]
-                imports, load, first = seconds
+                imports, load, first = found[library]["seconds"]
                 total = imports + load + first
-                starts.append(Start(model, library, imports, load, first, total, peak, size))
+                peak, floor = found[library]["peak"], found[library]["floor"]
+                over = (peak - floor) / size
+                starts.append(
+                    Start(model, library, imports, load, first, total, peak, floor, size, over)
+                )
         rows += speeds(model, found, options)
 
     text = io.StringIO()

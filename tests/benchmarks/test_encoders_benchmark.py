@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from semalign_jax.encoders._preprocess import _buckets
+from semalign_jax.encoders._texts import _buckets
 
 pytestmark = pytest.mark.slow  # scripts, as they are run
 
