@@ -1,7 +1,8 @@
 """How fast are the encoders, next to the same models in PyTorch in the same run?
 
 Each library runs in a process of its own, with the same number of threads, on the same random
-weights of the real sizes (BERT-base, ViT-B/16, DINOv2-B; others with `--models`). Items per second
+weights of the real sizes (BERT-base, ViT-B/16, DINOv2-B; others with `--models`). Those of timm are
+its networks in plain PyTorch, from the tests, since timm needs torchvision. Items per second
 at several batch sizes; for BERT also texts of mixed lengths: ours in the batches of `embed`
 (sorted, padded to one of a few lengths, fewer long ones a batch), those of PyTorch 32 a batch,
 padded to the longest, in the given order (as a plain loop does) and sorted by length (as sentence-
@@ -12,6 +13,7 @@ GPU PyTorch is compiled (`torch.compile`).
 Examples:
     python benchmarks/encoders.py
     python benchmarks/encoders.py --models bert-base --batches 1 8 --threads 1
+    python benchmarks/encoders.py --models resnet50 vit_base_patch16_224 --threads 1 --clock cpu
     python benchmarks/encoders.py --dtype bfloat16 --out results
 """
 
@@ -33,6 +35,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+CLOCKS = "cpu: seconds of the processor, where other programs run; with --threads 1"
 WORKERS = ("semalign_jax", "pytorch")
 TOKENS = 128
 MIXED_TEXTS = 128
@@ -403,6 +406,7 @@ def worker(options: argparse.Namespace) -> None:
     runner = {"semalign_jax": semalign_jax_runner, "pytorch": pytorch_runner}[options.worker]
     if options.threads and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
     model = options.models[0]
     load, prepare = runner(options.folder, options.dtype, model)
     marks, floor = [time.time()], peak_memory()
@@ -419,9 +423,9 @@ def worker(options: argparse.Namespace) -> None:
             value = np.concatenate(run(prepared))  # compiles
             times: list[float] = []
             while len(times) < 3 or (sum(times) < options.seconds and len(times) < 100):
-                start = time.perf_counter()
+                start = clock()
                 run(prepared)
-                times.append(time.perf_counter() - start)
+                times.append(clock() - start)
             quarters = statistics.quantiles(times, n=4)
             found["loads"][f"{name}, {order}"] = {
                 "rate": count / quarters[1],
@@ -438,7 +442,7 @@ def run_worker(library: str, model: str, folder: Path, options: argparse.Namespa
     command = [sys.executable, __file__, "--worker", library, "--models", model]
     command += ["--folder", str(folder), "--dtype", options.dtype, "--mixed", str(options.mixed)]
     command += ["--threads", str(options.threads), "--seconds", str(options.seconds)]
-    command += ["--batches", *map(str, options.batches)]
+    command += ["--batches", *map(str, options.batches), "--clock", options.clock]
     start = time.time()
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
@@ -483,6 +487,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=0, help="cores to use; 0: all")
     parser.add_argument("--seconds", type=float, default=5.0, help="at least, a measurement")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help=CLOCKS)
     parser.add_argument("--tiny", action="store_true", help="tiny models, to try the script")
     parser.add_argument("--out", type=Path, help="directory for the results as JSON")
     parser.add_argument("--docs", type=Path, help="file for what is printed")
@@ -539,8 +544,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threads = options.threads or os.cpu_count()
     say(f"Printed by `{' '.join(['python benchmarks/encoders.py', *arguments])}`.\n")
     versions = f"jax {where['versions']['jax']}, torch {importlib.metadata.version('torch')}"
-    say(f"On {where['processor']}, {threads} threads, {options.dtype}, {versions}.\n")
-    say("## Items per second\n")
+    threads = "1 thread" if threads == 1 else f"{threads} threads"
+    say(f"On {where['processor']}, {threads}, {options.dtype}, {versions}.\n")
+    unit = "second of the processor" if options.clock == "cpu" else "second"
+    say(f"## Items per {unit}\n")
     say(printing.markdown(rows, digits=3), "\n")
     say("## From the start of the process to the first embedding (seconds), memory (MiB)\n")
     say(printing.markdown(starts, digits=3))
