@@ -36,6 +36,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 CLOCKS = "cpu: seconds of the processor, where other programs run; with --threads 1"
+MEMORY = """\
+`floor` is what the process takes after its imports, `ratio` what it takes beyond that at its peak,
+over the weights: compiled programs and activations do not shrink with the model.
+"""
 WORKERS = ("semalign_jax", "pytorch")
 TOKENS = 128
 MIXED_TEXTS = 128
@@ -550,6 +554,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(f"## Items per {unit}\n")
     say(printing.markdown(rows, digits=3), "\n")
     say("## From the start of the process to the first embedding (seconds), memory (MiB)\n")
+    say(MEMORY)
     say(printing.markdown(starts, digits=3))
     if options.out is not None:
         content = {
