@@ -13,12 +13,12 @@ from ._encoder import load_encoder as load_encoder
 from ._family import Family as Family
 from ._family import model_types as model_types
 from ._family import register_encoder as register_encoder
+from ._images import ImagePreprocessor as ImagePreprocessor
+from ._images import image_preprocessor as image_preprocessor
 from ._layers import Outputs as Outputs
-from ._preprocess import ImagePreprocessor as ImagePreprocessor
-from ._preprocess import TextPreprocessor as TextPreprocessor
-from ._preprocess import image_preprocessor as image_preprocessor
-from ._preprocess import text_preprocessor as text_preprocessor
 from ._store import read_embeddings as read_embeddings
+from ._texts import TextPreprocessor as TextPreprocessor
+from ._texts import text_preprocessor as text_preprocessor
 from ._weights import CheckpointError as CheckpointError
 from ._weights import Rule as Rule
 

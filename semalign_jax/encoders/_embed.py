@@ -32,8 +32,8 @@ from ..distributed.processes import Section, jointly
 from ..stores.chunks import Chunk, ChunkFolder
 from ._encoder import DTYPES, Encoder, embedding_dimension, encode, read_config, with_layer
 from ._family import TEXT
+from ._images import image_preprocessor
 from ._items import Items, contents_hash, ids_of, modality_of, refuse_repeated, sequence
-from ._preprocess import TextPreprocessor, image_preprocessor, text_preprocessor
 from ._store import (
     Begun,
     chunks_of_others,
@@ -44,6 +44,7 @@ from ._store import (
     save_begun,
     whole_chunks,
 )
+from ._texts import TextPreprocessor, text_preprocessor
 from ._weights import flatten
 
 _T = TypeVar("_T")

@@ -31,8 +31,8 @@ from ._weights import (
 
 DTYPES = ("float32", "bfloat16", "float16")
 #: Size of the parts that `encode` cuts a batch into on a CPU.
-PART_TOKENS = 8 * 128
-PART_PIXELS = 4 * 224 * 224
+PART_TOKENS = 4 * 128
+PART_PIXELS = 2 * 224 * 224
 #: Of a batch of images; the last two only where images come as patches.
 IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 

@@ -7,7 +7,7 @@ cast, donated and saved by any JAX code without a library's own wrapper types.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,8 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
-#: Of feature maps: before and after rows and columns; or "same".
-Padding = tuple[tuple[int, int], tuple[int, int]] | Literal["same"]
 
 
 class Outputs(NamedTuple):
@@ -157,23 +155,40 @@ def attention(
     Returns:
         ``[batch, queries, heads, width]``. A query that attends to nothing gets a finite mean.
     """
-    attend = partial(jax.nn.dot_product_attention, scale=scale)
-    # The function is not written for strict promotion of half precision.
-    with jax.numpy_dtype_promotion("standard"):
-        if q.dtype.itemsize == 2 and jax.default_backend() == "gpu":
-            # The kernel takes no masks that are broadcast along queries or keys.
-            size = (q.shape[1], k.shape[1])
-            full = None if mask is None else jnp.broadcast_to(mask, (*mask.shape[:2], *size))
-            wide = None if bias is None else jnp.broadcast_to(bias, (*bias.shape[:2], *size))
-            try:
-                return attend(q, k, v, wide, full, implementation="cudnn")
-            except (NotImplementedError, RuntimeError, ValueError):
-                pass  # a width, a card or a version of cuDNN without this kernel: found in tracing
-        if q.dtype.itemsize == 2 and jax.default_backend() == "cpu":
-            # Products of half-precision numbers with float32 sums are not there on CPUs.
-            wide_q, wide_k, wide_v = (a.astype(jnp.float32) for a in (q, k, v))
-            return attend(wide_q, wide_k, wide_v, bias, mask).astype(q.dtype)
-        return attend(q, k, v, bias, mask)
+    if q.dtype.itemsize == 2 and jax.default_backend() == "gpu":
+        # The kernel takes no masks that are broadcast along queries or keys.
+        size = (q.shape[1], k.shape[1])
+        full = None if mask is None else jnp.broadcast_to(mask, (*mask.shape[:2], *size))
+        wide = None if bias is None else jnp.broadcast_to(bias, (*bias.shape[:2], *size))
+        attend = partial(jax.nn.dot_product_attention, scale=scale, implementation="cudnn")
+        try:
+            # The function is not written for strict promotion of half precision.
+            with jax.numpy_dtype_promotion("standard"):
+                return attend(q, k, v, wide, full)
+        except (NotImplementedError, RuntimeError, ValueError):
+            pass  # a width, a card or a version of cuDNN without this kernel: found in tracing
+    dtype = q.dtype
+    if jax.default_backend() == "cpu":
+        # Products of half-precision numbers with float32 sums are not there on CPUs.
+        q, k, v = (a.astype(jnp.float32) for a in (q, k, v))
+    # Heads first, which XLA does not choose in the products of `jax.nn.dot_product_attention`: on
+    # CPUs they take twice the time. The heads that share keys are rows of one product.
+    q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))
+    rows = (*k.shape[:2], -1)
+    logits = jnp.einsum(
+        "bgqw,bgkw->bgqk",
+        q.reshape(*rows, q.shape[3]),
+        k,
+        preferred_element_type=jnp.float32,
+    ).reshape(*q.shape[:3], k.shape[2])
+    logits *= q.shape[3] ** -0.5 if scale is None else scale
+    if bias is not None:
+        logits += bias.astype(jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask, logits, -0.7 * jnp.finfo(jnp.float32).max)
+    weights = jax.nn.softmax(logits).astype(v.dtype).reshape(*rows, k.shape[2])
+    found = jnp.einsum("bgqk,bgkw->bgqw", weights, v).reshape(q.shape)
+    return jnp.swapaxes(found, 1, 2).astype(dtype)
 
 
 class SelfAttention(nn.Module):
@@ -473,143 +488,3 @@ def positions_past_padding(ids: Array, pad: int) -> Array:
     """
     shown = (ids != pad).astype(ids.dtype)
     return jnp.cumsum(shown, axis=1, dtype=ids.dtype) * shown + pad
-
-
-def channels_last(pixels: Array) -> Array:
-    """``[batch, channels, height, width]`` to ``[batch, height, width, channels]``."""
-    return pixels.transpose(0, 2, 3, 1)
-
-
-def flatten_map(x: Array) -> Array:
-    """Feature maps ``[batch, rows, columns, channels]`` to tokens, row by row."""
-    return x.reshape(x.shape[0], -1, x.shape[-1])
-
-
-def global_average(x: Array) -> Array:
-    """Mean over rows and columns of feature maps, in float32 inside: ``[batch, channels]``."""
-    return jnp.mean(x.astype(jnp.float32), axis=(1, 2)).astype(x.dtype)
-
-
-def stem_pool(x: Array) -> Array:
-    """Maxima of 3 x 3 places of feature maps, at every second place."""
-    borders = ((1, 1), (1, 1))
-    return nn.max_pool(x, (3, 3), (2, 2), borders)  # pyright: ignore[reportArgumentType]
-
-
-class BatchNorm(nn.Module):
-    """Batch norm in inference; parameters ``scale``, ``bias`` and the stored ``mean``, ``var``.
-
-    The moments are parameters, not a second collection as in Flax's own module, since nothing
-    updates them here. Computed in float32 inside.
-    """
-
-    eps: float = 1e-5
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Apply to the last axis."""
-        zeros, ones = nn.initializers.zeros, nn.initializers.ones
-        scale, bias, mean, var = (
-            self.param(name, init, (x.shape[-1],), jnp.float32).astype(jnp.float32)
-            for name, init in (("scale", ones), ("bias", zeros), ("mean", zeros), ("var", ones))
-        )
-        factor = scale * jax.lax.rsqrt(var + self.eps)
-        shift = bias - mean * factor
-        last = (1,) * (x.ndim - 1) + (-1,)
-        y = x.astype(jnp.float32) * factor.reshape(last) + shift.reshape(last)
-        return y.astype(x.dtype)
-
-
-class Conv(nn.Module):
-    """Convolution of feature maps ``[batch, rows, columns, channels]``.
-
-    Attributes:
-        features: channels of the output.
-        kernel, stride: the same for rows and columns.
-        padding: zeros before and after rows and columns, or "same" for TensorFlow's, which depends
-            on the size of the maps; by default half the kernel each.
-        depthwise: whether each channel has its own filter.
-        use_bias: whether there is a bias.
-    """
-
-    features: int
-    kernel: int
-    stride: int = 1
-    padding: Padding | None = None
-    depthwise: bool = False
-    use_bias: bool = False
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Apply to feature maps."""
-        half = (self.kernel // 2, self.kernel // 2)
-        padding = self.padding or (half, half)
-        if isinstance(padding, str):
-            window, strides = (self.kernel,) * 2, (self.stride,) * 2
-            padding = jax.lax.padtype_to_pads(x.shape[1:3], window, strides, padding.upper())
-        inputs = 1 if self.depthwise else x.shape[-1]
-        shape = (self.kernel, self.kernel, inputs, self.features)
-        kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.float32)
-        if self.kernel == self.stride == 1 and not self.depthwise:
-            x = jnp.pad(x, ((0, 0), *padding, (0, 0))) @ kernel[0, 0]
-        elif self.depthwise and jax.default_backend() == "cpu":
-            x = _sum_of_shifts(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel, self.stride)
-        else:
-            x = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                padding,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=x.shape[-1] if self.depthwise else 1,
-            )
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            x = x + bias.reshape(1, 1, 1, -1)
-        return x
-
-
-def _sum_of_shifts(x: Array, kernel: Array, stride: int) -> Array:
-    """Depthwise convolution of padded maps as a sum over the kernel's places.
-
-    XLA's own convolution with a group per channel is many times slower on CPUs.
-    """
-    size = kernel.shape[0]
-    rows, columns = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
-    wide, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
-    terms = [
-        wide[:, i : i + rows : stride, j : j + columns : stride] * kernel[i, j].reshape(1, 1, 1, -1)
-        for i in range(size)
-        for j in range(size)
-    ]
-    return sum(terms[1:], terms[0]).astype(x.dtype)
-
-
-class ConvNorm(nn.Module):
-    """Convolution without bias (``conv``), batch norm (``norm``) and an activation.
-
-    Attributes:
-        features: channels of the output.
-        kernel, stride: of the convolution, the same for rows and columns.
-        activation: its name; None for none.
-        eps: of the batch norm.
-        depthwise: whether each channel has its own filter.
-        padding: see `Conv`.
-    """
-
-    features: int
-    kernel: int
-    stride: int = 1
-    activation: str | None = None
-    eps: float = 1e-5
-    depthwise: bool = False
-    padding: Padding | None = None
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Apply to feature maps ``[batch, rows, columns, channels]``."""
-        x = Conv(
-            self.features, self.kernel, self.stride, self.padding, self.depthwise, name="conv"
-        )(x)
-        x = BatchNorm(self.eps, name="norm")(x)
-        return x if self.activation is None else ACTIVATIONS[self.activation](x)

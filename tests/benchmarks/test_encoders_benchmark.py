@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from semalign_jax.encoders._preprocess import _buckets
+from semalign_jax.encoders._texts import _buckets
 
 pytestmark = pytest.mark.slow  # scripts, as they are run
 
@@ -76,6 +76,8 @@ def test_table_is_written(tmp_path, capsys, one_process):
         "--models",
         "bert-base",
         "vit-b16",
+        "siglip2-base-naflex",
+        "convnext_tiny",
         "--tiny",
         "--batches",
         "1",
@@ -95,3 +97,4 @@ def test_table_is_written(tmp_path, capsys, one_process):
     assert len(known) == len(differences) - 1
     assert max(known) < 1e-5
     assert {row["library"] for row in results["starts"]} == {"semalign_jax", "pytorch"}
+    assert all(0 < row["floor"] <= row["peak"] for row in results["starts"])

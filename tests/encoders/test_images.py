@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor
 
 from semalign_jax.data import read_pixels
 from semalign_jax.encoders import load_encoder
-from semalign_jax.encoders._preprocess import image_preprocessor
+from semalign_jax.encoders._images import image_preprocessor
 
 from .harness import all_cases, read_golden, write_checkpoint
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer
 
 from semalign_jax.encoders import encode, load_encoder
-from semalign_jax.encoders._preprocess import text_preprocessor
+from semalign_jax.encoders._texts import text_preprocessor
 
 from .harness import all_cases, read_golden, write_checkpoint
 
@@ -291,8 +291,8 @@ importlib.util.find_spec = lambda name, *rest: (
     None if name.split(".")[0] in ("torch", "torchvision") else found(name, *rest)
 )
 from pathlib import Path
-from semalign_jax.encoders import _preprocess, image_preprocessor, load_encoder
-tokenizer = _preprocess._tokenizer(Path({str(tmp_path / "a")!r}), "bert")
+from semalign_jax.encoders import _texts, image_preprocessor, load_encoder
+tokenizer = _texts._tokenizer(Path({str(tmp_path / "a")!r}), "bert")
 assert tokenizer(["no"])["input_ids"] == [[2, 4, 3]]
 assert image_preprocessor(load_encoder("vit")).size == (3, 224, 224)
 assert image_preprocessor(load_encoder("siglip2")).size == (256, 192)

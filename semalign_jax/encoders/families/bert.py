@@ -3,7 +3,8 @@
 Devlin et al. 2018, arXiv 1810.04805; CXR-BERT: Boecking et al. 2022, arXiv 2204.09817.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -114,23 +115,25 @@ def embed(
     return layer_norm(config.layer_norm_eps, "embeddings_norm")(x)
 
 
-def transform(config: BertConfig, x: Array, attention_mask: Array | None) -> Outputs:
-    """Post-norm layers and the pooler.
-
-    Called inside of a compact method, whose module gets the layers.
-    """
-    mask = padding_mask(attention_mask)
+def layers(
+    config: Any,
+    x: Array,
+    attention_mask: Array | None,
+    kind: Callable[..., Any] = PostNormBlock,
+    **options: Any,
+) -> list[Array]:
+    """The states of layers of a kind, each called with `options`; called likewise."""
+    c, mask = config, padding_mask(attention_mask)
+    sizes = (c.num_attention_heads, c.intermediate_size, c.hidden_act, c.layer_norm_eps)
     states = [x]
-    for i in range(config.num_hidden_layers):
-        block = PostNormBlock(
-            config.num_attention_heads,
-            config.intermediate_size,
-            config.hidden_act,
-            config.layer_norm_eps,
-            name=f"layer_{i}",
-        )
-        states.append(block(states[-1], mask))
-    return outputs_of(config.has_pooler, states)
+    for i in range(c.num_hidden_layers):
+        states.append(kind(*sizes, name=f"layer_{i}")(states[-1], mask, **options))
+    return states
+
+
+def transform(config: BertConfig, x: Array, attention_mask: Array | None) -> Outputs:
+    """Post-norm layers and the pooler; called likewise."""
+    return outputs_of(config.has_pooler, layers(config, x, attention_mask))
 
 
 def outputs_of(has_pooler: bool, states: list[Array]) -> Outputs:
@@ -223,15 +226,7 @@ BERT = Family(
     prefixes=("bert.",),
     ignored=IGNORED,
 )
-CXR_BERT = Family(
-    name="cxr-bert",
-    modalities=(TEXT,),
-    parse=parse_cxr,
-    build=CxrBert,
-    rules=CXR_RULES,
-    poolings=cxr_poolings,
-    max_tokens=lambda config: config.max_position_embeddings,
-    prefixes=("bert.",),
-    ignored=IGNORED,
+CXR_BERT = replace(
+    BERT, name="cxr-bert", parse=parse_cxr, build=CxrBert, rules=CXR_RULES, poolings=cxr_poolings
 )
 FAMILIES = {"bert": BERT, "cxr-bert": CXR_BERT}

@@ -20,7 +20,8 @@ import numpy as np
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
-from .._layers import Array, BatchNorm, Outputs, masked_mean
+from .._layers import Array, Outputs, masked_mean
+from .._maps import BatchNorm
 from .._weights import Rule, batch_norm, patch_embedding, prefixed
 from . import resnet, timm
 

@@ -16,18 +16,8 @@ import numpy as np
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
-from .._layers import (
-    ACTIVATION_NAMES,
-    Array,
-    Conv,
-    LayerScale,
-    Mlp,
-    Outputs,
-    PatchEmbedding,
-    flatten_map,
-    global_average,
-    layer_norm,
-)
+from .._layers import ACTIVATION_NAMES, Array, LayerScale, Mlp, Outputs, PatchEmbedding, layer_norm
+from .._maps import Conv, flatten_map, global_average
 from .._weights import Rule, conv, linear, norm, patch_embedding
 
 #: Of the norms inside, except in DINOv3; ``layer_norm_eps`` is of the final one.

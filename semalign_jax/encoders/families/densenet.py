@@ -16,17 +16,8 @@ import jax.numpy as jnp
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
-from .._layers import (
-    Array,
-    BatchNorm,
-    Conv,
-    ConvNorm,
-    Outputs,
-    channels_last,
-    flatten_map,
-    global_average,
-    stem_pool,
-)
+from .._layers import Array, Outputs
+from .._maps import BatchNorm, Conv, ConvNorm, channels_last, flatten_map, global_average, stem_pool
 from .._weights import batch_norm, conv, conv_norm
 
 

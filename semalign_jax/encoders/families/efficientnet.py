@@ -18,17 +18,8 @@ import jax.numpy as jnp
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
-from .._layers import (
-    ACTIVATION_NAMES,
-    ACTIVATIONS,
-    Array,
-    ConvNorm,
-    Outputs,
-    Padding,
-    channels_last,
-    flatten_map,
-    global_average,
-)
+from .._layers import ACTIVATION_NAMES, ACTIVATIONS, Array, Outputs
+from .._maps import ConvNorm, Padding, channels_last, flatten_map, global_average
 from .._weights import conv_norm, patch_embedding
 
 STEM_WIDTH, HEAD_WIDTH = 32, 1280

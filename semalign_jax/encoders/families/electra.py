@@ -1,12 +1,11 @@
 """ELECTRA, the discriminator or the generator: Clark et al. 2020, arXiv 2003.10555."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._family import TEXT, Family
 from .._layers import Array, Outputs
 from .._weights import linear
 from . import bert
@@ -43,9 +42,9 @@ class Electra(nn.Module):
         return bert.transform(c, x, batch.get("attention_mask"))
 
 
-ELECTRA = Family(
+ELECTRA = replace(
+    bert.BERT,
     name="electra",
-    modalities=(TEXT,),
     parse=parse,
     build=Electra,
     rules=(
@@ -53,8 +52,6 @@ ELECTRA = Family(
         *linear("embeddings_project", "embeddings_project"),
         *bert.LAYER_RULES,
     ),
-    poolings=bert.poolings,
-    max_tokens=lambda config: config.max_position_embeddings,
     prefixes=("electra.",),
     ignored=(
         "embeddings.position_ids",

@@ -8,8 +8,8 @@ from dataclasses import replace
 import flax.linen as nn
 import jax.numpy as jnp
 
-from .._layers import Array, Outputs, PreNormBlock, layer_norm, padding_mask
-from .._weights import embedding, linear, norm
+from .._layers import Array, Outputs, PreNormBlock, layer_norm
+from .._weights import norm
 from . import bert
 
 
@@ -26,17 +26,8 @@ class MegatronBert(nn.Module):
         """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
         c = self.config
         positions = jnp.arange(batch["input_ids"].shape[1])[None]
-        states = [bert.embed_without_norm(c, batch, positions)]
-        mask = padding_mask(batch.get("attention_mask"))
-        for i in range(c.num_hidden_layers):
-            block = PreNormBlock(
-                c.num_attention_heads,
-                c.intermediate_size,
-                c.hidden_act,
-                c.layer_norm_eps,
-                name=f"layer_{i}",
-            )
-            states.append(block(states[-1], mask))
+        x = bert.embed_without_norm(c, batch, positions)
+        states = bert.layers(c, x, batch.get("attention_mask"), PreNormBlock)
         states[-1] = layer_norm(c.layer_norm_eps, "norm")(states[-1])
         return bert.outputs_of(c.has_pooler, states)
 
@@ -46,19 +37,10 @@ MEGATRON_BERT = replace(
     name="megatron-bert",
     build=MegatronBert,
     rules=(
-        *embedding("embeddings.word_embeddings", "word_embeddings"),
-        *embedding("embeddings.position_embeddings", "position_embeddings"),
-        *embedding("embeddings.token_type_embeddings", "token_type_embeddings"),
+        *bert.RULES,
         *norm("encoder.layer.*.attention.ln", "layer_*/attention_norm"),
-        *linear("encoder.layer.*.attention.self.query", "layer_*/attention/query"),
-        *linear("encoder.layer.*.attention.self.key", "layer_*/attention/key"),
-        *linear("encoder.layer.*.attention.self.value", "layer_*/attention/value"),
-        *linear("encoder.layer.*.attention.output.dense", "layer_*/attention/out"),
         *norm("encoder.layer.*.ln", "layer_*/mlp_norm"),
-        *linear("encoder.layer.*.intermediate.dense", "layer_*/mlp/up"),
-        *linear("encoder.layer.*.output.dense", "layer_*/mlp/down"),
         *norm("encoder.ln", "norm"),
-        *linear("pooler.dense", "pooler"),
     ),
 )
 FAMILIES = {"megatron-bert": MEGATRON_BERT}

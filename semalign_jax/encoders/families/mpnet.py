@@ -1,20 +1,17 @@
 """MPNet: Song et al. 2020, arXiv 2004.09297; relative positions: Raffel et al. 2020, 1910.10683."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from .._config import ConfigReader
-from .._family import TEXT, Family
 from .._layers import (
     ACTIVATION_NAMES,
     Array,
     Outputs,
-    PostNormBlock,
     layer_norm,
-    padding_mask,
     positions_past_padding,
 )
 from .._weights import embedding, linear, norm
@@ -88,23 +85,11 @@ class MPNet(nn.Module):
         positions = positions_past_padding(ids, PAD)
         x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
         place = nn.Embed(c.max_position_embeddings, c.hidden_size, name="position_embeddings")
-        states = [layer_norm(c.layer_norm_eps, "embeddings_norm")(x + place(positions))]
+        x = layer_norm(c.layer_norm_eps, "embeddings_norm")(x + place(positions))
         biases = nn.Embed(BUCKETS, c.num_attention_heads, name="relative_attention_bias")
         bias = biases(jnp.asarray(relative_buckets(ids.shape[1]))).transpose(2, 0, 1)[None]
-        mask = padding_mask(batch.get("attention_mask"))
-        for i in range(c.num_hidden_layers):
-            block = PostNormBlock(
-                c.num_attention_heads,
-                c.intermediate_size,
-                c.hidden_act,
-                c.layer_norm_eps,
-                name=f"layer_{i}",
-            )
-            states.append(block(states[-1], mask, bias))
-        pooled = None
-        if c.has_pooler:
-            pooled = jnp.tanh(nn.Dense(c.hidden_size, name="pooler")(states[-1][:, 0]))
-        return Outputs(tuple(states), states[-1], pooled=pooled)
+        states = bert.layers(c, x, batch.get("attention_mask"), bias=bias)
+        return bert.outputs_of(c.has_pooler, states)
 
 
 RULES = (
@@ -123,13 +108,12 @@ RULES = (
     *linear("pooler.dense", "pooler"),
 )
 
-MPNET = Family(
+MPNET = replace(
+    bert.BERT,
     name="mpnet",
-    modalities=(TEXT,),
     parse=parse,
     build=MPNet,
     rules=RULES,
-    poolings=bert.poolings,
     max_tokens=lambda config: config.max_position_embeddings - PAD - 1,
     prefixes=("mpnet.",),
     ignored=("embeddings.position_ids", "lm_head.*", "classifier.*", "qa_outputs.*"),

@@ -14,7 +14,6 @@ from .._layers import (
     Outputs,
     PostNormBlock,
     layer_norm,
-    padding_mask,
     rotate,
 )
 from .._weights import Rule, embedding, linear, linear_kernel, norm
@@ -94,19 +93,10 @@ class NomicBert(nn.Module):
         types = batch.get("token_type_ids", jnp.zeros_like(ids))
         x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
         x += nn.Embed(c.type_vocab_size, c.hidden_size, name="token_type_embeddings")(types)
-        states = [layer_norm(c.layer_norm_eps, "embeddings_norm")(x)]
-        mask = padding_mask(batch.get("attention_mask"))
-        for i in range(c.num_hidden_layers):
-            block = PostNormBlock(
-                c.num_attention_heads,
-                c.intermediate_size,
-                c.hidden_act,
-                c.layer_norm_eps,
-                bias=False,
-                gated=True,
-                name=f"layer_{i}",
-            )
-            states.append(block(states[-1], mask, rotate=partial(rotate, theta=c.rope_theta)))
+        x = layer_norm(c.layer_norm_eps, "embeddings_norm")(x)
+        kind = partial(PostNormBlock, bias=False, gated=True)
+        turn = partial(rotate, theta=c.rope_theta)
+        states = bert.layers(c, x, batch.get("attention_mask"), kind, rotate=turn)
         return bert.outputs_of(c.has_pooler, states)
 
 

@@ -10,17 +10,8 @@ import flax.linen as nn
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
-from .._layers import (
-    ACTIVATION_NAMES,
-    ACTIVATIONS,
-    Array,
-    ConvNorm,
-    Outputs,
-    channels_last,
-    flatten_map,
-    global_average,
-    stem_pool,
-)
+from .._layers import ACTIVATION_NAMES, ACTIVATIONS, Array, Outputs
+from .._maps import ConvNorm, channels_last, flatten_map, global_average, stem_pool
 from .._weights import conv_norm
 
 #: A bottleneck has this fraction of the channels of its layer.

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import flax.linen as nn
 
 from .._config import ConfigReader
-from .._family import TEXT, Family
 from .._layers import Array, Outputs, positions_past_padding
 from . import bert
 
@@ -41,13 +40,11 @@ def max_tokens(config: RobertaConfig) -> int:
     return config.max_position_embeddings - config.pad_token_id - 1
 
 
-ROBERTA = Family(
+ROBERTA = replace(
+    bert.BERT,
     name="roberta",
-    modalities=(TEXT,),
     parse=parse,
     build=Roberta,
-    rules=bert.RULES,
-    poolings=bert.poolings,
     max_tokens=max_tokens,
     prefixes=("roberta.",),
     ignored=("embeddings.position_ids", "lm_head.*", "classifier.*", "qa_outputs.*"),

@@ -21,11 +21,10 @@ from .._layers import (
     Outputs,
     PatchEmbedding,
     SelfAttention,
-    flatten_map,
-    global_average,
     layer_norm,
     resize_positions,
 )
+from .._maps import flatten_map, global_average
 from .._weights import Rule, linear, norm, patch_embedding
 
 #: Of the norms of patches and of merged patches; ``layer_norm_eps`` is of the others.

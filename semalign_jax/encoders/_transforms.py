@@ -1,0 +1,174 @@
+"""Transforms of images that no file of transformers describes: of open_clip, timm and BioViL.
+
+They are torchvision's on PIL images, each written from what the checkpoint's own files say.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: From a PIL image to the inputs of the model by name.
+Transform = Callable[[Any], dict[str, np.ndarray]]
+
+_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: What timm's transform for evaluation reads in ``pretrained_cfg``.
+TIMM_SETTINGS = (
+    "input_size",
+    "fixed_input_size",
+    "interpolation",
+    "mean",
+    "std",
+    "crop_pct",
+    "crop_mode",
+)
+#: Shorter edge before the crop of BioViL.
+BIOVIL_SIZE = 512
+
+
+def open_clip_transform(settings: Any, size: tuple[int, int], path: Path) -> Transform:
+    """Return open_clip's transform for evaluation.
+
+    Args:
+        settings: ``preprocess_cfg``.
+        size: of the images that the model takes.
+        path: for messages.
+    """
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: preprocess_cfg must be an object; it is {settings!r}")
+    mode = settings.get("resize_mode") or "shortest"
+    problems = [
+        f"{key} = {settings[key]!r} is not known"
+        for key in settings
+        if key not in ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
+    ]
+    if mode not in ("shortest", "squash") or (mode == "shortest" and size[0] != size[1]):
+        problems.append(f"resize_mode = {mode!r} is not supported for images of {size}")
+    if settings.get("mode", "RGB") != "RGB":
+        problems.append(f"mode = {settings['mode']!r} is not supported")
+    where = f"{path}: preprocess_cfg"
+    return _normalising(settings, _CLIP, 3, size, size, mode == "squash", problems, where)
+
+
+def timm_transform(
+    settings: Mapping[str, Any], channels: int, size: tuple[int, int], path: Path
+) -> Transform:
+    """Return timm's transform for evaluation.
+
+    Args:
+        settings: `TIMM_SETTINGS`.
+        channels: of the model.
+        size: of the images that the model is made for; ``input_size`` is preferred, unless the
+            model takes no other.
+        path: for messages.
+    """
+    mode = settings.get("crop_mode") or "center"
+    fraction = settings.get("crop_pct") or 0.875
+    if not settings.get("fixed_input_size"):
+        _, *(height, width) = settings.get("input_size") or (channels, *size)  # as it was parsed
+        size = (height, width)
+    problems = []
+    if mode not in ("center", "squash") or (mode == "center" and size[0] != size[1]):
+        problems.append(f"crop_mode = {mode!r} is not supported for images of {size}")
+    if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        problems.append(f"crop_pct must be above 0 and at most 1; it is {fraction!r}")
+        fraction = 1
+    scale = (math.floor(size[0] / fraction), math.floor(size[1] / fraction))
+    where = f"{path}: pretrained_cfg"
+    return _normalising(
+        settings, _IMAGENET, channels, scale, size, mode == "squash", problems, where
+    )
+
+
+def _normalising(
+    settings: Mapping[str, Any],
+    usual: tuple[Sequence[float], Sequence[float]],
+    channels: int,
+    scale: tuple[int, int],
+    size: tuple[int, int],
+    squash: bool,
+    problems: list[str],
+    where: str,
+) -> Transform:
+    """Return what resizes, crops and normalises.
+
+    Args:
+        settings: with ``interpolation``, ``mean`` and ``std``.
+        usual: mean and deviation, if they are not there.
+        channels: of the images.
+        scale: see `_resized_and_cropped`.
+        size: of the result.
+        squash: whether the proportions change.
+        problems: found in other settings.
+        where: for messages.
+
+    Raises:
+        ValueError: if there are problems; lists all.
+    """
+    from PIL import Image
+
+    interpolation = settings.get("interpolation") or "bicubic"
+    if interpolation not in ("bicubic", "bilinear"):
+        problems.append(f"interpolation = {interpolation!r} is not supported")
+    try:
+        mean, std = (
+            np.broadcast_to(np.array(settings.get(key) or values, np.float32), channels)
+            for key, values in zip(("mean", "std"), usual, strict=True)
+        )
+    except (ValueError, TypeError):
+        problems.append(f"mean and std must be lists of {channels} numbers")
+    if problems:
+        raise ValueError(f"{where}: {'; '.join(problems)}")
+    resample = getattr(Image.Resampling, interpolation.upper())
+
+    def transform(picture: Any) -> dict[str, np.ndarray]:
+        pixels = _unit_range(_resized_and_cropped(picture, scale, size, resample, squash))
+        pixels = (pixels - mean[:, None, None]) / std[:, None, None]
+        return {"pixel_values": np.ascontiguousarray(pixels)}
+
+    return transform
+
+
+def biovil_transform(size: tuple[int, int]) -> Transform:
+    """Return the transform of hi-ml-multimodal: grey values from 0 to 1, in three channels.
+
+    The darkest value becomes black and the brightest white before the image is resized.
+    """
+    from PIL import Image
+
+    scale, resample = (BIOVIL_SIZE, BIOVIL_SIZE), Image.Resampling.BILINEAR
+
+    def transform(picture: Any) -> dict[str, np.ndarray]:
+        values = np.asarray(picture, np.float64)
+        values = values - values.min()
+        values = values / (values.max() or 1) * 255
+        picture = Image.fromarray(values.astype(np.uint8)).convert("L")
+        picture = _resized_and_cropped(picture, scale, size, resample, squash=False)
+        return {"pixel_values": np.repeat(_unit_range(picture), 3, axis=0)}
+
+    return transform
+
+
+def _resized_and_cropped(
+    picture: Any, scale: tuple[int, int], size: tuple[int, int], resample: Any, squash: bool
+) -> Any:
+    """Resize to `scale`, or the shorter edge to its first number, and crop: as torchvision does."""
+    height, width = size
+    if squash:
+        rows, columns = scale
+    else:
+        shortest = min(picture.size)
+        # The longer edge is cut, not rounded.
+        columns, rows = (int(scale[0] * edge / shortest) for edge in picture.size)
+    picture = picture.resize((columns, rows), resample)
+    left, top = round((columns - width) / 2), round((rows - height) / 2)
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _unit_range(picture: Any) -> np.ndarray:
+    """Return the pixels as float32 ``[channels, height, width]`` from 0 to 1."""
+    pixels = np.asarray(picture).astype(np.float32) / np.float32(255)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
