@@ -226,6 +226,13 @@ class FitSettings(Settings):
     def _fits_together(self) -> Self:
         if self.select != "random" and self.anchors is None:
             raise ValueError("--select needs the number of anchors (--anchors)")
+        if self.method == "ortho" and self.ridge and not self.scale:
+            raise ValueError(
+                "--ridge changes nothing of an ortho map without --scale, as its length is fixed; "
+                "leave it out"
+            )
+        if self.out.suffix != ".safetensors":
+            raise ValueError(f"--out {self.out.name}: a map is a .safetensors file")
         if (self.unpaired_source is None) != (self.unpaired_target is None):
             raise ValueError("--unpaired-source and --unpaired-target: give both of them")
         if self.unpaired_source is not None:

@@ -3,8 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+from .._core.checks import first_few
 from ..stores.exchange import ids_path, open_array
-from ..stores.store import EmbeddingStore, open_store
+from ..stores.store import EmbeddingStore, JoinedRows, join_stores, open_store
 
 
 def open_rows(path: Path) -> EmbeddingStore:
@@ -32,6 +33,29 @@ def open_pair(source: Path, target: Path) -> tuple[EmbeddingStore, EmbeddingStor
         )
     ids = two.ids if bare == [source] else one.ids
     return replace(one, ids=ids), replace(two, ids=ids)
+
+
+def join_pair(source: EmbeddingStore, target: EmbeddingStore) -> JoinedRows:
+    """The rows that two stores have in common.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    matched = join_stores(source, target)
+    if not len(matched.rows_a):
+        sides = (f"{one.folder} has {first_few(map(repr, one.ids))}" for one in (source, target))
+        raise ValueError(
+            f"no id is in both stores: {', '.join(sides)}. Rows are matched by what they were "
+            "called when they were embedded; a table with a column of ids calls images and texts "
+            "the same (--dataset table)"
+        )
+    return matched
+
+
+def matched_by_position(source: Path, target: Path) -> list[str]:
+    """A line that says so, if rows are not matched by id."""
+    bare = [path.name for path in (source, target) if path.suffix == ".npy" and not _has_ids(path)]
+    return [f"matched by position, as {' and '.join(bare)} came without ids"] if bare else []
 
 
 def _has_ids(path: Path) -> bool:

@@ -221,7 +221,8 @@ def verify(console: "Console", settings: "VerifySettings") -> Outcome:
 
     store = settings.store
     if not store.is_dir():
-        raise FileNotFoundError(f"{store}: there is no such folder")
+        what = "is a file, no store" if store.exists() else "there is no such folder"
+        raise FileNotFoundError(f"{store}: {what}")
     problems = verify_store(store)
     values: dict[str, Any] = {"store": str(store), "problems": [p._asdict() for p in problems]}
     if problems:
@@ -258,6 +259,11 @@ def convert(console: "Console", settings: "ConvertSettings") -> Outcome:
     }
     if not source.exists():
         raise FileNotFoundError(f"{source}: there is no such file or folder")
+    if not from_store and not to_file and out.suffix:
+        raise ValueError(
+            f"{out}: files of {out.suffix} are not known here, of {', '.join(SUFFIXES)} are; the "
+            "folder of a store has a name without a suffix"
+        )
     if from_store and not to_file:
         raise ValueError(
             f"{out}: a store becomes a file of {', '.join(SUFFIXES)}; to copy it, copy its folder"

@@ -49,8 +49,8 @@ def _fit(console: "Console", settings: "FitSettings") -> Outcome:
     from ..maps.fit_from_stats import fit_from_stats
     from ..maps.io import save_map
     from ..maps.options import check_method, check_options
-    from ..stores.store import join_stores, paired_batches
-    from ._stores import open_pair
+    from ..stores.store import paired_batches
+    from ._stores import join_pair, matched_by_position, open_pair
 
     source, target = open_pair(settings.source, settings.target)
     # Before hours of reading.
@@ -59,7 +59,7 @@ def _fit(console: "Console", settings: "FitSettings") -> Outcome:
     check_options(settings.method, dimensions, **settings.options)
     if not settings.out.parent.is_dir():
         raise FileNotFoundError(f"{settings.out.parent}: there is no such folder for the map")
-    matched = join_stores(source, target)
+    matched = join_pair(source, target)
     joined = len(matched.rows_a)
     matched, not_found = _anchors(settings, source, matched)
     count = len(matched.rows_a)
@@ -101,7 +101,9 @@ def _fit(console: "Console", settings: "FitSettings") -> Outcome:
         "correlation": correlation(mapping, stats),
         **about,
     }
-    return Outcome(values, _fit_summary(values))
+    by_position = matched_by_position(settings.source, settings.target)
+    values["matched_by"] = "position" if by_position else "id"
+    return Outcome(values, "\n".join([_fit_summary(values), *by_position]))
 
 
 def _fit_auto(

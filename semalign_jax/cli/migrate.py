@@ -143,11 +143,10 @@ def _parts(settings: "MigrateSettings", old: "EmbeddingStore", new: "EmbeddingSt
     import jax
     import numpy as np
 
-    from ..stores.store import join_stores
-    from ._stores import open_rows
+    from ._stores import join_pair, open_rows
     from .maps import drawn_rows, select_pairs
 
-    matched = join_stores(old, new)
+    matched = join_pair(old, new)
     count = len(matched.rows_a)
     left = check_rows(settings, count)
     parts_key, query_key = jax.random.split(jax.random.key(settings.seed))

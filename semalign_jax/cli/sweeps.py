@@ -41,17 +41,14 @@ def sweep(console: "Console", settings: "SweepSettings") -> Outcome:
     from ..studies import backend_settings
 
     backend_settings.apply(quick_compile=True)
-    from ..stores.store import join_stores
     from ..studies import report, tables
-    from ._stores import open_pair
+    from ._stores import join_pair, matched_by_position, open_pair
 
     started = time.monotonic()
     if settings.out is not None:
         report.prepare_directory(settings.out)
     source, target = open_pair(settings.source, settings.target)
-    matched = join_stores(source, target)
-    if not len(matched.rows_a):
-        raise ValueError(f"no id is in both {settings.source} and {settings.target}")
+    matched = join_pair(source, target)
     parts = _hold_out(settings, [source.ids[row] for row in matched.rows_a])
     largest = max(settings.anchors)
     if largest > len(parts.train):
@@ -80,14 +77,17 @@ def sweep(console: "Console", settings: "SweepSettings") -> Outcome:
         f"{values['train']} pairs to draw anchors from, {values['test']} held out by {parts.by}; "
         f"not matched: {matched.only_a} ids of the source, {matched.only_b} of the target"
     ]
+    lines += matched_by_position(settings.source, settings.target)
     if largest == len(parts.train) and settings.seeds > 1:
         lines.append(f"{largest} anchors are all there are: no draws, so no deviation")
     if settings.out is not None:
+        replaced = (settings.out / "results.json").is_file()
         with writing(settings.out):
             report.write_json(settings.out / "results.json", values)
             report.write_json(settings.out / "settings.json", values["settings"])
             tables.write_csv(settings.out / "summary.csv", rows)
         lines.append(f"written to {settings.out}: results.json, settings.json, summary.csv")
+        lines[-1] += " (those that were there are replaced)" * replaced
     shown = {key: value for key, value in values.items() if key != "records"}
     return Outcome(shown, "\n".join(lines), tables.summary_tables(rows))
 

@@ -83,6 +83,11 @@ class Encoder:
     folder: Path
     weight_files: tuple[Path, ...]
 
+    def __repr__(self) -> str:
+        number = sum(leaf.size for leaf in jax.tree.leaves(self.params)) / 1e6
+        what = f"{self.config.model_type}, {self.config.pooling}, {self.dtype}"
+        return f"<Encoder: {what}, {number:.1f} million parameters, {self.folder}>"
+
     @property
     def dtype(self) -> Any:
         """Floating dtype of the parameters, in which the encoder computes."""

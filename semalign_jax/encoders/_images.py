@@ -5,6 +5,7 @@ alone: no network, no code of the checkpoint.
 """
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -144,6 +145,7 @@ def _processor_transform(folder: Path, channels: int, names: Sequence[str]) -> T
             "Copy it from the checkpoint's repository"
         )
     # Slow to import, and not needed to encode.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
     from transformers import AutoImageProcessor
 
     try:

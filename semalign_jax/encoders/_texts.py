@@ -4,6 +4,7 @@ Tokenizers are those of transformers, read from the folder alone: no network, no
 checkpoint.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,6 +227,7 @@ def _tokenizer(folder: Path, model_type: str) -> Any:
             )
         raise FileNotFoundError(message)
     # Slow to import, and not needed to encode.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
     from transformers import AutoTokenizer, PreTrainedConfig
 
     options: dict[str, Any] = {}

@@ -88,7 +88,8 @@ class AutoInfo(NamedTuple):
         if self.chosen.ndim:
             return f"AutoInfo(of {self.chosen.shape} maps)"
         chosen = f"prior={self.prior!r}, strength={float(self.strength):.3g}"
-        return f"AutoInfo({chosen}, loo_cosine={float(self.loo_cosine):.4f})"
+        chosen += f", loo_cosine={float(self.loo_cosine):.4f}, gamma={float(self.gamma):.3g}"
+        return f"AutoInfo({chosen})"
 
     @property
     def prior(self) -> str:

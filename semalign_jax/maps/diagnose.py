@@ -37,6 +37,8 @@ class Diagnosis:
         anchors: number n of anchors with a weight.
         d_in: dimension of the source.
         d_out: dimension of the target.
+        copies: anchors that repeat an earlier pair exactly. They vouch for each other, so that the
+            leave-one-out cosine is too high and the ridge too weak.
         prior: what the ridge shrinks to, "zero" or "identity".
         strength: of the ridge, in mean diagonals of the Gram matrix.
         loo_cosine: leave-one-out cosine of prediction and target, from the target's mean.
@@ -59,6 +61,7 @@ class Diagnosis:
     anchors: int
     d_in: int
     d_out: int
+    copies: int
     prior: str
     strength: float
     loo_cosine: float
@@ -123,6 +126,7 @@ def diagnose(
         anchors=n,
         d_in=x.shape[1],
         d_out=y.shape[1],
+        copies=n - len(np.unique(np.concatenate([np.asarray(x), np.asarray(y)], axis=1), axis=0)),
         prior="identity" if choice["base"] > 0 else "zero",
         strength=float(choice["strength"]),
         loo_cosine=float(choice["cosine"]),
@@ -192,6 +196,11 @@ def _hubness(left_out: Array, y: Array) -> Array:
 def _advice(found: dict[str, Any]) -> list[str]:
     """Sentences that follow from the numbers, and from nothing else."""
     n, said = found["anchors"], []
+    if found["copies"]:
+        said.append(
+            f"{found['copies']} of {n} anchors repeat another pair exactly, and copies vouch for "
+            "each other: the leave-one-out cosine is too high. Give each pair once."
+        )
     if n <= found["d_in"]:
         said.append(
             f"{n} anchors span at most {n - 1} of {found['d_in']} dimensions of the source: in the "

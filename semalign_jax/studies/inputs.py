@@ -335,6 +335,12 @@ def check_tested(part: Part, names: Sequence[str], where: str) -> None:
         )
 
 
+def note_of_few(part: Part) -> list[str]:
+    """A doubt of few test images, if they are."""
+    number = len(part.ids)
+    return [f"Few test images ({number}): one is {1 / number:.0%} of them."] if number < 30 else []
+
+
 def note_of_one_valued(
     name: str, part: Part, names: Sequence[str], effect: str = "no AUROC"
 ) -> list[str]:

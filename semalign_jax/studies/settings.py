@@ -18,6 +18,7 @@ from pydantic import (
 
 from .. import data
 from .._core.documents import SUFFIXES, did_you_mean, read_document
+from .._core.files import as_path
 from ..data import ImageTextDataset
 from ..maps.options import check_options
 from ..sweeps.one_pair import SweepMethod
@@ -218,6 +219,13 @@ class StudySettings(Settings):
         if given:
             raise ValueError(f"{first} and {given[0]} cannot both be given")
 
+    def need_all(self, names: tuple[str, ...], what: str) -> None:
+        """Refuse settings without one of these; `what` says what to do."""
+        lacking = [name for name in names if getattr(self, name) is None]
+        if lacking:
+            verb = "is" if len(lacking) == 1 else "are"
+            raise ValueError(f"{' and '.join(lacking)} {verb} missing: {what}")
+
     def refuse_common_splits(self, *pairs: tuple[str, str]) -> None:
         """Refuse a split of the data set that is in both settings of a pair."""
         for first, second in pairs:
@@ -228,7 +236,7 @@ class StudySettings(Settings):
 
 def load_settings(
     kind: type[S],
-    path: Path | None = None,
+    path: str | os.PathLike | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
     base: Path | None = None,
@@ -247,6 +255,7 @@ def load_settings(
         ValueError: for a file that cannot be read, and for unknown, missing or wrong values; names
             the file and every key.
     """
+    path = None if path is None else as_path(path)
     values = {} if path is None else read_document(path, "settings file")
     where = "settings" if path is None else str(path)
     if not isinstance(values, dict):

@@ -151,7 +151,10 @@ def parts_of(
             *inputs.note_of_left_out(dataset),
             why,
         ),
-        doubts=inputs.note_of_one_valued("test", parts["test"], names),
+        doubts=[
+            *inputs.note_of_few(parts["test"]),
+            *inputs.note_of_one_valued("test", parts["test"], names),
+        ],
     )
 
 

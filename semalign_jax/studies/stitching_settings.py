@@ -119,10 +119,8 @@ class StitchingSettings(StudySettings):
             raise ValueError(f"stores must name at least two encoders; got {list(self.stores)}")
         if self.patient_split is not None:
             self.refuse_together("patient_split", splits)
-        elif self.train is None or self.test is None:
-            raise ValueError(
-                "train and test are missing: name splits of the data set, or give patient_split"
-            )
+        else:
+            self.need_all(("train", "test"), "name splits of the data set, or give patient_split")
         self.refuse_common_splits(("train", "test"), ("anchors", "test"))
         return self
 

@@ -318,6 +318,7 @@ def _doubts(
     if images.patients == images.ids:
         doubts.append("Each test image stands for a patient: no other patient ids are known.")
     names, test = prompt_set.names, truth["test"]
+    doubts += inputs.note_of_few(test)
     doubts += inputs.note_of_one_valued("test", test, names)
     if prompt_set.task == "multi-label":
         doubts += inputs.note_of_one_valued(

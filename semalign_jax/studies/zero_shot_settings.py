@@ -242,10 +242,8 @@ class ZeroShotSettings(StudySettings):
         parts = ("validation", "test", "labelled")
         if self.patient_split is not None:
             self.refuse_together("patient_split", parts)
-        elif self.validation is None or self.test is None:
-            raise ValueError(
-                "validation and test are missing: name splits of images, or give patient_split"
-            )
+        else:
+            self.need_all(("validation", "test"), "name splits of images, or give patient_split")
         self.refuse_common_splits(*combinations(parts, 2))
         if self.anchors is not None or self.anchor_stores:
             self._same_names("anchor_stores", "image_stores")

@@ -234,6 +234,8 @@ def checked_metrics(
     if isinstance(metrics, str):
         raise ValueError(f"metrics must be a list of names; got {metrics!r}, write [{metrics!r}]")
     for name in metrics:
+        if callable(name):
+            raise TypeError(f"metrics: functions go by names of yours, {{'mine': {name!r:.60}}}")
         checks.option("metrics", name, HEAD_METRICS)
     return tuple((name, by_name(name)) for name in dict.fromkeys(metrics))
 

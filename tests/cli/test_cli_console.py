@@ -305,6 +305,7 @@ def test_a_settings_file_and_the_command_line_before_it(tmp_path, monkeypatch):
         "only_source": 5,
         "only_target": 3,
         "ids_not_found": 0,
+        "matched_by": "id",
         "correlation": pytest.approx(0.99, abs=0.01),
     }
     mine = values_of(*words, "--out", "mine.safetensors", "--anchors", "30")

@@ -87,6 +87,13 @@ def test_info_refuses(tmp_path):
     assert "is damaged or no whole safetensors file" in error_of("info", tmp_path / "a.safetensors")
 
 
+def test_verify_and_convert_say_what_a_file_is(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((3, 4), np.float32))
+    assert "x.npy: is a file, no store" in error_of("verify", tmp_path / "x.npy")
+    message = error_of("convert", tmp_path / "x.npy", tmp_path / "x.csv")
+    assert "files of .csv are not known here" in message
+
+
 def test_verify(store):
     assert run("verify", store).stdout == f"{store}: 65 rows, all whole\n"
     path = store / "chunk-00000.safetensors"

@@ -166,6 +166,8 @@ UNPAIRED = ("--unpaired-source", "four.npy", "--unpaired-target", "four.npy")
         (("--ids", "blank.txt"), "blank.txt holds no ids"),
         (("--ids", "other.txt"), "none of its ids is in both stores"),
         (("--method", "linear", "--scale"), "scale is not an option of method 'linear'"),
+        (("--method", "ortho", "--ridge", "1"), "--ridge changes nothing of an ortho map without"),
+        (("--out", "map.npz"), "--out map.npz: a map is a .safetensors file"),
         (("--method", "ortho", "--rotation-only"), "rotation_only needs equal dimensions"),
         (("--select", "k-medoids"), "--select needs the number of anchors (--anchors)"),
         (("--unpaired-source", "a.npy"), "--unpaired-source and --unpaired-target: give both"),
@@ -192,7 +194,9 @@ def test_stores_without_common_ids(stores, tmp_path):
     other.append(["x", "y"], np.ones((2, 3), np.float32))
     out = tmp_path / "map.safetensors"
     assert "no id is in both stores" in error_of("fit", stores[0], other.folder, "--out", out)
-    assert "no id is in both" in error_of("sweep", stores[0], other.folder)
+    message = error_of("sweep", stores[0], other.folder)
+    assert "no id is in both stores" in message
+    assert "c has 'x', 'y'. Rows are matched by what they were called" in message
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +260,9 @@ def test_plain_arrays_are_matched_by_position(tmp_path):
     names = (tmp_path / "x.npy", tmp_path / "y.npy")
     found = values_of("fit", *names, "--method", "linear", "--out", tmp_path / "m.safetensors")
     assert (found["anchors"], found["d_in"], found["d_out"]) == (30, 6, 4)
+    assert found["matched_by"] == "position"
+    said = run("sweep", *names, *SMALL).stdout
+    assert "matched by position, as x.npy and y.npy came without ids" in said
     values_of("apply", tmp_path / "m.safetensors", names[0], "--out", tmp_path / "mapped")
     mapped = sa.stores.open_store(tmp_path / "mapped")
     np.testing.assert_allclose(mapped.rows(slice(None)), y, atol=1e-4)

@@ -62,6 +62,9 @@ def test_hidden_layers_and_length(text):
         value = embeddings(folder, batch, pooling="cls", layer=layer)
         assert np.abs(value - expected[f"hidden_{layer % 3}"][:, 0]).max() < 1e-5
     assert load_encoder(folder, layer=1).config.pooling == "mean"
+    shown = repr(load_encoder(folder, layer=1))
+    assert shown.startswith("<Encoder: bert, mean, float32, 0.")
+    assert len(shown) < 200 + len(str(folder))
     unit = embeddings(folder, batch, normalize=True)
     assert np.abs(np.linalg.norm(unit, axis=1) - 1).max() < 1e-6
     with pytest.raises(ValueError, match="layer must be from -3 to 2; got 3"):

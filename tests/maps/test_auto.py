@@ -245,6 +245,10 @@ def test_a_diagnosis_says_what_was_planted():
     # All of the source is in the target, but not the other way round.
     one_way = sa.maps.diagnose(x[:, :4], np.concatenate([x[:, :4], 2 * noise[:, :4]], axis=1))
     assert one_way.explained_back > one_way.explained + 0.3
+    assert alike.copies == 0
+    twice = sa.maps.diagnose(*(np.concatenate([side, side[:10]]) for side in (x[:30], noise[:30])))
+    assert twice.copies == 10
+    assert "10 of 40 anchors repeat another pair exactly" in twice.advice[0]
 
 
 def test_a_readout_has_its_say():

@@ -368,6 +368,15 @@ def test_multilabel_with_unknown_labels_and_anchors_of_their_own(tmp_path):
         assert row["lower"] <= row["upper"]
 
 
+def test_few_test_images_are_a_doubt(tmp_path):
+    write_data(tmp_path)
+    split = {"test": 0.1}
+    data = data_of(settings_of(tmp_path, train=None, test=None, patient_split=split))
+    few = len(data.parts["test"].ids)
+    assert few < 30
+    assert data.doubts[0] == f"Few test images ({few}): one is {1 / few:.0%} of them."
+
+
 def test_a_split_by_patient(tmp_path):
     write_data(tmp_path)
     split = {"test": 0.4, "seed": 1}
@@ -534,7 +543,7 @@ def test_data_that_do_not_fit_are_named(tmp_path, columns, changes, message):
         ({"tset": ["final"]}, "tset: is not known here"),
         ({"stores": {"vit": "stores/vit"}}, "stores must name at least two encoders"),
         ({"dataset": None}, "dataset is missing: give dataset and stores, or demo"),
-        ({"test": None}, "train and test are missing"),
+        ({"test": None}, "test is missing: name splits"),
         ({"test": ["more"]}, "train and test both have the split 'more'"),
         ({"patient_split": {}}, "patient_split and train cannot both be given"),
         ({"demo": ["emoji"]}, "demo and dataset cannot both be given"),

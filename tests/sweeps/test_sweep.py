@@ -65,6 +65,8 @@ def test_metrics_by_name():
         np.testing.assert_allclose(values["auroc"][0, c, 0], expected)
     with pytest.raises(ValueError, match="metrics must be one of 'accuracy'"):
         sa.anchor_sweep(x, y, (5,), metrics=names[:1] + ["error"], **options)
+    with pytest.raises(TypeError, match="metrics: functions go by names of yours"):
+        sa.anchor_sweep(x, y, (5,), metrics=names + [max], **options)
     with pytest.raises(ValueError, match=r"by name need eval_data=\(head, test rows, labels\)"):
         sa.anchor_sweep(x, y, (5,), metrics=names, **(options | {"eval_data": x}))
 
