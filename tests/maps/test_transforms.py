@@ -67,7 +67,7 @@ def test_jit_and_vmap_change_nothing(name):
 class TestSolvers(chex.TestCase):
     """As other JAX libraries test theirs: jitted or not, of arrays on the device or the host."""
 
-    @chex.all_variants(with_pmap=False)
+    @chex.all_variants(with_pmap=False)  # pyright: ignore[reportCallIssue]
     def test_variants_agree(self):
         for name in (*METHODS, "polar_factor", "fit_head"):
             function, arguments = FUNCTIONS[name]
