@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import io
+import itertools
 import json
 import os
 import shlex
@@ -275,12 +276,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(f"On {where['processor']}, {os.cpu_count()} threads, in {seconds:.0f} s.\n")
     say("\n".join(line.strip() for line in (__doc__ or "").split("\n\n")[1].splitlines()), "\n")
     say((__doc__ or "").split("\n\n")[2], "\n")
-    told = set()
-    for chapter, words, printed in done:
-        if chapter not in told:
-            say(CHAPTERS[chapter], "\n")
-            told.add(chapter)
-        say(f"```console\n$ semalign {shlex.join(words)}\n{printed.rstrip()}\n```\n")
+    for chapter, some in itertools.groupby(done, key=lambda one: one[0]):
+        say(CHAPTERS[chapter], "\n")
+        for _, words, printed in some:
+            say(f"```console\n$ semalign {shlex.join(words)}\n{printed.rstrip()}\n```\n")
     if options.docs is not None:
         printing.write_page(
             options.docs, "From films and reports to studies, by the command line", text.getvalue()

@@ -23,7 +23,7 @@ def open_pair(source: Path, target: Path) -> tuple[EmbeddingStore, EmbeddingStor
         As `open_store` and `open_array`.
     """
     one, two = open_rows(source), open_rows(target)
-    bare = [path for path in (source, target) if path.suffix == ".npy" and not _has_ids(path)]
+    bare = _without_ids(source, target)
     if not bare:
         return one, two
     if len(one) != len(two):
@@ -54,9 +54,9 @@ def join_pair(source: EmbeddingStore, target: EmbeddingStore) -> JoinedRows:
 
 def matched_by_position(source: Path, target: Path) -> list[str]:
     """A line that says so, if rows are not matched by id."""
-    bare = [path.name for path in (source, target) if path.suffix == ".npy" and not _has_ids(path)]
+    bare = [path.name for path in _without_ids(source, target)]
     return [f"matched by position, as {' and '.join(bare)} came without ids"] if bare else []
 
 
-def _has_ids(path: Path) -> bool:
-    return ids_path(path).is_file()
+def _without_ids(*paths: Path) -> list[Path]:
+    return [path for path in paths if path.suffix == ".npy" and not ids_path(path).is_file()]

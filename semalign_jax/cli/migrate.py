@@ -71,7 +71,7 @@ def run_migration(console: "Console", settings: "MigrateSettings") -> Outcome:
     from ..studies.migration import search_kept
     from ..studies.report import write_json
     from ._settings import usual_options
-    from ._stores import open_pair
+    from ._stores import matched_by_position, open_pair
 
     old, new = open_pair(settings.old, settings.new)
     parts = _parts(settings, old, new)
@@ -130,6 +130,7 @@ def run_migration(console: "Console", settings: "MigrateSettings") -> Outcome:
         + (f", cost {values['cost']:g} of {values['cost_of_all']:g}" if "cost" in values else ""),
         f"written to {settings.out}: {', '.join(['map.safetensors', 'migration.json', *written])}",
     ]
+    lines += matched_by_position(settings.old, settings.new)
     if len(old) > len(searched[0]):
         lines.insert(
             1,

@@ -2,13 +2,12 @@
 
 import fnmatch
 import hashlib
-import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from .._core.files import as_path, content_hash
+from .._core.files import as_path
 from ._sentence import MODULES_FILE, PROMPT_FILE, TRANSFORMER_FILES
 from ._weights import (
     SINGLE_FILE,
@@ -273,24 +272,3 @@ def _has_hash(path: Path, described: Any) -> bool:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest() == expected
-
-
-def fingerprint(rules: Mapping[str, Any], folder: Path, names: Sequence[str]) -> str:
-    """Return a SHA-256 over settings and those of the named files that the folder has."""
-    parts: list[str | bytes] = [json.dumps(rules, sort_keys=True)]
-    for name in names:
-        if (folder / name).is_file():
-            content = (folder / name).read_bytes()
-            parts += [f"\0{name}\0{len(content)}\0", content]
-    return content_hash(parts)
-
-
-def unreadable(what: str, folder: Path, error: Exception) -> ValueError:
-    """Return the error of a tokenizer or an image processor that transformers cannot make."""
-    if "trust_remote_code" in str(error):
-        reason = (
-            "it asks for code of its own (auto_map), which is never run here. If one of the "
-            "classes of transformers does the same, name that one in the file instead"
-        )
-        return ValueError(f"the {what} in {folder} cannot be used: {reason}")
-    return ValueError(f"the {what} in {folder} cannot be read: {error}")

@@ -5,7 +5,6 @@ alone: no network, no code of the checkpoint.
 """
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -17,7 +16,8 @@ import numpy as np
 from .._core.documents import read_json
 from .._core.pictures import PictureError, read_picture, white_of
 from ._encoder import IMAGE_INPUTS, Encoder
-from ._hub import IMAGE_FILES, fingerprint, unreadable
+from ._hub import IMAGE_FILES
+from ._preprocess import auto_class, fingerprint, unreadable
 from ._transforms import (
     BIOVIL_SIZE,
     TIMM_SETTINGS,
@@ -144,12 +144,9 @@ def _processor_transform(folder: Path, channels: int, names: Sequence[str]) -> T
             f"{folder} has no {IMAGE_FILES[0]}, which says how images are resized and normalised. "
             "Copy it from the checkpoint's repository"
         )
-    # Slow to import, and not needed to encode.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
-    from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(
+        processor = auto_class("AutoImageProcessor").from_pretrained(
             folder, backend="pil", local_files_only=True, trust_remote_code=False
         )
     except ImportError:  # names the package to install

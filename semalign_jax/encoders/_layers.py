@@ -155,40 +155,23 @@ def attention(
     Returns:
         ``[batch, queries, heads, width]``. A query that attends to nothing gets a finite mean.
     """
-    if q.dtype.itemsize == 2 and jax.default_backend() == "gpu":
-        # The kernel takes no masks that are broadcast along queries or keys.
-        size = (q.shape[1], k.shape[1])
-        full = None if mask is None else jnp.broadcast_to(mask, (*mask.shape[:2], *size))
-        wide = None if bias is None else jnp.broadcast_to(bias, (*bias.shape[:2], *size))
-        attend = partial(jax.nn.dot_product_attention, scale=scale, implementation="cudnn")
-        try:
-            # The function is not written for strict promotion of half precision.
-            with jax.numpy_dtype_promotion("standard"):
-                return attend(q, k, v, wide, full)
-        except (NotImplementedError, RuntimeError, ValueError):
-            pass  # a width, a card or a version of cuDNN without this kernel: found in tracing
-    dtype = q.dtype
-    if jax.default_backend() == "cpu":
-        # Products of half-precision numbers with float32 sums are not there on CPUs.
-        q, k, v = (a.astype(jnp.float32) for a in (q, k, v))
-    # Heads first, which XLA does not choose in the products of `jax.nn.dot_product_attention`: on
-    # CPUs they take twice the time. The heads that share keys are rows of one product.
-    q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))
-    rows = (*k.shape[:2], -1)
-    logits = jnp.einsum(
-        "bgqw,bgkw->bgqk",
-        q.reshape(*rows, q.shape[3]),
-        k,
-        preferred_element_type=jnp.float32,
-    ).reshape(*q.shape[:3], k.shape[2])
-    logits *= q.shape[3] ** -0.5 if scale is None else scale
-    if bias is not None:
-        logits += bias.astype(jnp.float32)
-    if mask is not None:
-        logits = jnp.where(mask, logits, -0.7 * jnp.finfo(jnp.float32).max)
-    weights = jax.nn.softmax(logits).astype(v.dtype).reshape(*rows, k.shape[2])
-    found = jnp.einsum("bgqk,bgkw->bgqw", weights, v).reshape(q.shape)
-    return jnp.swapaxes(found, 1, 2).astype(dtype)
+    attend = partial(jax.nn.dot_product_attention, scale=scale)
+    # The function is not written for strict promotion of half precision.
+    with jax.numpy_dtype_promotion("standard"):
+        if q.dtype.itemsize == 2 and jax.default_backend() == "gpu":
+            # The kernel takes no masks that are broadcast along queries or keys.
+            size = (q.shape[1], k.shape[1])
+            full = None if mask is None else jnp.broadcast_to(mask, (*mask.shape[:2], *size))
+            wide = None if bias is None else jnp.broadcast_to(bias, (*bias.shape[:2], *size))
+            try:
+                return attend(q, k, v, wide, full, implementation="cudnn")
+            except (NotImplementedError, RuntimeError, ValueError):
+                pass  # a width, a card or a version of cuDNN without this kernel: found in tracing
+        if q.dtype.itemsize == 2 and jax.default_backend() == "cpu":
+            # Products of half-precision numbers with float32 sums are not there on CPUs.
+            wide_q, wide_k, wide_v = (a.astype(jnp.float32) for a in (q, k, v))
+            return attend(wide_q, wide_k, wide_v, bias, mask).astype(q.dtype)
+        return attend(q, k, v, bias, mask)
 
 
 class SelfAttention(nn.Module):

@@ -4,7 +4,6 @@ Tokenizers are those of transformers, read from the folder alone: no network, no
 checkpoint.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 
 from .._core.documents import read_json
 from ._encoder import Encoder
-from ._hub import SENTENCEPIECE_FILES, TOKENIZER_FILES, fingerprint, unreadable
+from ._hub import SENTENCEPIECE_FILES, TOKENIZER_FILES
+from ._preprocess import auto_class, fingerprint, unreadable
 from ._sentence import sentence_settings
 
 # And from there on three in each doubling: few programs, little padding.
@@ -226,17 +226,14 @@ def _tokenizer(folder: Path, model_type: str) -> Any:
                 f"of {_open_clip_tokenizer(folder)} there"
             )
         raise FileNotFoundError(message)
-    # Slow to import, and not needed to encode.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
-    from transformers import AutoTokenizer, PreTrainedConfig
 
     options: dict[str, Any] = {}
     if model_type in _TOKENIZER_TYPES:
         options["tokenizer_type"] = _TOKENIZER_TYPES[model_type]
     elif not (folder / "config.json").is_file():
-        options["config"] = PreTrainedConfig()
+        options["config"] = auto_class("PreTrainedConfig")()
     try:
-        return AutoTokenizer.from_pretrained(
+        return auto_class("AutoTokenizer").from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **options
         )
     except ImportError:  # names the package to install

@@ -77,6 +77,7 @@ def stores(tmp_path_factory):
         store = sa.stores.create_store(folder / name, description={"encoder": name}, dimension=12)
         store.append(ids[kept], rows[kept])
     np.save(folder / "queries.npy", values["turned"][500:])
+    np.save(folder / "others.npy", values["others"])
     return folder
 
 
@@ -103,7 +104,8 @@ def test_a_turned_space_is_bridged_and_written(stores, tmp_path):
 
 
 def test_unlike_spaces_are_embedded_again(stores, tmp_path):
-    found = run("migrate", stores / "old", stores / "others", "--out", tmp_path).stdout
+    found = run("migrate", stores / "old", stores / "others.npy", "--out", tmp_path).stdout
+    assert "matched by position, as others.npy came without ids" in found
     assert found.startswith("re-embed: recall@10 of ")
     assert "rows to embed: 480 of 600" in found  # a fifth of the sample is searched
     assert not (tmp_path / "vectors").exists()
