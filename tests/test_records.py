@@ -117,7 +117,7 @@ def test_pairs_and_stitching_have_names_of_encoders():
 
 def test_what_auto_chose_is_a_line():
     _, info = sa.fit_auto(X, Y)
-    assert repr(info).startswith("AutoInfo(prior='")
+    assert repr(info).startswith("AutoInfo(prior=")
     assert len(repr(info)) < 100
     shown = []
     jax.eval_shape(lambda x, y: shown.append(repr(sa.fit_auto(x, y)[1])), X, Y)

@@ -119,7 +119,7 @@ def _fit_auto(
     x, y = x.astype(np.float32), y.astype(np.float32)
     mapping, info = fit_auto(x, y)
     strength, cosine = float(info.strength), float(info.loo_cosine)
-    chosen: dict[str, Any] = {"prior": info.prior, "strength": strength, "loo_cosine": cosine}
+    chosen: dict[str, Any] = {"prior": float(info.prior), "strength": strength, "loo_cosine": cosine}
     if 3 <= len(x) <= DIAGNOSED_ANCHORS:
         chosen["diagnosis"] = diagnose(x, y).summary()
     return mapping, chosen
@@ -284,8 +284,8 @@ def _fit_summary(values: dict[str, Any]) -> str:
         )
     if "prior" in values:
         lines.append(
-            f"chosen: ridge of {values['strength']:.3g} towards {values['prior']}, leave-one-out "
-            f"cosine {values['loo_cosine']:.4f}"
+            f"chosen: ridge of {values['strength']:.3g} towards {values['prior']:g} times the "
+            f"identity, leave-one-out cosine {values['loo_cosine']:.4f}"
         )
     lines += values.get("diagnosis", {}).get("advice", [])
     if "unpaired_used" in values:

@@ -1,7 +1,7 @@
 """One map without options, for tens to hundreds of anchors: the ridge chosen by leave-one-out.
 
 `y - mean` is predicted by `prior + ridge`: the ridge fits what a prior, zero or between spaces of
-equal dimensions a multiple of the identity, leaves over. Prior and strength are those of the
+equal dimensions some of the identity, leaves over. Prior and strength are those of the
 largest leave-one-out cosine, in closed form over one SVD (`leave_one_out`). Shrinkage shortens
 predictions; their length is restored, since a head weighs a short row too little against its own
 offset.
@@ -31,21 +31,21 @@ from ._solvers.least_squares import least_squares
 from .affine_map import AffineMap
 from .leave_one_out import (
     STRENGTHS,
+    Candidate,
     Spectrum,
+    compared,
     crossed,
-    left_out,
     mean_cosine,
     predicted,
+    predictions,
+    same_length,
     spectrum,
-    strengths,
     weight_at,
 )
 from .mlp_head import Head
 from .options import check_anchors
 from .sides import NormalizedSide, normalized_side, row_weights
 
-#: What the ridge shrinks to; the identity between spaces of equal dimensions alone.
-PRIORS = ("zero", "identity")
 #: Predictions are made longer by 1 + LENGTHENING (1 - cosine^2) / n: the means of few anchors err
 #: in what is not explained, and a head reads that error as it reads the row. Chosen on validation
 #: rows of the shipped data, where 20 to 60 are alike.
@@ -61,7 +61,8 @@ class AutoInfo(NamedTuple):
     """How `fit_auto` chose; all fields are arrays, so it passes through `jit` and `vmap`.
 
     Attributes:
-        priors: int32 [candidates], position in `PRIORS` ("zero", "identity") of each candidate.
+        priors: [candidates], what the ridge shrinks to: 0 to 1 times the identity, at the length
+            of the target; 0 alone between spaces of unequal dimensions.
         strengths: [candidates], of the ridge, in units of the mean diagonal of the Gram matrix.
         cosine: [candidates], leave-one-out cosine of predicted and target anchors, both as
             deviations from the mean of the target.
@@ -87,14 +88,14 @@ class AutoInfo(NamedTuple):
             return "AutoInfo(traced)"
         if self.chosen.ndim:
             return f"AutoInfo(of {self.chosen.shape} maps)"
-        chosen = f"prior={self.prior!r}, strength={float(self.strength):.3g}"
+        chosen = f"prior={float(self.prior):.3g}, strength={float(self.strength):.3g}"
         chosen += f", loo_cosine={float(self.loo_cosine):.4f}, gamma={float(self.gamma):.3g}"
         return f"AutoInfo({chosen})"
 
     @property
-    def prior(self) -> str:
-        """Name of the chosen prior; outside of transformations."""
-        return PRIORS[int(self.priors[self.chosen])]
+    def prior(self) -> Array:
+        """Prior of the chosen candidate."""
+        return self.priors[self.chosen]
 
     @property
     def strength(self) -> Array:
@@ -120,26 +121,21 @@ class Problem(NamedTuple):
         total = jnp.sum(self.w)
         return self.w * safe_inverse(total, total > 0)
 
-    @property
-    def same_space(self) -> Array:
-        """The factor of the identity that gives `x` the length of `y`."""
-        power_x, power_y = jnp.sum(self.x.rows**2), jnp.sum(self.y.rows**2)
-        usable = (power_x > 0) & (power_y > 0)
-        ratio = power_y * safe_inverse(power_x, usable)
-        return jnp.where(usable, jnp.sqrt(jnp.where(usable, ratio, 1)), 0)
-
 
 class Choice(NamedTuple):
     """The candidates of one problem and what was taken; constants for differentiation."""
 
     of: Spectrum
-    cross: Array
+    candidates: Candidate
     cosine: Array
     score: Array
     chosen: Array
-    base: Array
-    strength: Array
     left_out: Array
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate that was taken."""
+        return jax.tree.map(lambda values: values[self.chosen], self.candidates)
 
 
 def fit_auto(
@@ -154,10 +150,10 @@ def fit_auto(
 ) -> tuple[AffineMap, AutoInfo]:
     """The map that leave-one-out finds best, without an option to set.
 
-    A ridge towards zero, or between spaces of equal dimensions towards a multiple of the identity,
-    at one of 8 strengths. All candidates are compared by the mean cosine of each target anchor
-    with its prediction by the map of all other anchors: in closed form (Allen 1974), the offset
-    included. No test labels and no held-out rows are needed.
+    A ridge towards zero, or between spaces of equal dimensions towards 0 to 1 times the identity
+    in quarters, at one of 8 strengths. All candidates are compared by the mean cosine of each
+    target anchor with its prediction by the map of all other anchors: in closed form (Allen 1974),
+    the offset included. No test labels and no held-out rows are needed.
 
     Exact copies of an anchor are no independent test of it: the leave-one-out cosine is then too
     high and the ridge too weak. Give each pair once, with `weights` for how often it counts.
@@ -275,11 +271,9 @@ def auto_map(
     weight = weight * (gamma * (target.unit / source.unit))
     rest = target.rest - matmul(source.rest, weight)
     fitted = AffineMap(weight, source.offset, target.offset + rest)
-    count = len(choice.cosine) // len(STRENGTHS)
     s = jnp.sqrt(choice.of.squares)
     info = AutoInfo(
-        jnp.repeat(jnp.arange(count, dtype=jnp.int32), len(STRENGTHS)),
-        jnp.tile(strengths(weight.dtype), count),
+        *choice.candidates,
         choice.cosine,
         choice.score,
         choice.chosen,
@@ -310,16 +304,8 @@ def choose(problem: Problem, readout: Head | None) -> Choice:
     """Compare all candidates of a problem, and take the best."""
     problem, readout = lax.stop_gradient((problem, readout))
     x, y, share = problem.x.rows, problem.y.rows, problem.share
-    of, tried = spectrum(x), strengths(x.dtype)
-    bases = [jnp.zeros_like(of.unit)]
-    if x.shape[1] == y.shape[1]:
-        bases.append(problem.same_space)
 
-    def rest(base: Array) -> Array:
-        return y - base * x if x.shape == y.shape else y
-
-    def compare(rest: Array, cross: Array, strength: Array) -> tuple[Array, Array]:
-        found = left_out(of, y, rest, cross, share, strength)
+    def judge(found: Array) -> tuple[Array, Array]:
         cosine = mean_cosine(found, y, problem.w)
         if readout is None:
             return cosine, cosine
@@ -327,15 +313,12 @@ def choose(problem: Problem, readout: Head | None) -> Choice:
         target = _centred_scores(readout, problem, y)
         return cosine, cosine + mean_cosine(scores, target, problem.w)
 
-    rests = [rest(base) for base in bases]
-    crosses = [crossed(of, one) for one in rests]
-    tables = [lax.map(partial(compare, *both), tried) for both in zip(rests, crosses, strict=True)]
-    cosine, score = (jnp.concatenate(column) for column in zip(*tables, strict=True))
+    of = spectrum(x)
+    candidates, (cosine, score) = compared(of, x, y, share, STRENGTHS, judge)
     chosen = jnp.argmax(score).astype(jnp.int32)
-    prior, strength = chosen // len(STRENGTHS), tried[chosen % len(STRENGTHS)]
-    base, cross = jnp.stack(bases)[prior], jnp.stack(crosses)[prior]
-    found = left_out(of, y, rest(base), cross, share, strength)
-    return lax.stop_gradient(Choice(of, cross, cosine, score, chosen, base, strength, found))
+    found, more = predictions(of, x, y, share)(candidates.strength[chosen])
+    found = found + candidates.prior[chosen] * more
+    return lax.stop_gradient(Choice(of, candidates, cosine, score, chosen, found))
 
 
 def _centred_scores(readout: Head, problem: Problem, rows: Array) -> Array:
@@ -362,14 +345,13 @@ def _length(problem: Problem, left_out: Array) -> Array:
 def _solution(problem: Problem, choice: Choice) -> tuple[Array, Array]:
     """The weight [d_in, d_out] and gamma, differentiable for the candidate that was chosen."""
     x, y = problem.x.rows, problem.y.rows
-    equal = x.shape == y.shape
-    value = weight_at(choice.of, choice.cross, choice.strength)
+    best, equal = choice.best, x.shape == y.shape
+    base = best.prior * same_length(x, y)
+    rest = y - base * x if equal else y
+    value = weight_at(choice.of, crossed(choice.of, lax.stop_gradient(rest)), best.strength)
     gamma = _length(lax.stop_gradient(problem), choice.left_out)
     # The same by a solver that has derivatives; only computed for these.
-    rest, ridge = y, choice.strength * jnp.sum(x * x) / x.shape[1]
-    base = jnp.where(choice.chosen < len(STRENGTHS), 0, problem.same_space)
-    if equal:
-        rest = y - base * x
+    ridge = best.strength * jnp.sum(x * x) / x.shape[1]
     inverse = least_squares(x, jnp.eye(len(x), dtype=x.dtype), ridge)
     exact = matmul(inverse, rest)
     leverage = jnp.sum(x * transpose(inverse), axis=1) + problem.share
@@ -377,7 +359,7 @@ def _solution(problem: Problem, choice: Choice) -> tuple[Array, Array]:
     weight = replace_value(exact, value)
     gamma = replace_value(_length(problem, exact_left), gamma)
     if equal:
-        weight = weight + replace_value(base, choice.base) * jnp.eye(x.shape[1], dtype=x.dtype)
+        weight = weight + base * jnp.eye(x.shape[1], dtype=x.dtype)
     return weight, gamma
 
 

@@ -39,7 +39,7 @@ class Diagnosis:
         d_out: dimension of the target.
         copies: anchors that repeat an earlier pair exactly. They vouch for each other, so that the
             leave-one-out cosine is too high and the ridge too weak.
-        prior: what the ridge shrinks to, "zero" or "identity".
+        prior: what the ridge shrinks to, 0 to 1 times the identity; 0 between unequal dimensions.
         strength: of the ridge, in mean diagonals of the Gram matrix.
         loo_cosine: leave-one-out cosine of prediction and target, from the target's mean.
         explained: share of the target's variance that the leave-one-out predictions explain at
@@ -62,7 +62,7 @@ class Diagnosis:
     d_in: int
     d_out: int
     copies: int
-    prior: str
+    prior: float
     strength: float
     loo_cosine: float
     explained: float
@@ -127,7 +127,7 @@ def diagnose(
         d_in=x.shape[1],
         d_out=y.shape[1],
         copies=n - len(np.unique(np.concatenate([np.asarray(x), np.asarray(y)], axis=1), axis=0)),
-        prior="identity" if choice["base"] > 0 else "zero",
+        prior=float(choice["prior"]),
         strength=float(choice["strength"]),
         loo_cosine=float(choice["cosine"]),
         explained=float(found["explained"]),
@@ -164,7 +164,7 @@ def _measured(x: Array, y: Array, nested: Array, resamples: Array) -> dict[str, 
 
     chosen = choice.cosine[choice.chosen]
     return {
-        "choice": {"base": choice.base, "strength": choice.strength, "cosine": chosen},
+        "choice": {**choice.best._asdict(), "cosine": chosen},
         "explained": _explained(problem, choice),
         "explained_back": _explained(back, back_choice),
         "ranks": [effective_rank(jnp.sqrt(c.of.squares)) for c in (choice, back_choice)],
@@ -204,7 +204,7 @@ def _advice(found: dict[str, Any]) -> list[str]:
     if n <= found["d_in"]:
         said.append(
             f"{n} anchors span at most {n - 1} of {found['d_in']} dimensions of the source: in the "
-            f"others the map is its prior, {found['prior']}."
+            f"others the map is its prior, {found['prior']:g} times the identity."
         )
     if found["loo_cosine"] < 0.2:
         said.append(

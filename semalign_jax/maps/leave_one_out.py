@@ -1,4 +1,4 @@
-"""Ridge by leave-one-out: every strength from one SVD, without a second fit.
+"""Ridge by leave-one-out: every strength and prior from one SVD, without a second fit.
 
 For weighted rows X and Y with the hat matrix H of a ridge, the residual of row i under the map that
 is fitted to all others is its own residual over 1 - H_ii (Allen 1974; for a fixed penalty exact,
@@ -6,8 +6,10 @@ the intercept included). What is chosen is the largest mean cosine of predicted 
 squared error asks for strengths that are far too large where few anchors leave most of `y` open.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -28,11 +30,15 @@ from .._core.typing import Array
 #: the small ones for anchors that are many or free of noise. No larger ones: between unlike spaces
 #: 10 anchors cannot tell them from the best, and then the map would be its prior alone.
 STRENGTHS = (1e-3, 1e-2, *(10.0 ** (k / 2) for k in range(-2, 4)))
+#: What the ridge shrinks to, in multiples of the identity that gives the source the length of the
+#: target; all but zero between spaces of equal dimensions alone. Few anchors of texts ask for all
+#: of it, some hundred for a part: with none the directions that they leave open would be lost.
+PRIORS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def strengths(dtype: Any) -> Array:
-    """All `STRENGTHS`, strict promotion of types or not."""
-    return jnp.stack([jnp.full((), s, dtype) for s in STRENGTHS])
+def column(values: tuple[float, ...], dtype: Any) -> Array:
+    """An array of numbers, strict promotion of types or not."""
+    return jnp.stack([jnp.full((), value, dtype) for value in values])
 
 
 class Spectrum(NamedTuple):
@@ -131,6 +137,62 @@ def mean_cosine(predicted: Array, y: Array, w: Array) -> Array:
     return jnp.sum(w * cosines) * safe_inverse(total, total > 0)
 
 
+def same_length(x: Array, y: Array) -> Array:
+    """The factor that gives centred rows `x` the length of `y`; 0 if one of them has none."""
+    power_x, power_y = jnp.sum(x * x), jnp.sum(y * y)
+    usable = (power_x > 0) & (power_y > 0)
+    ratio = power_y * safe_inverse(power_x, usable)
+    return jnp.where(usable, jnp.sqrt(jnp.where(usable, ratio, 1)), 0)
+
+
+class Candidate(NamedTuple):
+    """A ridge: `strength` in mean diagonals of the Gram matrix, towards `prior` of `PRIORS`."""
+
+    prior: Array
+    strength: Array
+
+
+def predictions(
+    of: Spectrum, x: Array, y: Array, share: Array
+) -> Callable[[Array], tuple[Array, Array]]:
+    """`left_out` as a function of the strength: that of prior 0, and what a prior of 1 adds."""
+    cross = crossed(of, y)
+    if x.shape != y.shape:
+        return lambda strength: (left_out(of, y, y, cross, share, strength), jnp.zeros_like(y))
+    size = same_length(x, y)
+    none, rest = jnp.zeros_like(x), -size * x
+    cross_of_rest = crossed(of, rest)
+    return lambda strength: (
+        left_out(of, y, y, cross, share, strength),
+        left_out(of, none, rest, cross_of_rest, share, strength),
+    )
+
+
+def compared(
+    of: Spectrum, x: Array, y: Array, share: Array, tried: tuple[float, ...], judge: Callable
+) -> tuple[Candidate, Any]:
+    """All candidates, and what `judge` says of the left-out predictions of each.
+
+    Args:
+        of: the rows `x`.
+        x: weighted, centred rows [n, d].
+        y: weighted, centred rows [n, q].
+        share: of each row in the mean [n].
+        tried: strengths.
+        judge: left-out predictions [n, q] -> arrays.
+    """
+    priors = column(PRIORS if x.shape == y.shape else PRIORS[:1], x.dtype)
+    strengths, at = column(tried, x.dtype), predictions(of, x, y, share)
+
+    def of_strength(strength: Array) -> Any:
+        found, more = at(strength)
+        return lax.map(lambda prior: judge(found + prior * more), priors)
+
+    judged = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), lax.map(of_strength, strengths))
+    every = jnp.tile(priors, len(strengths)), jnp.repeat(strengths, len(priors))
+    return Candidate(*every), judged
+
+
 def best_strength(x: Array, y: Array, w: Array, *, center: bool) -> Array:
     """The strength of the largest leave-one-out cosine, a constant for differentiation.
 
@@ -141,7 +203,7 @@ def best_strength(x: Array, y: Array, w: Array, *, center: bool) -> Array:
         center: whether the rows are deviations from means that a left-out row is part of.
     """
     x, y, w = lax.stop_gradient((x, y, w))
-    of, tried, total = spectrum(x), strengths(x.dtype), jnp.sum(w)
+    of, tried, total = spectrum(x), column(STRENGTHS, x.dtype), jnp.sum(w)
     share = w * safe_inverse(total, total > 0) * (1.0 if center else 0.0)
     cross = crossed(of, y)
     scores = lax.map(lambda s: mean_cosine(left_out(of, y, y, cross, share, s), y, w), tried)

@@ -29,7 +29,7 @@ from .._core.linalg import (
 )
 from .._core.typing import Array, ArrayLike
 from .affine_map import AffineMap
-from .leave_one_out import crossed, left_out, mean_cosine, spectrum
+from .leave_one_out import compared, mean_cosine, same_length, spectrum
 from .options import check_anchors
 
 #: Penalties that are tried, in units of the mean diagonal entry of the Gram matrix.
@@ -55,8 +55,7 @@ class SemiInfo(NamedTuple):
             preferred the map of the anchors alone or the pools are too far apart.
         anchors_cosine: mean cosine of left-out anchors with the map of the other anchors alone.
         unpaired_cosine: the same with the unpaired rows.
-        prior: the multiple of the identity that the penalty draws the weight to; 0 for unequal
-            dimensions.
+        prior: what the penalty draws the weight to, as in `AutoInfo`.
         strength: the penalty, in units of the mean diagonal entry of the Gram matrix.
         shift: squared distance of the means of `y_unpaired` and of `x_unpaired` mapped by the
             anchors alone, over what is expected if both show the same things: about 1 then.
@@ -71,14 +70,14 @@ class SemiInfo(NamedTuple):
 
 
 class _Ridge(NamedTuple):
-    """A penalty: `strength` * mean Gram diagonal * ||weight - prior * identity||^2."""
+    """A penalty: `strength` * mean Gram diagonal * ||weight - base * identity||^2."""
 
-    prior: Array
+    base: Array
     strength: Array
 
     def fit(self, gram: Array, cross: Array) -> Array:
         """The weight [d_in, d_out] from x^T x and x^T y of centred rows."""
-        base = self.prior * jnp.eye(*cross.shape, dtype=gram.dtype)
+        base = self.base * jnp.eye(*cross.shape, dtype=gram.dtype)
         unit = jnp.trace(gram) / gram.shape[0]
         unit = jnp.where(unit > 0, unit, 1)
         penalty = self.strength * unit * jnp.eye(gram.shape[0], dtype=gram.dtype)
@@ -90,30 +89,26 @@ def _solve(a: Array, b: Array) -> Array:
     return jax.scipy.linalg.solve(a, b, assume_a="pos")
 
 
-def _choose_ridge(x: Array, y: Array) -> tuple[_Ridge, Array, Array]:
-    """The penalty of the largest leave-one-out cosine; a gain that undoes its shrinkage; its error.
+def _choose_ridge(x: Array, y: Array) -> tuple[_Ridge, Array, Array, Array]:
+    """The penalty of the largest leave-one-out cosine; its prior, its error.
+
+    The third is a gain that undoes its shrinkage.
 
     Args:
         x: centred anchors [n, d_in].
         y: centred anchors [n, d_out].
     """
-    of, ones = spectrum(x), jnp.ones(len(x), x.dtype)
-    same = x.shape[1] == y.shape[1]
-    size = _norm(y) * safe_inverse(_norm(x), of.unit > 0)
-    priors = jnp.stack([jnp.zeros_like(size), size]) if same else jnp.zeros(1, x.dtype)
-    strengths = jnp.tile(jnp.asarray(STRENGTHS, x.dtype), len(priors))
-    candidates = _Ridge(jnp.repeat(priors, len(STRENGTHS)), strengths)
+    ones = jnp.ones(len(x), x.dtype)
 
-    def tried(ridge: _Ridge) -> tuple[Array, Array, Array]:
-        rest = y - ridge.prior * x if same else y
-        found = left_out(of, y, rest, crossed(of, rest), ones / len(x), ridge.strength)
+    def judge(found: Array) -> tuple[Array, Array, Array]:
         error = jnp.mean(jnp.sum((found - y) ** 2, axis=1))
         return mean_cosine(found, y, ones), _norm(found), error
 
-    cosines, norms, errors = lax.map(tried, candidates)
-    best = jnp.argmax(cosines)
-    gain = _norm(y) * safe_inverse(norms[best], norms[best] > 0)
-    return jax.tree.map(lambda values: values[best], candidates), gain, errors[best]
+    candidates, judged = compared(spectrum(x), x, y, ones / len(x), STRENGTHS, judge)
+    best = jnp.argmax(judged[0])
+    (prior, strength), (_, norm, error) = jax.tree.map(lambda a: a[best], (candidates, judged))
+    gain = _norm(y) * safe_inverse(norm, norm > 0)
+    return _Ridge(prior * same_length(x, y), strength), prior, gain, error
 
 
 def _norm(a: Array) -> Array:
@@ -212,7 +207,7 @@ def _fit(
     epsilon = epsilon.astype(work)
     n = len(x)
     centred = x - jnp.mean(x, axis=0, keepdims=True), y - jnp.mean(y, axis=0, keepdims=True)
-    ridge, gain, error = _choose_ridge(*centred)
+    ridge, prior, gain, error = _choose_ridge(*centred)
     key_gate, key_fit = jax.random.split(key)
     # One block of the pools tells as well whether they help.
     some = [
@@ -233,7 +228,7 @@ def _fit(
     shift = _shift(source, target, alone, error / n)
     used = (cosines[1] > cosines[0]) & (shift < FAR)
     mapping = AffineMap(jnp.where(used, joint, alone * gain), *means)
-    info = SemiInfo(used, cosines[0], cosines[1], ridge.prior, ridge.strength, shift)
+    info = SemiInfo(used, cosines[0], cosines[1], prior, ridge.strength, shift)
     return jax.tree.map(lambda a: a.astype(dtype), mapping), info
 
 

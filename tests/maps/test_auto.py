@@ -21,8 +21,8 @@ def refits(x, y, strength, prior, weights=None):
     total_x, total_y = (w @ (a - m) ** 2 for a, m in ((x, mean_x), (y, mean_y)))
     penalty = strength * total_x.sum() / x.shape[1]
     base = 0 * np.eye(x.shape[1], y.shape[1])
-    if prior == 1:
-        base = np.sqrt(total_y.sum() / total_x.sum()) * np.eye(x.shape[1])
+    if prior:
+        base = prior * np.sqrt(total_y.sum() / total_x.sum()) * np.eye(x.shape[1])
     found = []
     for i in range(len(x)):
         v = np.where(np.arange(len(x)) == i, 0, w)
@@ -46,12 +46,12 @@ def test_every_candidate_is_that_of_refits_without_each_row(n, d_in, d_out):
     fitted, info = sa.fit_auto(x, y, weights=weights)
     deviations = y - w @ y / w.sum()
     left_out = [
-        refits(x, y, float(strength), int(prior), weights)
+        refits(x, y, float(strength), float(prior), weights)
         for prior, strength in zip(info.priors, info.strengths, strict=True)
     ]
     expected = [w @ cosine(rows, deviations) / w.sum() for rows in left_out]
     np.testing.assert_allclose(info.cosine, expected, atol=1e-9)
-    assert set(np.asarray(info.priors)) == ({0, 1} if d_in == d_out else {0})
+    assert set(info.priors.tolist()) == ({0, 0.25, 0.5, 0.75, 1} if d_in == d_out else {0})
     best = int(np.argmax(expected))
     assert int(info.chosen) == best
     assert float(info.loo_cosine) == pytest.approx(expected[best])
@@ -62,7 +62,7 @@ def test_every_candidate_is_that_of_refits_without_each_row(n, d_in, d_out):
     assert float(info.gamma) == pytest.approx(length * longer)
     plain, _ = sa.fit_auto(x, y, weights=weights, restore_norm=False)
     np.testing.assert_allclose(fitted.weight, plain.weight * info.gamma, atol=1e-9)
-    if info.prior == "zero":
+    if info.prior == 0:
         ridge = sa.fit_affine(x, y, ridge=float(info.strength), ridge_unit="gram", weights=weights)
         np.testing.assert_allclose(plain.weight, ridge.weight, atol=1e-9)
         loo = sa.fit_affine(x, y, ridge="loo", weights=weights)
@@ -75,7 +75,7 @@ def test_the_identity_is_a_prior_between_spaces_that_are_alike():
     x = rng.standard_normal((12, 40))
     y = 3 * x + 0.3 * rng.standard_normal((12, 40))
     fitted, info = sa.fit_auto(x, y, restore_norm=False)
-    assert info.prior == "identity"
+    assert info.prior == 1
     assert relative(fitted.weight, 3 * np.eye(40)) < 0.1
     assert relative(sa.fit_affine(x, y).weight, 3 * np.eye(40)) > 0.5
     x, turn = rng.standard_normal((60, 8)), rotation(8, rng)

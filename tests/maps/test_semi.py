@@ -60,7 +60,8 @@ def both(x, y, pools, penalty, epsilon=0.03):
 def recipe(x, y, pools, folds=4):
     n = len(x)
     a, b = x - x.mean(0), y - y.mean(0)
-    priors = [0.0] + [np.linalg.norm(b) / np.linalg.norm(a)] * (a.shape[1] == b.shape[1])
+    size = np.linalg.norm(b) / np.linalg.norm(a)
+    priors = np.arange(5) / 4 * size if a.shape[1] == b.shape[1] else [0.0]
     scores = {}
     for prior in priors:
         for strength in STRENGTHS:
@@ -91,7 +92,7 @@ def recipe(x, y, pools, folds=4):
     expected += mapped.var(0).sum() / len(mapped) + q.var(0).sum() / len(q)
     shift = np.sum((mapped.mean(0) - q.mean(0)) ** 2) / expected
     alone = alone * np.linalg.norm(b) / np.linalg.norm(left_out)
-    return joint, alone, means, cosines, penalty, shift
+    return joint, alone, means, cosines, (penalty[0] / size, penalty[1]), shift
 
 
 def problem(n=12, d_in=8, d_out=8, pools=(60, 50), seed=7, same=False):
