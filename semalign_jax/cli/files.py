@@ -121,16 +121,26 @@ def _map(path: Path) -> dict[str, Any]:
     from .maps import map_hash
 
     mapping = load_map(path)
+    values: dict[str, Any] = {"method": saved_method(path)}
+    values |= _made_with(path.with_suffix(".settings.json"), ("source", "target", "anchors"))
+    values |= {"d_in": mapping.d_in, "d_out": mapping.d_out}
+    if mapping.batch_shape:
+        values["maps"] = list(mapping.batch_shape)
+    values |= {"dtype": mapping.weight.dtype.name, "sha256": map_hash(mapping)}
     diagnosis = saved_diagnosis(path)
-    return {
-        "method": saved_method(path),
-        "d_in": mapping.d_in,
-        "d_out": mapping.d_out,
-        "maps": list(mapping.batch_shape) or 1,
-        "dtype": mapping.weight.dtype.name,
-        "sha256": map_hash(mapping),
-        **({} if diagnosis is None else {"diagnosis": diagnosis}),
-    }
+    return values if diagnosis is None else {**values, "diagnosis": diagnosis}
+
+
+def _made_with(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """These settings of a command, of those that were given, if its file is there."""
+    from .._core.documents import parse_json
+
+    if not path.is_file():
+        return {}
+    settings = parse_json(path.read_bytes(), path)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no settings")
+    return {name: settings[name] for name in names if settings.get(name) is not None}
 
 
 def _encoder(path: Path) -> dict[str, Any]:
@@ -180,8 +190,25 @@ def _results(path: Path) -> dict[str, Any]:
     }
     known = ("title", "format_version", "seconds", "environment", "notes")
     values |= {key: results[key] for key in known if key in results}
-    values["rows"] = len(rows)
-    return values
+    return {**values, "rows": len(rows), "scores": _scores(path, rows)}
+
+
+def _scores(path: Path, rows: list[Any]) -> dict[str, dict[str, float]]:
+    """Mean scores of the methods, those of anchors at the largest count, for each pair."""
+    from .._core.rows import counts_of, grouped, metric_title
+
+    found: dict[str, dict[str, float]] = {}
+    try:
+        for key, group in grouped(rows, "source", "target", "metric").items():
+            source, target, metric = key
+            counts = counts_of(group)
+            most = f", {counts[-1]} anchors" if counts else ""
+            last = {row["method"]: row["mean"] for row in group if row["anchors"] in counts[-1:]}
+            others = {row["method"]: row["mean"] for row in group if row["anchors"] is None}
+            found[f"{source} to {target}, {metric_title(metric)}{most}"] = {**others, **last}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no results of semalign_jax: {error!r} in a row") from error
+    return found
 
 
 def _migration(path: Path) -> dict[str, Any]:
@@ -200,7 +227,10 @@ def _lines(values: Mapping[str, Any], depth: int = 0) -> list[str]:
     lines = []
     for key, value in values.items():
         indent = "  " * depth
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and all(isinstance(one, float) for one in value.values()):
+            numbers = (f"{name} {number:.4g}" for name, number in value.items())
+            lines.append(f"{indent}{key}: {', '.join(numbers)}")
+        elif isinstance(value, Mapping):
             lines += [f"{indent}{key}:", *_lines(value, depth + 1)]
         elif isinstance(value, list) and any(". " in str(one) for one in value):
             lines += [f"{indent}{key}:", *(f"{indent}  {one}" for one in value)]

@@ -136,6 +136,18 @@ def test_info_of_a_study(stitched):
     found = values_of("info", stitched[1])
     assert (found["kind"], found["format"]) == ("results", "semalign_jax.study")
     assert found["study"] == "stitching"
+    rows = outputs.load_results(stitched[1])["rows"]
+    most = max(row["anchors"] for row in rows if row["anchors"] is not None)
+    expected = {
+        row["method"]: row["mean"]
+        for row in rows
+        if row["anchors"] in (None, most)
+        and (row["source"], row["target"], row["metric"]) == (*ENCODERS, "auroc")
+    }
+    assert found["scores"][f"{' to '.join(ENCODERS)}, macro AUROC, {most} anchors"] == expected
+    assert "naive" in expected
+    line = run("info", stitched[1]).stdout
+    assert f"naive {expected['naive']:.4g}" in line
 
 
 def zeroshot_words(world, out):
