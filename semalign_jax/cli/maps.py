@@ -119,7 +119,11 @@ def _fit_auto(
     x, y = x.astype(np.float32), y.astype(np.float32)
     mapping, info = fit_auto(x, y)
     strength, cosine = float(info.strength), float(info.loo_cosine)
-    chosen: dict[str, Any] = {"prior": float(info.prior), "strength": strength, "loo_cosine": cosine}
+    chosen: dict[str, Any] = {
+        "prior": float(info.prior),
+        "strength": strength,
+        "loo_cosine": cosine,
+    }
     if 3 <= len(x) <= DIAGNOSED_ANCHORS:
         chosen["diagnosis"] = diagnose(x, y).summary()
     return mapping, chosen
