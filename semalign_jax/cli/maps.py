@@ -287,9 +287,11 @@ def _fit_summary(values: dict[str, Any]) -> str:
             f"{values['correlation']:.4f}"
         )
     if "prior" in values:
+        from ..maps.auto import prior_in_words
+
         lines.append(
-            f"chosen: ridge of {values['strength']:.3g} towards {values['prior']:g} times the "
-            f"identity, leave-one-out cosine {values['loo_cosine']:.4f}"
+            f"chosen: ridge of {values['strength']:.3g} towards {prior_in_words(values['prior'])}, "
+            f"leave-one-out cosine {values['loo_cosine']:.4f}"
         )
     lines += values.get("diagnosis", {}).get("advice", [])
     if "unpaired_used" in values:

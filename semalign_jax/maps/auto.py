@@ -108,6 +108,11 @@ class AutoInfo(NamedTuple):
         return self.cosine[self.chosen]
 
 
+def prior_in_words(prior: float) -> str:
+    """What a ridge of this prior shrinks to."""
+    return f"{prior:g} times the identity" if prior else "zero"
+
+
 class Problem(NamedTuple):
     """Weighted, centred anchors of both sides, and the weights themselves."""
 

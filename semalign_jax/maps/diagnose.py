@@ -13,7 +13,16 @@ from jax import lax
 from .._core import checks
 from .._core.linalg import matmul, safe_inverse, transpose, unit_rows
 from .._core.typing import Array, ArrayLike
-from .auto import Choice, Problem, anchor_problem, auto_map, choose, effective_rank, trust
+from .auto import (
+    Choice,
+    Problem,
+    anchor_problem,
+    auto_map,
+    choose,
+    effective_rank,
+    prior_in_words,
+    trust,
+)
 from .leave_one_out import mean_cosine
 from .options import check_anchors
 
@@ -204,7 +213,7 @@ def _advice(found: dict[str, Any]) -> list[str]:
     if n <= found["d_in"]:
         said.append(
             f"{n} anchors span at most {n - 1} of {found['d_in']} dimensions of the source: in the "
-            f"others the map is its prior, {found['prior']:g} times the identity."
+            f"others the map is its prior, {prior_in_words(found['prior'])}."
         )
     if found["loo_cosine"] < 0.2:
         said.append(
