@@ -289,40 +289,45 @@ def test_sweeps_take_it(glosses):
 
 @pytest.mark.slow  # full embeddings, five maps
 def test_two_hundred_anchors_do_as_well_as_the_best_of_the_four():
-    """Between image encoders by a head of the target, and from images to prompts in texts' space.
+    """Between encoders of texts and of images, and from images to prompts in the space of texts.
 
     Scored on rows that are no anchors; all maps on the same three draws.
     """
+    small, large = (demo.load_demo(f"glosses_minilm_l{n}") for n in (3, 6))
     dino, net = (demo.load_demo(f"emoji_{n}") for n in ("dinov2_small", "efficientnet_lite0"))
     captions, prompts = (demo.load_demo(f"emoji_{n}_minilm_l6") for n in ("captions", "prompts"))
-    train, test = demo.split_demo({"dino": dino, "net": net})
-    labels = captions.labels("category")[0]
-    classes = int(labels.max()) + 1
+    texts, images = demo.split_demo({"l6": large}), demo.split_demo({"dino": dino, "net": net})
+    category, supersense = (
+        one.labels(kind)[0] for one, kind in ((captions, "category"), (large, "supersense"))
+    )
     of_prompts = prompts.labels("category")[0]
 
-    def stitched(source, target):
-        head = sa.fit_head(target.values[train], labels[train], classes)
+    def stitched(source, target, labels, split):
+        train, test = split
+        head = sa.fit_head(target.values[train], labels[train], int(labels.max()) + 1)
 
         def score(mapping):
             return float(head_accuracy(mapping >> head, source.values[test], labels[test]))
 
-        return source, target, score
+        return source, target, train, score
 
     def zero_shot(source):
         kept = of_prompts >= 0
-        rows, truth = source.values[test], jnp.asarray(labels[test])
-        classed = prompts.values[kept], of_prompts[kept], classes
+        rows, truth = source.values[images[1]], jnp.asarray(category[images[1]])
+        classed = prompts.values[kept], of_prompts[kept], int(category.max()) + 1
 
         def score(mapping):
             center = mapping.target_offset
             found = sa.zeroshot.evaluate_zero_shot(mapping, rows, truth, *classed, center=center)
             return float(found)
 
-        return source, captions, score
+        return source, captions, images[0], score
 
     four: dict[Method, dict] = {"affine": {}, "linear": {}}
     four |= {"l-ortho": {"normalize": "isotropic"}, "ortho": {"normalize": "isotropic"}}
-    for source, target, score in (stitched(dino, net), stitched(net, dino), zero_shot(net)):
+    pairs = [stitched(*pair, supersense, texts) for pair in ((small, large), (large, small))]
+    pairs += [stitched(*pair, category, images) for pair in ((dino, net), (net, dino))]
+    for source, target, train, score in (*pairs, zero_shot(net)):
         found: dict[Method, list[float]] = {name: [] for name in (*four, "auto")}
         for seed in range(3):
             rows = train[np.random.default_rng(seed).permutation(len(train))[:200]]
