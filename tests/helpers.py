@@ -95,6 +95,18 @@ def condition(a):
     return s[0] / s[-1] if len(s) else 1.0
 
 
+def slow(case):
+    """A case of `pytest.mark.parametrize` that the test run leaves to `-m slow`."""
+    if hasattr(case, "marks"):
+        return pytest.param(*case.values, id=case.id, marks=[*case.marks, pytest.mark.slow])
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+
+
+def some(cases, every=2):
+    """All cases; the test run has one in `every`, the first too, and `-m slow` the others."""
+    return [slow(case) if place % every else case for place, case in enumerate(cases)]
+
+
 def latin(*axes):
     """All combinations; the test run has each value of each axis, and `-m slow` the others.
 

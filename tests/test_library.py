@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import anchors
+from helpers import anchors, some
 from jax.sharding import PartitionSpec as P
 from sklearn.linear_model import LogisticRegression
 
@@ -142,7 +142,7 @@ def test_sweep_equals_independent_fits():
             np.testing.assert_allclose(result.values["mse"][:, c, s], expected, rtol=1e-8)
 
 
-@pytest.mark.parametrize("batch_size", [2, 5])
+@pytest.mark.parametrize("batch_size", some([2, 5]))
 def test_sweep_is_the_same_in_any_batch_size(batch_size):
     x, y = map(jnp.asarray, anchors(40, 6, 6, cond=3))
     run = partial(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
-from helpers import METHODS, anchors, condition, latin, prepared, reference, relative
+from helpers import METHODS, anchors, condition, latin, prepared, reference, relative, some
 
 import semalign_jax as sa
 
@@ -50,7 +50,7 @@ def orthogonal(method, n, d_in, d_out):
 
 @pytest.mark.parametrize(
     ("shape", "method", "precision"),
-    latin(SQUARE + UNEQUAL, ["affine", "linear"], ["x32", "x64"]),
+    some(latin(SQUARE + UNEQUAL, ["affine", "linear"], ["x32", "x64"]), 5),
     indirect=["precision"],
 )
 def test_least_squares_predicts_like_numpy(shape, method, precision):
@@ -70,7 +70,7 @@ def test_least_squares_predicts_like_numpy(shape, method, precision):
 
 @pytest.mark.parametrize(
     ("shape", "method", "precision"),
-    latin(SQUARE + UNEQUAL, ["l-ortho", "ortho"], ["x32", "x64"]),
+    some(latin(SQUARE + UNEQUAL, ["l-ortho", "ortho"], ["x32", "x64"]), 5),
     indirect=["precision"],
 )
 def test_orthogonal_maps_reach_the_optimum(shape, method, precision):

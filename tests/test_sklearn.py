@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from helpers import latin
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -28,8 +29,10 @@ def test_scikit_learn_takes_it_for_one_of_its_own(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("method", ["affine", "linear", "l-ortho", "ortho", "auto"])
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    latin(["affine", "linear", "l-ortho", "ortho", "auto"], [np.float32, np.float64]),
+)
 def test_it_is_the_map_of_that_name(method, dtype):
     x, y = X.astype(dtype), Y.astype(dtype)
     found = AlignmentTransformer(method).fit(x, y)

@@ -124,6 +124,7 @@ def test_the_same_items_of_every_encoder_are_in_a_limit(world, tmp_path):
     assert len(vit) == 7
 
 
+@pytest.mark.slow
 def test_texts_are_stitched_without_any_image(world, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(world.root / "mimic-cxr", data / "mimic-cxr")
@@ -144,6 +145,7 @@ def test_texts_are_stitched_without_any_image(world, tmp_path):
     assert np.isfinite(values["BERT", "upper bound"])
 
 
+@pytest.mark.slow
 def test_images_are_stitched(world, tmp_path):
     encoders = {"DINOv2": world.vit, "RAD-DINO": world.vit}
     more = ("--set", "counts=[5]", "--set", "seeds=1", "--set", 'methods=["ortho"]')
@@ -156,6 +158,7 @@ def test_images_are_stitched(world, tmp_path):
     assert len(scores) == 2  # of two metrics
 
 
+@pytest.mark.slow
 def test_vindr_is_read_with_all_its_findings(world, tmp_path):
     encoders = {"DINOv2": world.vit, "MPNet": world.bert}
     found = values_of(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import METHODS, anchors, rotation
+from helpers import METHODS, anchors, rotation, some
 
 import semalign_jax as sa
 
@@ -35,7 +35,7 @@ def test_gradient_through_square_least_squares_is_the_implicit_one():
     np.testing.assert_allclose(gradient, expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", some(METHODS))
 def test_gradients_of_rank_deficient_anchors_are_finite(method):
     x = jnp.asarray(np.arange(1.0, 10).reshape(3, 3))
     for anchors_x in (x, jnp.zeros((3, 3)), jnp.ones((3, 3))):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import relative, rotation
+from helpers import latin, relative, rotation
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import semalign_jax as sa
@@ -136,8 +136,7 @@ def test_dependent_columns_give_the_smallest_solution(n, rcond):
     np.testing.assert_allclose(weight, expected, atol=3e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("ridge", [0.0, 0.1])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("ridge", "dtype"), latin([0.0, 0.1], ["float32", "float64"]))
 def test_weights_of_zero_are_inert(ridge, dtype):
     """CASES-2, 3: 16 rows of 24 dimensions, 8 of them of weight zero."""
     with jax.enable_x64(dtype == "float64"):

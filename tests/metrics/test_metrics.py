@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics as sk
-from helpers import latin, rotation
+from helpers import latin, rotation, some
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -130,8 +130,7 @@ def test_float32_scores_are_ranked_in_order(n):
 # --- vectorised over weights -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RANKED)
-@pytest.mark.parametrize("shape", [(80,), (80, 3)])
+@pytest.mark.parametrize(("name", "shape"), latin([*RANKED], [(80,), (80, 3)]))
 def test_ranking_under_many_weights(name, shape):
     rng = np.random.default_rng(1)
     labels = rng.random((2, *shape)) < 0.3
@@ -575,7 +574,7 @@ def test_gaussian_kernel_means_are_weighted():
     np.testing.assert_allclose(metrics.rbf_cka(x, y, weights=weights), expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("function", [metrics.linear_cka, metrics.rbf_cka, metrics.svcca])
+@pytest.mark.parametrize("function", some([metrics.linear_cka, metrics.rbf_cka, metrics.svcca]))
 def test_similarity_is_invariant_and_survives_offsets(function):
     rng = np.random.default_rng(0)
     x, y = pair(40, 5, 6)
@@ -589,7 +588,7 @@ def test_similarity_is_invariant_and_survives_offsets(function):
     assert np.isnan(function(x, y, weights=np.zeros(40)))
 
 
-@pytest.mark.parametrize("function", [metrics.linear_cka, metrics.rbf_cka])
+@pytest.mark.parametrize("function", some([metrics.rbf_cka, metrics.linear_cka]))
 def test_debiased_alignment_of_unrelated_sides_is_zero_on_average(function):
     """The default is about .67 and .95 here."""
     x, y = jnp.asarray(np.random.default_rng(0).standard_normal((2, 100, 32, 64)))
@@ -719,7 +718,7 @@ LABELS_ONLY = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TRANSFORMED)
+@pytest.mark.parametrize("name", some(TRANSFORMED, 3))
 def test_same_under_jit_and_vmap(name):
     function, args = TRANSFORMED[name]
     batched = jax.jit(jax.vmap(function))(*args)
@@ -748,7 +747,7 @@ def in_shard_map(function, args, varying):
     return mapped, args
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", some(EVERY, 3))
 def test_runs_in_shard_map(name):
     """With its default `check_vma`: replicated rows, own rows, and one argument that is own."""
     function, args = EVERY[name]
@@ -776,7 +775,7 @@ def test_values_in_shard_map(name):
         )
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", some(EVERY, 3))
 def test_rows_on_explicit_axes_work_or_get_an_error_that_says_how(name):
     function, args = EVERY[name]
     mesh = jax.make_mesh((4,), ("d",), (AxisType.Explicit,), devices=jax.devices()[:4])
@@ -804,7 +803,7 @@ def test_labels_and_weights_on_explicit_axes_are_gathered():
     np.testing.assert_array_equal(got, metrics.confusion_matrix(CLASSES[0], PREDICTED[0], 3))
 
 
-@pytest.mark.parametrize("name", sorted(TRANSFORMED.keys() - {"orthogonality_error"}))
+@pytest.mark.parametrize("name", some(sorted(TRANSFORMED.keys() - {"orthogonality_error"}), 3))
 def test_float32_stays_float32_and_nothing_weighted_is_undefined(name):
     function, args = TRANSFORMED[name]
     narrow = [
@@ -864,7 +863,7 @@ NAN_ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", NAN_ROWS)
+@pytest.mark.parametrize("name", some(NAN_ROWS, 3))
 def test_embeddings_that_hold_nan_make_the_score_undefined(name):
     function = jax.jit(NAN_ROWS[name])
     x, y = X[0], Y[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import some
 
 from semalign_jax.plot import to_bytes
 from semalign_jax.studies import cells, figures, html, latex, report, tables
@@ -200,7 +201,7 @@ def some_figures():
     }
 
 
-@pytest.mark.parametrize("name", some_figures())
+@pytest.mark.parametrize("name", some(some_figures(), 3))
 def test_figures_are_equal_bytes_each_time_whatever_the_settings_of_the_user(name):
     import matplotlib
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 import sklearn.metrics
-from helpers import reference, relative, rotation
+from helpers import reference, relative, rotation, some
 
 import semalign_jax as sa
 
@@ -130,7 +130,7 @@ def test_many_anchors_of_usual_condition_share_their_factors(monkeypatch):
     assert np.isfinite(result.values["scores"]).all()
 
 
-@pytest.mark.parametrize("method", ["linear", "affine"])
+@pytest.mark.parametrize("method", some(["affine", "linear"]))
 def test_ill_conditioned_least_squares_is_as_exact_as_its_own_fit(method):
     d, counts = 40, (20, 29, 34, 38, 40, 41, 42, 60, 200)
     rng = np.random.default_rng(0)

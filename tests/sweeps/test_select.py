@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from helpers import some
 
 import semalign_jax as sa
 from semalign_jax.sweeps import anchor_order, choose_layers, select_anchors
@@ -27,7 +28,7 @@ def planted(sizes=(40, 20, 10, 5), d=6, seed=0):
     return x.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("method", SELECTIONS)
+@pytest.mark.parametrize("method", some(SELECTIONS))
 def test_rows_are_distinct_and_repeat_themselves(method):
     x, labels = planted()
     labels = labels if method == "stratified" else None

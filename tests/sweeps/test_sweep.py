@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import METHODS, anchors
+from helpers import METHODS, anchors, latin, some
 
 import semalign_jax as sa
 
@@ -23,8 +23,7 @@ LINES |= {
 }
 
 
-@pytest.mark.parametrize("route", ["prefixes", "masks"])
-@pytest.mark.parametrize(("d_in", "d_out"), [(9, 9), (6, 9)])
+@pytest.mark.parametrize(("d_in", "d_out", "route"), latin([9, 6], [9], ["prefixes", "masks"]))
 def test_every_cell_equals_its_own_fit(d_in, d_out, route):
     x, y = map(jnp.asarray, anchors(40, d_in, d_out, cond=3, offset=10))
     order = jax.random.permutation(jax.random.key(3), 40)
@@ -117,7 +116,7 @@ def test_gradient_through_a_sweep():
     np.testing.assert_allclose(jax.grad(swept)(x), jax.grad(own)(x), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", some([4, 1]))
 def test_masks_equal_prefixes_over_seeds_and_own_data(batch_size):
     x, y = map(jnp.asarray, anchors(30, 6, 6, cond=3))
     keys = jax.random.split(jax.random.key(0), 3)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import anchors, rotation
+from helpers import anchors, latin, rotation, some
 from sklearn.cross_decomposition import CCA
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
@@ -128,8 +128,7 @@ def problem_of(name, **options):
     return problem(d_in=8 if name == "diagonal" else 6, **options)
 
 
-@pytest.mark.parametrize("name", SCORERS)
-@pytest.mark.parametrize("task", ["multi-label", "single-label"])
+@pytest.mark.parametrize(("name", "task"), latin([*SCORERS], ["multi-label", "single-label"]))
 def test_against_numpy(task, name):
     source, target, images, prompts = problem_of(name, task=task)
     texts = np.asarray(prompts.embeddings)
@@ -244,7 +243,7 @@ def test_asif_keeps_scores_apart_where_powers_underflow():
     np.testing.assert_allclose(got, np.eye(2), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("name", some(SCORERS))
 def test_dtype_jit_and_vmap(name):
     source, target, images, prompts = problem_of(name)
     expected = SCORERS[name](source, target, images, prompts)
