@@ -51,6 +51,7 @@ def test_a_tensor_outside_of_its_values_is_refused():
     assert tensor.of(np.arange(6.0)).tolist() == [[2, 3], [4, 5]]
 
 
+@pytest.mark.parity
 def test_tensors_equal_those_of_pytorch(tmp_path):
     torch = pytest.importorskip("torch", reason="needs the extra parity")
     w = torch.arange(24.0).reshape(2, 3, 4)

@@ -136,6 +136,7 @@ def test_convert_refuses(store, tmp_path):
     assert message == f"{tmp_path}/no: there is no such folder for the file"
 
 
+@pytest.mark.parity
 def test_convert_checkpoint(tmp_path):
     torch = pytest.importorskip("torch", reason="needs the extra parity")
     from safetensors.numpy import load_file

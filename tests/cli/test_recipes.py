@@ -292,6 +292,7 @@ def test_a_disk_that_is_too_small_is_told_first(world, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "stores").exists()
 
 
+@pytest.mark.parity
 def test_a_pickled_checkpoint_is_converted(world, tmp_path):
     torch = pytest.importorskip("torch")
     from safetensors.numpy import load_file

@@ -13,6 +13,8 @@ from semalign_jax.encoders import CheckpointError, convert_checkpoint, load_enco
 
 from .harness import all_cases, read_golden, write_checkpoint
 
+pytestmark = pytest.mark.parity
+
 SMALL_FILES = {"vocab.txt": "a", "1_Pooling/config.json": "{}", "preprocessor_config.json": "{}"}
 LEFT = {"README.md": "read", "own_code.py": "raise SystemExit", "training_args.bin": "left"}
 

@@ -11,6 +11,8 @@ pytest.importorskip("torch", reason="needs the extra parity")
 
 from . import reference  # noqa: E402
 
+pytestmark = pytest.mark.parity
+
 CASES = all_cases()
 
 

@@ -14,6 +14,7 @@ from demo_embeddings import weights
 from semalign_jax.encoders import embed, encode, image_preprocessor, load_encoder, text_preprocessor
 
 torch = pytest.importorskip("torch", reason="needs the extra parity")
+pytestmark = pytest.mark.parity
 
 TEXTS = [
     "No acute cardiopulmonary process.",

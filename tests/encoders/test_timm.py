@@ -249,6 +249,7 @@ def test_images_of_biovil(tmp_path):
     assert not preprocess(Image.new("L", (500, 500), 7)).any()
 
 
+@pytest.mark.parity
 def test_biovil_is_converted_from_its_own_file(tmp_path):
     torch = pytest.importorskip("torch", reason="needs the extra parity")
     checkpoint(tmp_path, "biovil-t")

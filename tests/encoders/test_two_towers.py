@@ -327,6 +327,7 @@ def test_inputs_of_other_sizes_are_refused(tmp_path):
         encode(encoder.config, encoder.params, {"input_ids": np.ones((1, 13), np.int32)})
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("name", ["clip", "siglip", "siglip-masked-gelu-eps"])
 def test_zero_shot_logits_are_those_of_pytorch(name, tmp_path):
     torch = pytest.importorskip("torch", reason="needs the extra parity")
