@@ -143,6 +143,17 @@ def _files(inputs: Sequence[Path], id_from: str) -> Source:
             raise ValueError("give one text file alone: its lines are called by their numbers")
         return _lines(inputs[0])
     found = dict(pair for path in inputs for pair in _images(path, id_from))
+    called: dict[str, Path] = {}
+    for file, name in found.items():
+        if called.setdefault(name, file) != file:
+            raise ValueError(
+                f"{called[name]} and {file} are both called {name!r}: "
+                + (
+                    "embed the folder above them, whose paths differ"
+                    if id_from == "path"
+                    else "give --id-from path"
+                )
+            )
     return Source(IMAGE, list(found), list(found.values()))
 
 

@@ -120,7 +120,9 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str, str]:
             raise ValueError(f"{path} has no model_type, which names the family")
         there = [file for file in weight_names if (folder / file).is_file()]
         return values, name, (there or weight_names)[0]
-    raise FileNotFoundError(f"{folder} has no config.json and no open_clip_config.json")
+    below = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    hint = f"; there is one in its folder {below[0]}" if below else ""
+    raise FileNotFoundError(f"{folder} has no config.json and no open_clip_config.json{hint}")
 
 
 def load_encoder(

@@ -82,7 +82,7 @@ def anchor_curves(
         return axis
 
 
-def _check_cells(rows: Sequence[Row]) -> None:
+def _check_one_pair(rows: Sequence[Any]) -> None:
     pairs = grouped(rows, *PAIR)
     if len(pairs) > 1:
         names = checks.first_few(f"{source} → {target}" for _, source, target in pairs)
@@ -90,6 +90,10 @@ def _check_cells(rows: Sequence[Row]) -> None:
             f"scores must be those of one pair of encoders; got {len(pairs)}: {names}. Choose rows "
             "by protocol, source and target, e.g. by `result.select(source=..., target=...)`"
         )
+
+
+def _check_cells(rows: Sequence[Row]) -> None:
+    _check_one_pair(rows)
     for (method, count), here in grouped(rows, "method", "anchors").items():
         if len(here) > 1:
             raise ValueError(f"scores: method {method!r} has two rows of {count} anchors")
@@ -283,6 +287,7 @@ def _checked(scores: Sequence[ClassScore]) -> dict[tuple[str, str], ClassScore]:
     """(method, label) -> score."""
     if not scores:
         raise ValueError("scores is empty: there is nothing to draw")
+    _check_one_pair([score for score in scores if "source" in score])
     cells: dict[tuple[str, str], ClassScore] = {}
     for score in scores:
         cell = score["method"], score["label"]

@@ -121,6 +121,11 @@ def test_images_of_folders_files_and_patterns(vit, tmp_path):
     words = ("embed", vit, tmp_path / "all" / "**" / "*.png", "--id-from", "stem")
     assert values_of(*words, "--out", tmp_path / "stem")["rows"] == 2
     assert list(rows_of(tmp_path / "stem")) == ["1", "3"]
+    write_image(tmp_path / "other" / "1.png", pixels(9))
+    both = ("embed", vit, tmp_path / "all" / "a", tmp_path / "other", "--out", tmp_path / "both")
+    assert "are both called '1.png': embed the folder above them" in error_of(*both)
+    write_image(tmp_path / "all" / "d" / "1.png", pixels(9))
+    assert "are both called '1': give --id-from path" in error_of(*words, "--out", tmp_path / "two")
 
 
 def test_texts_and_images_of_a_data_set(bert, vit, tmp_path):

@@ -250,13 +250,17 @@ def test_pickled_weights_are_downloaded_where_they_are_meant(hub, model, monkeyp
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
 
 
-def test_repositories_that_cannot_be_used(hub):
+def test_repositories_that_cannot_be_used(hub, tmp_path):
     hub.add("owner/empty", {"README.md": b""})
     hub.add("owner/bare", {"config.json": b"{}"})
     hub.gated.add("owner/gated")
     hub.commits["owner/gated"] = {}
     with pytest.raises(FileNotFoundError, match="no config.json and no open_clip_config.json"):
         resolve_checkpoint("owner/empty")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="there is one in its folder model"):
+        load_encoder(tmp_path)
     with pytest.raises(FileNotFoundError, match="owner/bare has no model.safetensors"):
         resolve_checkpoint("owner/bare")
     with pytest.raises(PermissionError, match=r"owner/gated is gated: accept .*/owner/gated"):

@@ -30,6 +30,7 @@ def score(**changes) -> Any:
     return values | changes
 
 
+OF_TWO_PAIRS = [score(protocol="p", source=s, target=t) for s, t in ("ab", "ba")]
 ROWS = [
     row("upper bound", None, 0.95, seeds=1),
     row("affine", 10, 0.61),
@@ -273,6 +274,7 @@ def test_spaces_are_shown_by_components_of_the_targets():
         (lambda: plot.class_scores([score()], looks={}), "looks lacks affine: make it of all rows"),
         (lambda: plot.anchor_curves(ROWS, references={"c": 1}, looks=plot.looks(ROWS)), "lacks c"),
         (lambda: plot.class_scores([score(), score()]), "two values for class 'Edema'"),
+        (lambda: plot.class_scores(OF_TWO_PAIRS), "one pair of encoders; got 2: a → b, b → a"),
         (lambda: plot.class_scores([score(lower=0.9)]), "lower 0.9 is above upper 0.8"),
         (lambda: plot.similarity_histogram(X, Y[:, :3]), "must have the same shape"),
         (lambda: plot.similarity_histogram(X[:1], Y[:1]), "1 rows; at least 2 are needed"),
