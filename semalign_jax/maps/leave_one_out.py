@@ -102,15 +102,12 @@ def weight_at(of: Spectrum, cross: Array, strength: Array) -> Array:
     return matmul(transpose(of.vt), of.inverse(strength)[:, None] * cross)
 
 
-def left_out(
-    of: Spectrum, y: Array, rest: Array, cross: Array, share: Array, strength: Array
-) -> Array:
-    """What the fits without each row predict of it [n, q], as deviation from the mean of all.
+def left_out(of: Spectrum, y: Array, cross: Array, share: Array, strength: Array) -> Array:
+    """What ridges towards zero without each row predict of it [n, q], from the mean of all.
 
     Args:
         of: the rows `x`.
         y: weighted rows [n, q], centred if `share` is not zero.
-        rest: what is left of `y` after the prior's prediction [n, q].
         cross: `crossed` of these.
         share: of each row in the mean [n]; zeros for a fit without offset.
         strength: of the ridge.
@@ -118,7 +115,7 @@ def left_out(
     inverse = of.inverse(strength)
     fitted = matmul(of.coordinates * inverse[None, :], cross)
     leverage = jnp.sum(of.coordinates**2 * inverse[None, :], axis=1) + share
-    return predicted(y, rest - fitted, 1 - leverage)
+    return predicted(y, y - fitted, 1 - leverage)
 
 
 def predicted(y: Array, residual: Array, free: Array) -> Array:
@@ -155,16 +152,18 @@ class Candidate(NamedTuple):
 def predictions(
     of: Spectrum, x: Array, y: Array, share: Array
 ) -> Callable[[Array], tuple[Array, Array]]:
-    """`left_out` as a function of the strength: that of prior 0, and what a prior of 1 adds."""
+    """`left_out` as a function of the strength: that of prior 0, and what a prior of 1 adds.
+
+    A prior adds its own prediction, less what the ridge, towards zero, makes of that.
+    """
     cross = crossed(of, y)
     if x.shape != y.shape:
-        return lambda strength: (left_out(of, y, y, cross, share, strength), jnp.zeros_like(y))
-    size = same_length(x, y)
-    none, rest = jnp.zeros_like(x), -size * x
-    cross_of_rest = crossed(of, rest)
+        return lambda strength: (left_out(of, y, cross, share, strength), jnp.zeros_like(y))
+    own = same_length(x, y) * x
+    cross_of_own = crossed(of, own)
     return lambda strength: (
-        left_out(of, y, y, cross, share, strength),
-        left_out(of, none, rest, cross_of_rest, share, strength),
+        left_out(of, y, cross, share, strength),
+        own - left_out(of, own, cross_of_own, share, strength),
     )
 
 
@@ -206,5 +205,5 @@ def best_strength(x: Array, y: Array, w: Array, *, center: bool) -> Array:
     of, tried, total = spectrum(x), column(STRENGTHS, x.dtype), jnp.sum(w)
     share = w * safe_inverse(total, total > 0) * (1.0 if center else 0.0)
     cross = crossed(of, y)
-    scores = lax.map(lambda s: mean_cosine(left_out(of, y, y, cross, share, s), y, w), tried)
+    scores = lax.map(lambda s: mean_cosine(left_out(of, y, cross, share, s), y, w), tried)
     return tried[jnp.argmax(scores)]
