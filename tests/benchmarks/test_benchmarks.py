@@ -97,7 +97,7 @@ def test_tables_of_few_anchors():
     assert wrong.wrong < wrong.wrong_robust - 0.01
     assert wrong.clean_robust > wrong.clean - 0.01
     pools = few_anchors.pools(pair, "texts", score)
-    assert pools.disjoint < pools.anchors_alone < pools.same_classes
+    assert max(pools.disjoint, pools.anchors_alone) < pools.same_classes - 0.02
 
 
 def test_the_table_of_migrations(monkeypatch):
