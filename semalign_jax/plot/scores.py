@@ -287,7 +287,7 @@ def _checked(scores: Sequence[ClassScore]) -> dict[tuple[str, str], ClassScore]:
     """(method, label) -> score."""
     if not scores:
         raise ValueError("scores is empty: there is nothing to draw")
-    _check_one_pair([score for score in scores if "source" in score])
+    _check_one_pair([score for score in scores if set(PAIR) <= set(score)])
     cells: dict[tuple[str, str], ClassScore] = {}
     for score in scores:
         cell = score["method"], score["label"]
