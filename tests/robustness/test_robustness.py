@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
+from helpers import some
 
 import semalign_jax as sa
 from robustness import calls, files, kills
@@ -22,8 +23,9 @@ def last(cases):
     return found
 
 
-def test_wrong_arguments_are_named():
-    assert last(calls.run(60, seed=1)) == (60, [])
+@pytest.mark.parametrize("count", some([60, 200]))
+def test_wrong_arguments_are_named(count):
+    assert last(calls.run(count, seed=1)) == (count, [])
 
 
 def test_damaged_files_are_named(tmp_path):
