@@ -144,16 +144,11 @@ def _files(inputs: Sequence[Path], id_from: str) -> Source:
         return _lines(inputs[0])
     found = dict(pair for path in inputs for pair in _images(path, id_from))
     called: dict[str, Path] = {}
+    above = "embed the folder above them, whose paths differ"
     for file, name in found.items():
         if called.setdefault(name, file) != file:
-            raise ValueError(
-                f"{called[name]} and {file} are both called {name!r}: "
-                + (
-                    "embed the folder above them, whose paths differ"
-                    if id_from == "path"
-                    else "give --id-from path"
-                )
-            )
+            advice = above if id_from == "path" else "give --id-from path"
+            raise ValueError(f"{called[name]} and {file} are both called {name!r}: {advice}")
     return Source(IMAGE, list(found), list(found.values()))
 
 

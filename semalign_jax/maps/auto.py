@@ -35,9 +35,9 @@ from .leave_one_out import (
     Spectrum,
     compared,
     crossed,
+    left_out_parts,
     mean_cosine,
     predicted,
-    predictions,
     same_length,
     spectrum,
     weight_at,
@@ -321,7 +321,7 @@ def choose(problem: Problem, readout: Head | None) -> Choice:
     of = spectrum(x)
     candidates, (cosine, score) = compared(of, x, y, share, STRENGTHS, judge)
     chosen = jnp.argmax(score).astype(jnp.int32)
-    found, more = predictions(of, x, y, share)(candidates.strength[chosen])
+    found, more = left_out_parts(of, x, y, share)(candidates.strength[chosen])
     found = found + candidates.prior[chosen] * more
     return lax.stop_gradient(Choice(of, candidates, cosine, score, chosen, found))
 

@@ -36,11 +36,6 @@ STRENGTHS = (1e-3, 1e-2, *(10.0 ** (k / 2) for k in range(-2, 4)))
 PRIORS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def column(values: tuple[float, ...], dtype: Any) -> Array:
-    """An array of numbers, strict promotion of types or not."""
-    return jnp.stack([jnp.full((), value, dtype) for value in values])
-
-
 class Spectrum(NamedTuple):
     """Weighted rows `x` = coordinates @ vt; constants for differentiation.
 
@@ -149,7 +144,7 @@ class Candidate(NamedTuple):
     strength: Array
 
 
-def predictions(
+def left_out_parts(
     of: Spectrum, x: Array, y: Array, share: Array
 ) -> Callable[[Array], tuple[Array, Array]]:
     """`left_out` as a function of the strength: that of prior 0, and what a prior of 1 adds.
@@ -180,11 +175,11 @@ def compared(
         tried: strengths.
         judge: left-out predictions [n, q] -> arrays.
     """
-    priors = column(PRIORS if x.shape == y.shape else PRIORS[:1], x.dtype)
-    strengths, at = column(tried, x.dtype), predictions(of, x, y, share)
+    priors = jnp.asarray(PRIORS if x.shape == y.shape else PRIORS[:1], x.dtype)
+    strengths, parts = jnp.asarray(tried, x.dtype), left_out_parts(of, x, y, share)
 
     def of_strength(strength: Array) -> Any:
-        found, more = at(strength)
+        found, more = parts(strength)
         return lax.map(lambda prior: judge(found + prior * more), priors)
 
     judged = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), lax.map(of_strength, strengths))
@@ -202,7 +197,7 @@ def best_strength(x: Array, y: Array, w: Array, *, center: bool) -> Array:
         center: whether the rows are deviations from means that a left-out row is part of.
     """
     x, y, w = lax.stop_gradient((x, y, w))
-    of, tried, total = spectrum(x), column(STRENGTHS, x.dtype), jnp.sum(w)
+    of, tried, total = spectrum(x), jnp.asarray(STRENGTHS, x.dtype), jnp.sum(w)
     share = w * safe_inverse(total, total > 0) * (1.0 if center else 0.0)
     cross = crossed(of, y)
     scores = lax.map(lambda s: mean_cosine(left_out(of, y, cross, share, s), y, w), tried)

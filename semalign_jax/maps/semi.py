@@ -70,14 +70,15 @@ class SemiInfo(NamedTuple):
 
 
 class _Ridge(NamedTuple):
-    """A penalty: `strength` * mean Gram diagonal * ||weight - base * identity||^2."""
+    """A penalty: `strength` * mean Gram diagonal * ||weight - prior * size * identity||^2."""
 
-    base: Array
+    prior: Array
     strength: Array
+    size: Array
 
     def fit(self, gram: Array, cross: Array) -> Array:
         """The weight [d_in, d_out] from x^T x and x^T y of centred rows."""
-        base = self.base * jnp.eye(*cross.shape, dtype=gram.dtype)
+        base = self.prior * self.size * jnp.eye(*cross.shape, dtype=gram.dtype)
         unit = jnp.trace(gram) / gram.shape[0]
         unit = jnp.where(unit > 0, unit, 1)
         penalty = self.strength * unit * jnp.eye(gram.shape[0], dtype=gram.dtype)
@@ -89,10 +90,8 @@ def _solve(a: Array, b: Array) -> Array:
     return jax.scipy.linalg.solve(a, b, assume_a="pos")
 
 
-def _choose_ridge(x: Array, y: Array) -> tuple[_Ridge, Array, Array, Array]:
-    """The penalty of the largest leave-one-out cosine; its prior, its error.
-
-    The third is a gain that undoes its shrinkage.
+def _choose_ridge(x: Array, y: Array) -> tuple[_Ridge, Array, Array]:
+    """The penalty of the largest leave-one-out cosine; a gain that undoes its shrinkage; its error.
 
     Args:
         x: centred anchors [n, d_in].
@@ -106,9 +105,10 @@ def _choose_ridge(x: Array, y: Array) -> tuple[_Ridge, Array, Array, Array]:
 
     candidates, judged = compared(spectrum(x), x, y, ones / len(x), STRENGTHS, judge)
     best = jnp.argmax(judged[0])
-    (prior, strength), (_, norm, error) = jax.tree.map(lambda a: a[best], (candidates, judged))
+    chosen, (_, norm, error) = jax.tree.map(lambda a: a[best], (candidates, judged))
     gain = _norm(y) * safe_inverse(norm, norm > 0)
-    return _Ridge(prior * same_length(x, y), strength), prior, gain, error
+    ridge = _Ridge(chosen.prior, chosen.strength, same_length(x, y))
+    return ridge, gain, error
 
 
 def _norm(a: Array) -> Array:
@@ -207,7 +207,7 @@ def _fit(
     epsilon = epsilon.astype(work)
     n = len(x)
     centred = x - jnp.mean(x, axis=0, keepdims=True), y - jnp.mean(y, axis=0, keepdims=True)
-    ridge, prior, gain, error = _choose_ridge(*centred)
+    ridge, gain, error = _choose_ridge(*centred)
     key_gate, key_fit = jax.random.split(key)
     # One block of the pools tells as well whether they help.
     some = [
@@ -228,7 +228,7 @@ def _fit(
     shift = _shift(source, target, alone, error / n)
     used = (cosines[1] > cosines[0]) & (shift < FAR)
     mapping = AffineMap(jnp.where(used, joint, alone * gain), *means)
-    info = SemiInfo(used, cosines[0], cosines[1], prior, ridge.strength, shift)
+    info = SemiInfo(used, cosines[0], cosines[1], ridge.prior, ridge.strength, shift)
     return jax.tree.map(lambda a: a.astype(dtype), mapping), info
 
 
