@@ -35,8 +35,9 @@ import jax
 import numpy as np
 from protocols import PROTOCOLS, Pair, demo_pairs
 
-from semalign_jax import fit_auto, fit_semi
+from semalign_jax import fit_auto, fit_semi, plot
 from semalign_jax.studies import report
+from semalign_jax.studies.tables import Row
 from semalign_jax.sweeps import select_anchors
 
 COUNTS = (10, 20, 50, 100, 200, 500, 1000)
@@ -132,26 +133,37 @@ def print_table(found: Sequence[Found], counts: Sequence[int]) -> None:
 
 
 def draw_figure(path: Path, found: Sequence[Found], counts: Sequence[int]) -> None:
-    """Draw one panel a pair: accuracy against anchors."""
+    """Draw one panel a pair: mean accuracy against anchors, the four maps in grey."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    styles = {"semi": "-", "auto": "-", "medoids": "--"}
-    figure = Figure(figsize=(11, 5.5), layout="constrained")
-    panels = figure.subplots(2, -(-len(found) // 2), sharex=True, squeeze=False).ravel()
-    for panel, one in zip(panels, found, strict=False):
-        width = one.four.shape[1]
-        for name, values in zip(FOUR, one.four.mean(axis=2), strict=True):
-            panel.plot(counts[:width], values, color="0.7", lw=1)
-            panel.annotate(name, (counts[width - 1], values[-1]), fontsize=6, color="0.4")
-        for name, style in styles.items():
-            panel.plot(counts[:width], one.lines[name].mean(axis=1), style, label=name, lw=1.8)
-        panel.set_xscale("log")
-        panel.set_xticks(counts, [str(count) for count in counts], fontsize=7)
-        panel.set_title(f"{one.pair[0]}\n{one.pair[1]} to {one.pair[2]}", fontsize=8)
-    panels[0].legend(fontsize=8, title="grey: the four maps", title_fontsize=8)
-    figure.supxlabel("anchors")
-    figure.supylabel("accuracy")
-    figure.savefig(path, dpi=130)
+    looks = {
+        name: plot.Look("0.65", "-", marker) for name, marker in zip(FOUR, "os^D", strict=True)
+    }
+    shown = ("semi", "auto", "medoids")
+    for name, color, marker in zip(shown, ("#0072B2", "#D55E00", "#009E73"), "vPX", strict=True):
+        looks[name] = plot.Look(color, "-", marker)
+    with rc_context({"font.size": 8, "lines.markersize": 3.5}):
+        figure = Figure(figsize=(11, 6), layout="constrained")
+        panels = figure.subplots(2, -(-len(found) // 2), sharex=True, squeeze=False).ravel()
+        for panel, one in zip(panels, found, strict=False):
+            four = dict(zip(FOUR, one.four, strict=True))
+            means = {n: (four | one.lines)[n].mean(axis=1).tolist() for n in (*FOUR, *shown)}
+            protocol, source, target = one.pair
+            rows: list[Row] = [
+                Row(protocol=protocol, source=source, target=target, method=method, anchors=count,
+                    metric="accuracy", mean=mean, std=0.0, seeds=one.four.shape[2])
+                for method, values in means.items()
+                for count, mean in zip(counts, values, strict=False)
+                if np.isfinite(mean)
+            ]  # fmt: skip
+            plot.anchor_curves(rows, looks=looks, legend=False, ax=panel)
+            panel.set(title=f"{protocol}\n{source} to {target}", xlabel="", ylabel="")
+        handles = panels[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=len(looks))
+        figure.supxlabel("anchors")
+        figure.supylabel("accuracy")
+        figure.savefig(path, dpi=130)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

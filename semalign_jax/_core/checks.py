@@ -42,6 +42,11 @@ def first_few(items: Iterable[Any], count: int = 5) -> str:
     return ", ".join(map(str, items[:count])) + more
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, in the singular if it is one."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def positive_int(name: str, value: Any) -> int:
     """Return `value` as an `int` if it is a whole number above zero."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):

@@ -27,6 +27,8 @@ _VARIABLES = (
     "HF_ENDPOINT",
     "HF_HUB_OFFLINE",
 )
+#: Extras of those who work on the package itself.
+_OF_DEVELOPERS = ("dev", "docs", "parity", "test")
 #: Least free bytes of a disk that encoders are downloaded to.
 _LITTLE = 5e9
 
@@ -80,6 +82,8 @@ def _packages() -> tuple[dict[str, str | None], dict[str, dict[str, str | None]]
         name = re.match(r"[\w.-]+", line)
         extra = re.search(r"extra == ['\"](\w+)['\"]", line)
         if name is None or name[0].replace("-", "_") == "semalign_jax":
+            continue
+        if extra is not None and extra[1] in _OF_DEVELOPERS:
             continue
         place = needed if extra is None else extras.setdefault(extra[1], {})
         place[name[0]] = _version(name[0])

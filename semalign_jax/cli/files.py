@@ -247,6 +247,7 @@ def _lines(values: Mapping[str, Any], depth: int = 0) -> list[str]:
 )
 def verify(console: "Console", settings: "VerifySettings") -> Outcome:
     """Read all of a store and list what is wrong with it; exit with 1 if anything is."""
+    from .._core.checks import counted
     from ..stores.store import open_store, verify_store
 
     store = settings.store
@@ -256,7 +257,10 @@ def verify(console: "Console", settings: "VerifySettings") -> Outcome:
     problems = verify_store(store)
     values: dict[str, Any] = {"store": str(store), "problems": [p._asdict() for p in problems]}
     if problems:
-        lines = [f"{store}: {len(problems)} problems", *(f"  {p.message}" for p in problems)]
+        lines = [
+            f"{store}: {counted(len(problems), 'problem')}",
+            *(f"  {p.message}" for p in problems),
+        ]
         return Outcome(values, "\n".join(lines), status=1)
     values["rows"] = len(open_store(store))
     return Outcome(values, f"{store}: {values['rows']} rows, all whole")

@@ -344,8 +344,8 @@ class Problems:
             lines = "\n".join(f"  {message}" for message in self._messages[:_SHOWN])
             more = f"\n  and {count - _SHOWN} more" if count > _SHOWN else ""
             raise DatasetError(
-                f"{self._name}: {count} problems; on_error='skip' leaves these rows and files out: "
-                f"{_counts(self.left_out)}\n{lines}{more}"
+                f"{self._name}: {checks.counted(count, 'problem')}; on_error='skip' leaves these "
+                f"rows and files out: {_counts(self.left_out)}\n{lines}{more}"
             )
         return tuple(self._messages)
 

@@ -1,12 +1,13 @@
 """Scores of classifiers by name, from logits: what sweeps and studies take as `metrics`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 
+from .._core import checks
 from .._core.samples import MacroMean, macro_mean, poisoned, sum_of_others, targets, weighted_mean
 from .._core.typing import Array
 from .classification import accuracy, balanced_accuracy, precision_recall_f1, predicted_classes
@@ -20,6 +21,34 @@ HeadMetric: TypeAlias = Literal[
     "accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision"
 ]
 HEAD_METRICS: tuple[HeadMetric, ...] = get_args(HeadMetric)
+
+
+def named_metrics(
+    metrics: Sequence[HeadMetric] | Mapping[str, HeadMetric | Callable[..., Any]],
+) -> dict[str, HeadMetric | Callable[..., Any]]:
+    """Metrics by their labels; each is a name of `HEAD_METRICS` or a function.
+
+    Raises:
+        TypeError: if they are neither a list of names nor a mapping.
+        ValueError: if there is none, or a name is unknown or given twice.
+    """
+    if isinstance(metrics, str):
+        raise ValueError(f"metrics must be a list of names; got {metrics!r}, write [{metrics!r}]")
+    if not isinstance(metrics, Iterable):
+        raise TypeError(f"metrics must be a list of names or a mapping; got {metrics!r}")
+    found = metrics if isinstance(metrics, Mapping) else {}
+    for name in metrics if found is not metrics else ():
+        if callable(name):
+            raise TypeError(f"metrics: functions go by names of yours, {{'mine': {name!r:.60}}}")
+        if name in found:
+            raise ValueError(f"metrics has {name!r} more than once")
+        found[name] = name
+    if not found:
+        raise ValueError("metrics is empty: give at least one, a name or label -> function")
+    for metric in found.values():
+        if not callable(metric):
+            checks.option("metrics", metric, HEAD_METRICS)
+    return dict(found)
 
 
 def scalar_score(name: str, found: Any) -> Array:

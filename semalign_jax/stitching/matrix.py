@@ -24,9 +24,9 @@ from ..maps.affine_map import identity_map
 from ..maps.mlp_head import Head, first_layer
 from ..metrics import MacroMean
 from ..metrics.by_name import (
-    HEAD_METRICS,
     HeadMetric,
     ScoreMetric,
+    named_metrics,
     score_by_function,
     score_by_name,
 )
@@ -414,19 +414,16 @@ def _score_metrics(
     loss: Loss,
     num_classes: int,
 ) -> tuple[tuple[str, ScoreMetric], ...]:
-    if isinstance(metrics, str) or not metrics:
-        raise ValueError(f"metrics must be a list of at least one name; got {metrics!r}")
-    if not isinstance(metrics, Mapping):
-        _distinct("metrics", metrics)
-        metrics = {name: name for name in metrics}
-    scores: dict[str, ScoreMetric] = {}
-    for label, metric in metrics.items():
-        if callable(metric):
-            scores[label] = score_by_function(label, metric)
-        else:
-            checks.option("metrics", metric, HEAD_METRICS)
-            scores[label] = score_by_name(metric, loss == "multinomial", num_classes)
-    return tuple(scores.items())
+    softmax = loss == "multinomial"
+    return tuple(
+        (
+            label,
+            score_by_function(label, metric)
+            if callable(metric)
+            else score_by_name(metric, softmax, num_classes),
+        )
+        for label, metric in named_metrics(metrics).items()
+    )
 
 
 @partial(jax.jit, static_argnums=0)

@@ -21,12 +21,11 @@ from .._core.records import Records, cells_of, shown_counts
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.mlp_head import Head, after_first_layer, first_layer
-from ..metrics.by_name import HeadMetric, ScoreMetric
+from ..metrics.by_name import HeadMetric, ScoreMetric, named_metrics
 from ._shared import Plan, Variant, is_shared, prepare, shared_heads
 from .one_pair import (
     SweepMethod,
     checked_lines,
-    checked_metrics,
     checked_orders,
     score_of_predictions,
 )
@@ -72,7 +71,7 @@ def sweep_pairs(
     *,
     readouts: Mapping[str, Head],
     test: Mapping[str, ArrayLike],
-    metrics: Mapping[str, ScoreMetric] | Sequence[HeadMetric],
+    metrics: Sequence[HeadMetric] | Mapping[str, HeadMetric | ScoreMetric],
     eval_data: Any = None,
     methods: Sequence[Method] | Mapping[str, str | SweepMethod] = METHODS,
     pairs: Sequence[tuple[str, str]] | None = None,
@@ -104,8 +103,8 @@ def sweep_pairs(
         test: name of a source -> test embeddings [t, d], rows matched.
         metrics: names of scores ("accuracy", "balanced_accuracy", "macro_f1", "auroc",
             "average_precision"; `eval_data` is then the test labels, [t] or booleans [t, c]), or
-            name -> function `(scores [t, c], eval_data) -> scalar` (or a pytree of arrays); must
-            be traceable. Define it once: it is part of the key of compiled code.
+            label -> such a name or a traceable function `(scores [t, c], eval_data) -> scalar`
+            (or a pytree of arrays). Define it once: it is part of the key of compiled code.
         eval_data: any pytree of arrays, handed to the metrics, e.g. the test labels.
         methods: names of maps, or label -> name or `SweepMethod`.
         pairs: ordered (source, target) pairs; None means all of different encoders.
@@ -137,8 +136,6 @@ def sweep_pairs(
         >>> found.values["accuracy"].shape  # pairs, methods, counts, keys
         (2, 1, 2, 2)
     """
-    if not metrics:
-        raise ValueError("metrics is empty: give at least one, name -> function(scores, eval_data)")
     lines = checked_methods(methods)
     pairs = _checked_pairs(embeddings, pairs)
     data, tests = _checked_encoders(embeddings, test, readouts, pairs)
@@ -155,7 +152,10 @@ def sweep_pairs(
     ascending = tuple(sorted(set(checked)))
     shared = dict.fromkeys(line for _, line in lines if is_shared(line))
     plan = Plan(tuple(shared), ascending, dtype == jnp.float32)
-    score = partial(_score, checked_metrics(metrics, score_of_predictions))
+    named = named_metrics(metrics)
+    score = partial(
+        _score, tuple((k, m if callable(m) else score_of_predictions(m)) for k, m in named.items())
+    )
 
     def of_encoder(order: Array, name: str) -> _Encoder:
         ordered = data[name][order]

@@ -21,7 +21,7 @@ from ..maps.affine_map import AffineMap
 from ..maps.fit import compiled_fit
 from ..maps.mlp_head import Head
 from ..maps.options import check_method, check_options
-from ..metrics.by_name import HEAD_METRICS, HeadMetric, score_by_name
+from ..metrics.by_name import HeadMetric, named_metrics, score_by_name
 from .anchors import anchor_order, check_counts
 
 #: How a sweep gives a fit its anchors, see `anchor_sweep`.
@@ -121,7 +121,7 @@ def anchor_sweep(
     counts: Sequence[int] | Array,
     keys: Array | None = None,
     *,
-    metrics: Mapping[str, Metric] | Sequence[HeadMetric],
+    metrics: Sequence[HeadMetric] | Mapping[str, HeadMetric | Metric],
     eval_data: Any = None,
     methods: Sequence[Method] | Mapping[str, str | SweepMethod | Fitter] = METHODS,
     orders: ArrayLike | None = None,
@@ -150,10 +150,10 @@ def anchor_sweep(
         counts: anchor counts, ints in [1, n]; a traced array of integers [counts] if the route
             is "masks".
         keys: PRNG keys [seeds], e.g. `jax.random.split(jax.random.key(0), 5)`.
-        metrics: name -> function `(map, eval_data) -> scalar`; must be traceable. It may return
-            a pytree of arrays too: `lambda fitted, _: fitted` gives the maps themselves. Or names
-            of scores of a head on mapped test rows, see `eval_data`: "accuracy",
-            "balanced_accuracy", "macro_f1", "auroc", "average_precision".
+        metrics: names of scores of a head on mapped test rows, see `eval_data`: "accuracy",
+            "balanced_accuracy", "macro_f1", "auroc", "average_precision". Or label -> such a name
+            or a traceable function `(map, eval_data) -> scalar`, which may return a pytree of
+            arrays too: `lambda fitted, _: fitted` gives the maps themselves.
         eval_data: any pytree of arrays, handed to the metrics; for metrics by name the triple
             (head of the target space, test rows of the source [t, d_in], labels [t] or booleans
             [t, c]).
@@ -191,10 +191,9 @@ def anchor_sweep(
         (2, 2, 2)
     """
     x, y = checks.pair(x, y)
-    if not metrics:
-        raise ValueError("metrics is empty: give at least one, name -> function(map, eval_data)")
-    scored = checked_metrics(metrics, _score_of_map)
-    by_name = not isinstance(metrics, Mapping)
+    named = named_metrics(metrics)
+    scored = tuple((k, one if callable(one) else _score_of_map(one)) for k, one in named.items())
+    by_name = not all(map(callable, named.values()))
     if by_name and not (isinstance(eval_data, tuple) and len(eval_data) == 3):
         raise ValueError("metrics by name need eval_data=(head, test rows, labels)")
     lines = checked_lines(methods)
@@ -217,27 +216,6 @@ def anchor_sweep(
 
 
 # --- checks ------------------------------------------------------------------------------------
-
-
-def checked_metrics(
-    metrics: Mapping[str, Callable[..., Any]] | Sequence[HeadMetric],
-    by_name: Callable[[HeadMetric], Callable[..., Any]],
-) -> tuple[tuple[str, Callable[..., Any]], ...]:
-    """The metrics of a sweep with their names; `by_name` gives those that are names alone."""
-    if isinstance(metrics, Mapping):
-        for name, metric in metrics.items():
-            if not callable(metric):
-                raise TypeError(f"metrics[{name!r}] must be a function; got {metric!r}")
-        return tuple(metrics.items())
-    if not isinstance(metrics, Iterable):
-        raise TypeError(f"metrics must be a list of names or a mapping; got {metrics!r}")
-    if isinstance(metrics, str):
-        raise ValueError(f"metrics must be a list of names; got {metrics!r}, write [{metrics!r}]")
-    for name in metrics:
-        if callable(name):
-            raise TypeError(f"metrics: functions go by names of yours, {{'mine': {name!r:.60}}}")
-        checks.option("metrics", name, HEAD_METRICS)
-    return tuple((name, by_name(name)) for name in dict.fromkeys(metrics))
 
 
 @cache  # one function for each name, as compiled code is found by it

@@ -101,7 +101,7 @@ def test_verify(store):
     data[-3] ^= 1
     path.write_bytes(data)
     result = run("verify", store, status=1)
-    assert result.stdout.splitlines()[0] == f"{store}: 1 problems"
+    assert result.stdout.splitlines()[0] == f"{store}: 1 problem"
     assert "contents do not have their sha256" in result.stdout
 
 

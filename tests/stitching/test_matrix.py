@@ -315,7 +315,7 @@ def mistakes():
         (dict(test_labels=TEST_CLASSES[1:]), ValueError, "test_labels must have shape"),
         (dict(test_labels=TEST_CLASSES / 2), TypeError, "test_labels must be integers"),
         (dict(test_known=np.ones(T - 1, bool)), ValueError, "test_known must have the shape"),
-        (dict(metrics=()), ValueError, "metrics must be a list"),
+        (dict(metrics=()), ValueError, "metrics is empty"),
         (dict(metrics="auroc"), ValueError, "metrics must be a list"),
         (dict(metrics=["auroc", "auroc"]), ValueError, "metrics has 'auroc' more than once"),
         (dict(metrics=["f1"]), ValueError, "metrics must be one of 'accuracy'"),

@@ -54,7 +54,12 @@ def test_metrics_by_name():
     names: Any = ["accuracy", "auroc"]
     options: Any = {"orders": np.arange(40)[None], "methods": ["affine"], "eval_data": data}
     values = sa.anchor_sweep(x[:40], y[:40], (5, 30), metrics=names, **options).values
+    named: Any = {"rank": "auroc", "total": lambda fitted, given: fitted(given[1]).sum()}
+    mixed = sa.anchor_sweep(x[:40], y[:40], (5, 30), metrics=named, **options).values
+    np.testing.assert_array_equal(mixed["rank"], values["auroc"])
     for c, n in enumerate((5, 30)):
+        total = sa.fit_affine(x[:n], y[:n])(x[40:]).sum()
+        np.testing.assert_allclose(mixed["total"][0, c, 0], total)
         head_at_n = sa.stitch(head, sa.fit_affine(x[:n], y[:n]))
         expected = sa.stitching.head_accuracy(head_at_n, *data[1:])
         np.testing.assert_allclose(values["accuracy"][0, c, 0], expected)
