@@ -36,8 +36,9 @@ def named_metrics(
         raise ValueError(f"metrics must be a list of names; got {metrics!r}, write [{metrics!r}]")
     if not isinstance(metrics, Iterable):
         raise TypeError(f"metrics must be a list of names or a mapping; got {metrics!r}")
-    found = metrics if isinstance(metrics, Mapping) else {}
-    for name in metrics if found is not metrics else ():
+    labelled = isinstance(metrics, Mapping)
+    found: dict[str, HeadMetric | Callable[..., Any]] = dict(metrics) if labelled else {}
+    for name in () if labelled else metrics:
         if callable(name):
             raise TypeError(f"metrics: functions go by names of yours, {{'mine': {name!r:.60}}}")
         if name in found:
@@ -48,7 +49,7 @@ def named_metrics(
     for metric in found.values():
         if not callable(metric):
             checks.option("metrics", metric, HEAD_METRICS)
-    return dict(found)
+    return found
 
 
 def scalar_score(name: str, found: Any) -> Array:
