@@ -232,7 +232,7 @@ def weight_values(weights: Array) -> None:
             f"weights must be finite and >= 0; row {bad[0]} has {host[bad[0]]} "
             f"({bad.size} such rows)"
         )
-    if not np.any(host > 0):
+    if not np.any(host >= jnp.finfo(host.dtype).tiny):  # smaller ones are zero in JAX
         raise ValueError("weights are all zero: at least one anchor needs a positive weight")
 
 

@@ -297,6 +297,7 @@ def _high_and_low(values: Array) -> tuple[Array, Array]:
     """
     eps = jnp.finfo(values.dtype).eps
     quantum = power_of_two_scale(jnp.sum(jnp.abs(values))) * jnp.asarray(2 * eps, values.dtype)
+    quantum = jnp.maximum(quantum, jnp.finfo(values.dtype).tiny)
     high = jnp.round(values / quantum) * quantum
     return high, values - high
 

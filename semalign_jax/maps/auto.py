@@ -44,7 +44,7 @@ from .leave_one_out import (
 )
 from .mlp_head import Head
 from .options import check_anchors
-from .sides import NormalizedSide, normalized_side, row_weights
+from .sides import NormalizedSide, effective_number, normalized_side, row_weights
 
 #: Predictions are made longer by 1 + LENGTHENING (1 - cosine^2) / n: the means of few anchors err
 #: in what is not explained, and a head reads that error as it reads the row. Chosen on validation
@@ -341,8 +341,7 @@ def _length(problem: Problem, left_out: Array) -> Array:
     usable = (power > 0) & (wanted > 0)
     ratio = wanted * safe_inverse(power, usable)
     ratio = jnp.where(usable, jnp.sqrt(jnp.where(usable, ratio, 1)), 1)
-    total, squares = jnp.sum(problem.w), jnp.sum(problem.w**2)
-    effective = total * total * safe_inverse(squares, squares > 0)
+    effective = effective_number(problem.w)
     cosine = jnp.maximum(mean_cosine(left_out, problem.y.rows, problem.w), 0)
     return ratio * (1 + LENGTHENING * (1 - cosine**2) / jnp.maximum(effective, FEWEST))
 

@@ -23,6 +23,7 @@ from .._core.linalg import (
     compute_dtype,
     matmul,
     one_by_one_on_cpu,
+    power_of_two_scale,
     safe_inverse,
     transpose,
     unit_rows,
@@ -203,7 +204,11 @@ def _fit(
 ) -> tuple[AffineMap, SemiInfo]:  # fmt: skip
     dtype = common_dtype(x.dtype, y.dtype)
     work = compute_dtype(dtype)
-    x, y, *pools = [a.astype(work) for a in (x, y, *pools)]
+    # Products of rows stay in range, whatever their unit.
+    units = [power_of_two_scale(a.astype(work)) for a in (x, y)]
+    x, y, *pools = [
+        a.astype(work) / unit for a, unit in zip((x, y, *pools), 2 * units, strict=True)
+    ]
     epsilon = epsilon.astype(work)
     n = len(x)
     centred = x - jnp.mean(x, axis=0, keepdims=True), y - jnp.mean(y, axis=0, keepdims=True)
@@ -227,7 +232,8 @@ def _fit(
     source, target = (pool - mean[None, :] for pool, mean in zip(pools, means, strict=True))
     shift = _shift(source, target, alone, error / n)
     used = (cosines[1] > cosines[0]) & (shift < FAR)
-    mapping = AffineMap(jnp.where(used, joint, alone * gain), *means)
+    weight = jnp.where(used, joint, alone * gain) * (units[1] / units[0])
+    mapping = AffineMap(weight, *(mean * unit for mean, unit in zip(means, units, strict=True)))
     info = SemiInfo(used, cosines[0], cosines[1], ridge.prior, ridge.strength, shift)
     return jax.tree.map(lambda a: a.astype(dtype), mapping), info
 

@@ -36,6 +36,13 @@ def row_weights(weights: Array | None, n: int, dtype) -> tuple[Array, Array]:
     return w, jnp.where(w > 0, jnp.sqrt(jnp.where(w > 0, w, 1)), 0)
 
 
+def effective_number(w: Array) -> Array:
+    """Kish's effective number of rows of weights [n], (sum w)^2 / sum w^2, in any unit of them."""
+    total = jnp.sum(w)
+    squares = jnp.sum((w * safe_inverse(total, total > 0)) ** 2)
+    return safe_inverse(squares, squares > 0)
+
+
 def normalized_side(
     data: Array, weights: Array | None, *, center: bool, normalize: Normalize
 ) -> NormalizedSide:

@@ -12,7 +12,15 @@ import numpy as np
 from jax import lax
 
 from .._core import checks
-from .._core.linalg import compute_dtype, eigh, in_batches, matmul, transpose, unit_rows
+from .._core.linalg import (
+    compute_dtype,
+    eigh,
+    in_batches,
+    matmul,
+    power_of_two_scale,
+    transpose,
+    unit_rows,
+)
 from .._core.typing import Array, ArrayLike
 from ..metrics import linear_cka, mutual_knn
 from .anchors import anchor_order
@@ -97,6 +105,7 @@ def _selected(method: Selection, count: int, x: Array, key: Array) -> Array:
 
 
 def _by_leverage(x: Array, count: int, key: Array) -> Array:
+    x = x / power_of_two_scale(x)
     values, vectors = eigh(matmul(transpose(x), x))
     values = jnp.maximum(values, 0)
     penalty = jnp.mean(values)

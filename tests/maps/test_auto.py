@@ -170,6 +170,10 @@ def test_answers_are_defined_at_the_edges(precision):
     np.testing.assert_allclose(masked.weight, sa.fit_auto(x[:4], y[:4])[0].weight, rtol=1e-3)
     gradient = jax.grad(lambda x: jnp.sum(sa.fit_auto(x, y[:1])[0].weight))(jnp.asarray(x[:1]))
     assert np.isfinite(gradient).all()
+    _, info = sa.fit_auto(x, y, weights=np.ones(6, np.float32))
+    for unit in (2.0**-100, 2.0**100):  # whose squares are out of range
+        _, scaled = sa.fit_auto(x, y, weights=np.full(6, unit, np.float32))
+        np.testing.assert_allclose(scaled.gamma, info.gamma, rtol=1e-5)
     half = sa.fit_auto(jnp.asarray(x, jnp.bfloat16), jnp.asarray(y, jnp.bfloat16))[0]
     assert half.weight.dtype == jnp.bfloat16
 

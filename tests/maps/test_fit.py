@@ -202,6 +202,7 @@ BAD = [
     (dict(x=np.full((3, 2), np.nan)), ValueError, "x holds NaN"),
     (dict(weights=np.array([1.0, -1, 1])), ValueError, "row 1 has -1"),
     (dict(weights=np.zeros(3)), ValueError, "weights are all zero"),
+    (dict(weights=np.full(3, 1e-310)), ValueError, "weights are all zero"),  # in JAX they are
     (dict(weights=np.ones(2)), ValueError, "weights must have shape"),
     (dict(normalize="unit"), ValueError, "normalize must be one of"),
     (dict(completion="any"), ValueError, "completion must be one of"),
@@ -229,7 +230,8 @@ def test_unknown_method_or_option_is_named():
 
 def test_info_reports_rank_and_orthogonality():
     x, y = anchors(4, 8, 8, cond=3)
-    _, info = sa.fit("ortho", x, y, info=True, weights=np.array([1.0, 1, 1, 0]))
+    # The squares of these weights are out of range.
+    _, info = sa.fit("ortho", x, y, info=True, weights=1e-200 * np.array([1.0, 1, 1, 0]))
     assert int(info.rank) == 3
     assert float(info.n_effective) == pytest.approx(3)
     assert float(info.orthogonality_error) < 1e-12

@@ -133,6 +133,9 @@ def test_a_fit_is_that_of_the_recipe(d_out, same):
     np.testing.assert_allclose(info.shift, shift, rtol=1e-9)
     compiled, _ = jax.jit(sa.fit_semi)(x, y, p, q)
     np.testing.assert_allclose(compiled.weight, found.weight, atol=1e-9)
+    unit = 2.0**-600  # whose square is out of range
+    tiny, _ = sa.fit_semi(x * unit, y, p * unit, q)
+    np.testing.assert_allclose(tiny.weight * unit, found.weight, atol=1e-9)
 
 
 def test_pools_that_do_not_match_are_left_out():

@@ -930,6 +930,9 @@ def test_weights_keep_their_value_or_are_refused(precision):
     )
     for value in (1e-60, 1e60):  # beyond float32
         weights = np.array([value, 1e-3])
+    tiny = np.full(2, 1e-36, np.float32)
+    got = metrics.balanced_accuracy(labels, predicted, 2, weights=tiny).value
+    np.testing.assert_allclose(got, 0.5)
         if precision == "x64":
             share = value / weights.sum()
             got = metrics.accuracy(labels, predicted, weights=weights)
