@@ -167,10 +167,11 @@ def bootstrap_weights(
         [resamples, n]: number of times that each row was drawn, times `weights`.
 
     Raises:
-        TypeError: for `strata` or `clusters` that are not integers.
+        TypeError: for a `key` that is none, `strata` or `clusters` that are not integers.
         ValueError: for shapes that do not match, negative weights or a cluster in two strata.
     """
     plan = _plan(rows, strata, clusters, weights)
+    key = checks.prng_key("key", key)
     keys = jax.random.split(key, checks.positive_int("resamples", resamples))
     return _all_drawn_weights(plan, keys)
 
@@ -221,6 +222,7 @@ def bootstrap(
     tail = tail_of(level)
     refuse_wrapping("data", data)
     plan = _plan(rows, strata, clusters, weights)
+    key = checks.prng_key("key", key)
     resamples = checks.positive_int("resamples", resamples)
     batch_size = checks.positive_int("batch_size", batch_size)
     estimate, replicates = _replicates(statistic, data, plan, key, resamples, batch_size)
@@ -279,6 +281,7 @@ def paired_bootstrap_test(
     refuse_wrapping("first", first)
     refuse_wrapping("second", second)
     plan = _plan(rows, strata, clusters, weights)
+    key = checks.prng_key("key", key)
     resamples = checks.positive_int("resamples", resamples)
     batch_size = checks.positive_int("batch_size", batch_size)
     both, replicates = _replicates(
@@ -331,6 +334,7 @@ def paired_permutation_test(
     refuse_wrapping("first", first)
     refuse_wrapping("second", second)
     plan = _plan(rows, None, clusters, weights)
+    key = checks.prng_key("key", key)
     permutations = checks.positive_int("permutations", permutations)
     batch_size = checks.positive_int("batch_size", batch_size)
     first, second = (

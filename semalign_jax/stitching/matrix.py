@@ -199,8 +199,9 @@ def evaluate_stitching_pairs(
             "control needs at least 2 candidate anchors to permute: give larger counts, or "
             "control=False"
         )
-    if control_key is None:
-        control_key = jax.random.key(0)
+    control_key = (
+        jax.random.key(0) if control_key is None else checks.prng_key("control_key", control_key)
+    )
     truth = _test_data(test_labels, test_known, len(tests[names[0]]), num_classes, loss)
 
     def report(stage: str, done: int, total: int) -> None:

@@ -112,6 +112,7 @@ def fit_mlp_head(
         TypeError: see `fit_head`.
         ValueError: see `fit_head`, and for an unknown activation.
     """
+    key = checks.prng_key("key", key)
     data = checked_data(x, labels, num_classes, loss, weights, known)
     static = (
         loss,

@@ -40,10 +40,10 @@ def anchor_order(
         int32 [size], distinct rows.
 
     Raises:
-        TypeError: if `labels` are not integers.
+        TypeError: if `key` is none or `labels` are not integers.
         ValueError: if n < 1, `size` is not in [1, n] or `labels` has another length.
     """
-    n = checks.positive_int("n", n)
+    key, n = checks.prng_key("key", key), checks.positive_int("n", n)
     size = n if size is None else checks.positive_int("size", size)
     if size > n:
         raise ValueError(f"size must be at most n = {n}; got {size}")
@@ -95,10 +95,10 @@ def anchor_masks(
         bool [len(counts), n]; each can be passed as `weights` to the fits.
 
     Raises:
-        TypeError: if `labels` or `counts` are not integers.
+        TypeError: if `key` is none, or `labels` or `counts` are not integers.
         ValueError: if a count is not in [1, n] or `labels` has another length.
     """
-    n = checks.positive_int("n", n)
+    key, n = checks.prng_key("key", key), checks.positive_int("n", n)
     sizes = jnp.asarray(check_counts(counts, n))
     if checks.flag("nested", nested):
         ranks = jnp.argsort(anchor_order(key, n, labels=labels))[None, :]

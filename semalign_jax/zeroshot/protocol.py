@@ -229,7 +229,7 @@ def zero_shot_protocol(
         if name in ("classes", *TASK_METRICS[prompts.task]):
             raise ValueError(f"metrics: {name!r} is the name of what there is already")
     seeds = checks.positive_int("seeds", seeds)
-    anchor_key, label_key, bootstrap_key = jax.random.split(key, 3)
+    anchor_key, label_key, bootstrap_key = jax.random.split(checks.prng_key("key", key), 3)
     orders = anchor_orders(anchor_key, len(anchors.ids), seeds, max(checked))
     dtype = common_dtype(validation.embeddings.dtype, test.embeddings.dtype)
     images = jnp.concatenate([a.embeddings.astype(dtype) for a in (validation, test)])

@@ -548,6 +548,18 @@ ERRORS = {
         TypeError,
         "strata has the byte order",
     ),
+    "key": (lambda: wrongly.bootstrap(area, D, 4, 0), TypeError, "key must be made by"),
+    "key of weights": (
+        lambda: wrongly.bootstrap_weights(0, 4, 3),
+        TypeError,
+        "key must be made by",
+    ),
+    "key of swaps": (lambda: SWAP(D, D, 4, 0), TypeError, "key must be made by"),
+    "keys": (
+        lambda: wrongly.paired_bootstrap_test(area, D, D, 4, jax.random.split(KEY, 2)),
+        ValueError,
+        "key must be one key",
+    ),
     "structure": (lambda: SWAP(D, D[0], 4, KEY), ValueError, "same structure"),
     "leaf": (lambda: SWAP(D, (D[0], D[1][:2]), 4, KEY), ValueError, "each of the 4 rows"),
     "shapes": (

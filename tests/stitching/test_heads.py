@@ -600,6 +600,11 @@ def test_bad_input_is_named(change, error, message):
             sa.stitching.fit_mlp_head(jax.random.key(0), **arguments)
 
 
+def test_a_head_needs_a_key_first():
+    with pytest.raises(TypeError, match="key must be made by jax.random.key"):
+        sa.stitching.fit_mlp_head(X, CLASSES, K)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
