@@ -8,7 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from .._core import checks
-from .._core.samples import MacroMean, macro_mean, poisoned, sum_of_others, targets, weighted_mean
+from .._core.samples import (
+    MacroMean,
+    in_range,
+    integers,
+    macro_mean,
+    poisoned,
+    sum_of_others,
+    targets,
+    weighted_mean,
+)
 from .._core.typing import Array
 from .classification import accuracy, balanced_accuracy, precision_recall_f1, predicted_classes
 from .ranking import auroc, average_precision
@@ -101,8 +110,10 @@ def _of_classes(
             scores = log_odds(scores)
         score = auroc if name == "auroc" else average_precision
         return macro_mean(score(labels, scores, weights=weights))
+    labels = integers("labels", labels, scores.shape[:1])
+    valid = in_range("labels", labels, num_classes, weights)
     # A NaN would be the largest score, and so a class.
-    weights = poisoned(weights, ~jnp.isnan(scores).any(axis=-1))
+    weights = poisoned(weights, valid & ~jnp.isnan(scores).any(axis=-1))
     predicted = predicted_classes(scores)
     if name == "accuracy":
         return macro_mean(accuracy(labels, predicted, weights=weights)[None])
@@ -121,9 +132,9 @@ def _of_labels(name: HeadMetric, scores: Array, labels: Array, weights: Array) -
     if name in ("auroc", "average_precision"):
         score = auroc if name == "auroc" else average_precision
         return macro_mean(score(labels, scores, weights=weights))
-    weights = poisoned(weights, ~jnp.isnan(scores))
+    truth, valid = targets(labels, scores.shape, weights)
+    weights = poisoned(weights, valid & ~jnp.isnan(scores))
     predicted = scores > 0
-    truth, _ = targets(labels, scores.shape, weights)
     if name == "accuracy":
         return macro_mean(weighted_mean((truth == predicted).astype(weights.dtype), weights))
     positive = precision_recall_f1(truth, predicted, weights=weights)

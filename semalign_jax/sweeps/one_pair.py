@@ -156,7 +156,7 @@ def anchor_sweep(
             arrays too: `lambda fitted, _: fitted` gives the maps themselves.
         eval_data: any pytree of arrays, handed to the metrics; for metrics by name the triple
             (head of the target space, test rows of the source [t, d_in], labels [t] or booleans
-            [t, c]).
+            [t, c]); classes that the head does not have make a score NaN.
         methods: names of maps, or label -> name, `SweepMethod` (a map with options) or function
             `(x, y) -> AffineMap` (with "prefixes" alone).
         orders: instead of `keys`: integer [seeds, m] row orders, m >= max(counts), whose prefixes
@@ -176,7 +176,8 @@ def anchor_sweep(
     Raises:
         TypeError: for non-floating embeddings, counts that are not ints, or keys that are none.
         ValueError: for shapes that do not match, unknown methods, counts beyond n, a single key,
-            or if not exactly one of `keys` and `orders` is given.
+            `eval_data` with other rows than one a seed where `eval_in_axes` is 0, or if not exactly
+            one of `keys` and `orders` is given.
 
     Example:
         >>> import jax, semalign_jax as sa
@@ -206,6 +207,12 @@ def anchor_sweep(
     route = _chosen_route(route, isinstance(checked, tuple), lines, work)
     eval_data = jax.tree.map(jnp.asarray, eval_data)  # once, and not for every score
     axes = _freeze_axes(eval_in_axes, eval_data)
+    for axis, leaf in zip(axes, jax.tree.leaves(eval_data), strict=True):
+        if axis == 0 and leaf.shape[:1] != (len(orders),):  # JAX would take another row instead
+            raise ValueError(
+                f"eval_in_axes: arrays of eval_data with the entry 0 need one row for each of the "
+                f"{len(orders)} seeds; got shape {leaf.shape}"
+            )
     if route == "prefixes":
         assert isinstance(checked, tuple)
         values = _by_prefixes(lines, scored, axes, checked, x, y, orders, eval_data)
@@ -302,7 +309,7 @@ def _counts_and_orders(
     if (keys is None) == (orders is None):
         raise ValueError("give exactly one of keys (random anchors) and orders (your own)")
     if orders is not None:
-        orders = jnp.asarray(orders)
+        orders = cast(Array, checks.host_array("orders", orders))  # JAX narrows 64-bit integers
         if orders.ndim != 2 or not jnp.issubdtype(orders.dtype, jnp.integer):
             raise ValueError(
                 f"orders must be integers [seeds, m]; got {orders.dtype} {orders.shape}"
@@ -324,7 +331,9 @@ def _counts_and_orders(
     if orders is None:
         keys = checks.prng_key("keys", keys, ndim=1)
         orders = _orders(rows, most, keys, labels)
-    return checked, orders[:, :most]
+    if not orders.shape[0]:
+        raise ValueError("keys or orders [seeds, ...] hold no seed: give at least one")
+    return checked, jnp.asarray(orders[:, :most])
 
 
 def _orders(rows: int, size: int, keys: Array, labels: ArrayLike | None) -> Array:

@@ -67,6 +67,14 @@ def test_metrics_by_name():
         positive, negative = (odds[labels[40:] == value] for value in (1, 0))
         expected = np.mean(positive[:, None] > negative[None, :])
         np.testing.assert_allclose(values["auroc"][0, c, 0], expected)
+    wrong = sa.anchor_sweep(
+        x[:40],
+        y[:40],
+        (5, 30),
+        metrics=names,
+        **(options | {"eval_data": (*data[:2], labels[40:] + 1)}),
+    )
+    assert all(np.isnan(values).all() for values in wrong.values.values())  # there is no class 2
     with pytest.raises(ValueError, match="metrics must be one of 'accuracy'"):
         sa.anchor_sweep(x, y, (5,), metrics=names[:1] + ["error"], **options)
     with pytest.raises(TypeError, match="metrics: functions go by names of yours"):
@@ -148,7 +156,7 @@ def test_masks_compile_one_fit_whatever_the_counts():
     sizes = []
     for counts in ((5,), (3, 5, 8, 13, 21)):
         run = partial(
-            sa.anchor_sweep, counts=counts, orders=np.arange(30)[None], metrics={"map": the_map},
+            sa.anchor_sweep, counts=counts, orders=np.arange(21)[None], metrics={"map": the_map},
             methods=["ortho"], route="masks",
         )  # fmt: skip
         sizes.append(len(jax.jit(run).lower(x[:21], y[:21]).as_text().splitlines()))
@@ -188,6 +196,15 @@ def test_keys_and_orders_are_checked():
         run(orders=np.arange(1, 13)[None])
     with pytest.raises(ValueError, match="is a function of the anchors alone"):
         run(orders=np.arange(12)[None], methods={"own": sa.fit_ortho}, route="masks")
+    with pytest.raises(ValueError, match="orders must be rows from 0 to 11"):
+        run(orders=np.arange(12)[None] + 2**32)  # JAX may take these as 0 to 11
+    with pytest.raises(ValueError, match="hold no seed"):
+        run(jax.random.split(jax.random.key(0), 2)[:0])
+    with pytest.raises(TypeError, match="key must be made by jax.random.key"):
+        sa.sweeps.anchor_masks(0, 12, [3])  # type: ignore[arg-type]
+    for rows in (1, 3):  # JAX would take the last row for a seed that has none
+        with pytest.raises(ValueError, match="one row for each of the 2 seeds"):
+            run(orders=np.tile(np.arange(12), (2, 1)), eval_data=np.ones(rows), eval_in_axes=0)
     raw = jax.random.split(jax.random.PRNGKey(0), 2)
     assert run(raw, methods=["ortho"]).values["map"][0].shape == (1, 1, 2, 4, 4)
 
