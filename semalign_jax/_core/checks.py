@@ -71,19 +71,22 @@ def shard_rows(rows: int, index: int, count: int) -> range:
     return range(rows * int(index) // count, rows * (int(index) + 1) // count)
 
 
-def float_array(name: str, value: Any, ndim: int | tuple[int, ...]) -> Array:
+def float_array(
+    name: str, value: Any, ndim: int | tuple[int, ...], *, spread: bool = False
+) -> Array:
     """Convert `value` to a non-empty floating-point array of a given rank.
 
     Args:
         name: argument name used in messages.
         value: anything NumPy understands as a numeric array, or a JAX array.
         ndim: allowed number of dimensions.
+        spread: whether it may be spread over an Explicit mesh.
 
     Raises:
         TypeError: for integer, boolean, complex, text, object, masked, big-endian or
             extended-precision data.
         ValueError: for another rank or an empty array, for values that JAX narrows to infinity, or
-            if it is spread over an Explicit mesh.
+            if it is spread over an Explicit mesh and may not be.
     """
     value = host_array(name, value)
     dtype = value.dtype
@@ -103,7 +106,8 @@ def float_array(name: str, value: Any, ndim: int | tuple[int, ...]) -> Array:
     if value.size == 0:
         raise ValueError(f"{name} is empty: shape {value.shape}; every dimension must be >= 1")
     _refuse_beyond_float32(name, value)
-    return _on_auto_axes(name, jnp.asarray(value))
+    array = jnp.asarray(value)
+    return array if spread else _on_auto_axes(name, array)
 
 
 def _refuse_beyond_float32(name: str, value: Any) -> None:

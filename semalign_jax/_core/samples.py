@@ -171,10 +171,10 @@ def in_range(
         if bad.size:
             where = tuple(bad[0].tolist())
             value = int(np.asarray(labels)[where])
+            hint = "" if weights is None else ". Give rows without a label the weight 0"
             raise ValueError(
                 f"{name} must be in [{start}, {stop}); entry {where} is "
-                f"{'beyond 32 bits' if value in (INT32.min, INT32.max) else value}. "
-                f"Give rows without a label the weight 0"
+                f"{'beyond 32 bits' if value in (INT32.min, INT32.max) else value}{hint}"
             )
     return valid
 

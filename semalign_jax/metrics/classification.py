@@ -388,12 +388,11 @@ def expected_calibration_error(
     spread = jnp.broadcast_to(weights[:, None], probabilities.shape) if classes else weights
     hit, valid = targets(labels, probabilities.shape, spread)
     confidence = probabilities.astype(weights.dtype)
+    valid &= _probabilities(confidence, spread)
     if classes:
         best = jnp.argmax(confidence, axis=1)[:, None]
-        hit, valid, confidence = (
-            jnp.take_along_axis(a, best, axis=1)[:, 0] for a in (hit, valid, confidence)
-        )
-    valid &= _probabilities(confidence, weights)
+        hit, confidence = (jnp.take_along_axis(a, best, axis=1)[:, 0] for a in (hit, confidence))
+        valid = jnp.all(valid, axis=1)
     return _calibration_error(hit, confidence, poisoned(weights, valid), bins)
 
 

@@ -154,8 +154,8 @@ def nearest_neighbors(
 
     Raises:
         TypeError: if the rows are not floating point, `own` no integers or `k` no int.
-        ValueError: for dimensions that differ, rows of `own` out of range, or more neighbours than
-            candidates.
+        ValueError: for dimensions that differ, rows of `own` out of range, more neighbours than
+            candidates, or, outside of `jit`, NaN or infinity.
     """
     queries = checks.float_array("queries", queries, 2)
     candidates = checks.float_array("candidates", candidates, 2)
@@ -164,6 +164,9 @@ def nearest_neighbors(
             f"queries and candidates must have the same dimension; got {queries.shape} and "
             f"{candidates.shape}"
         )
+    if checks.is_concrete(queries, candidates):
+        checks.finite_rows("queries", queries)
+        checks.finite_rows("candidates", candidates)
     k = checks.positive_int("k", k)
     others = len(candidates) - (own is not None)
     if k > others:

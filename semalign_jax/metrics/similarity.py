@@ -38,14 +38,7 @@ def normalize_rows(x: ArrayLike) -> Array:
         TypeError: if `x` is not floating point.
         ValueError: if it is a scalar or empty.
     """
-    return unit_rows(_floats("x", x, range(1, 9)))
-
-
-def _floats(name: str, x: ArrayLike, ranks: range) -> Array:
-    """As `checks.float_array`, but JAX arrays may also be spread over Explicit axes of a mesh."""
-    if not isinstance(x, jax.Array) or not jnp.issubdtype(x.dtype, jnp.floating):
-        return checks.float_array(name, x, tuple(ranks))
-    return x
+    return unit_rows(checks.float_array("x", x, tuple(range(1, 9)), spread=True))
 
 
 def without_nan(x: Array, y: Array) -> Array:
@@ -65,12 +58,19 @@ def cosine_similarity(x: ArrayLike, y: ArrayLike) -> Array:
 
     Raises:
         TypeError: if one is not floating point.
-        ValueError: if one is a scalar or empty.
+        ValueError: if one has fewer than two axes or is empty, or their dimensions differ.
     """
-    x, y = (normalize_rows(_floats(n, a, range(2, 9))) for n, a in (("x", x), ("y", y)))
-    if y.ndim == 2:
-        y = unsharded(y)  # rows of both spread over one axis of a mesh have no product
-    return matmul(x, transpose(y))
+    ranks = tuple(range(2, 9))
+    rows, others = (checks.float_array(n, a, ranks, spread=True) for n, a in (("x", x), ("y", y)))
+    if rows.shape[-1] != others.shape[-1]:
+        raise ValueError(
+            f"x and y must be in the same space; got x {rows.shape} and y {others.shape}. "
+            f"Map one of them first"
+        )
+    rows, others = unit_rows(rows), unit_rows(others)
+    if others.ndim == 2:
+        others = unsharded(others)  # rows of both spread over one axis of a mesh have no product
+    return matmul(rows, transpose(others))
 
 
 def matched_rows(
@@ -370,8 +370,10 @@ def _kernel(x: Array, bandwidth: Array, shares: Array) -> Array:
     median = jnp.nanmedian(jnp.where(pairs, distances, jnp.nan)) ** 2
     # Median distances at the level of the rounding of `squared` mean that rows coincide.
     noise = 8 * jnp.finfo(x.dtype).eps * jnp.max(squares, initial=0)
-    median = jnp.where(median > noise, median, jnp.nan)
-    return jnp.exp(-squared / (2 * bandwidth**2 * median))
+    apart = median > noise
+    kernel = jnp.exp(-squared / (2 * bandwidth**2 * jnp.where(apart, median, 1)))
+    # Not before: for one row XLA knows that it is NaN, whose exp on a CPU is then anything.
+    return jnp.where(apart, kernel, jnp.nan)
 
 
 def _centred_kernel(kernel: Array, shares: Array) -> Array:

@@ -631,6 +631,8 @@ def test_debiased_alignment_that_is_undefined(function, precision):
     assert np.isfinite(score(x, weights=np.arange(7) < 4))
     for simplex in (np.ones((7, 2)), np.eye(7)):  # of which all distances are equal
         assert np.isnan(score(simplex.astype(np.float32)))
+    for debiased in (False, True):
+        assert np.isnan(function(x[:1], y[:1], debiased=debiased))
 
 
 def test_orthogonality_error():
@@ -928,11 +930,11 @@ def test_weights_keep_their_value_or_are_refused(precision):
     np.testing.assert_allclose(
         metrics.accuracy(labels, predicted, weights=large.astype(np.uint64) * 2**23), 0.5
     )
-    for value in (1e-60, 1e60):  # beyond float32
-        weights = np.array([value, 1e-3])
     tiny = np.full(2, 1e-36, np.float32)
     got = metrics.balanced_accuracy(labels, predicted, 2, weights=tiny).value
     np.testing.assert_allclose(got, 0.5)
+    for value in (1e-60, 1e60):  # beyond float32
+        weights = np.array([value, 1e-3])
         if precision == "x64":
             share = value / weights.sum()
             got = metrics.accuracy(labels, predicted, weights=weights)
@@ -1061,6 +1063,27 @@ ERRORS = {
         lambda: wrongly.nearest_neighbors(X[0], Y[0], 20, own=np.arange(20)),
         ValueError,
         "only 19 candidates",
+    ),
+    "NaN": (
+        lambda: wrongly.nearest_neighbors(X[0], Y[0] * np.nan, 2),
+        ValueError,
+        "candidates holds NaN",
+    ),
+    "vector": (
+        lambda: wrongly.cosine_similarity(jnp.asarray(F2), jnp.eye(2)),
+        ValueError,
+        "x must have 2 or",
+    ),
+    "two spaces": (
+        lambda: wrongly.cosine_similarity(X[0], Y[0][:, :2]),
+        ValueError,
+        "x and y must be in the same space",
+    ),
+    "no unit rows": (lambda: wrongly.normalize_rows(jnp.zeros((0, 2))), ValueError, "x is empty"),
+    "cosines": (
+        lambda: wrongly.expected_calibration_error(Z2, np.array([[0.5, -0.5], [0.2, 0.1]])),
+        ValueError,
+        r"probabilities must be in \[0, 1\]",
     ),
     "own": (
         lambda: wrongly.nearest_neighbors(X[0], Y[0], 2, own=np.full(20, 20)),
