@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ def test_map_algebra():
     np.testing.assert_allclose(first(x[0]), first(x)[0], atol=1e-12)
     with pytest.raises(ValueError, match="5 features"):
         first(np.ones((2, 4)))
+    with pytest.raises(ValueError, match="rcond must be finite and >= 0"):
+        first.inverse(rcond=-1.0)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
@@ -41,6 +44,10 @@ def test_saved_map_is_the_same(tmp_path, dtype):
     for name in ("weight", "source_offset", "target_offset"):
         assert getattr(loaded, name).dtype == dtype
         np.testing.assert_array_equal(getattr(loaded, name), getattr(fitted, name))
+    wrongly: tuple[Any, ...] = ({"method": 3}, "method must be text"), ({"diagnosis": x}, "summary")
+    for wrong, message in wrongly:
+        with pytest.raises(TypeError, match=message):
+            sa.save_map(fitted, tmp_path / "map.safetensors", **wrong)
 
 
 def test_files_have_the_mode_of_the_user_and_leave_nothing_behind(tmp_path, monkeypatch):

@@ -145,8 +145,13 @@ class AffineMap(NamedTuple):
         minimum norm (for a semi-orthogonal weight its transpose).
 
         Args:
-            rcond: relative cut-off for singular values; None means 8 machine epsilons.
+            rcond: relative cut-off for singular values, >= 0; None means 8 machine epsilons.
+
+        Raises:
+            TypeError: if `rcond` is not a number.
+            ValueError: if it is no scalar, negative or not finite.
         """
+        rcond = None if rcond is None else checks.scalar("rcond", rcond)
         if self.batch_shape:
             return jax.vmap(lambda m: m.inverse(rcond=rcond))(self)
         weight = self.weight.astype(compute_dtype(self.weight.dtype))

@@ -37,7 +37,8 @@ def save_map(
         diagnosis: JSON values, of `Diagnosis.summary`; see `saved_diagnosis`.
 
     Raises:
-        TypeError: if `mapping` is not an `AffineMap` or is traced.
+        TypeError: if `mapping` is not an `AffineMap` or is traced, `method` is not text, or
+            `diagnosis` holds other things than JSON values.
         OSError: if the file cannot be written.
 
     Example:
@@ -51,10 +52,17 @@ def save_map(
     tensors = {name: getattr(mapping, name) for name in _TENSORS}
     if not is_concrete(*tensors.values()):
         raise TypeError("mapping is traced: save_map works on values, call it outside of jit")
+    if not isinstance(method, str | None):
+        raise TypeError(f"method must be text; got {method!r}")
     header = {key: str(value) for key, value in format_header(_FORMAT, _FORMAT_VERSION).items()}
     metadata = {**header, "method": method or ""}
     if diagnosis is not None:
-        metadata["diagnosis"] = json.dumps(diagnosis)
+        try:
+            metadata["diagnosis"] = json.dumps(diagnosis)
+        except TypeError as error:
+            raise TypeError(
+                f"diagnosis must hold JSON values, e.g. diagnose(x, y).summary(): {error}"
+            ) from None
     tensors = {name: jnp.asarray(tensor) for name, tensor in tensors.items()}
     write_atomically(as_path(path), safetensors.flax.save(tensors, metadata))
 

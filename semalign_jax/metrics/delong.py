@@ -48,12 +48,8 @@ class DeLongTest(NamedTuple):
     p_value: Array
 
 
-# --- bootstrap ---------------------------------------------------------------------------------
-
-
 def tail_of(level: float) -> float:
     """The share of a distribution on each side of an interval; refuses a wrong level."""
-    """The share outside of an interval, on each side."""
     if not isinstance(level, int | float | np.number) or not 0 < level < 1:
         raise ValueError(f"level must be a number in (0, 1), e.g. 0.95; got {level!r}")
     return (1 - float(level)) / 2
