@@ -136,6 +136,9 @@ def sweep_pairs(
         >>> found.values["accuracy"].shape  # pairs, methods, counts, keys
         (2, 1, 2, 2)
     """
+    named = named_metrics(metrics)
+    if eval_data is None and not all(map(callable, named.values())):
+        raise ValueError("metrics by name need eval_data, the labels of the test rows")
     lines = checked_methods(methods)
     pairs = _checked_pairs(embeddings, pairs)
     data, tests = _checked_encoders(embeddings, test, readouts, pairs)
@@ -152,7 +155,6 @@ def sweep_pairs(
     ascending = tuple(sorted(set(checked)))
     shared = dict.fromkeys(line for _, line in lines if is_shared(line))
     plan = Plan(tuple(shared), ascending, dtype == jnp.float32)
-    named = named_metrics(metrics)
     score = partial(
         _score, tuple((k, m if callable(m) else score_of_predictions(m)) for k, m in named.items())
     )

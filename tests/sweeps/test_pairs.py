@@ -237,6 +237,7 @@ def test_bad_input_is_named():
         (dict(max_encoders=1), "max_encoders must be at least 2"),
         (dict(keys=jax.random.split(jax.random.key(0), 1)), "exactly one of keys"),
         (dict(metrics={}), "metrics is empty"),
+        (dict(metrics=["accuracy"]), "need eval_data, the labels"),
     ]
     for change, message in cases:
         with pytest.raises(ValueError, match=message):
