@@ -143,6 +143,7 @@ def read_mimic_cxr(
     Raises:
         FileNotFoundError: if a folder or table is missing.
         DatasetError: if a table lacks columns or is not UTF-8, or for the problems above.
+        TypeError: if `views` is one string.
         ValueError: for another option.
     """
     checks.option("labeler", labeler, _LABELERS)
@@ -155,6 +156,8 @@ def read_mimic_cxr(
     labels = _read_labels(table_path([root], _LABELERS[labeler]), labeler, problems)
     blank = [Label.BLANK] * len(MIMIC_LABELS)
     checks.flag("need_images", need_images)
+    if isinstance(views, str):  # every view that is a part of the word would be kept, and ""
+        raise TypeError(f'views must be a list of names; got {views!r}, write ["{views}"]')
     found = find_files(root / "files", (".jpg", ".jpeg"))
     present = set(found)
     texts: dict[str, str | DatasetError] = {}

@@ -101,6 +101,8 @@ def test_mimic_options(tmp_path):
     assert frontal.left_out == {"of other views": 2}
     assert frontal.skipped == ()
     assert "2 of 4 rows and files left out: 2 of other views" in str(frontal.summary())
+    with pytest.raises(TypeError, match="views must be a list of names; got 'PA'"):
+        read_mimic_cxr(root, views="PA")  # "" and "A" are parts of it
     with pytest.raises(ValueError, match="labeler must be one of 'chexpert', 'negbio', 'radiol"):
         read_mimic_cxr(root, labeler="reader")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="section must be one of"):
