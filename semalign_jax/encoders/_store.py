@@ -69,9 +69,11 @@ def open_run(
         )
     refuse_other_contents(folder)
     with locked(folder):
-        if (folder / MANIFEST).is_file():
-            refuse_other_run(folder, read_manifest(folder)[0].run, chunks.run)
-        else:
+        stored = read_manifest(folder)[0].run if (folder / MANIFEST).is_file() else None
+        made = [*folder.glob("chunk-*"), *folder.glob(".begun-*")]
+        if stored is not None and made:
+            refuse_other_run(folder, stored, chunks.run)
+        elif stored != chunks.run:  # also where another run ended, at a broken image, with nothing
             write_manifest(chunks)
         if not (folder / IDS).is_file() or (folder / IDS).read_bytes() != encoded:
             write_atomically(folder / IDS, encoded)
@@ -97,7 +99,7 @@ def deal(chunks: ChunkFolder, whole: Sequence[int], section: Section) -> list[li
     if lines:
         raise ValueError(
             f"process {section.index} has other arguments than process 0, but both write into one "
-            f"folder, {chunks.folder}. Different are\n  " + "\n  ".join(lines)
+            f"folder, {chunks.folder}. Different are:\n  " + "\n  ".join(lines)
         )
     if not _appears(chunks.folder / MANIFEST):
         raise FileNotFoundError(
