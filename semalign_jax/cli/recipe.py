@@ -1,5 +1,6 @@
 """`semalign recipe`."""
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ def _written(recipe: "Recipe", path: Path) -> Outcome:
         write_atomically(path, text.encode())
     else:
         raise ValueError(f"--write {path}: the file must end in .yaml or .json")
-    return Outcome({"recipe": str(path)}, f"{path}: run it with `semalign recipe {path} --out DIR`")
+    run = f"semalign recipe {shlex.quote(str(path))} --out DIR"
+    return Outcome({"recipe": str(path)}, f"{path}: run it with `{run}`")
 
 
 # --- checks ------------------------------------------------------------------------------------

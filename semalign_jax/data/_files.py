@@ -128,7 +128,8 @@ def refuse_missing(path: Path, header: Sequence[str], required: Iterable[str]) -
     else:
         close = {name for wanted in missing for name in difflib.get_close_matches(wanted, header)}
         there = f"its first line has {len(header)} other cells"
-        there += f", similar: {', '.join(sorted(close))}" if close else "; does it have a header?"
+        similar = f", similar: {', '.join(sorted(close))}"
+        there += similar if close else "; does it have a header, and commas between columns?"
     raise DatasetError(f"{path}: missing columns {', '.join(missing)}; {there}")
 
 

@@ -94,7 +94,8 @@ def load_map(path: str | os.PathLike, *, revision: str | None = None) -> AffineM
         raise ValueError(f"revision must be None for a file; got {revision!r} with {path}")
     path = as_path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no map at {path}: there is no such file")
+        there = "this is a folder" if path.is_dir() else "there is no such file"
+        raise FileNotFoundError(f"no map at {path}: {there}")
     with reading(path, "whole safetensors file"):
         path.open("rb").close()  # safetensors calls a file missing that the system refuses
         with safetensors.safe_open(path, framework="flax") as file:

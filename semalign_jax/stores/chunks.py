@@ -314,7 +314,7 @@ def refuse_other_run(folder: Path, stored: Mapping[str, Any], now: Mapping[str, 
     if lines:
         raise ValueError(
             f"{folder} holds embeddings of another run, so it cannot be continued; choose "
-            "another folder. Different are\n  " + "\n  ".join(lines)
+            "another folder. Different are:\n  " + "\n  ".join(lines)
         )
 
 
@@ -359,7 +359,12 @@ def read_manifest(folder: Path) -> tuple[ChunkFolder, dict[str, str]]:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {MANIFEST}: it is no folder of embeddings")
+        if not folder.exists():
+            raise FileNotFoundError(f"no embeddings at {folder}: there is no such folder")
+        raise FileNotFoundError(
+            f"{folder} has no {MANIFEST}: it is no folder of embeddings"
+            + "; import_store or `semalign convert` makes one of it" * folder.is_file()
+        )
     with reading(path, "manifest of embeddings"):
         manifest = parse_json(path.read_bytes(), path)
         version, run = manifest["format_version"], manifest["run"]

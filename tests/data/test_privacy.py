@@ -251,6 +251,9 @@ def test_a_first_line_that_is_no_header_is_not_shown(tmp_path):
     path.write_text(f"{NAME},{NUMBER},1937-05-12,a.png\n{NAME},{NUMBER},1937-05-12,b.png\n")
     with pytest.raises(DatasetError, match="missing columns file; its first line has 4 other"):
         read_table(path, image="file")
+    path.write_text(f"file;{NAME}\na.png;{NUMBER}\n")
+    with pytest.raises(DatasetError, match="1 other cells; does it have a header, and commas"):
+        read_table(path, image="file")
     path.write_text(f"{NAME},{NAME},1937-05-12,a.png\n")  # twice
     assert not leaks(said(lambda: read_table(path, image="file"), DatasetError))
     path.write_text("File,Sex\na.png,F\n")

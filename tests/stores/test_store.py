@@ -240,6 +240,16 @@ def test_several_problems_are_listed_by_file(folder):
         sa.stores.open_store(folder)
 
 
+def test_what_is_no_store_is_told_apart(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no embeddings at .*/none: there is no such"):
+        sa.stores.open_store(tmp_path / "none")
+    (tmp_path / "a.npz").touch()
+    with pytest.raises(FileNotFoundError, match="a.npz has no manifest.json: .* makes one of it"):
+        sa.stores.open_store(tmp_path / "a.npz")
+    with pytest.raises(FileNotFoundError, match="no map at .*: this is a folder"):
+        sa.load_map(tmp_path)
+
+
 def test_ids_that_do_not_fit_are_found(tmp_path):
     # Written by another program, with checksums that are right.
     fixed_store(tmp_path / "twice", values(), [*names(11), "image-3"])
