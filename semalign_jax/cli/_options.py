@@ -74,10 +74,6 @@ def _json_or_text(text: str) -> Any:
         return text
 
 
-def _message(problem: Mapping[str, Any]) -> str:
-    return problem["msg"].removeprefix("Value error, ")
-
-
 class Setting:
     """A field that is an option, or a positional argument, of a command.
 
@@ -182,6 +178,8 @@ class Setting:
     def _checked(self, value: Any) -> Any:
         from pydantic import TypeAdapter, ValidationError
 
+        from ..studies.settings import problem_text, problems_of
+
         kind: Any = Annotated[self._field.annotation, self._field]
         if self.is_pairs and "*" not in self.path:
             kind = self.item
@@ -189,8 +187,8 @@ class Setting:
             found = TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
             typed = ",".join(map(str, value)) if isinstance(value, list) else value
-            first = error.errors(include_url=False)[0]
-            raise ValueError(f"{self.name} {typed!r}: {_message(first)}") from None
+            first = problem_text(None, problems_of(error)[0])
+            raise ValueError(f"{self.name} {typed!r}: {first}") from None
         if isinstance(found, tuple):
             return [_here(one) if isinstance(one, Path) else one for one in found]
         return _here(found) if isinstance(found, Path) else found
@@ -381,7 +379,7 @@ def _load(
     """
     from pydantic import ValidationError
 
-    from ..studies.settings import load_settings, problem_text
+    from ..studies.settings import load_settings, problem_text, problems_of
 
     given = [*_given(settings, params), *((k, f"--set {k}", v) for k, v in (more or {}).items())]
     try:
@@ -389,9 +387,7 @@ def _load(
     except ValueError as error:
         if not isinstance(error.__context__, ValidationError):
             raise
-        problems = error.__context__.errors(
-            include_url=False
-        )  # the message names keys, not options
+        problems = problems_of(error.__context__)  # the message names keys, not options
     typed = {key: option for key, option, _ in given}
     known = {one.key: one.name for one in settings}
     missing, wrong = [], []

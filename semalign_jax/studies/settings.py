@@ -1,6 +1,7 @@
 """Settings of a study, as a file, a command line or Python code give them."""
 
 import inspect
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -275,19 +276,33 @@ def load_settings(
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, one['loc'])) or 'settings'}: {problem_text(kind, one)}"
-            for one in error.errors(include_url=False)
+            for one in problems_of(error)
         ]
         raise ValueError(f"{where}: {'; '.join(problems)}") from None
 
 
-def problem_text(kind: type[BaseModel], problem: Mapping[str, Any]) -> str:
+def problems_of(error: ValidationError) -> list[Any]:
+    """What pydantic has found; not that a list is short of the items that are wrong."""
+    found = error.errors(include_url=False)
+    inner = {one["loc"][:-1] for one in found}
+    return [one for one in found if one["type"] != "too_short" or one["loc"] not in inner]
+
+
+def problem_text(kind: type[BaseModel] | None, problem: Mapping[str, Any]) -> str:
     """What pydantic has found, in words for those who write the file or the command line.
 
     Args:
-        kind: of the settings.
-        problem: one of `ValidationError.errors`.
+        kind: of the settings; None where no name can be unknown.
+        problem: one of `problems_of`.
     """
-    if problem["type"] != "extra_forbidden":
+    if problem["type"] == "tuple_type":  # a list, in files and on the command line
+        value = problem["input"]
+        write = f", write {json.dumps([value], ensure_ascii=False)}" * isinstance(value, str | int)
+        return f"must be a list; got {value!r:.80}{write}"
+    if problem["type"] == "too_short":
+        least, there = problem["ctx"]["min_length"], problem["ctx"]["actual_length"]
+        return f"must have at least {least}; got {there}"
+    if kind is None or problem["type"] != "extra_forbidden":
         return problem["msg"].removeprefix("Value error, ")
     *outer, name = problem["loc"]
     for key in outer:
