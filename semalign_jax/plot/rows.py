@@ -5,7 +5,7 @@ from typing import Any, TypeAlias, cast
 
 from .._core import checks
 from .._core.records import Records
-from .._core.rows import Row
+from .._core.rows import R, Row
 
 #: What scores are drawn of: rows, or what has them as its `summary`.
 Scores: TypeAlias = Sequence[Mapping[str, Any]] | Records
@@ -20,7 +20,11 @@ def rows_of(scores: Scores, metric: str | None) -> list[Row]:
         ValueError: if there are no rows of it, or of several metrics.
     """
     rows = scores.summary() if isinstance(scores, Records) else scores
-    rows = [cast(Row, {**_PAIR, **row}) for row in rows]
+    return of_metric([cast(Row, {**_PAIR, **row}) for row in rows], metric)
+
+
+def of_metric(rows: Sequence[R], metric: str | None) -> list[R]:
+    """As `rows_of`, of rows that have all their keys."""
     names = list(dict.fromkeys(row["metric"] for row in rows))
     if not names:
         raise ValueError("scores is empty: there is nothing to draw")

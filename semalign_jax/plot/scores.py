@@ -9,7 +9,7 @@ import numpy as np
 from .._core import checks
 from .._core.rows import PAIR, ClassScore, Row, counts_of, grouped, metric_title
 from .looks import DOTTED, HOLLOW, Look, checked_looks, is_control, label_of
-from .rows import Scores, rows_of
+from .rows import Scores, of_metric, rows_of
 from .style import axes_of, plain
 
 if TYPE_CHECKING:
@@ -199,9 +199,8 @@ def matrix_of(
     counts = counts_of(mine)
     if not mine or anchors not in (None, *counts):
         what = f"{method!r}" if not mine else f"{method!r} with {anchors} anchors"
-        raise ValueError(
-            f"scores have no {what}; methods are {checks.first_few(names)}, counts {counts}"
-        )
+        there = f"methods are {checks.first_few(names)}" if not mine else f"counts are {counts}"
+        raise ValueError(f"scores have no {what}; {there}")
     count = counts[-1] if anchors is None else anchors
     sources = list(dict.fromkeys(row["source"] for row in rows))
     # Targets in the order of the sources, so that an encoder's own decoder is on the diagonal.
@@ -222,7 +221,7 @@ def matrix_of(
 def class_scores(
     scores: Sequence[ClassScore],
     *,
-    metric: str = "score",
+    metric: str | None = None,
     chance: float | None = None,
     limits: tuple[float, float] | None = None,
     looks: Mapping[str, Look] | None = None,
@@ -236,7 +235,7 @@ def class_scores(
 
     Args:
         scores: at most one for each method and class; a missing or NaN one leaves a gap.
-        metric: label of the axis.
+        metric: which is drawn, if the scores name several; of scores that name none, what they are.
         chance: score of guessing, a grey line.
         limits: ends of the axis; by default those of scores and intervals.
         looks: of methods and references, by `plot.looks`; by default of these.
@@ -248,14 +247,16 @@ def class_scores(
 
     Raises:
         ImportError: if matplotlib is missing.
-        ValueError: if there are no scores, one is given twice, an interval is upside down, or a
-            look is missing.
+        ValueError: if there are no scores of the metric, or several metrics and none is named; if
+            one is given twice, an interval is upside down, or a look is missing.
     """
-    cells = _checked(scores)
+    named: list[Any] = [{"metric": metric or "score", **score} for score in scores]
+    named = of_metric(named, metric)
+    cells = _checked(named)
     methods = list(dict.fromkeys(method for method, _ in cells))
     labels = list(dict.fromkeys(label for _, label in cells))
     guessing = () if chance is None else ("chance",)
-    looked = checked_looks(looks, scores, guessing)
+    looked = checked_looks(looks, named, guessing)
     inches = METHOD_INCHES * len(methods) + CLASS_INCHES
     with axes_of(ax, inches * len(labels) + 0.6, legend) as axis:
         step = METHOD_INCHES / inches
@@ -278,15 +279,13 @@ def class_scores(
         axis.set_ylim(len(labels) - 0.5, -0.5)
         if limits is not None:
             axis.set_xlim(limits)
-        axis.set_xlabel(plain(metric_title(metric, of_class=True)))
+        axis.set_xlabel(plain(metric_title(named[0]["metric"], of_class=True)))
         axis.grid(visible=True, axis="x")
         return axis
 
 
 def _checked(scores: Sequence[ClassScore]) -> dict[tuple[str, str], ClassScore]:
     """(method, label) -> score."""
-    if not scores:
-        raise ValueError("scores is empty: there is nothing to draw")
     _check_one_pair([score for score in scores if set(PAIR) <= set(score)])
     cells: dict[tuple[str, str], ClassScore] = {}
     for score in scores:

@@ -31,6 +31,7 @@ def score(**changes) -> Any:
 
 
 OF_TWO_PAIRS = [score(protocol="p", source=s, target=t) for s, t in ("ab", "ba")]
+OF_TWO_METRICS = [score(metric="auroc"), score(metric="f1", value=0.65)]
 ROWS = [
     row("upper bound", None, 0.95, seeds=1),
     row("affine", 10, 0.61),
@@ -197,6 +198,9 @@ def test_classes_go_down_with_points_and_intervals_of_each_method():
     assert control.get_color() == affine.get_color() == affine.get_markerfacecolor()
     assert control.get_markerfacecolor() == "white"
     assert legend(axis) == ["affine", "naive", "hollow: wrong pairs"]
+    axis = plot.class_scores(OF_TWO_METRICS, metric="f1")
+    assert list(axis.get_lines()[0].get_xdata()) == [0.65]
+    assert axis.get_xlabel() == "F1"
     many: Any = plot.class_scores([score(label=str(i)) for i in range(30)])
     assert many.figure.get_figheight() > axis.figure.get_figheight() + 3
 
@@ -271,6 +275,8 @@ def test_spaces_are_shown_by_components_of_the_targets():
         (lambda: plot.score_matrix(ROWS, "ortho", anchors=7), "'ortho' with 7 anchors"),
         (lambda: plot.score_matrix([row("a", 1, np.nan)]), "none is finite"),
         (lambda: plot.class_scores([]), "scores is empty"),
+        (lambda: plot.class_scores([score(metric="auroc")], metric="f1"), "'f1' is not in scores"),
+        (lambda: plot.class_scores(OF_TWO_METRICS), "metric must say which is drawn, one of auroc"),
         (lambda: plot.class_scores([score()], looks={}), "looks lacks affine: make it of all rows"),
         (lambda: plot.anchor_curves(ROWS, references={"c": 1}, looks=plot.looks(ROWS)), "lacks c"),
         (lambda: plot.class_scores([score(), score()]), "two values for class 'Edema'"),
