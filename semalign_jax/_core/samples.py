@@ -103,7 +103,7 @@ def integer_array(name: str, value: ArrayLike, shape: tuple[int, ...] | None = N
     """
     array = checks.host_array(name, value)
     if not (array.dtype == np.bool_ or jnp.issubdtype(array.dtype, jnp.integer)):
-        hint = f"compare or convert it first, e.g. {name} == 1"
+        hint = f"names are numbered by numpy.unique({name}, return_inverse=True)[1]"
         if jnp.issubdtype(array.dtype, jnp.floating):
             hint = f"whole numbers are integers after {name}.astype(int), yes or no is {name} > 0.5"
         raise TypeError(f"{name} must be integers or booleans; got dtype {array.dtype}: {hint}")

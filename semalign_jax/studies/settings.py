@@ -175,7 +175,8 @@ class StudySettings(Settings):
         seeds: Number of draws of anchors.
         seed: Seed of anchors and resamples.
         methods: Maps by name, each with options of `SweepMethod`. A list of names of maps does
-            too, and a name of a map instead of options.
+            too, and a name of a map instead of options: it is then fitted without any, while
+            ortho and l-ortho of the default have the option normalize: isotropic.
         uncertain: What uncertain labels become: left out, 0 or 1 (see `data.binary_labels`).
         blank: What missing labels become: left out, or 0.
         trust: Whether the anchors of each pair of encoders are diagnosed, at the largest count, see

@@ -530,7 +530,7 @@ ERRORS = {
     ),
     "rows": (lambda: wrongly.bootstrap(area, D, 4.0, KEY), TypeError, "rows must be an int"),
     "strata": (lambda: RUN(strata=Z[:3]), ValueError, r"strata must have shape \(4,\)"),
-    "text": (lambda: RUN(clusters=["a", "b", "a", "b"]), TypeError, "clusters must be integers"),
+    "text": (lambda: RUN(clusters=["a", "b", "a", "b"]), TypeError, r"unique\(clusters, return"),
     "split": (
         lambda: RUN(clusters=Z // 2, strata=Z % 2),
         ValueError,
