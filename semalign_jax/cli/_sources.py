@@ -124,7 +124,9 @@ def source_of_dataset(settings: EmbedSettings, data: ImageTextDataset) -> Source
             first.setdefault(data.studies[row], row)
         kept = np.isin(np.arange(len(data)), list(first.values()))
     if not kept.any():
-        raise ValueError(f"{data.name}: no {settings.content} to embed are left")
+        option = "; the option reports (of mimic-cxr) or text (of table) says where they are"
+        hint = option if texts and not data.has_text.any() else ""
+        raise ValueError(f"{data.name}: no {settings.content} to embed are left{hint}")
     why = left_out_sentence(len(data), data.left_out) if data.left_out else ""
     data = data.select(kept)
     items = data.texts if texts else [Path(image) for image in data.images]

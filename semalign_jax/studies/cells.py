@@ -114,7 +114,7 @@ def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if differ:
         raise ValueError(
             f"{path} was made with other settings ({'; '.join(differ)}): use the old ones, or "
-            "another file"
+            "another folder"
         )
     results = {}
     size = len(first)

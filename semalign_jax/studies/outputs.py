@@ -15,6 +15,7 @@ from .latex import latex_table
 from .report import write_json
 from .settings import resolved_settings as resolved_settings
 from .tables import (
+    CELL,
     PAIR,
     ClassRow,
     Row,
@@ -64,7 +65,8 @@ class StudyResults(Records, dict[str, Any]):
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows: mean and deviation of each score, with its interval where there is one."""
-        return [{**row} for row in self["rows"]]
+        first = dict.fromkeys(CELL)  # what is kept between runs has its keys sorted
+        return [{**first, **row} for row in self["rows"]]
 
     def summary(self) -> list[dict[str, Any]]:
         """As `to_records`: the rows are means already."""

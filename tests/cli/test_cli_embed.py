@@ -164,6 +164,8 @@ def test_a_table_with_texts_and_rows_without(bert, tmp_path):
     words = ("embed", bert, "--dataset", "table", "--path", tmp_path / "t.csv", "--texts")
     words = (*words, "--option", "id=key", "--option", "text=report", "--out", tmp_path / "store")
     assert "2 problems" in error_of(*words)
+    none = error_of(*words[:9], *words[-2:], "--option", "on_error=skip")  # without text=report
+    assert none.startswith("t.csv: no texts to embed are left; the option reports")
     found = values_of(*words, "--skip-broken", status=1)
     assert found["rows"] == 1
     why = "2 of 3 rows and files left out: 1 with empty report, 1 with doubled id"

@@ -87,6 +87,9 @@ def test_results_are_a_line_a_table_and_a_frame():
     assert repr(results).startswith(f"<StudyResults: {results['title']}, 2 pairs of encoders, ")
     frame = results.to_pandas()
     assert list(frame["mean"]) == [row["mean"] for row in results["rows"]]
+    rows = [dict(sorted(row.items())) for row in results["rows"]]
+    kept = outputs.StudyResults({**results, "rows": rows}).to_pandas()
+    assert list(kept)[:6] == ["protocol", "source", "target", "method", "anchors", "metric"]
     html = results._repr_html_()
     assert html.count("<table>") == 2
     assert "macro AUROC" in html
