@@ -335,6 +335,12 @@ def check_tested(part: Part, names: Sequence[str], where: str) -> None:
         )
 
 
+def note_of_all_anchors(settings: Any, number: int) -> list[str]:
+    """A doubt of deviations of the largest count, if there is only one draw of it."""
+    all_drawn = max(settings.counts) == number and settings.seeds > 1
+    return [f"{number} anchors are all there are: no draws, so no deviation."] if all_drawn else []
+
+
 def note_of_few(part: Part) -> list[str]:
     """A doubt of few test images, if they are."""
     number = len(part.ids)

@@ -152,6 +152,7 @@ def parts_of(
             why,
         ),
         doubts=[
+            *inputs.note_of_all_anchors(settings, len(anchors)),
             *inputs.note_of_few(parts["test"]),
             *inputs.note_of_one_valued("test", parts["test"], names),
         ],

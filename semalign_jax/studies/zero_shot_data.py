@@ -153,7 +153,10 @@ def parts_of(
         anchors=(np.array(anchors.ids), np.array(anchors.patients)),
         stores=stores,
         notes=notes,
-        doubts=_doubts(parts["test"], truth, prompt_set),
+        doubts=[
+            *inputs.note_of_all_anchors(settings, len(anchors)),
+            *_doubts(parts["test"], truth, prompt_set),
+        ],
     )
 
 

@@ -375,6 +375,11 @@ def test_few_test_images_are_a_doubt(tmp_path):
     few = len(data.parts["test"].ids)
     assert few < 30
     assert data.doubts[0] == f"Few test images ({few}): one is {1 / few:.0%} of them."
+    number = len(data.anchors[0])
+    every = settings_of(tmp_path, train=None, test=None, patient_split=split, counts=[5, number])
+    assert data_of(every).doubts[0] == (
+        f"{number} anchors are all there are: no draws, so no deviation."
+    )
 
 
 def test_a_split_by_patient(tmp_path):
