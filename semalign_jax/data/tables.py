@@ -233,8 +233,8 @@ def read_table(
         image: column of the image paths, relative to `root` or absolute; None if there are only
             texts or embeddings, which then need `id`.
         label: a column of class names, which become one label each (positive for its rows,
-            negative for the others, blank where the cell is empty); or several columns of 1
-            or True (positive), 0 or False (negative), -1 (uncertain) and blank.
+            negative for the others, blank where the cell is empty); or a list of one or several
+            columns of 1 or True (positive), 0 or False (negative), -1 (uncertain) and blank.
         text: column of the texts. An empty text is a problem.
         patient: column of the patient ids; None if every image stands for a patient.
         split: column of the split names.
@@ -295,6 +295,11 @@ def read_table(
             problems.add(error)
     if isinstance(label, str):
         columns = sorted({row["labels"] for row in kept} - {""})
+        if "-1" in columns and {"-1", "0", "1"}.issuperset(columns):
+            raise DatasetError(
+                f"{path}: column {label} holds 1, 0 and -1, so that uncertain would be a class "
+                f'of its own; give label as a list, ["{label}"]'
+            )
         for row in kept:
             row["labels"] = _one_hot(row["labels"], columns)
     rows = Rows(title, columns)

@@ -55,6 +55,13 @@ def test_column_of_classes(root):
     assert data.texts == ("", "", "")
 
 
+def test_codes_are_no_classes(tmp_path):
+    path = write_csv(tmp_path / "t.csv", ["id", "edema"], [["a", "1"], ["b", "-1.0"], ["c", ""]])
+    with pytest.raises(DatasetError, match=r'give label as a list, \["edema"\]'):
+        read_table(path, id="id", label="edema")
+    assert read_table(path, id="id", label=["edema"]).labels.ravel().tolist() == [1, -1, -2]
+
+
 def test_only_images(root):
     data = read_table(root / "table.csv", image="file", id="report", study="patient")
     assert data.labels.shape == (3, 0)
