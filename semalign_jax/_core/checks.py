@@ -13,10 +13,18 @@ import numpy as np
 
 from .typing import Array
 
+#: Bytes. XLA on a CPU copies arrays that do not begin at a multiple of this.
+ALIGNMENT = 64
+
 
 def is_concrete(*arrays: Any) -> bool:
     """Whether all values can be looked at, i.e. none is a tracer."""
     return not any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+
+def namespace(*arrays: Any) -> Any:
+    """NumPy if all arrays are of it, else jax.numpy."""
+    return np if all(isinstance(array, np.ndarray) for array in arrays) else jnp
 
 
 def option(name: str, value: Any, allowed: Iterable[Any]) -> Any:
@@ -74,7 +82,10 @@ def shard_rows(rows: int, index: int, count: int) -> range:
 def float_array(
     name: str, value: Any, ndim: int | tuple[int, ...], *, spread: bool = False
 ) -> Array:
-    """Convert `value` to a non-empty floating-point array of a given rank.
+    """Check that `value` is a non-empty floating-point array of a given rank.
+
+    It stays where it is: a NumPy array goes into compiled code as it is, where `jnp.asarray` would
+    compile a copy for every shape. What is kept has to be made a JAX array.
 
     Args:
         name: argument name used in messages.
@@ -106,8 +117,24 @@ def float_array(
     if value.size == 0:
         raise ValueError(f"{name} is empty: shape {value.shape}; every dimension must be >= 1")
     _refuse_beyond_float32(name, value)
-    array = jnp.asarray(value)
+    array = _canonical(value)
     return array if spread else _on_auto_axes(name, array)
+
+
+def _canonical(array: Any) -> Any:
+    """A NumPy array as a copy in the dtype that JAX takes it as; JAX arrays as they are.
+
+    JAX reads NumPy arrays after a call has returned, when the caller may have changed them. The
+    copy begins where XLA on a CPU uses it in place, without another copy.
+    """
+    if isinstance(array, jax.Array):
+        return array
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    memory = np.empty(array.size * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -memory.__array_interface__["data"][0] % ALIGNMENT
+    copy = memory[start : start + array.size * dtype.itemsize].view(dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _refuse_beyond_float32(name: str, value: Any) -> None:
@@ -224,7 +251,7 @@ def scalar(name: str, value: Any) -> Array:
         raise ValueError(f"{name} must be finite and >= 0; got {float(array)}")
     if not isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jnp.integer):
         array = array.astype(np.float64)  # before JAX takes 64-bit integers modulo 2^32
-    return jnp.asarray(array)
+    return _canonical(array)
 
 
 def weight_values(weights: Array) -> None:
@@ -242,10 +269,13 @@ def weight_values(weights: Array) -> None:
 
 def finite_rows(name: str, value: Array, active: np.ndarray | None = None) -> None:
     """Refuse NaN or infinity in the rows of a concrete `value` that are `active`."""
-    on_cpu = value.is_fully_addressable and all(d.platform == "cpu" for d in value.devices())
-    if on_cpu and _all_finite(np.asarray(value)):
+    on_host = not isinstance(value, jax.Array) or (
+        value.is_fully_addressable and all(d.platform == "cpu" for d in value.devices())
+    )
+    if on_host and _all_finite(np.asarray(value)):
         return  # NumPy reads it in place, and takes a third of the time
-    finite = np.asarray(jnp.isfinite(value).all(axis=tuple(range(1, value.ndim))))
+    finite = np.isfinite if on_host else jnp.isfinite
+    finite = np.asarray(finite(value).all(axis=tuple(range(1, value.ndim))))
     if active is not None:
         finite = finite | ~active
     bad = np.flatnonzero(~finite)

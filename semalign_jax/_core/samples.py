@@ -8,7 +8,7 @@ Values are looked at before they are cast: JAX itself wraps 64-bit integers that
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,11 @@ def macro_mean(values: Array) -> MacroMean:
         ValueError: if it is a scalar or empty.
     """
     values = checks.float_array("values", values, tuple(range(1, max(2, np.ndim(values) + 1))))
+    return _macro_mean(values)
+
+
+@jax.jit
+def _macro_mean(values: Array) -> MacroMean:
     defined = ~jnp.isnan(values)
     value = weighted_mean(
         jnp.moveaxis(values, -1, 0),
@@ -67,7 +72,7 @@ def sample_weights(weights: ArrayLike | None, shape: tuple[int, ...], dtype) -> 
     """
     dtype = compute_dtype(dtype)
     if weights is None:
-        return jnp.ones(shape, dtype)
+        return np.broadcast_to(np.ones((), dtype), shape)  # type: ignore[return-value]
     array = checks.host_array("weights", weights)
     if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize <= 8:
         dtype = common_dtype(dtype, jax.dtypes.canonicalize_dtype(array.dtype))
@@ -89,9 +94,9 @@ def sample_weights(weights: ArrayLike | None, shape: tuple[int, ...], dtype) -> 
                 f"weights must be finite and >= 0, and in the range of {dtype}; entry {where} is "
                 f"{host[where]} ({len(bad)} such entries)"
             )
-    array = unsharded(jnp.asarray(array.astype(dtype)))
+    array = unsharded(array.astype(dtype))
     if array.shape != shape:
-        array = jnp.broadcast_to(array[:, None], shape)
+        array = checks.namespace(array).broadcast_to(array[:, None], shape)
     return array
 
 
@@ -120,14 +125,16 @@ def integers(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) 
     if array.dtype != np.bool_ and jnp.iinfo(array.dtype).max > INT32.max:
         clip = np.clip if isinstance(array, np.ndarray) else jnp.clip
         array = clip(array, max(INT32.min, jnp.iinfo(array.dtype).min), INT32.max)
-    return unsharded(jnp.asarray(array.astype(np.int32)))
+    return unsharded(array.astype(np.int32))
 
 
-def unsharded(array: Array) -> Array:
+def unsharded(array: Any) -> Any:
     """`array` with all rows on each device, if its type says how it lies on an Explicit mesh.
 
     Sorting and scattering rows that are spread is an error there; labels and weights are small.
     """
+    if not isinstance(array, jax.Array):
+        return array
     sharding = jax.typeof(array).sharding
     if all(axis is None for axis in sharding.spec):
         return array
@@ -147,11 +154,6 @@ def refuse_wrapping(name: str, data: Any) -> None:
             )
 
 
-@jax.jit
-def _between(labels: Array, start: int, stop: int) -> Array:
-    return (labels >= start) & (labels < stop)
-
-
 def in_range(
     name: str, labels: Array, stop: int, weights: Array | None = None, *, start: int = 0
 ) -> Array:
@@ -164,19 +166,20 @@ def in_range(
         weights: of the shape of `labels`; None means that none is zero.
         start: first value that is allowed.
     """
-    valid = _between(labels, start, stop)
-    if checks.is_concrete(labels, weights):
-        ignored = False if weights is None else np.asarray(weights) == 0
-        bad = np.argwhere(~(np.asarray(valid) | ignored))
-        if bad.size:
-            where = tuple(bad[0].tolist())
-            value = int(np.asarray(labels)[where])
-            hint = "" if weights is None else ". Give rows without a label the weight 0"
-            raise ValueError(
-                f"{name} must be in [{start}, {stop}); entry {where} is "
-                f"{'beyond 32 bits' if value in (INT32.min, INT32.max) else value}{hint}"
-            )
-    return valid
+    if not checks.is_concrete(labels, weights):
+        return (labels >= start) & (labels < stop)
+    host = np.asarray(labels)
+    valid = (host >= start) & (host < stop)
+    bad = np.argwhere(~valid if weights is None else ~valid & (np.asarray(weights) != 0))
+    if bad.size:
+        where = tuple(bad[0].tolist())
+        value = int(host[where])
+        hint = "" if weights is None else ". Give rows without a label the weight 0"
+        raise ValueError(
+            f"{name} must be in [{start}, {stop}); entry {where} is "
+            f"{'beyond 32 bits' if value in (INT32.min, INT32.max) else value}{hint}"
+        )
+    return cast(Array, valid)
 
 
 def in_32_bits(name: str, labels: Array, weights: Array) -> Array:
@@ -214,10 +217,10 @@ def targets(
         valid = in_range("labels", labels, 2, weights)
         return labels == 1, valid
     labels = integers("labels", labels, shape[:1])
-    row_weights = None if weights is None else jnp.max(weights, axis=1)
+    row_weights = None if weights is None else weights.max(axis=1)
     valid = in_range("labels", labels, shape[1], row_weights)
-    classes = jnp.arange(shape[1], dtype=jnp.int32)
-    return labels[:, None] == classes[None, :], jnp.broadcast_to(valid[:, None], shape)
+    classes = np.arange(shape[1], dtype=np.int32)[None, :]
+    return labels[:, None] == classes, valid[:, None] & (classes >= 0)
 
 
 # --- sums --------------------------------------------------------------------------------------

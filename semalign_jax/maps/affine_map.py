@@ -53,11 +53,11 @@ class AffineMap(NamedTuple):
             TypeError: if an array is not floating point.
             ValueError: if the shapes do not fit.
         """
-        weight = checks.float_array("weight", weight, tuple(range(2, 9)))
+        weight = jnp.asarray(checks.float_array("weight", weight, tuple(range(2, 9))))
         *batch, d_in, d_out = weight.shape
         if bias is None:
             bias = jnp.zeros((*batch, d_out), weight.dtype)
-        bias = checks.float_array("bias", bias, tuple(range(1, 8)))
+        bias = jnp.asarray(checks.float_array("bias", bias, tuple(range(1, 8))))
         if bias.shape != (*batch, d_out):
             raise ValueError(
                 f"bias must have shape {(*batch, d_out)} to fit weight {weight.shape}; "

@@ -128,7 +128,7 @@ def diagnose(
     nested = np.stack([place < count for count in counts])
     drawn = np.asarray(jax.random.randint(draw_key, (RESAMPLES, n), 0, n))
     resamples = np.stack([np.bincount(row, minlength=n) for row in drawn])
-    found = jax.tree.map(np.asarray, _measured(x, y, *map(jnp.asarray, (nested, resamples))))
+    found = jax.tree.map(np.asarray, _measured(x, y, nested, resamples))
     choice, trusted, mismatch = found["choice"], found["trust"], found["mismatch"]
     order = np.argsort(-mismatch)
     values: dict[str, Any] = dict(

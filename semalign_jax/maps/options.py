@@ -168,7 +168,7 @@ def check_anchors(x: Any, y: Any, weights: Any, validate: Any) -> tuple[Array, A
             active = np.asarray(weights) > 0
         checks.finite_rows("x", x, active)
         checks.finite_rows("y", y, active)
-    return jnp.asarray(x), jnp.asarray(y), None if weights is None else jnp.asarray(weights)
+    return x, y, weights
 
 
 def work_values(values: FitValues, dtype) -> FitValues:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import Literal, NamedTuple
 
 import jax
@@ -60,7 +60,13 @@ def predicted_classes(scores: ArrayLike) -> Array:
         TypeError: if `scores` is not floating point.
         ValueError: if it is a scalar or has no classes.
     """
-    scores = checks.float_array("scores", scores, tuple(range(1, max(2, np.ndim(scores) + 1))))
+    return _first_largest(
+        checks.float_array("scores", scores, tuple(range(1, max(2, np.ndim(scores) + 1))))
+    )
+
+
+@jax.jit
+def _first_largest(scores: Array) -> Array:
     number = scores.shape[-1]
     # Two plain reductions become vector instructions; that of pairs in an argmax does not.
     found = (scores == jnp.max(scores, axis=-1, keepdims=True)) | jnp.isnan(scores)
@@ -93,7 +99,14 @@ def accuracy(labels: ArrayLike, predicted: ArrayLike, *, weights: ArrayLike | No
     valid = in_range("labels", labels, INT32.max, weights) & in_32_bits(
         "predicted", predicted, weights
     )
-    return weighted_mean((labels == predicted).astype(weights.dtype), poisoned(weights, valid))
+    return share_of_hits(labels, predicted, weights, valid)
+
+
+@jax.jit
+def share_of_hits(labels: Array, predicted: Array, weights: Array, *valid: Array) -> Array:
+    """`accuracy` of checked arrays; rows count that are valid in every respect."""
+    hits = (labels == predicted).astype(weights.dtype)
+    return weighted_mean(hits, poisoned(weights, reduce(jnp.logical_and, valid)))
 
 
 def confusion_matrix(
@@ -126,11 +139,14 @@ def confusion_matrix(
     weights = sample_weights(weights, labels.shape, jnp.float32)
     valid = in_range("labels", labels, num_classes, weights)
     valid &= in_range("predicted", predicted, num_classes, weights)
-    return _confusion_matrix(labels, predicted, poisoned(weights, valid), num_classes)
+    return _confusion_matrix(num_classes, labels, predicted, weights, valid)
 
 
-@partial(jax.jit, static_argnums=3)
-def _confusion_matrix(labels: Array, predicted: Array, weights: Array, num_classes: int) -> Array:
+@partial(jax.jit, static_argnums=0)
+def _confusion_matrix(
+    num_classes: int, labels: Array, predicted: Array, weights: Array, valid: Array
+) -> Array:
+    weights = poisoned(weights, valid)
     total = segment_sum(weights, labels * num_classes + predicted, num_classes**2)
     # NaN weights, see `poisoned`, of rows that may belong to no cell.
     total = jnp.where(jnp.isnan(row_sum(weights)), jnp.nan, total)
@@ -176,8 +192,8 @@ def precision_recall_f1(
     valid = in_range("labels", labels, 2, weights)
     valid &= in_range("predicted", predicted, 2, weights)
     if weights.shape == shape:
-        return _scores_of_rows(labels == 1, predicted == 1, poisoned(weights, valid))
-    return _scores_of_common_weights(labels == 1, predicted == 1, weights[:, 0], valid)
+        return _scores_of_rows(labels, predicted, weights, valid)
+    return _scores_of_common_weights(labels, predicted, weights[:, 0], valid)
 
 
 @jax.jit
@@ -186,7 +202,10 @@ def _scores_of_matrix(matrix: Array) -> PrecisionRecallF1:
 
 
 @jax.jit
-def _scores_of_rows(labels: Array, predicted: Array, weights: Array) -> PrecisionRecallF1:
+def _scores_of_rows(
+    labels: Array, predicted: Array, weights: Array, valid: Array
+) -> PrecisionRecallF1:
+    labels, predicted, weights = labels == 1, predicted == 1, poisoned(weights, valid)
     # A NaN weight, see `poisoned`, must also reach sums that its row is no part of.
     poison = 0 * row_sum(weights)
     true, actual, retrieved = (
@@ -201,6 +220,7 @@ def _scores_of_common_weights(
     labels: Array, predicted: Array, weights: Array, valid: Array
 ) -> PrecisionRecallF1:
     """As `_scores_of_rows` of labels that share their weights [n]."""
+    labels, predicted = labels == 1, predicted == 1
     true, actual, retrieved, invalid = (
         masked_sums(weights, mask) for mask in (labels & predicted, labels, predicted, ~valid)
     )
@@ -264,12 +284,12 @@ def matthews_correlation(
         TypeError: for classes that are not integers or booleans.
         ValueError: for shapes that do not match, classes out of range or negative weights.
     """
-    matrix = _shares(confusion_matrix(labels, predicted, num_classes, weights=weights))
-    return _matthews(matrix)
+    return _matthews(confusion_matrix(labels, predicted, num_classes, weights=weights))
 
 
 @jax.jit
 def _matthews(matrix: Array) -> Array:
+    matrix = _shares(matrix)
     # Covariances as sums of one-class determinants and p (1 - p), 1 - p being the sum of the
     # other classes: `total^2 - sum p^2` would cancel for a rare class.
     off_diagonal = jnp.where(jnp.eye(len(matrix), dtype=bool), 0, matrix)
@@ -307,8 +327,13 @@ def cohen_kappa(
             unknown `disagreement`.
     """
     checks.option("disagreement", disagreement, ("nominal", "linear", "quadratic"))
-    matrix = _shares(confusion_matrix(labels, predicted, num_classes, weights=weights))
-    index = jnp.arange(num_classes, dtype=matrix.dtype)
+    matrix = confusion_matrix(labels, predicted, num_classes, weights=weights)
+    return _kappa(disagreement, matrix)
+
+
+@partial(jax.jit, static_argnums=0)
+def _kappa(disagreement: str, matrix: Array) -> Array:
+    matrix, index = _shares(matrix), jnp.arange(len(matrix), dtype=matrix.dtype)
     distance = jnp.abs(index[:, None] - index[None, :])
     if disagreement == "nominal":
         distance = jnp.minimum(distance, 1)
@@ -342,11 +367,15 @@ def brier_score(
     classes = probabilities.ndim == 2 and np.ndim(labels) == 1
     shape = probabilities.shape[:1] if classes else probabilities.shape
     weights = sample_weights(weights, shape, probabilities.dtype)
-    spread = jnp.broadcast_to(weights[:, None], probabilities.shape) if classes else weights
-    target, valid = targets(labels, probabilities.shape, spread)
+    target, valid = targets(labels, probabilities.shape, weights[:, None] if classes else weights)
+    return _brier(probabilities, target, weights, valid[:, 0] if classes else valid)
+
+
+@jax.jit
+def _brier(probabilities: Array, target: Array, weights: Array, valid: Array) -> Array:
     errors = (probabilities.astype(weights.dtype) - target.astype(weights.dtype)) ** 2
-    if classes:
-        errors, valid = jnp.sum(errors, axis=1), valid[:, 0]
+    if errors.ndim > weights.ndim:
+        errors = jnp.sum(errors, axis=1)
     return weighted_mean(errors, poisoned(weights, valid))
 
 
@@ -385,22 +414,24 @@ def expected_calibration_error(
     classes = probabilities.ndim == 2 and np.ndim(labels) == 1
     shape = probabilities.shape[:1] if classes else probabilities.shape
     weights = sample_weights(weights, shape, probabilities.dtype)
-    spread = jnp.broadcast_to(weights[:, None], probabilities.shape) if classes else weights
-    hit, valid = targets(labels, probabilities.shape, spread)
-    confidence = probabilities.astype(weights.dtype)
-    valid &= _probabilities(confidence, spread)
-    if classes:
+    of_entries = weights[:, None] if classes else weights
+    hit, valid = targets(labels, probabilities.shape, of_entries)
+    usable = _probabilities(probabilities, of_entries)
+    return _calibration_error(bins, hit, probabilities, weights, valid, usable)
+
+
+@partial(jax.jit, static_argnums=0)
+def _calibration_error(
+    bins: int, hit: Array, confidence: Array, weights: Array, *valid: Array
+) -> Array:
+    if weights.ndim > 1:
+        return jax.vmap(partial(_calibration_error, bins), 1)(hit, confidence, weights, *valid)
+    confidence, every = confidence.astype(weights.dtype), reduce(jnp.logical_and, valid)
+    if hit.ndim > 1:
         best = jnp.argmax(confidence, axis=1)[:, None]
         hit, confidence = (jnp.take_along_axis(a, best, axis=1)[:, 0] for a in (hit, confidence))
-        valid = jnp.all(valid, axis=1)
-    return _calibration_error(hit, confidence, poisoned(weights, valid), bins)
-
-
-@partial(jax.jit, static_argnums=3)
-def _calibration_error(hit: Array, confidence: Array, weights: Array, bins: int) -> Array:
-    if hit.ndim > 1:
-        columns = jax.vmap(_calibration_error, (1, 1, 1, None))
-        return columns(hit, confidence, weights, bins)
+        every = jnp.all(every, axis=1)
+    weights = poisoned(weights, every)
     confidence = jnp.where(weights == 0, 0, confidence)
     index = jnp.ceil(confidence * bins).astype(jnp.int32) - 1
     gap = weights * (hit.astype(weights.dtype) - confidence)
@@ -411,7 +442,7 @@ def _calibration_error(hit: Array, confidence: Array, weights: Array, bins: int)
 def _probabilities(values: Array, weights: Array) -> Array:
     """Which `values` are probabilities; refuses others that have a weight."""
     valid = (values >= 0) & (values <= 1)
-    if checks.is_concrete(values, weights) and not bool(jnp.all(valid | (weights == 0))):
+    if checks.is_concrete(values, weights) and not np.all(valid | (np.asarray(weights) == 0)):
         raise ValueError(
             "probabilities must be in [0, 1]; convert logits with jax.nn.softmax or jax.nn.sigmoid"
         )
@@ -423,7 +454,6 @@ def _share(part: Array, whole: Array) -> Array:
     return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), jnp.nan)
 
 
-@jax.jit
 def _shares(matrix: Array) -> Array:
     """A matrix of weights divided by their total."""
     return _share(matrix, jnp.broadcast_to(jnp.sum(matrix), matrix.shape))

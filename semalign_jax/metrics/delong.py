@@ -83,12 +83,12 @@ def delong_interval(
     """
     tail = tail_of(level)
     (estimate, error), *_ = _delong(labels, (scores,), weights)
-    return _normal_interval(jnp.asarray(tail, estimate.dtype), estimate, error)
+    return _normal_interval(tail, estimate, error)
 
 
 @jax.jit
-def _normal_interval(tail: Array, estimate: Array, error: Array) -> DeLongInterval:
-    reach = -ndtri(tail) * error
+def _normal_interval(tail: float | Array, estimate: Array, error: Array) -> DeLongInterval:
+    reach = -ndtri(jnp.asarray(tail, estimate.dtype)) * error
     return DeLongInterval(
         estimate, jnp.maximum(estimate - reach, 0), jnp.minimum(estimate + reach, 1), error
     )
@@ -138,13 +138,13 @@ def _delong(labels, sides: tuple[ArrayLike, ...], weights) -> list[tuple[Array, 
     dtype = common_dtype(arrays[0].dtype, arrays[-1].dtype)
     weights = sample_weights(weights, shape, dtype)
     rankings = [ranked(labels, array, weights) for array in arrays]
-    return _delong_of_rankings(weights.T, *rankings)
+    return _delong_of_rankings(weights, *rankings)
 
 
 @jax.jit
 def _delong_of_rankings(weights: Array, *rankings: RankedScores) -> list[tuple[Array, Array]]:
     if weights.ndim > 1:
-        return jax.vmap(_delong_of_rankings)(weights, *rankings)
+        return jax.vmap(_delong_of_rankings)(weights.T, *rankings)
     parts = [placements(ranking, weights) for ranking in rankings]
     values = [placement for placement, _ in parts]
     if len(values) == 2:

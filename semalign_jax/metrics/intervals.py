@@ -377,9 +377,9 @@ def _plan(
 ) -> _Plan:
     rows = checks.positive_int("rows", rows)
     weights = sample_weights(weights, (rows,), jnp.float32)
-    index = jnp.arange(rows, dtype=jnp.int32)
+    index = np.arange(rows, dtype=np.int32)
     unit = index if clusters is None else _compact("clusters", clusters, rows)
-    layer = jnp.zeros_like(index) if strata is None else _compact("strata", strata, rows)
+    layer = np.zeros_like(index) if strata is None else _compact("strata", strata, rows)
     if clusters is not None and strata is not None:
         _check_nested(unit, layer, weights)
     return _planned(unit, layer, weights)
@@ -399,17 +399,17 @@ def _planned(unit: Array, layer: Array, weights: Array) -> _Plan:
     return _Plan(weights, unit, stratum, member, start, stop - start)
 
 
-def _compact(name: str, value: ArrayLike, rows: int) -> Array:
+def _compact(name: str, value: ArrayLike, rows: int) -> Array | np.ndarray:
     """Integers [rows] renumbered 0, 1, ... without gaps."""
     array = integer_array(name, value, (rows,))
     if checks.is_concrete(array):
         # By NumPy, since JAX may wrap 64-bit integers around, so that two clusters become one.
-        return jnp.asarray(np.unique(np.asarray(array), return_inverse=True)[1].astype(np.int32))
+        return np.unique(np.asarray(array), return_inverse=True)[1].astype(np.int32)
     array = unsharded(array)
     return jnp.unique(array, return_inverse=True, size=rows)[1].astype(jnp.int32)
 
 
-def _check_nested(unit: Array, layer: Array, weights: Array) -> None:
+def _check_nested(unit: Any, layer: Any, weights: Any) -> None:
     if not checks.is_concrete(unit, layer, weights):
         return
     active = np.asarray(weights) > 0

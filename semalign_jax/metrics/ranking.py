@@ -65,8 +65,7 @@ def rank_scores(labels: ArrayLike, scores: ArrayLike) -> RankedScores:
 
 def ranked(labels: ArrayLike, scores: Array, weights: Array) -> RankedScores:
     """`rank_scores` of checked scores; invalid labels of positive weight are refused."""
-    target, valid = targets(labels, scores.shape, weights)
-    return _sorted(scores.T, target.T, valid.T)
+    return _sorted(scores, *targets(labels, scores.shape, weights))
 
 
 def ranking_of_known(ranking: RankedScores, known: Array) -> RankedScores:
@@ -79,7 +78,8 @@ def ranking_of_known(ranking: RankedScores, known: Array) -> RankedScores:
 
 @jax.jit
 def _sorted(scores: Array, target: Array, valid: Array) -> RankedScores:
-    """The ranking of [n] or [labels, n]; NaN comes last."""
+    """The ranking of [n] or [n, labels]; NaN comes last."""
+    scores, target, valid = scores.T, target.T, valid.T
     n, axis = scores.shape[-1], scores.ndim - 1
     position = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), scores.shape)
     falling, order = lax.sort((-scores, position), num_keys=1)
@@ -298,7 +298,7 @@ def _of_scores(
 ) -> Array:
     scores = checks.float_array("scores", scores, (1, 2))
     weights = sample_weights(weights, scores.shape, scores.dtype)
-    return _side_by_side(kernel, ranked(labels, scores, weights), weights.T)
+    return _side_by_side(kernel, scores, *targets(labels, scores.shape, weights), weights)
 
 
 def _of_ranking(kernel: Kernel, ranking: RankedScores, weights: ArrayLike | None) -> Array:
@@ -308,12 +308,15 @@ def _of_ranking(kernel: Kernel, ranking: RankedScores, weights: ArrayLike | None
         weights = sample_weights(weights, (n,), jnp.float32)
     else:
         weights = sample_weights(weights, ranking.order.T.shape, jnp.float32)
-    return _one_by_one(kernel, ranking, weights.T)
+    return _one_by_one(kernel, ranking, weights)
 
 
 @partial(jax.jit, static_argnums=0)
-def _side_by_side(kernel: Kernel, ranking: RankedScores, weights: Array) -> Array:
-    """Apply `kernel` to [n] or [labels, n], as many labels at once as the memory allows."""
+def _side_by_side(
+    kernel: Kernel, scores: Array, target: Array, valid: Array, weights: Array
+) -> Array:
+    """Apply `kernel` to [n] or [n, labels], as many labels at once as the memory allows."""
+    ranking, weights = _sorted(scores, target, valid), weights.T
 
     def one(ranking, weights):
         return kernel(ranking, weights[:, None])[0]
@@ -328,7 +331,8 @@ def _side_by_side(kernel: Kernel, ranking: RankedScores, weights: Array) -> Arra
 
 @partial(jax.jit, static_argnums=0)
 def _one_by_one(kernel: Kernel, ranking: RankedScores, weights: Array) -> Array:
-    """Apply `kernel` of `_in_columns` to [n] or [labels, n]."""
+    """Apply `kernel` of `_in_columns` to a ranking and weights [n] or [n, labels]."""
+    weights = weights.T
     if ranking.order.ndim == 1:
         return kernel(ranking, weights[:, None])[0]
     if weights.ndim == 1:

@@ -7,13 +7,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .._core import checks
 from .._core.linalg import matmul
 from .._core.samples import in_range, integers, sample_weights, weighted_mean
 from .._core.typing import Array, ArrayLike
-from .similarity import ROWS_AT_ONCE, matched_rows, normalize_rows, without_nan
+from .similarity import (
+    ROWS_AT_ONCE,
+    matched_rows,
+    normalize_rows,
+    without_inert,
+    without_nan,
+)
 
 #: Cosines that differ by at most so many machine epsilons count as tied: equal rows get slightly
 #: different products.
@@ -67,7 +74,7 @@ def retrieval_ranks(
             raise ValueError(
                 f"csls_neighbors is {csls_neighbors}, but there are only {len(x)} rows"
             )
-    return _both_ranks(x, y, weights > 0, csls_neighbors)
+    return _both_ranks(x, y, weights, csls_neighbors)
 
 
 def recall_at_k(ranks: ArrayLike, k: int | Array, *, weights: ArrayLike | None = None) -> Array:
@@ -87,7 +94,13 @@ def recall_at_k(ranks: ArrayLike, k: int | Array, *, weights: ArrayLike | None =
         ValueError: for shapes that do not match or negative weights.
     """
     ranks, weights = _queries(ranks, weights)
-    hit = (ranks <= integers("k", k, ()).astype(ranks.dtype)).astype(ranks.dtype)
+    return _recall(ranks, integers("k", k, ()), weights)
+
+
+@jax.jit
+def _recall(ranks: Array, k: Array, weights: Array) -> Array:
+    ranks = ranks.astype(weights.dtype)
+    hit = (ranks <= k.astype(ranks.dtype)).astype(ranks.dtype)
     return weighted_mean(jnp.where(jnp.isnan(ranks), jnp.nan, hit), weights)
 
 
@@ -105,8 +118,12 @@ def mean_reciprocal_rank(ranks: ArrayLike, *, weights: ArrayLike | None = None) 
         TypeError: if `ranks` is not floating point.
         ValueError: for shapes that do not match or negative weights.
     """
-    ranks, weights = _queries(ranks, weights)
-    return weighted_mean(1 / ranks, weights)
+    return _reciprocal(*_queries(ranks, weights))
+
+
+@jax.jit
+def _reciprocal(ranks: Array, weights: Array) -> Array:
+    return weighted_mean(1 / ranks.astype(weights.dtype), weights)
 
 
 def median_rank(ranks: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -123,9 +140,13 @@ def median_rank(ranks: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
         TypeError: if `ranks` is not floating point.
         ValueError: for shapes that do not match or negative weights.
     """
-    ranks, weights = _queries(ranks, weights)
+    return _median(*_queries(ranks, weights))
+
+
+@jax.jit
+def _median(ranks: Array, weights: Array) -> Array:
     order = jnp.argsort(ranks)
-    ranks, weights = ranks[order], weights[order]
+    ranks, weights = ranks.astype(weights.dtype)[order], weights[order]
     total = jnp.cumsum(weights)
     half = total[-1] / 2
     # Positions of weight zero must not be hit, not even where the sum is exactly half.
@@ -172,7 +193,7 @@ def nearest_neighbors(
     if k > others:
         raise ValueError(f"k is {k}, but there are only {others} candidates of a query")
     if own is None:
-        own = jnp.full(len(queries), -1, jnp.int32)
+        own = np.full(len(queries), -1, np.int32)
     else:
         own = integers("own", own, (len(queries),))
         in_range("own", own, len(candidates))
@@ -193,13 +214,13 @@ def _nearest(queries: Array, candidates: Array, k: int, own: Array) -> Array:
 
 def _queries(ranks: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array]:
     ranks = checks.float_array("ranks", ranks, 1)
-    weights = sample_weights(weights, ranks.shape, ranks.dtype)
-    return ranks.astype(weights.dtype), weights
+    return ranks, sample_weights(weights, ranks.shape, ranks.dtype)
 
 
 @partial(jax.jit, static_argnums=3)
-def _both_ranks(x: Array, y: Array, active: Array, k: int | None) -> RetrievalRanks:
-    x, y = normalize_rows(x), normalize_rows(y)
+def _both_ranks(x: Array, y: Array, weights: Array, k: int | None) -> RetrievalRanks:
+    x, y = map(normalize_rows, without_inert(x, y, weights))
+    active = weights > 0
     local_x = local_y = jnp.zeros_like(x[:, 0])
     if k is not None:
         # Only the candidates' part matters for ranks; half of it fits the cosine itself.

@@ -67,26 +67,35 @@ def cosine_similarity(x: ArrayLike, y: ArrayLike) -> Array:
             f"x and y must be in the same space; got x {rows.shape} and y {others.shape}. "
             f"Map one of them first"
         )
-    rows, others = unit_rows(rows), unit_rows(others)
-    if others.ndim == 2:
-        others = unsharded(others)  # rows of both spread over one axis of a mesh have no product
-    return matmul(rows, transpose(others))
+    return _cosines(rows, others)
+
+
+@jax.jit
+def _cosines(x: Array, y: Array) -> Array:
+    x, y = unit_rows(x), unit_rows(y)
+    if y.ndim == 2:
+        y = unsharded(y)  # rows of both spread over one axis of a mesh have no product
+    return matmul(x, transpose(y))
 
 
 def matched_rows(
     x: ArrayLike, y: ArrayLike, weights: ArrayLike | None, *, same_space: bool = False
 ) -> tuple[Array, Array, Array]:
-    """Checked (x, y, weights [n]) of one dtype, with zeros in the rows of weight zero."""
+    """Checked (x, y, weights [n])."""
     x, y = checks.pair(x, y)
     if same_space and x.shape != y.shape:
         raise ValueError(
             f"x and y must be in the same space; got x {x.shape} and y {y.shape}. "
             f"Map one of them first"
         )
-    weights = sample_weights(weights, x.shape[:1], common_dtype(x.dtype, y.dtype))
+    return x, y, sample_weights(weights, x.shape[:1], common_dtype(x.dtype, y.dtype))
+
+
+def without_inert(x: Array, y: Array, weights: Array) -> tuple[Array, Array]:
+    """`x` and `y` in the dtype of the weights, with zeros in the rows of weight zero."""
     active = (weights > 0)[:, None]
     x, y = (jnp.where(active, a.astype(weights.dtype), 0) for a in (x, y))
-    return x, y, weights
+    return x, y
 
 
 def mean_cosine(x: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None) -> Array:
@@ -105,9 +114,13 @@ def mean_cosine(x: ArrayLike, y: ArrayLike, *, weights: ArrayLike | None = None)
         TypeError: if `x` or `y` is not floating point.
         ValueError: for shapes that do not match or negative weights.
     """
-    x, y, weights = matched_rows(x, y, weights, same_space=True)
-    cosine = jnp.sum(normalize_rows(x) * normalize_rows(y), axis=1)
-    return weighted_mean(cosine, weights)
+    return _mean_cosine(*matched_rows(x, y, weights, same_space=True))
+
+
+@jax.jit
+def _mean_cosine(x: Array, y: Array, weights: Array) -> Array:
+    x, y = map(normalize_rows, without_inert(x, y, weights))
+    return weighted_mean(jnp.sum(x * y, axis=1), weights)
 
 
 def linear_cka(
@@ -256,7 +269,11 @@ def orthogonality_error(weight: ArrayLike) -> Array:
         TypeError: if `weight` is not floating point.
         ValueError: if it is not a matrix.
     """
-    q = checks.float_array("weight", weight, 2)
+    return _orthogonality_error(checks.float_array("weight", weight, 2))
+
+
+@jax.jit
+def _orthogonality_error(q: Array) -> Array:
     q = q.astype(compute_dtype(q.dtype))
     if q.shape[0] < q.shape[1]:
         q = transpose(q)
@@ -265,6 +282,7 @@ def orthogonality_error(weight: ArrayLike) -> Array:
 
 @partial(jax.jit, static_argnums=3)
 def _linear_cka(x: Array, y: Array, weights: Array, debiased: bool) -> Array:
+    x, y = without_inert(x, y, weights)
     shares = _shares(weights)
     sides = _centred(x, shares), _centred(y, shares)
     pairs = ((0, 1), (0, 0), (1, 1))
@@ -280,6 +298,7 @@ def _linear_cka(x: Array, y: Array, weights: Array, debiased: bool) -> Array:
 
 @partial(jax.jit, static_argnums=4)
 def _rbf_cka(x: Array, y: Array, bandwidth: Array, weights: Array, debiased: bool) -> Array:
+    x, y = without_inert(x, y, weights)
     shares = _shares(weights)
     centre = _pairs_only if debiased else _centred_kernel
     a, b = (centre(_kernel(_centred(z, weights > 0), bandwidth, shares), shares) for z in (x, y))
@@ -289,6 +308,7 @@ def _rbf_cka(x: Array, y: Array, bandwidth: Array, weights: Array, debiased: boo
 
 @jax.jit
 def _svcca(x: Array, y: Array, variance: Array, weights: Array) -> Array:
+    x, y = without_inert(x, y, weights)
     bases = [_principal_basis(_centred(z, weights), variance) for z in (x, y)]
     correlations = svd(matmul(transpose(bases[0]), bases[1]))[1]
     # The columns of a basis are unit vectors or, beyond the kept directions, zero.
@@ -300,7 +320,8 @@ def _svcca(x: Array, y: Array, variance: Array, weights: Array) -> Array:
 
 @partial(jax.jit, static_argnums=2)
 def _mutual_knn(x: Array, y: Array, k: int, weights: Array) -> Array:
-    x, y, active = normalize_rows(x), normalize_rows(y), weights > 0
+    x, y = map(normalize_rows, without_inert(x, y, weights))
+    active = weights > 0
 
     def common(row):
         others = active & (jnp.arange(x.shape[0]) != row)

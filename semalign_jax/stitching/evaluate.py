@@ -11,11 +11,11 @@ import numpy as np
 
 from .._core import checks
 from .._core.linalg import in_batches
-from .._core.samples import in_range, integers, poisoned, sample_weights, weighted_mean
+from .._core.samples import in_range, integers, sample_weights
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap, identity_map
 from ..maps.mlp_head import Head, MlpHead
-from ..metrics import predicted_classes
+from ..metrics.classification import predicted_classes, share_of_hits
 
 
 class StitchingScores(NamedTuple):
@@ -166,8 +166,7 @@ def _accuracy(
                 f"head gives NaN for {bad.size} of {len(x)} rows of {name}, first for row "
                 f"{bad[0]}: its parameters or those of the map are NaN, or the scores overflow"
             )
-    hits = (labels == predicted).astype(weights.dtype)
-    return weighted_mean(hits, poisoned(weights, valid & defined))
+    return share_of_hits(labels, predicted, weights, valid, defined)
 
 
 @partial(jax.jit, static_argnums=0)

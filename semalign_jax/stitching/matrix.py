@@ -343,7 +343,7 @@ def _embeddings(
                 f"{like[name].shape[1]}"
             )
         checks.finite_rows(f"{what}[{name!r}]", array)
-        found[name] = array
+        found[name] = jnp.asarray(array)
     return found
 
 

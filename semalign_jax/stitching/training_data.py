@@ -50,22 +50,20 @@ def checked_data(
     num_classes = checks.positive_int("num_classes", num_classes)
     n = x.shape[0]
     labels = checked_labels("labels", labels, n, num_classes, loss)
-    weights = jnp.ones(n) if weights is None else weights
-    weights = checks.row_weights(weights, n)
-    if checks.is_concrete(weights):
-        checks.weight_values(weights)
+    w = checks.row_weights(np.ones(n, bool) if weights is None else weights, n)
+    if checks.is_concrete(w):
+        checks.weight_values(w)
     if labels.ndim == 2:
-        weights = jnp.broadcast_to(weights[:, None], labels.shape)
-    known = checked_known("known", known, labels)
-    if known is not None:
-        weights = jnp.where(known, weights, 0)
-    if checks.is_concrete(x, weights):
-        rows = np.asarray(weights).reshape(n, -1).max(axis=1) > 0
-        checks.finite_rows("x", x, rows)
-    in_range("labels", labels, num_classes if labels.ndim == 1 else 2, weights)
-    if checks.is_concrete(labels, weights):
-        _check_present(np.asarray(labels), np.asarray(weights) > 0, num_classes)
-    return TrainingData(x, labels, weights, num_classes)
+        w = checks.namespace(w).broadcast_to(w[:, None], labels.shape)
+    mask = checked_known("known", known, labels)
+    if mask is not None:
+        w = checks.namespace(mask, w).where(mask, w, 0)
+    if checks.is_concrete(x, w):
+        checks.finite_rows("x", x, np.asarray(w).reshape(n, -1).max(axis=1) > 0)
+    in_range("labels", labels, num_classes if labels.ndim == 1 else 2, w)
+    if checks.is_concrete(labels, w):
+        _check_present(np.asarray(labels), np.asarray(w) > 0, num_classes)
+    return TrainingData(x, labels, w, num_classes)
 
 
 def class_numbers(name: str, labels: Any) -> Any:
@@ -118,7 +116,7 @@ def checked_known(name: str, known: Any, labels: Array) -> Array | None:
         raise ValueError(
             f"{name} must have the shape of the labels {labels.shape}; got {known.shape}"
         )
-    return jnp.asarray(known)
+    return known
 
 
 def _check_present(labels: np.ndarray, active: np.ndarray, num_classes: int) -> None:

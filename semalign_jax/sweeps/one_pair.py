@@ -191,7 +191,7 @@ def anchor_sweep(
         >>> found.values["error"].shape  # methods, counts, keys
         (2, 2, 2)
     """
-    x, y = checks.pair(x, y)
+    x, y = map(jnp.asarray, checks.pair(x, y))  # once, and not for every score
     named = named_metrics(metrics)
     scored = tuple((k, one if callable(one) else _score_of_map(one)) for k, one in named.items())
     by_name = not all(map(callable, named.values()))
@@ -205,7 +205,7 @@ def anchor_sweep(
     checked, orders = _counts_and_orders(counts, x.shape[0], keys, orders, labels)
     work = orders.size * x.shape[1] * y.shape[1]
     route = _chosen_route(route, isinstance(checked, tuple), lines, work)
-    eval_data = jax.tree.map(jnp.asarray, eval_data)  # once, and not for every score
+    eval_data = jax.tree.map(jnp.asarray, eval_data)
     axes = _freeze_axes(eval_in_axes, eval_data)
     for axis, leaf in zip(axes, jax.tree.leaves(eval_data), strict=True):
         if axis == 0 and leaf.shape[:1] != (len(orders),):  # JAX would take another row instead

@@ -216,7 +216,7 @@ def fit_canonical(
     Returns:
         `CanonicalMaps`. Not differentiable.
     """
-    source, target = checks.pair(source, target)
+    source, target = map(jnp.asarray, checks.pair(source, target))
     dtype = common_dtype(source.dtype, target.dtype)
     work = compute_dtype(dtype)
     ridge = checks.scalar("ridge", ridge).astype(work)
@@ -599,7 +599,7 @@ def _checked(
     dtype = checked["source"].dtype
     for array in checked.values():
         dtype = common_dtype(dtype, array.dtype)
-    source, target, images, texts = (array.astype(dtype) for array in checked.values())
+    source, target, images, texts = (jnp.asarray(a).astype(dtype) for a in checked.values())
     return source, target, images, replace(prompts, embeddings=texts)
 
 

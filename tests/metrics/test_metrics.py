@@ -1,6 +1,7 @@
 """The scores against scikit-learn, SciPy and NumPy in float64, on plain and awkward data."""
 
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy.stats import rankdata
 from sklearn.neighbors import NearestNeighbors
 
+import semalign_jax as sa
 from semalign_jax import metrics
 
 
@@ -1110,6 +1112,55 @@ def test_bad_input_gets_a_clear_error(name):
     call, error, message = ERRORS[name]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_score_of_numpy_arrays_is_one_program():
+    n, c = 23, 3  # sizes of no other test
+    rng = np.random.default_rng(0)
+    labels, predicted = np.arange(n) % c, rng.integers(0, c, n)
+    scores, flags = rng.normal(size=(n, c)), rng.random((n, c)) > 0.5
+    shares, x, ranks = rng.dirichlet(np.ones(c), n), rng.normal(size=(n, 5)), np.arange(1.0, n + 1)
+    calls: dict[str, Callable[[], Any]] = {
+        "accuracy": lambda: metrics.accuracy(labels, predicted),
+        "confusion_matrix": lambda: metrics.confusion_matrix(labels, predicted, c),
+        "predicted_classes": lambda: metrics.predicted_classes(scores),
+        "auroc": lambda: metrics.auroc(labels, scores),
+        "average_precision": lambda: metrics.average_precision(flags, scores),
+        "brier_score": lambda: metrics.brier_score(labels, shares),
+        "expected_calibration_error": lambda: metrics.expected_calibration_error(labels, shares),
+        "mean_cosine": lambda: metrics.mean_cosine(x, x[::-1]),
+        "linear_cka": lambda: metrics.linear_cka(x, x[::-1]),
+        "median_rank": lambda: metrics.median_rank(ranks),
+        "fit_ortho": lambda: sa.fit_ortho(x, x[::-1]),
+        "fit_head": lambda: sa.fit_head(x, labels, c),
+    }
+    programs: list[str] = []
+
+    def compiled(event: str, duration_secs: float, **kwargs: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            programs.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+    try:
+        counted = {}
+        for name, call in calls.items():
+            programs.clear()
+            call()
+            counted[name] = len(programs)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(compiled)
+    assert counted == dict.fromkeys(calls, 1)
+
+
+@pytest.mark.parametrize("start", [0, 1])  # where memory is aligned for XLA, and where not
+def test_rows_may_change_after_a_call(start):
+    rows = np.zeros(200_016 * 16, np.float32)
+    start += -rows.__array_interface__["data"][0] // rows.itemsize % 16
+    rows = rows[start : start + 200_000 * 16].reshape(-1, 16)
+    rows[:] = 1
+    found = metrics.mean_cosine(rows, rows)  # computed while this goes on
+    rows[:] = np.nan
+    np.testing.assert_allclose(found, 1, atol=1e-6)
 
 
 def test_public_names_agree():
