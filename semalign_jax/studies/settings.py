@@ -128,12 +128,15 @@ class PatientSplit(Settings):
         raise NotImplementedError
 
 
-def with_options(values: Any, key: str) -> Any:
+def with_options(
+    values: Any, key: str, usual: Mapping[str, Mapping[str, Any]] | None = None
+) -> Any:
     """Names, or name -> name, as name -> options; what is neither is left to pydantic.
 
     Args:
         values: of the settings.
         key: of the options, under which a name stands.
+        usual: name -> the options that it stands for, beside itself.
     """
     if isinstance(values, list | tuple):
         if len(set(map(str, values))) < len(values):
@@ -141,7 +144,10 @@ def with_options(values: Any, key: str) -> Any:
         values = {name: name for name in values}
     if not isinstance(values, Mapping):
         return values
-    return {k: {key: v} if isinstance(v, str) else v for k, v in values.items()}
+    return {
+        k: dict((usual or {}).get(v, {key: v})) if isinstance(v, str) else v
+        for k, v in values.items()
+    }
 
 
 def check_each(
@@ -174,9 +180,8 @@ class StudySettings(Settings):
         counts: Anchor counts of the curves.
         seeds: Number of draws of anchors.
         seed: Seed of anchors and resamples.
-        methods: Maps by name, each with options of `SweepMethod`. A list of names of maps does
-            too, and a name of a map instead of options: it is then fitted without any, while
-            ortho and l-ortho of the default have the option normalize: isotropic.
+        methods: Maps by name, each with options of `SweepMethod`. A list of names does too, and a
+            name instead of options: it stands for those of the default of this name.
         uncertain: What uncertain labels become: left out, 0 or 1 (see `data.binary_labels`).
         blank: What missing labels become: left out, or 0.
         trust: Whether the anchors of each pair of encoders are diagnosed, at the largest count, see
@@ -203,7 +208,7 @@ class StudySettings(Settings):
     @field_validator("methods", mode="before")
     @classmethod
     def _methods_with_options(cls, values: Any) -> Any:
-        return with_options(values, "method")
+        return with_options(values, "method", METHODS)
 
     @field_validator("methods")
     @classmethod

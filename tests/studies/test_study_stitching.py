@@ -71,7 +71,8 @@ SETTINGS: dict[str, Any] = {
     "l2": 0.5,
     "intervals": {"metrics": ["auroc", "f1"], "resamples": 20, "level": 0.9},
 }
-METHODS = {"ortho": sa.SweepMethod("ortho"), "centred": sa.SweepMethod("ortho", normalize="center")}
+ORTHO = sa.SweepMethod("ortho", normalize="isotropic")  # what the name stands for
+METHODS = {"ortho": ORTHO, "centred": sa.SweepMethod("ortho", normalize="center")}
 
 
 def settings_of(folder: Path, **changes: Any) -> stitching.StitchingSettings:
@@ -212,9 +213,11 @@ def test_classes_are_those_of_scikit_learn_with_patients_resampled(study, method
             sa.sweeps.anchor_order(key, N, size=20)
             for key in jax.random.split(jax.random.key(3), 2)
         ]
-        draws = [
-            sa.fit_ortho(VIEWS["vit"][order], VIEWS["dino"][order])(source[N:]) for order in orders
+        maps = [
+            sa.fit_ortho(VIEWS["vit"][order], VIEWS["dino"][order], normalize="isotropic")
+            for order in orders
         ]
+        draws = [fitted(source[N:]) for fitted in maps]
     found = {
         row["label"]: row
         for row in study[1]["classes"]
@@ -343,7 +346,7 @@ def test_multilabel_with_unknown_labels_and_anchors_of_their_own(tmp_path):
         jax.random.split(jax.random.key(3), 2),
         loss="binary",
         metrics=("auroc",),
-        methods=["ortho"],
+        methods={"ortho": ORTHO},
         anchors={name: view[more] for name, view in views.items()},
         heads=heads,
         test_known=known[N:],
@@ -585,9 +588,13 @@ def test_the_example_of_the_docs_has_the_defaults():
 
 
 def test_methods_by_name():
-    own: dict[str, Any] = {**SETTINGS, "methods": ["ortho", "affine"]}
-    settings = stitching.StitchingSettings(**own)
-    assert settings.methods == {"ortho": {"method": "ortho"}, "affine": {"method": "affine"}}
+    for given in (["ortho", "ridge"], {"ortho": "ortho", "ridge": "ridge"}):
+        own: dict[str, Any] = {**SETTINGS, "methods": given}
+        methods = stitching.StitchingSettings(**own).methods
+        assert methods == {
+            "ortho": {"method": "ortho", "normalize": "isotropic"},
+            "ridge": {"method": "affine", "ridge": 1.0, "ridge_unit": "gram"},
+        }
 
 
 # The script and the demo
