@@ -239,8 +239,9 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int, *, weights: ArrayLike | None 
         x: [n, d_x].
         y: [n, d_y], row i belongs to row i of `x`.
         k: number of neighbours, < n (static).
-        weights: [n], >= 0, floats, counts or a boolean mask; rows of weight zero are inert and
-            no neighbours. None means equal weights.
+        weights: [n] of the mean, >= 0, floats, counts or a boolean mask; rows of weight zero are
+            inert and no neighbours. None means equal weights. A row of weight 2 is not two rows,
+            which would be neighbours of each other.
 
     Returns:
         Scalar in [0, 1]; NaN if at most k rows have a positive weight, or one of these holds NaN.

@@ -17,9 +17,13 @@ def rows_of(scores: Scores, metric: str | None) -> list[Row]:
     """Rows of one metric, which must be named if there are several.
 
     Raises:
+        TypeError: if they are no rows.
         ValueError: if there are no rows of it, or of several metrics.
     """
     rows = scores.summary() if isinstance(scores, Records) else scores
+    if not all(isinstance(row, Mapping) for row in rows):
+        kind = type(scores).__name__
+        raise TypeError(f"scores must be a result or its rows, of to_records(); got {kind}")
     return of_metric([cast(Row, {**_PAIR, **row}) for row in rows], metric)
 
 

@@ -102,7 +102,8 @@ def fit_head(
 
     The search is L-BFGS whose first guess of the inverse Hessian is a weighted Gram matrix,
     renewed now and then, and the stopping rule is a decrease of the loss: neither depends on
-    offset and unit of the embeddings, nor on those of single features.
+    offset and unit of the embeddings, nor on those of single features (up to values of about 1e17
+    in float32, whose squares have to be finite).
 
     Safe under `jit`, `vmap` (e.g. over `weights`, `l2` or `x`) and `jax.shard_map`. The head is
     differentiable, in forward and reverse mode, with respect to `x`, `weights` and `l2`: by the

@@ -305,6 +305,8 @@ def problem_text(kind: type[BaseModel] | None, problem: Mapping[str, Any]) -> st
         value = problem["input"]
         write = f", write {json.dumps([value], ensure_ascii=False)}" * isinstance(value, str | int)
         return f"must be a list; got {value!r:.80}{write}"
+    if problem["type"] == "dict_type":
+        return f"must be names with values, or with options; got {problem['input']!r:.80}"
     if problem["type"] == "too_short":
         least, there = problem["ctx"]["min_length"], problem["ctx"]["actual_length"]
         return f"must have at least {least}; got {there}"

@@ -175,7 +175,8 @@ def anchor_sweep(
 
     Raises:
         TypeError: for non-floating embeddings, counts that are not ints, or keys that are none.
-        ValueError: for shapes that do not match, unknown methods, counts beyond n, a single key,
+        ValueError: for shapes that do not match, NaN or infinity (outside of `jit`), unknown
+            methods, counts beyond n, a single key,
             `eval_data` with other rows than one a seed where `eval_in_axes` is 0, or if not exactly
             one of `keys` and `orders` is given.
 
@@ -192,6 +193,9 @@ def anchor_sweep(
         (2, 2, 2)
     """
     x, y = map(jnp.asarray, checks.pair(x, y))  # once, and not for every score
+    for name, side in (("x", x), ("y", y)):
+        if checks.is_concrete(side):
+            checks.finite_rows(name, side)
     named = named_metrics(metrics)
     scored = tuple((k, one if callable(one) else _score_of_map(one)) for k, one in named.items())
     by_name = not all(map(callable, named.values()))

@@ -89,6 +89,8 @@ def test_correlation_is_that_of_the_mapped_anchors(stores, tmp_path):
     mapped, y = mapped - mapped.mean(0), y - y.mean(0)
     expected = np.sum(mapped * y) / np.sqrt(np.sum(mapped**2) * np.sum(y**2))
     assert found["correlation"] == pytest.approx(expected, abs=1e-5)
+    few = run("fit", *stores, "--method", "affine", "--anchors", 5, "--out", out).stdout
+    assert "5 anchors of 6 dimensions are fitted exactly, whatever they are" in few
 
 
 ORTHO = ("--method", "ortho", "--anchors", 10)

@@ -162,6 +162,8 @@ def test_curves_of_sweeps():
     np.testing.assert_allclose(lines(axis)["ortho"].get_ydata(), values.mean(-1), rtol=1e-6)
     assert axis.get_ylabel() == "cosine"
     assert lines(plot.anchor_curves(result)).keys() == lines(axis).keys()  # maps are no scores
+    with pytest.raises(TypeError, match=r"its rows, of to_records\(\); got DataFrame"):
+        plot.anchor_curves(result.to_pandas())  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="scores is empty"):
         plot.anchor_curves(result_of(result, "map"))
 

@@ -563,6 +563,7 @@ def test_data_that_do_not_fit_are_named(tmp_path, columns, changes, message):
         ({"metrics": ["accuracy", "mcc"]}, r"metrics\.1: "),
         ({"metrics": ["mcc"]}, r"metrics\.0: [^;]*$"),
         ({"methods": ["ortho", "ortho"]}, "methods: .*a name is there more than once"),
+        ({"methods": "ortho"}, "methods: must be names with values, .*got 'ortho'$"),
         ({"methods": {"x": {"ridge": 1.0}}}, "methods: .*x: the name of the map is missing"),
         ({"methods": {"x": {"method": "ortho", "rigde": 1.0}}}, "methods: .*x: .*rigde"),
         ({"methods": {"x": {"method": "affine", "solver": "lu"}}}, "methods: .*x: solver must be"),

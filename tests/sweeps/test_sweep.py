@@ -187,26 +187,28 @@ def test_counts_may_be_traced():
 def test_keys_and_orders_are_checked():
     """CASES-2, 11."""
     x, y = anchors(12, 4, 4)
-    run = partial(sa.anchor_sweep, x, y, [3], metrics={"map": the_map})
+    run = partial(sa.anchor_sweep, x, y=y, counts=[3], metrics={"map": the_map})
     with pytest.raises(ValueError, match=r"keys must be \[seeds\]; use jax.random.split"):
-        run(jax.random.key(0))
+        run(keys=jax.random.key(0))
     with pytest.raises(TypeError, match="keys must be made by jax.random.key"):
-        run(jnp.arange(3))
+        run(keys=jnp.arange(3))
     with pytest.raises(ValueError, match="orders must be rows from 0 to 11"):
         run(orders=np.arange(1, 13)[None])
     with pytest.raises(ValueError, match="is a function of the anchors alone"):
         run(orders=np.arange(12)[None], methods={"own": sa.fit_ortho}, route="masks")
     with pytest.raises(ValueError, match="orders must be rows from 0 to 11"):
         run(orders=np.arange(12)[None] + 2**32)  # JAX may take these as 0 to 11
+    with pytest.raises(ValueError, match="y holds NaN or infinity in 1 of 12 rows"):
+        run(y=np.where(np.arange(12)[:, None] == 3, np.nan, y), orders=np.arange(12)[None])
     with pytest.raises(ValueError, match="hold no seed"):
-        run(jax.random.split(jax.random.key(0), 2)[:0])
+        run(keys=jax.random.split(jax.random.key(0), 2)[:0])
     with pytest.raises(TypeError, match="key must be made by jax.random.key"):
         sa.sweeps.anchor_masks(0, 12, [3])  # type: ignore[arg-type]
     for rows in (1, 3):  # JAX would take the last row for a seed that has none
         with pytest.raises(ValueError, match="one row for each of the 2 seeds"):
             run(orders=np.tile(np.arange(12), (2, 1)), eval_data=np.ones(rows), eval_in_axes=0)
     raw = jax.random.split(jax.random.PRNGKey(0), 2)
-    assert run(raw, methods=["ortho"]).values["map"][0].shape == (1, 1, 2, 4, 4)
+    assert run(keys=raw, methods=["ortho"]).values["map"][0].shape == (1, 1, 2, 4, 4)
 
 
 def test_classes_are_told_apart_before_any_cast():
