@@ -117,11 +117,11 @@ def float_array(
     if value.size == 0:
         raise ValueError(f"{name} is empty: shape {value.shape}; every dimension must be >= 1")
     _refuse_beyond_float32(name, value)
-    array = _canonical(value)
+    array = owned(value)
     return array if spread else _on_auto_axes(name, array)
 
 
-def _canonical(array: Any) -> Any:
+def owned(array: Any) -> Any:
     """A NumPy array as a copy in the dtype that JAX takes it as; JAX arrays as they are.
 
     JAX reads NumPy arrays after a call has returned, when the caller may have changed them. The
@@ -251,7 +251,7 @@ def scalar(name: str, value: Any) -> Array:
         raise ValueError(f"{name} must be finite and >= 0; got {float(array)}")
     if not isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jnp.integer):
         array = array.astype(np.float64)  # before JAX takes 64-bit integers modulo 2^32
-    return _canonical(array)
+    return owned(array)
 
 
 def weight_values(weights: Array) -> None:

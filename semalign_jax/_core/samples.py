@@ -141,17 +141,26 @@ def unsharded(array: Any) -> Any:
     return jax.sharding.reshard(array, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
-def refuse_wrapping(name: str, data: Any) -> None:
-    """Refuse a pytree with NumPy arrays that JAX cannot take, or whose integers it would wrap."""
-    for leaf in jax.tree_util.tree_leaves(data):
+def own_data(name: str, data: Any) -> Any:
+    """A pytree with `checks.owned` copies of its NumPy arrays.
+
+    Raises:
+        TypeError: if JAX cannot take an array.
+        ValueError: if JAX would wrap integers of one.
+    """
+
+    def of_leaf(leaf: Any) -> Any:
         if not isinstance(leaf, np.ndarray | np.generic):
-            continue
-        taken = jnp.asarray(checks.host_array(name, leaf))
-        if leaf.dtype.kind in "iu" and np.any(np.asarray(taken) != leaf):
+            return leaf
+        taken = checks.owned(checks.host_array(name, leaf))
+        if leaf.dtype.kind in "iu" and np.any(taken != leaf):
             raise ValueError(
                 f"{name} holds {leaf.dtype} beyond the range of {taken.dtype}, as which JAX takes "
                 f"them here: renumber them, e.g. by np.unique(..., return_inverse=True)"
             )
+        return taken
+
+    return jax.tree.map(of_leaf, data)
 
 
 def in_range(

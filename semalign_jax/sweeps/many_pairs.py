@@ -18,6 +18,7 @@ import numpy as np
 from .._core import checks
 from .._core.linalg import common_dtype, compute_dtype
 from .._core.records import Records, cells_of, shown_counts
+from .._core.samples import own_data
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.mlp_head import Head, after_first_layer, first_layer
@@ -154,6 +155,7 @@ def sweep_pairs(
     )
     ascending = tuple(sorted(set(checked)))
     shared = dict.fromkeys(line for _, line in lines if is_shared(line))
+    eval_data = own_data("eval_data", eval_data)
     plan = Plan(tuple(shared), ascending, dtype == jnp.float32)
     score = partial(
         _score, tuple((k, m if callable(m) else score_of_predictions(m)) for k, m in named.items())

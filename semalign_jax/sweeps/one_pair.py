@@ -16,6 +16,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.records import Records, cells_of, shown_counts
+from .._core.samples import own_data
 from .._core.typing import ALL_METHODS, METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.fit import compiled_fit
@@ -209,7 +210,7 @@ def anchor_sweep(
     checked, orders = _counts_and_orders(counts, x.shape[0], keys, orders, labels)
     work = orders.size * x.shape[1] * y.shape[1]
     route = _chosen_route(route, isinstance(checked, tuple), lines, work)
-    eval_data = jax.tree.map(jnp.asarray, eval_data)
+    eval_data = jax.tree.map(jnp.asarray, own_data("eval_data", eval_data))
     axes = _freeze_axes(eval_in_axes, eval_data)
     for axis, leaf in zip(axes, jax.tree.leaves(eval_data), strict=True):
         if axis == 0 and leaf.shape[:1] != (len(orders),):  # JAX would take another row instead

@@ -200,6 +200,8 @@ def test_keys_and_orders_are_checked():
         run(orders=np.arange(12)[None] + 2**32)  # JAX may take these as 0 to 11
     with pytest.raises(ValueError, match="y holds NaN or infinity in 1 of 12 rows"):
         run(y=np.where(np.arange(12)[:, None] == 3, np.nan, y), orders=np.arange(12)[None])
+    with jax.enable_x64(False), pytest.raises(ValueError, match="eval_data holds int64 beyond"):
+        run(orders=np.arange(12)[None], eval_data={"patients": np.array([2**40])})
     with pytest.raises(ValueError, match="hold no seed"):
         run(keys=jax.random.split(jax.random.key(0), 2)[:0])
     with pytest.raises(TypeError, match="key must be made by jax.random.key"):
