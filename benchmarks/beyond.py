@@ -143,7 +143,7 @@ def draw_figure(path: Path, found: Sequence[Found], counts: Sequence[int]) -> No
     shown = ("semi", "auto", "medoids")
     for name, color, marker in zip(shown, ("#0072B2", "#D55E00", "#009E73"), "vPX", strict=True):
         looks[name] = plot.Look(color, "-", marker)
-    with rc_context({"font.size": 8, "lines.markersize": 3.5}):
+    with rc_context({"font.size": 8, "lines.markersize": 3.5, "grid.alpha": 0.3}):
         figure = Figure(figsize=(11, 6), layout="constrained")
         panels = figure.subplots(2, -(-len(found) // 2), sharex=True, squeeze=False).ravel()
         for panel, one in zip(panels, found, strict=False):
@@ -160,7 +160,7 @@ def draw_figure(path: Path, found: Sequence[Found], counts: Sequence[int]) -> No
             plot.anchor_curves(rows, looks=looks, legend=False, ax=panel)
             panel.set(title=f"{protocol}\n{source} to {target}", xlabel="", ylabel="")
         handles = panels[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=len(looks))
+        figure.legend(*handles, loc="outside upper center", ncols=len(looks))
         figure.supxlabel("anchors")
         figure.supylabel("accuracy")
         figure.savefig(path, dpi=130)
