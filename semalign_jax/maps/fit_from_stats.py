@@ -91,7 +91,7 @@ def fit_from_stats(
     # Float64 statistics of the host keep their digits where 64-bit types are off.
     wide = stats.cxx.dtype == np.float64 and jax.dtypes.canonicalize_dtype(float) != np.float64
     with jax.enable_x64(True) if wide else nullcontext():
-        fitted = _fit_stats(static, info, jax.tree.map(jnp.asarray, stats), values)
+        fitted = _fit_stats(static, info, stats, values)
     if wide:
         fitted = jax.tree.map(_in_float32, fitted)
     return fitted
@@ -99,7 +99,8 @@ def fit_from_stats(
 
 def _in_float32(leaf: Array) -> Array:
     host = np.asarray(leaf)
-    return jnp.asarray(host.astype(np.float32) if host.dtype == np.float64 else host)
+    # A copy that nobody changes, so that it may stay where it is.
+    return jax.device_put(host.astype(np.float32) if host.dtype == np.float64 else host)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

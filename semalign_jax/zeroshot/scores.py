@@ -20,10 +20,11 @@ from .._core.linalg import (
     svd,
     transpose,
 )
-from .._core.samples import in_range, integers
+from .._core.samples import in_range, integers, sample_weights
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap
-from ..metrics import accuracy, normalize_rows, predicted_classes
+from ..metrics import normalize_rows, predicted_classes
+from ..metrics.classification import share_of_hits
 from ..stitching.evaluate import stitch
 
 #: "single-label": one of the classes; "multi-label": each finding is present or not.
@@ -233,7 +234,7 @@ def evaluate_zero_shot(
     Args:
         mapping: map from the image encoder's into the text encoder's space.
         images: embeddings of the image encoder [n, d_in].
-        labels: true classes [n], integers.
+        labels: true classes [n], integers in [0, num_classes).
         prompts: text embeddings of the prompts [p, d_out].
         prompt_labels: class of each prompt [p], integers.
         num_classes: number of classes (static).
@@ -245,28 +246,38 @@ def evaluate_zero_shot(
 
     Returns:
         Scalar accuracy in [0, 1]; NaN if all weights are zero, or an image of positive weight holds
-        NaN or infinity.
+        NaN or infinity, or has a traced label out of range.
+
+    Raises:
+        TypeError: for embeddings that are not floating point or labels that are not integers.
+        ValueError: for shapes that do not match, labels out of range or negative weights.
     """
     classes = class_embeddings(prompts, prompt_labels, num_classes, center=center)
+    images = checks.float_array("images", images, 2)
+    truth = integers("labels", labels, images.shape[:1])
+    w = sample_weights(weights, truth.shape, jnp.float32)
+    valid = in_range("labels", truth, num_classes, w)
+    static = checks.batch_size(batch_size)
+    predicted, defined = _predictions(static, mapping, classes, center, images, allowed)
+    return share_of_hits(truth, predicted, w, valid, defined)
+
+
+@partial(jax.jit, static_argnums=0)
+def _predictions(
+    batch_size: int | None,
+    mapping: AffineMap,
+    classes: Array,
+    center: Any,
+    images: Array,
+    allowed: Array | None,
+) -> tuple[Array, Array]:
+    """The class of each image, and whether it has one."""
     # The norm of an image does not change which class is nearest to it; without it, the prompts
     # fold into the map like a head.
     head = AffineMap.from_weight(transpose(classes))
     if center is not None:
         head = head._replace(source_offset=jnp.asarray(center))
-    images = checks.float_array("images", images, 2)
-    size = checks.batch_size(batch_size)
-    predicted, defined = _predictions(size, stitch(head, mapping), images, allowed)
-    if weights is not None:
-        defined |= jnp.asarray(weights) <= 0
-    share = accuracy(labels, predicted, weights=weights)
-    return jnp.where(defined.all(), share, jnp.nan)
-
-
-@partial(jax.jit, static_argnums=0)
-def _predictions(
-    batch_size: int | None, head: AffineMap, images: Array, allowed: Array | None
-) -> tuple[Array, Array]:
-    """The class of each image, and whether it has one."""
+    head = stitch(head, mapping)
 
     def of_rows(rows: Array) -> tuple[Array, Array]:
         logits = head(rows)
