@@ -112,7 +112,8 @@ class TextPreprocessor:
 
         Args:
             rows: token ids, `Tokenized.rows` or some of them.
-            length: length to pad to, on the side that the tokenizer pads.
+            length: length to pad to, at the end of the rows: positions count from their beginning.
+                On the side that the tokenizer pads, where the model attends to padding.
             types: their segments, `Tokenized.types`; None for a model without segments.
 
         Returns:
@@ -127,7 +128,7 @@ class TextPreprocessor:
         longest = max(map(len, rows), default=0)
         if longest > length:
             raise ValueError(f"a row has {longest} tokens, which do not fit in length = {length}")
-        right = tokenizer.padding_side == "right"
+        right = not self._sees_padding or tokenizer.padding_side == "right"
 
         def filled(values: Sequence[Sequence[int]], filling: int) -> np.ndarray:
             table = np.full((len(values), length), filling, np.int32)
@@ -152,8 +153,8 @@ class TextPreprocessor:
 def text_preprocessor(encoder: Encoder, *, prompt_name: str | None = None) -> TextPreprocessor:
     """Return the preprocessor of texts that an encoder's folder describes.
 
-    Texts are cut at the smallest of the model's own limit, the tokenizer's, and the one of
-    sentence-transformers if the folder has it. open_clip's repair of broken Unicode and of HTML
+    Texts are cut at the model's own limit, or before at the one of sentence-transformers, or where
+    the folder has none at the tokenizer's. open_clip's repair of broken Unicode and of HTML
     entities is left to the caller.
 
     Args:
@@ -171,8 +172,8 @@ def text_preprocessor(encoder: Encoder, *, prompt_name: str | None = None) -> Te
     settings = sentence_settings(folder)
     prompt = settings.chosen_prompt(prompt_name, folder)
     tokenizer = _tokenizer(folder, config.model_type)
-    limits = [family.max_tokens(config.model), settings.max_tokens, tokenizer.model_max_length]
-    max_tokens = int(min(limit for limit in limits if limit is not None and limit < _NO_LIMIT))
+    limits = [family.max_tokens(config.model), settings.max_tokens or tokenizer.model_max_length]
+    max_tokens = int(min(limit for limit in limits if limit < _NO_LIMIT))
     if max_tokens <= tokenizer.num_special_tokens_to_add():
         raise ValueError(f"{folder}: max_tokens = {max_tokens} leaves no room for a text")
     if tokenizer.pad_token_id is None:

@@ -109,13 +109,15 @@ def test_padding(make):
         preprocess.pad(rows, 5)
     with pytest.raises(ValueError, match="id 60, but the model has a vocabulary of 60"):
         preprocess.pad([[2, 60, 3]], 16)
-    left = make("left", padding_side="left", pad_token="[UNK]")
+    options = {"padding_side": "left", "pad_token": "[UNK]"}
+    left = make("left", family={"fixed_length": lambda _: True}, **options)
     assert left.pad(rows, 6)["input_ids"].tolist()[1] == [1, 1, 1, 1, 2, 3]
-    assert left.pad(rows, 6)["attention_mask"].tolist()[1] == [0, 0, 0, 0, 1, 1]
+    assert left.pad(rows, 6)["attention_mask"].tolist()[1] == [1] * 6
 
 
-def test_embedding_does_not_depend_on_the_padding(make, bert):
-    preprocess = make()
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_embedding_does_not_depend_on_the_padding(make, bert, side):
+    preprocess = make(padding_side=side)
     rows, types, _ = preprocess.tokenize(["no acute effusion", "", "left"])
     short, long = (
         encode(bert.config, bert.params, preprocess.pad(rows, length, types)) for length in (6, 16)
@@ -146,16 +148,18 @@ SENTENCE = {
 }
 
 
-def test_the_smallest_limit_counts(make):
+def test_limits(make):
     assert make(model_max_length=9).max_tokens == 9
     limit = {"sentence_bert_config.json": {"max_seq_length": 7, "do_lower_case": False}}
     assert make(model_max_length=9, files=SENTENCE | limit).max_tokens == 7
+    # sentence-transformers gives the tokenizer its own limit, also where that is the larger one.
+    assert make(model_max_length=5, files=SENTENCE | limit).max_tokens == 7
     # The length that old files give for generated text is no limit.
     assert (
         make("b", files={"config.json": {"model_type": "bert", "max_length": 5}}).max_tokens == 16
     )
     with pytest.raises(ValueError, match="max_tokens = 2 leaves no room"):
-        make(model_max_length=2)
+        make("c", model_max_length=2)
 
 
 def test_lower_case_and_prompt_of_sentence_transformers(make):
