@@ -23,6 +23,7 @@ from ._transforms import (
     TIMM_SETTINGS,
     Transform,
     biovil_transform,
+    dinov3_transform,
     open_clip_transform,
     timm_transform,
 )
@@ -36,7 +37,7 @@ class ImagePreprocessor:
     """Reads, resizes and normalises images for one encoder; safe to share between threads.
 
     Images with 8 bits a channel give what the checkpoint's processor of transformers gives
-    (its PIL form), or the transform of open_clip, timm or BioViL. Before it:
+    (its PIL form), or the transform of open_clip, timm, BioViL or DINOv3. Before it:
 
     - grey images are repeated to three channels, or colours made grey (ITU-R 601) for a model of
       one channel;
@@ -144,6 +145,10 @@ def _processor_transform(folder: Path, channels: int, names: Sequence[str]) -> T
             f"{folder} has no {IMAGE_FILES[0]}, which says how images are resized and normalised. "
             "Copy it from the checkpoint's repository"
         )
+    path = folder / IMAGE_FILES[0]
+    settings = read_json(path, dict) if path.is_file() else {}
+    if str(settings.get("image_processor_type")).startswith("DINOv3ViTImageProcessor"):
+        return dinov3_transform(settings, channels, path)
 
     try:
         processor = auto_class("AutoImageProcessor").from_pretrained(

@@ -1,6 +1,6 @@
-"""Transforms of images that no file of transformers describes: of open_clip, timm and BioViL.
+"""Transforms of images that transformers alone lacks: of open_clip, timm, BioViL and DINOv3.
 
-They are torchvision's on PIL images, each written from what the checkpoint's own files say.
+They are torchvision's, each written from what the checkpoint's own files say.
 """
 
 import math
@@ -148,6 +148,52 @@ def biovil_transform(size: tuple[int, int]) -> Transform:
         picture = Image.fromarray(values.astype(np.uint8)).convert("L")
         picture = _resized_and_cropped(picture, scale, size, resample, squash=False)
         return {"pixel_values": np.repeat(_unit_range(picture), 3, axis=0)}
+
+    return transform
+
+
+def dinov3_transform(settings: Mapping[str, Any], channels: int, path: Path) -> Transform:
+    """Return the image processor of DINOv3: it resizes values from 0 to 1, which are not rounded.
+
+    Args:
+        settings: of ``preprocessor_config.json``.
+        channels: of the model.
+        path: for messages.
+
+    Raises:
+        ValueError: if there are other steps, or values that are not known; lists all.
+    """
+    from PIL import Image
+
+    wanted = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False}
+    problems = [
+        f"{key} = {settings[key]!r} is not supported"
+        for key, usual in wanted.items()
+        if settings.get(key) not in (None, usual)
+    ]
+    if abs(255 * (settings.get("rescale_factor") or 1 / 255) - 1) > 1e-6:
+        problems.append("rescale_factor must be 1 / 255")
+    size, number = settings.get("size") or 224, settings.get("resample")
+    size = {"height": size, "width": size} if isinstance(size, int) else size
+    if not isinstance(size, dict) or size.keys() != {"height", "width"}:
+        problems.append(f"size = {size!r} is not supported: it must have a height and a width")
+    if number not in (None, 2, 3):
+        problems.append(f"resample = {number!r} is not supported")
+    mean, std = (
+        np.array(settings.get(key) or values, np.float32)
+        for key, values in zip(("image_mean", "image_std"), _IMAGENET, strict=True)
+    )
+    if not mean.shape == std.shape == (channels,):
+        problems.append(f"image_mean and image_std must be lists of {channels} numbers")
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}")
+    resample = Image.Resampling(number or Image.Resampling.BILINEAR)
+    shape = (size["width"], size["height"])
+
+    def transform(picture: Any) -> dict[str, np.ndarray]:
+        planes = (Image.fromarray(plane) for plane in _unit_range(picture))
+        pixels = np.stack([np.asarray(plane.resize(shape, resample)) for plane in planes])
+        return {"pixel_values": (pixels - mean[:, None, None]) / std[:, None, None]}
 
     return transform
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -98,6 +99,36 @@ def test_equals_the_processor_bit_for_bit(name, tmp_path):
         assert found.dtype == np.float32
         assert found.shape == preprocess.size == expected.shape
         np.testing.assert_array_equal(found, expected)
+
+
+DINOV3 = {
+    "image_processor_type": "DINOv3ViTImageProcessorFast",
+    "crop_size": None,
+    "do_center_crop": None,
+    "do_convert_rgb": None,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": MEAN,
+    "image_std": STD,
+    "resample": 2,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"height": 32, "width": 24},
+}
+
+
+def test_dinov3_resizes_values_that_are_not_rounded(tmp_path):
+    preprocess = make(tmp_path, DINOV3)
+    for height, width in [(47, 61), (3, 3), (8, 200)]:
+        image = picture(height, width)
+        unit = np.asarray(image, np.float32) / 255
+        resized = np.asarray(jax.image.resize(unit, (32, 24, 3), "linear"))
+        expected = np.transpose((resized - np.array(MEAN)) / np.array(STD), (2, 0, 1))
+        np.testing.assert_allclose(preprocess(image), expected, atol=2e-4)
+        assert preprocess(image).dtype == np.float32
+    changed = {"size": {"shortest_edge": 32}, "do_center_crop": True, "resample": 1}
+    with pytest.raises(ValueError, match=r"do_center_crop = True .*size = .*resample = 1"):
+        make(tmp_path, DINOV3 | changed)
 
 
 def test_a_nested_processor_file_is_read(tmp_path):
@@ -391,12 +422,13 @@ def test_decompression_bombs(tmp_path, monkeypatch):
 def test_folder_without_processor(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no preprocessor_config\.json"):
         image_preprocessor(replace(vit(), folder=tmp_path))
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json is damaged or no JSON"):
+        make(tmp_path, "{")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read"),
         ('{"image_processor_type": "NoSuchImageProcessor"}', "cannot be read"),
         ('{"auto_map": {"AutoImageProcessor": "own.Own"}}', "asks for code of its own"),
         (json.dumps(PLAIN | {"do_resize": False}), r"turns images into .* must get one size"),
