@@ -337,7 +337,7 @@ def _read_hdf5(path: Path, embeddings: str, ids: str) -> Iterator[tuple[Any, Any
             text = h5py.check_string_dtype(names.dtype)
             if text is not None and text.length is None:
                 _check_texts(path, names)
-            found = (names.asstr() if text else names)[:]
+            found = names[:]  # texts as bytes: not all that is called ASCII is
         yield found, rows
 
 

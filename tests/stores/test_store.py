@@ -496,6 +496,18 @@ def test_one_id_in_all_formats(tmp_path):
             store.append(["7.0"], rows[:1])
 
 
+def test_hdf5_ids_of_bytes_are_utf8(tmp_path):
+    """As NumPy writes them: of a fixed length, and declared to be ASCII."""
+    h5py = pytest.importorskip("h5py")
+    for number, encoding in enumerate(("utf-8", "latin-1")):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file["embeddings"], file["ids"] = values(2), np.array([b"7.0", "é".encode(encoding)])
+    store = sa.stores.import_store(tmp_path / "0.h5", tmp_path / "store", description=ABOUT)
+    assert store.ids == ("7", "é")
+    with pytest.raises(ValueError, match="'ids': entry 1: these bytes are no UTF-8 text"):
+        sa.stores.import_store(tmp_path / "1.h5", tmp_path / "other", description=ABOUT)
+
+
 def test_masked_rows_are_refused(tmp_path):
     store = sa.stores.create_store(tmp_path, description=ABOUT, dimension=3)
     with pytest.raises(TypeError, match="rows is a masked array, whose mask would be lost"):
