@@ -67,6 +67,7 @@ _BUILT_IN = {
     "bert": "bert",
     "biovil": "biovil",
     "biovil-t": "biovil",
+    "camembert": "roberta",
     "clip": "clip",
     "clip_text_model": "clip",
     "clip_vision_model": "clip",

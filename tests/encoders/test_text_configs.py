@@ -143,6 +143,13 @@ PUBLISHED = {
         "vocab_size": 250002, "language": "english", "name": "XLMRoberta" """,
         512,
     ),
+    "camembert-base": (
+        BASE
+        + """, "architectures": ["CamembertForMaskedLM"], "bos_token_id": 5, "eos_token_id": 6,
+        "layer_norm_eps": 1e-05, "max_position_embeddings": 514, "model_type": "camembert",
+        "output_past": true, "pad_token_id": 1, "type_vocab_size": 1, "vocab_size": 32005""",
+        512,
+    ),
     "distilbert-base-uncased": (
         """"activation": "gelu", "architectures": ["DistilBertForMaskedLM"],
         "attention_dropout": 0.1, "dim": 768, "dropout": 0.1, "hidden_dim": 3072,

@@ -1,4 +1,7 @@
-"""RoBERTa and XLM-RoBERTa: Liu et al. 2019, arXiv 1907.11692; Conneau et al. 2019, 1911.02116."""
+"""RoBERTa, XLM-RoBERTa and CamemBERT, which is a RoBERTa of French.
+
+Liu et al. 2019, arXiv 1907.11692; Conneau et al. 2019, 1911.02116; Martin et al. 2019, 1911.03894.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -49,4 +52,4 @@ ROBERTA = replace(
     prefixes=("roberta.",),
     ignored=("embeddings.position_ids", "lm_head.*", "classifier.*", "qa_outputs.*"),
 )
-FAMILIES = {"roberta": ROBERTA, "xlm-roberta": replace(ROBERTA, name="xlm-roberta")}
+FAMILIES = {name: replace(ROBERTA, name=name) for name in ("roberta", "xlm-roberta", "camembert")}

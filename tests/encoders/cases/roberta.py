@@ -57,4 +57,12 @@ CASES = (
         edit=with_buffers("roberta"),
     ),
     Case("xlm-roberta", "XLMRobertaModel", "XLMRobertaConfig", SMALL, texts(pad=1, types=2)),
+    Case(
+        "camembert-masked-lm",
+        "CamembertForMaskedLM",
+        "CamembertConfig",
+        SMALL | {"type_vocab_size": 1},
+        texts(pad=1),
+        of_base("roberta"),
+    ),
 )
