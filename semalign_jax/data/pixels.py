@@ -229,7 +229,6 @@ def _read_dicom(
 ) -> np.ndarray:
     _require("pydicom.pixels")
     from pydicom import dcmread
-    from pydicom.pixels.utils import pixel_array
 
     header = dcmread(path, force=True, specific_tags=list(_TAGS))
     if header.preamble is None or "TransferSyntaxUID" not in header.file_meta:
@@ -243,8 +242,7 @@ def _read_dicom(
     if frames > 1:
         raise PixelError(f"has {frames} frames, and one image is expected: extract a frame first")
     photometric = header.PhotometricInterpretation
-    # Bits above the stored ones are cleared; YBR comes as RGB, any planes as [rows, columns, 3].
-    values = pixel_array(header)
+    values = _values(header)
     if photometric == "PALETTE COLOR":
         return shade(_palette(values, header))
     if values.ndim == 3:
@@ -271,6 +269,24 @@ def _read_dicom(
     pixels = _pointwise(values, show)
     pixels[padding] = 0
     return pixels
+
+
+def _values(header: "Dataset") -> np.ndarray:
+    """Stored values; YBR comes as RGB, any planes as [rows, columns, 3].
+
+    pydicom clears the bits above the stored ones, which it takes for the lowest. In old files that
+    are not compressed they may lie higher: HighBit is the place of the uppermost.
+    """
+    from pydicom.pixels.utils import pixel_array
+
+    stored, used = int(header.BitsStored), int(header.get("HighBit") or 0) + 1
+    compressed = header.file_meta.TransferSyntaxUID.is_compressed
+    if compressed or not stored < used <= int(header.BitsAllocated):
+        return pixel_array(header)
+    header.BitsStored = used
+    values = pixel_array(header) >> (used - stored)
+    header.BitsStored = stored
+    return values
 
 
 def _stored_limits(header: "Dataset") -> tuple[int, int]:

@@ -373,6 +373,19 @@ def test_bits_above_the_stored_ones_are_dropped(tmp_path):
     )
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_stored_bits_may_be_the_upper_ones(tmp_path, syntax):
+    """Where nothing is compressed, the place of the uppermost bit says which are stored."""
+    rows = np.arange(-2048, 2048, 64).astype(np.int16).reshape(8, 8)
+    for values in (rows, (rows + 2048).astype(np.uint16)):
+        expected = read_pixels(write_dicom(tmp_path / "a.dcm", values, stored=12))
+        upper = dicom(values if syntax == RLELossless else values << 4, stored=12, HighBit=15)
+        if syntax == RLELossless:
+            upper.compress(syntax, encoding_plugin="pydicom", generate_instance_uid=False)
+        upper.save_as(tmp_path / "b.dcm", enforce_file_format=True)
+        np.testing.assert_array_equal(read_pixels(tmp_path / "b.dcm"), expected)
+
+
 def test_scale_by_range(tmp_path):
     values = np.array([[100, 200], [150, 100]], np.uint16)
     path = write_dicom(tmp_path / "a.dcm", values)
