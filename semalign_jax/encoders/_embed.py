@@ -138,8 +138,8 @@ def embed(
             texts longer than 64 tokens fewer, so that a step has as many tokens.
         modality: "text" or "image"; by default found from the items, where a str is a text if the
             encoder has texts.
-        ids: one per item, unique if `out` is given; by default the path as given, or for items
-            without one their position.
+        ids: one per item, unique if `out` is given; 7 and "7.0" are "7", as in stores. By default
+            the path as given, or for items without one their position.
         out: folder to write into. Only one run can write into it at a time. Its manifest
             holds a hash of the contents of items in memory (so they are decoded once more), but
             files are known by their ids only: whether a file changed between an interrupted run

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._core.checks import option
 from .._core.files import content_hash
+from .._core.ids import id_text
 from ._family import IMAGE, TEXT
 
 
@@ -74,17 +75,17 @@ def modality_of(allowed: Sequence[str], items: Sequence[Any], modality: str | No
 
 
 def ids_of(items: Sequence[Any], ids: Sequence[str | int] | None, modality: str) -> list[str]:
-    """Return the ids as strings; by default paths, and positions of items without one."""
+    """Return the texts of ids, see `id_text`; by default paths, and positions without one."""
     if ids is None:
         path = (str, Path) if modality == IMAGE else ()
-        return [str(item if isinstance(item, path) else i) for i, item in enumerate(items)]
+        return [id_text(str(v) if isinstance(v, path) else i) for i, v in enumerate(items)]
     ids = list(ids)
     if len(ids) != len(items):
         raise ValueError(f"ids must have one entry per item, {len(items)}; got {len(ids)}")
     for index, value in enumerate(ids):
         if isinstance(value, bool) or not isinstance(value, str | int | np.integer):
             raise TypeError(f"ids[{index}] must be str or int; got {type(value).__name__}")
-    return [str(value) for value in ids]
+    return [id_text(value) for value in ids]
 
 
 def refuse_repeated(ids: Sequence[str]) -> None:

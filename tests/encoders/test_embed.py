@@ -218,7 +218,7 @@ def test_ids_default_to_paths(vit, tmp_path):
     found = embed(vit, items, **one_device())
     assert found.ids == [str(paths[0]), str(paths[1]), "2"]
     np.testing.assert_allclose(found.embeddings, one_by_one(vit, images(3)), atol=1e-5)
-    assert embed(vit, items, ids=["a", 7, 3], **one_device()).ids == ["a", "7", "3"]
+    assert embed(vit, items, ids=["a", 7, "3.0"], **one_device()).ids == ["a", "7", "3"]
 
 
 @pytest.mark.parametrize(
@@ -233,6 +233,7 @@ def test_ids_default_to_paths(vit, tmp_path):
         (["4"], {"devices": []}, ValueError, "devices is empty"),
         (["4", "x", "5"], {}, ValueError, r"items\[1\] cannot be embedded: invalid literal"),
         (["4", "4"], {"ids": "aa", "out": "out"}, ValueError, "items 0 and 1 have the same id 'a'"),
+        (["4", "4"], {"ids": ["7.0", 7], "out": "out"}, ValueError, "have the same id '7'"),
     ],
 )
 def test_refusals(bert, items, options, error, message, tmp_path, monkeypatch):
