@@ -69,12 +69,17 @@ class TextPreprocessor:
 
         Raises:
             TypeError: if `texts` is one string, or an item is not a string; names its index.
+            ValueError: if an item holds half of a surrogate pair; names its index.
         """
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of strings; got one string")
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"texts[{index}] must be a string; got {type(text).__name__}")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # of which tokenizers say something else
+                raise ValueError(f"texts[{index}] is no Unicode text: {error}") from None
         if not len(texts):
             return Tokenized([], [] if self._segments else None, 0)
         given = [self.prompt[1] + text for text in texts]

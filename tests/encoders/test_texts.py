@@ -190,6 +190,11 @@ def test_items_that_are_no_text(make, texts, message):
         make().tokenize(texts)
 
 
+def test_half_of_a_surrogate_pair_is_named(make):
+    with pytest.raises(ValueError, match=r"texts\[1\] is no Unicode text.*surrogates"):
+        make().tokenize(["no", "no \ud83d"])
+
+
 def test_missing_and_broken_tokenizers(make, bert, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no tokenizer.*vocab\.txt.*merges\.txt"):
         text_preprocessor(bert)
