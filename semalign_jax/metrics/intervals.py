@@ -450,25 +450,35 @@ def _floating(value: Array) -> Array:
     return value.astype(jnp.float32)
 
 
-def _even_batch(total: int, batch_size: int) -> int:
-    """Batch size for as many batches, but with a small rest or none, which compiles anew."""
+def _mapped(function: Callable[[Any], Any], cases: Any, batch_size: int) -> Any:
+    """`lax.map` in even batches; the last one is filled up, since a rest would compile anew."""
+    total = len(jax.tree_util.tree_leaves(cases)[0])
     batches = -(-total // batch_size)
-    return -(-total // batches)
+    even = -(-total // batches)
+    missing = even * batches - total
+    cases = jax.tree_util.tree_map(lambda leaf: jnp.concatenate([leaf, leaf[:missing]]), cases)
+    found = lax.map(function, cases, batch_size=even)
+    return jax.tree_util.tree_map(lambda leaf: leaf[:total], found)
+
+
+def _with_itself(of_key: Callable[[Array, Array], Any], key: Array, draws: int, batch_size: int):
+    """`of_key(drawn, key)` where nothing is drawn, and [draws, ...]; by one program for both."""
+    keys = jax.random.split(key, draws)
+    cases = jnp.arange(draws + 1) > 0, jnp.concatenate([keys[:1], keys])
+    found = _mapped(lambda case: of_key(*case), cases, batch_size)
+    itself = jax.tree_util.tree_map(lambda leaf: leaf[0], found)
+    return itself, jax.tree_util.tree_map(lambda leaf: leaf[1:], found)
 
 
 @partial(jax.jit, static_argnums=(0, 4, 5))
 def _replicates(statistic, data, plan, key, resamples, batch_size):
     """The statistic of the data, and of resamples [resamples, ...]."""
 
-    def evaluate(weights):
+    def evaluate(drawn, key):
+        weights = jnp.where(drawn, _drawn_weights(plan, key), plan.weights)
         return jax.tree_util.tree_map(_floating, statistic(data, weights))
 
-    replicates = lax.map(
-        lambda key: evaluate(_drawn_weights(plan, key)),
-        jax.random.split(key, resamples),
-        batch_size=_even_batch(resamples, batch_size),
-    )
-    return evaluate(plan.weights), replicates
+    return _with_itself(evaluate, key, resamples, batch_size)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -480,7 +490,7 @@ def _left_out(statistic, data, plan, batch_size):
         return jax.tree_util.tree_map(_floating, statistic(data, weights))
 
     units = jnp.arange(plan.unit.shape[0], dtype=jnp.int32)
-    return lax.map(evaluate, units, batch_size=_even_batch(len(units), batch_size))
+    return _mapped(evaluate, units, batch_size)
 
 
 @partial(jax.jit, static_argnums=(0, 5, 6))
@@ -489,8 +499,8 @@ def _permuted(statistic, first, second, plan, key, permutations, batch_size):
     both = _Both(statistic)
     rows = plan.unit.shape[0]
 
-    def evaluate(key):
-        swap = jax.random.bernoulli(key, shape=(rows,))[plan.unit]
+    def evaluate(drawn, key):
+        swap = drawn & jax.random.bernoulli(key, shape=(rows,))[plan.unit]
 
         def pick(a, b):
             return jnp.where(swap.reshape(rows, *(1,) * (a.ndim - 1)), b, a)
@@ -500,18 +510,14 @@ def _permuted(statistic, first, second, plan, key, permutations, batch_size):
         ]
         return both((swapped[0], swapped[1]), plan.weights)
 
-    keys = jax.random.split(key, permutations)
-    replicates = lax.map(evaluate, keys, batch_size=_even_batch(permutations, batch_size))
-    return both((first, second), plan.weights), replicates
+    return _with_itself(evaluate, key, permutations, batch_size)
 
 
 @jax.jit
 def _percentile(tail: float, estimate: Array, replicates: Array):
     """(estimate, lower, upper, standard error, undefined) of replicates [resamples, ...]."""
-    lower, upper = (
-        _quantile(replicates, jnp.full(estimate.shape, share).astype(estimate.dtype))
-        for share in (tail, 1 - tail)
-    )
+    shares = (jnp.full(estimate.shape, share).astype(estimate.dtype) for share in (tail, 1 - tail))
+    lower, upper = _quantiles(replicates, *shares)
     return _with_errors(estimate, lower, upper, replicates)
 
 
@@ -527,12 +533,12 @@ def _bca(stratum: Array, tail: float, estimate: Array, replicates: Array, left_o
     below = weighted_mean(side, (~jnp.isnan(replicates)).astype(estimate.dtype))
     bias = ndtri(below)
     acceleration = _acceleration(stratum, left_out)
-    bounds = []
+    shares = []
     for share in (tail, 1 - tail):
         shifted = bias + ndtri(jnp.asarray(share).astype(estimate.dtype))
-        share = ndtr(bias + shifted / (1 - acceleration * shifted))
-        bounds.append(_quantile(replicates, share))
-    return _with_errors(estimate, bounds[0], bounds[1], replicates)
+        shares.append(ndtr(bias + shifted / (1 - acceleration * shifted)))
+    lower, upper = _quantiles(replicates, *shares)
+    return _with_errors(estimate, lower, upper, replicates)
 
 
 def _acceleration(stratum: Array, left_out: Array) -> Array:
@@ -568,18 +574,21 @@ def _with_errors(estimate: Array, lower: Array, upper: Array, replicates: Array)
     return estimate, lower, upper, error, replicates.shape[0] - count
 
 
-def _quantile(replicates: Array, share: Array) -> Array:
+def _quantiles(replicates: Array, *shares: Array) -> list[Array]:
     """Quantiles [...] of the defined replicates [resamples, ...], linearly interpolated."""
     ordered = jnp.sort(replicates, axis=0)  # NaN comes last
     count = jnp.sum(~jnp.isnan(ordered), axis=0, dtype=jnp.int32)
-    position = share * jnp.maximum(count - 1, 0).astype(share.dtype)
-    defined = (count > 0) & ~jnp.isnan(share)
-    position = jnp.where(defined, position, 0)
-    below = jnp.floor(position).astype(jnp.int32)
-    above = jnp.minimum(below + 1, jnp.maximum(count - 1, 0))
-    low, high = (jnp.take_along_axis(ordered, i[None], axis=0)[0] for i in (below, above))
-    between = low + (position - below.astype(position.dtype)) * (high - low)
-    return jnp.where(defined, between, jnp.nan)
+    last = jnp.maximum(count - 1, 0)
+    found = []
+    for share in shares:
+        defined = (count > 0) & ~jnp.isnan(share)
+        position = jnp.where(defined, share * last.astype(share.dtype), 0)
+        below = jnp.floor(position).astype(jnp.int32)
+        above = jnp.minimum(below + 1, last)
+        low, high = (jnp.take_along_axis(ordered, i[None], axis=0)[0] for i in (below, above))
+        between = low + (position - below.astype(position.dtype)) * (high - low)
+        found.append(jnp.where(defined, between, jnp.nan))
+    return found
 
 
 @jax.jit
