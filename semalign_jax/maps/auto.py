@@ -95,17 +95,22 @@ class AutoInfo(NamedTuple):
     @property
     def prior(self) -> Array:
         """Prior of the chosen candidate."""
-        return self.priors[self.chosen]
+        return _entry(self.priors, self.chosen)
 
     @property
     def strength(self) -> Array:
         """Strength of the chosen candidate."""
-        return self.strengths[self.chosen]
+        return _entry(self.strengths, self.chosen)
 
     @property
     def loo_cosine(self) -> Array:
         """Leave-one-out cosine of the chosen candidate."""
-        return self.cosine[self.chosen]
+        return _entry(self.cosine, self.chosen)
+
+
+@jax.jit
+def _entry(values: Array, place: Array) -> Array:
+    return values[place]
 
 
 def prior_in_words(prior: float) -> str:
@@ -269,13 +274,7 @@ def auto_map(
     if robust:
         problem = anchor_problem(x, y, problem.w * trust(x, y, problem.w)[0])
     choice = choose(problem, readout)
-    weight, gamma = _solution(problem, choice)
-    if not restore_norm:
-        gamma = jnp.ones_like(gamma)
-    source, target = problem.x, problem.y
-    weight = weight * (gamma * (target.unit / source.unit))
-    rest = target.rest - matmul(source.rest, weight)
-    fitted = AffineMap(weight, source.offset, target.offset + rest)
+    fitted, gamma = chosen_map(problem, choice, restore_norm=restore_norm)
     s = jnp.sqrt(choice.of.squares)
     info = AutoInfo(
         *choice.candidates,
@@ -286,7 +285,20 @@ def auto_map(
         effective_rank(s),
         problem.w,
     )
-    return jax.tree.map(lambda a: a.astype(dtype), fitted), info, source.rows
+    return jax.tree.map(lambda a: a.astype(dtype), fitted), info, problem.x.rows
+
+
+def chosen_map(
+    problem: Problem, choice: Choice, *, restore_norm: bool = True
+) -> tuple[AffineMap, Array]:
+    """The map of the chosen candidate in the dtype of the solvers, and its gamma."""
+    weight, gamma = _solution(problem, choice)
+    if not restore_norm:
+        gamma = jnp.ones_like(gamma)
+    source, target = problem.x, problem.y
+    weight = weight * (gamma * (target.unit / source.unit))
+    rest = target.rest - matmul(source.rest, weight)
+    return AffineMap(weight, source.offset, target.offset + rest), gamma
 
 
 def effective_rank(s: Array) -> Array:

@@ -17,8 +17,8 @@ from .auto import (
     Choice,
     Problem,
     anchor_problem,
-    auto_map,
     choose,
+    chosen_map,
     effective_rank,
     prior_in_words,
     trust,
@@ -128,7 +128,7 @@ def diagnose(
     nested = np.stack([place < count for count in counts])
     drawn = np.asarray(jax.random.randint(draw_key, (RESAMPLES, n), 0, n))
     resamples = np.stack([np.bincount(row, minlength=n) for row in drawn])
-    found = jax.tree.map(np.asarray, _measured(x, y, nested, resamples))
+    found = jax.tree.map(np.asarray, _measured(x, y, np.concatenate([nested, resamples])))
     choice, trusted, mismatch = found["choice"], found["trust"], found["mismatch"]
     order = np.argsort(-mismatch)
     values: dict[str, Any] = dict(
@@ -152,25 +152,29 @@ def diagnose(
 
 
 @jax.jit
-def _measured(x: Array, y: Array, nested: Array, resamples: Array) -> dict[str, Any]:
+def _measured(x: Array, y: Array, parts: Array) -> dict[str, Any]:
+    """All numbers; `parts` [counts + resamples, n] are weights of nested anchors and resamples."""
     problem = anchor_problem(x, y, None)
     choice = choose(problem, None)
     back = anchor_problem(y, x, None)
     back_choice = choose(back, None)
     trusted, mismatch = trust(x, y, problem.w)
-    fitted, _, _ = auto_map(x, y, None)
-    center = fitted.target_offset[None, :]
-    whole = fitted(x) - center
 
-    def resampled(weights: Array) -> Array:
-        other, _, _ = auto_map(x, y, weights.astype(problem.w.dtype))
-        mapped = other(x) - other.target_offset[None, :]
-        return mean_cosine(unit_rows(mapped), whole, (weights == 0).astype(whole.dtype))
+    def mapped(problem: Problem, choice: Choice) -> Array:
+        fitted, _ = chosen_map(problem, choice)
+        return fitted(x.astype(problem.w.dtype)) - fitted.target_offset[None, :]
 
-    def of_count(weights: Array) -> Array:
-        found = choose(anchor_problem(x, y, weights), None)
-        return found.cosine[found.chosen]
+    whole = mapped(problem, choice)
 
+    def of_weights(weights: Array) -> tuple[Array, Array]:
+        """The leave-one-out cosine, and how alike the rows of weight zero are mapped."""
+        other = anchor_problem(x, y, weights)
+        found = choose(other, None)
+        rows = unit_rows(mapped(other, found))
+        alike = mean_cosine(rows, whole, (weights == 0).astype(whole.dtype))
+        return found.cosine[found.chosen], alike
+
+    cosines, alike = lax.map(of_weights, parts.astype(problem.w.dtype))
     chosen = choice.cosine[choice.chosen]
     return {
         "choice": {**choice.best._asdict(), "cosine": chosen},
@@ -178,8 +182,8 @@ def _measured(x: Array, y: Array, nested: Array, resamples: Array) -> dict[str, 
         "explained_back": _explained(back, back_choice),
         "ranks": [effective_rank(jnp.sqrt(c.of.squares)) for c in (choice, back_choice)],
         "hubness": _hubness(choice.left_out, problem.y.rows),
-        "stability": jnp.mean(lax.map(resampled, resamples)),
-        "curve": lax.map(of_count, nested.astype(problem.w.dtype)),
+        "stability": jnp.mean(alike[-RESAMPLES:]),
+        "curve": cosines[:-RESAMPLES],
         "trust": trusted,
         "mismatch": mismatch,
     }
