@@ -246,6 +246,11 @@ def identity_map(d_in: int, d_out: int, *, dtype=jnp.float32) -> AffineMap:
         [[4. 5. 0.]]
     """
     d_in, d_out = checks.positive_int("d_in", d_in), checks.positive_int("d_out", d_out)
+    return _identity(d_in, d_out, np.dtype(dtype))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _identity(d_in: int, d_out: int, dtype: np.dtype) -> AffineMap:
     weight = jnp.eye(d_in, d_out, dtype=dtype)
     return AffineMap(weight, jnp.zeros(d_in, dtype), jnp.zeros(d_out, dtype))
 

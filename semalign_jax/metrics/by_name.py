@@ -122,6 +122,7 @@ def _of_classes(
     return macro_mean(precision_recall_f1(labels, predicted, num_classes, weights=weights).f1)
 
 
+@jax.jit
 def log_odds(logits: Array) -> Array:
     """Log of p / (1 - p) of the softmax, in the order of p but not tied where p rounds to 1."""
     p = jax.nn.softmax(logits, axis=-1)

@@ -272,11 +272,10 @@ def evaluate_stitching_pairs(
             ),
         )
         found.append(result.values)
-    values = jax.tree.map(lambda *seeds: jnp.concatenate(seeds, axis=3), *found)
-    matrix = partial(_matrix, names, pairs)
+    numbers = np.array([[names.index(name) for name in pair] for pair in pairs])
     return StitchingMatrix(
-        aligned=matrix(jax.tree.map(lambda a: a[: len(pairs)], values)),
-        shuffled=matrix(jax.tree.map(lambda a: a[len(pairs) :], values)) if control else None,
+        aligned=_matrix(len(names), 0, numbers, found),
+        shuffled=_matrix(len(names), 1, numbers, found) if control else None,
         naive=_stacked([_stacked([naive[a, b] for b in names]) for a in names]),
         upper_bound=_stacked([upper[name] for name in names]),
         heads=decoders,
@@ -292,6 +291,7 @@ def _side(name: str, permuted: bool) -> str:
     return f"{name}, permuted" if permuted else f"{name}, plain"
 
 
+@jax.jit
 def _cycle(key: Array, order: Array) -> Array:
     """The rows of `order` such that no one is in its place: one random cycle."""
     m = order.shape[0]
@@ -304,20 +304,28 @@ def _permuted(data: Array, order: Array, wrong: Array) -> Array:
     return data.at[order].set(data[wrong])
 
 
+@jax.jit
 def _stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _matrix(names: Sequence[str], pairs: Sequence[tuple[str, str]], values: Any) -> Any:
-    """Values [pairs, ...] as a matrix [encoders, decoders, ...] without diagonal."""
-    row, column = np.array([[names.index(name) for name in pair] for pair in pairs]).T
+@partial(jax.jit, static_argnums=(0, 1))
+def _matrix(size: int, part: int, pairs: Array, found: Sequence[Any]) -> Any:
+    """Values of all seeds, of a part of the jobs, as a matrix without diagonal.
 
-    def spread(leaf: Array) -> Array:
+    From [parts * pairs, methods, counts, 1] of each seed to [encoders, decoders, methods, counts,
+    seeds]; `pairs` [pairs, 2] are the numbers of encoder and decoder.
+    """
+    row, column = pairs.T
+    own = slice(part * len(pairs), (part + 1) * len(pairs))
+
+    def spread(*seeds: Array) -> Array:
+        leaf = jnp.concatenate(seeds, axis=3)[own]
         fill = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
-        empty = jnp.full((len(names), len(names), *leaf.shape[1:]), fill, leaf.dtype)
+        empty = jnp.full((size, size, *leaf.shape[1:]), fill, leaf.dtype)
         return empty.at[row, column].set(leaf)
 
-    return jax.tree.map(spread, values)
+    return jax.tree.map(spread, *found)
 
 
 # --- checks ------------------------------------------------------------------------------------

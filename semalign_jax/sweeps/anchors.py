@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -48,11 +49,7 @@ def anchor_order(
     if size > n:
         raise ValueError(f"size must be at most n = {n}; got {size}")
     if labels is None:
-        # Random priorities, the smallest first; ties (2^-23 apart) keep the order of the rows.
-        priority = jax.random.uniform(key, (n,), jnp.float32)
-        if 4 * size <= n:
-            return jax.lax.top_k(-priority, size)[1].astype(jnp.int32)
-        return jnp.argsort(priority)[:size].astype(jnp.int32)
+        return _random_order(n, size, key)
     classes = checks.host_array("labels", labels)
     if not jnp.issubdtype(classes.dtype, jnp.integer):
         raise TypeError(f"labels must be integer classes; got dtype {classes.dtype}")
@@ -61,7 +58,21 @@ def anchor_order(
     if isinstance(classes, np.ndarray):
         # Numbered from 0: JAX takes 64-bit integers modulo 2^32, which would merge classes.
         classes = np.unique(classes, return_inverse=True)[1].astype(np.int32)
-    numbers = jnp.asarray(classes)
+    return _stratified_order(size, key, classes)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _random_order(n: int, size: int, key: Array) -> Array:
+    # Random priorities, the smallest first; ties (2^-23 apart) keep the order of the rows.
+    priority = jax.random.uniform(key, (n,), jnp.float32)
+    if 4 * size <= n:
+        return jax.lax.top_k(-priority, size)[1].astype(jnp.int32)
+    return jnp.argsort(priority)[:size].astype(jnp.int32)
+
+
+@partial(jax.jit, static_argnums=0)
+def _stratified_order(size: int, key: Array, numbers: Array) -> Array:
+    n = len(numbers)
     key_rank, key_shift = jax.random.split(key)
     by_class = jnp.lexsort((jax.random.uniform(key_rank, (n,)), numbers))
     sorted_labels = numbers[by_class]

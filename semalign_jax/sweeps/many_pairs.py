@@ -162,7 +162,7 @@ def sweep_pairs(
     )
 
     def of_encoder(order: Array, name: str) -> _Encoder:
-        ordered = data[name][order]
+        ordered = jnp.take(data[name], order, axis=0)
         with jax.enable_x64(True):
             return _Encoder(ordered, prepare(plan, ordered) if plan.lines else {})
 
@@ -186,7 +186,7 @@ def sweep_pairs(
     seeds = range(len(orders))
     values = _stacked([_stacked([cells[seed, pair] for pair in pairs], 0) for seed in seeds], 3)
     asked = np.searchsorted(ascending, checked)
-    values = jax.tree.map(lambda leaf: leaf[:, :, asked], values)
+    values = jax.tree.map(lambda leaf: jnp.take(leaf, asked, axis=2), values)
     return PairSweepResult(values, tuple(pairs), tuple(label for label, _ in lines), checked)
 
 
@@ -223,7 +223,7 @@ def _heads_of_pair(
             for column, n in enumerate(plan.counts):
                 at = (plan.lines.index(line), column) if line in plan.lines else None
                 if of_lines is not None and trusted is not None and at and trusted[at]:
-                    of_counts.append(jax.tree.map(lambda leaf, at=at: leaf[at], of_lines[0]))
+                    of_counts.append(_entry(of_lines[0], at))
                 else:
                     of_counts.append(_own_head(line, n, x, y, layer))
             maps.append(_stacked(of_counts, 0))
@@ -249,6 +249,12 @@ def _score(metrics, of_lines, readout, test, eval_data):
     return jax.lax.map(lambda heads: jax.lax.map(one, heads), _stacked(of_lines, 0))
 
 
+@jax.jit
+def _entry(tree: Any, at: tuple[int, int]) -> Any:
+    return jax.tree.map(lambda leaf: leaf[at], tree)
+
+
+@partial(jax.jit, static_argnums=1)
 def _stacked(trees: Sequence[Any], axis: int) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *trees)
 

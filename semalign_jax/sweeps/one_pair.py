@@ -377,6 +377,7 @@ def _own_data(axes: tuple[int | None, ...], data: Any) -> tuple[list[Array], Cal
     return [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis == 0], of_seed
 
 
+@jax.jit
 def _stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
@@ -410,8 +411,7 @@ def _by_prefixes(
     def one_seed(cell: tuple[Array, list[Array]]) -> Any:
         order, data, scores = cell[0], of_seed(cell[1]), []
         for n in counts:
-            source, target = x[order[:n]], y[order[:n]]
-            wrong = jnp.roll(target, 1, axis=0)
+            source, target, wrong = _anchors(n, order, x, y)
             maps = [fitter(source, wrong if roll else target, None) for fitter, roll in fitters]
             scores.append(_scores(metrics, tuple(maps), data))
         return _stacked(scores)
@@ -421,6 +421,18 @@ def _by_prefixes(
         values = _stacked([one_seed((orders[s], [leaf[s] for leaf in own])) for s in seeds])
     else:  # inside of a transformation a loop would compile every seed
         values = jax.lax.map(one_seed, (orders, own))
+    return _methods_first(values)
+
+
+@partial(jax.jit, static_argnums=0)
+def _anchors(n: int, order: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
+    """The first n rows of both sides, and those of `y` as wrong partners."""
+    target = y[order[:n]]
+    return x[order[:n]], target, jnp.roll(target, 1, axis=0)
+
+
+@jax.jit
+def _methods_first(values: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, (0, 1, 2), (2, 1, 0)), values)
 
 

@@ -215,6 +215,7 @@ def cluster_numbers(patients: Any, rows: int) -> np.ndarray:
     return np.unique(array, return_inverse=True)[1].astype(np.int32)
 
 
+@partial(jax.jit, static_argnums=1)
 def undefined(truth: Truth, num_classes: int) -> Array:
     """Classes that all rows, or none, belong to."""
     labels, known = truth

@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._core import checks
 from .._core.linalg import (
@@ -216,12 +217,17 @@ def fit_canonical(
     Returns:
         `CanonicalMaps`. Not differentiable.
     """
-    source, target = map(jnp.asarray, checks.pair(source, target))
-    dtype = common_dtype(source.dtype, target.dtype)
-    work = compute_dtype(dtype)
-    ridge = checks.scalar("ridge", ridge).astype(work)
+    source, target = checks.pair(source, target)
     limit = min(source.shape[0], source.shape[1], target.shape[1])
     dims = limit if dims is None else min(checks.positive_int("dims", dims), limit)
+    return _canonical_maps(dims, source, target, checks.scalar("ridge", ridge))
+
+
+@partial(jax.jit, static_argnums=0)
+def _canonical_maps(dims: int, source: Array, target: Array, ridge: Array) -> CanonicalMaps:
+    dtype = common_dtype(source.dtype, target.dtype)
+    work = compute_dtype(dtype)
+    ridge = ridge.astype(work)
     sides = [_whitened(a.astype(work), ridge) for a in (source, target)]
     (left, inverse_left, mean_left), (right, inverse_right, mean_right) = sides
     u, s, vt = svd(matmul(transpose(left), right))
@@ -233,7 +239,6 @@ def fit_canonical(
     return CanonicalMaps(first, second, jnp.minimum(s[:dims], 1).astype(dtype))
 
 
-@jax.jit
 def _whitened(rows: Array, ridge: Array) -> tuple[Array, Array, Array]:
     """Whitened anchors [k, r], the matrix [d, r] that whitens, and the mean [d]."""
     mean = jnp.mean(rows, axis=0)
@@ -549,12 +554,18 @@ def linear_probe_scores(
     labels = integers("labels", labels, (rows, num_classes))
     in_range("labels", labels, 2)
     if known is None:
-        known = jnp.ones(labels.shape, bool)
+        known = np.ones(labels.shape, bool)
 
     def of_class(column: Array, weights: Array) -> AffineMap:
         return fit_head(embeddings, column, 2, l2=l2, weights=weights)
 
-    heads = jax.vmap(of_class, in_axes=1)(labels, jnp.asarray(known))
+    heads = jax.vmap(of_class, in_axes=1)(labels, known)
+    return _positive_shares(heads, images)
+
+
+@jax.jit
+def _positive_shares(heads: AffineMap, images: Array) -> Array:
+    """Probabilities [n, findings] by heads of the two classes of each finding."""
     logits = heads(images)
     return transpose(jax.nn.sigmoid(logits[..., 1] - logits[..., 0]))
 
@@ -599,7 +610,7 @@ def _checked(
     dtype = checked["source"].dtype
     for array in checked.values():
         dtype = common_dtype(dtype, array.dtype)
-    source, target, images, texts = (jnp.asarray(a).astype(dtype) for a in checked.values())
+    source, target, images, texts = (a.astype(dtype) for a in checked.values())
     return source, target, images, replace(prompts, embeddings=texts)
 
 
@@ -615,6 +626,13 @@ def _centred(
 ) -> tuple[Array, Array, Array, EmbeddedPrompts]:
     if not checks.flag("center", center):
         return source, target, images, prompts
+    return _without_means(source, target, images, prompts)
+
+
+@jax.jit
+def _without_means(
+    source: Array, target: Array, images: Array, prompts: EmbeddedPrompts
+) -> tuple[Array, Array, Array, EmbeddedPrompts]:
     first, second = (jnp.mean(a, axis=0, keepdims=True) for a in (source, target))
     texts = replace(prompts, embeddings=prompts.embeddings - second)
     return source - first, target - second, images - first, texts

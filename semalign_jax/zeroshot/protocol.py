@@ -283,7 +283,7 @@ def _result(
             if c and np.array_equal(scores[i, c], scores[i, c - 1]):
                 cells.append(cells[-1])  # a line without anchors, e.g. a multimodal model
             else:
-                own = jnp.asarray(scores[i, c])
+                own = scores[i, c]
                 not_nan(f"scores of {' '.join(filter(None, line))} at {count} anchors", own)
                 found = evaluate(truth[0], own[:, :split], truth[1], own[:, split:], how)
                 cells.append(jax.device_get(found))
