@@ -159,9 +159,10 @@ def fit_head(
         checks.flag("penalize_intercept", penalize_intercept),
         checks.positive_int("max_steps", max_steps),
     )
+    info = checks.flag("info", info)
     scalars = checks.scalar("l2", l2), checks.scalar("tolerance", tolerance)
     found = _fit_head(*static, data.x, data.labels, data.weights, *scalars)
-    return found if checks.flag("info", info) else found[0]
+    return found if info else found[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -121,9 +121,10 @@ def fit_mlp_head(
         checks.option("activation", activation, ACTIVATIONS),
         checks.positive_int("max_steps", max_steps),
     )
+    info = checks.flag("info", info)
     scalars = checks.scalar("l2", l2), checks.scalar("tolerance", tolerance)
     found = _fit_mlp_head(*static, key, data.x, data.labels, data.weights, *scalars)
-    return found if checks.flag("info", info) else found[0]
+    return found if info else found[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
