@@ -1,7 +1,6 @@
 """What runs on accelerators, here on a CPU: branches of the solvers that a CPU does not take."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import METHODS, anchors, latin, reference, relative, some
@@ -58,18 +57,18 @@ def test_rows_of_weight_zero_leave_directions_undetermined(method, shape, dtype)
     fit = jax.jit(lambda x, y, w: sa.fit(method, x, y, weights=w, normalize="center").weight)
     for count in (3, shape[0]):
         active = np.random.default_rng(count).permutation(shape[0])[:count]
-        weights = jnp.zeros(shape[0]).at[active].set(1.0)
+        weights = np.isin(np.arange(shape[0]), active)
         check(fit(x, y, weights), method, x[active], y[active], dtype)
 
 
 def test_batches_of_masks(dtype):
     x, y = sides((8, 6, 6), dtype)
-    masks = jnp.arange(8)[None, :] < jnp.array([3, 4, 8])[:, None]
+    masks = np.arange(8)[None, :] < np.array([3, 4, 8])[:, None]
 
     def fit(mask):
         return sa.fit_ortho(x, y, weights=mask, normalize="center").weight
 
-    for n, weight in zip((3, 4, 8), jax.vmap(fit)(masks), strict=True):
+    for n, weight in zip((3, 4, 8), np.asarray(jax.vmap(fit)(masks)), strict=True):
         check(weight, "ortho", x[:n], y[:n], dtype)
 
 
@@ -93,9 +92,9 @@ def test_a_batch_in_float32(condition):
             *(anchors(80, 40, 40, cond=condition, seed=i) for i in range(3)), strict=True
         )
     )
-    weight = jax.vmap(lambda x, y: sa.fit_ortho(x, y).weight)(x, y)
+    weight = np.asarray(jax.vmap(lambda x, y: sa.fit_ortho(x, y).weight)(x, y), np.float64)
     for i in range(3):
-        q = np.asarray(weight[i], np.float64)
+        q = weight[i]
         assert np.abs(q.T @ q - np.eye(40)).max() < 5e-6
         cross = x[i].T.astype(np.float64) @ y[i]
         best = np.linalg.svd(cross, compute_uv=False).sum()
