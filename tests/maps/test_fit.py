@@ -53,7 +53,8 @@ def test_ridge_solves_the_normal_equations():
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_are_replicated_rows(method):
     x, y = anchors(20, 6, 6)
-    weights = np.arange(20) % 3
+    weights = (np.arange(20) + 2) % 3
+    assert weights.sum() == 20  # one shape, which compiles once
     rows = np.repeat(np.arange(20), weights)
     one = sa.fit(method, x, y, weights=weights.astype(float), normalize="center")
     two = sa.fit(method, x[rows], y[rows], normalize="center")
@@ -115,7 +116,7 @@ def test_constant_column_standardises_to_zero_and_targets_keep_their_units(preci
     x = x.astype(np.float32)
     x[:, 1] = 14.62
     fitted = sa.fit_ortho(x, y.astype(np.float32), normalize="standard")
-    assert float(fitted.source_offset[1]) == np.float32(14.62)
+    assert np.asarray(fitted.source_offset)[1] == np.float32(14.62)
     assert np.isfinite(fitted.weight).all()
     exact = sa.fit_linear(x, 5 * x + 2, normalize="standard")
     np.testing.assert_allclose(exact(x), 5 * x + 2, rtol=1e-4, atol=1e-3)
@@ -125,7 +126,7 @@ def test_constant_column_standardises_to_zero_and_targets_keep_their_units(preci
     ("method", "dtype"), latin(METHODS, [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
 )
 def test_dtype_is_kept(method, dtype):
-    x, y = (jnp.asarray(a, dtype) for a in anchors(30, 4, 4, cond=3))
+    x, y = (a.astype(dtype) for a in anchors(30, 4, 4, cond=3))
     fitted = sa.fit(method, x, y)
     assert fitted.weight.dtype == fitted(x).dtype == dtype
 
@@ -151,7 +152,8 @@ def test_rotating_the_target_rotates_the_map(seed):
     q = rotation(5, np.random.default_rng(seed + 1))
     for method in METHODS:
         turned = sa.fit(method, x, y @ q).weight
-        np.testing.assert_allclose(turned, sa.fit(method, x, y).weight @ q, atol=1e-6)
+        plain = np.asarray(sa.fit(method, x, y).weight)
+        np.testing.assert_allclose(turned, plain @ q, atol=1e-6)
 
 
 @given(st.integers(0, 2**31), st.sampled_from([np.nan, np.inf, -np.inf, 1e300, 0.0]))
@@ -187,10 +189,14 @@ def test_polar_factor_has_finite_derivatives():
     def score(m):
         return sa.polar_factor(m)[0, 1]
 
-    gradient, hessian = jax.jit(jax.grad(score)), jax.jit(jax.hessian(score))
+    def gradient(m):
+        slope = jax.grad(score)(m)
+        return slope, slope
+
+    hessian_and_gradient = jax.jit(jax.jacfwd(gradient, has_aux=True))
     for m in (np.eye(3), np.zeros((3, 3)), np.ones((3, 3)), np.diag([1.0, 1, 2])):
-        assert np.isfinite(gradient(m)).all()
-        assert np.isfinite(hessian(m)).all()
+        for derivative in hessian_and_gradient(m):
+            assert np.isfinite(derivative).all()
 
 
 BAD = [
