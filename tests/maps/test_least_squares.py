@@ -79,7 +79,7 @@ def test_float64_anchors_by_qr_or_singular_values(n):
             x = (rotation(n, rng)[:, :rank] * spectrum) @ rotation(12, rng)[:, :rank].T
             y = rng.standard_normal((n, 3))
             best = np.linalg.lstsq(x, y, rcond=1e-14 if rcond is None else rcond)[0]
-            got = sa.fit_linear(x, y, rcond=rcond).weight
+            got = np.asarray(sa.fit_linear(x, y, rcond=rcond).weight)
             assert np.abs(got - best).max() < 100 * 2e-16 * condition * np.abs(best).max()
 
 
@@ -90,7 +90,7 @@ def test_a_target_that_is_not_finite_spoils_no_other():
     def fit(x, y):
         return sa.fit_linear(x, y).weight
 
-    found = jax.vmap(fit, in_axes=(None, 0))(x, targets)
+    found = np.asarray(jax.vmap(fit, in_axes=(None, 0))(x, targets))
     assert np.isnan(found[1]).all()
     np.testing.assert_allclose(found[0], fit(x, y), atol=1e-6)
     np.testing.assert_allclose(found[2], fit(x, 2 * y), atol=1e-6)
@@ -159,21 +159,23 @@ def test_zero_and_nan_anchors():
 
 def test_under_transformations():
     pairs = [anchors(50, 40, 7, cond=1e3, seed=seed) for seed in (0, 1)]
-    x, y = (jnp.stack([pair[side] for pair in pairs]) for side in (0, 1))
+    x, y = (np.stack([pair[side] for pair in pairs]) for side in (0, 1))
     one = lambda x, y, **options: sa.fit_linear(x, y, **options).weight  # noqa: E731
-    expected = one(x[1], y[1])
-    close = partial(np.testing.assert_allclose, atol=1e-5 * np.abs(expected).max())
-    close(jax.jit(jax.vmap(jax.jit(one)))(x, y)[1], expected)
-    close(jax.vmap(jax.vmap(one))(x[None], y[None])[0, 1], expected)
-    close(jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(x, y)[1, 1], expected)
-    close(jax.lax.map(lambda pair: one(*pair), (x, y))[1], expected)
+    expected = np.asarray(one(x[1], y[1]))
+    bound = 1e-5 * np.abs(expected).max()
+
+    def close(found, expected, place=...):
+        np.testing.assert_allclose(np.asarray(found)[place], expected, atol=bound)
+
+    close(jax.jit(jax.vmap(jax.jit(one)))(x, y), expected, 1)
+    close(jax.vmap(jax.vmap(one))(x[None], y[None]), expected, (0, 1))
+    close(jax.vmap(jax.vmap(one, (None, 0)), (0, None))(x, y), expected, (1, 1))
+    close(jax.jit(partial(jax.lax.map, lambda pair: one(*pair)))((x, y)), expected, 1)
     close(jax.checkpoint(one)(x[1], y[1]), expected)
-    ridges = jnp.asarray([1e-3, 1.0])
-    batched = jax.vmap(lambda ridge: one(x[1], y[1], ridge=ridge))(ridges)
-    close(batched[1], one(x[1], y[1], ridge=1.0))
-    cuts = jnp.asarray([0.0, 1e-2])
-    batched = jax.vmap(lambda rcond: one(x[1], y[1], rcond=rcond))(cuts)
-    close(batched[1], one(x[1], y[1], rcond=1e-2))
+    batched = jax.vmap(lambda ridge: one(x[1], y[1], ridge=ridge))(np.array([1e-3, 1], "f"))
+    close(batched, one(x[1], y[1], ridge=1.0), 1)
+    batched = jax.vmap(lambda rcond: one(x[1], y[1], rcond=rcond))(np.array([0, 1e-2], "f"))
+    close(batched, one(x[1], y[1], rcond=1e-2), 1)
     with jax.enable_x64(True):
         close(one(x[1], y[1]), expected)
 
@@ -188,10 +190,10 @@ def test_what_only_derivatives_need_is_not_computed():
 def test_the_derivative_is_that_of_float64():
     x, y = anchors(60, 40, 7, cond=10.0)
     loss = lambda x, y: jnp.sum(jnp.sin(sa.fit_linear(x, y).weight))  # noqa: E731
-    gradients = jax.grad(loss, argnums=(0, 1))(jnp.asarray(x), jnp.asarray(y))
+    slopes = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    gradients = slopes(x, y)
     with jax.enable_x64(True):
-        wide = jnp.asarray(x, jnp.float64), jnp.asarray(y, jnp.float64)
-        expected = jax.grad(loss, argnums=(0, 1))(*wide)
+        expected = slopes(x.astype(np.float64), y.astype(np.float64))
     for got, exact in zip(gradients, expected, strict=True):
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, exact, atol=1e-4 * np.abs(exact).max())
@@ -199,7 +201,7 @@ def test_the_derivative_is_that_of_float64():
 
 def test_float64_is_used_on_cpus_and_gpus_only():
     x, y = anchors(60, 40, 7, cond=10.0)
-    fit = jax.jit(lambda x, y: sa.fit_linear(x, y).weight).trace(jnp.asarray(x), jnp.asarray(y))
+    fit = jax.jit(lambda x, y: sa.fit_linear(x, y).weight).trace(x, y)
     for platform, wide in (("cpu", True), ("cuda", True), ("tpu", False)):
         text = fit.lower(lowering_platforms=(platform,)).as_text()
         assert ("xf64>" in text) == wide, platform
@@ -210,7 +212,7 @@ def test_sharded_rows_are_not_gathered(n):
     mesh = Mesh(np.array(jax.devices("cpu")), ("rows",))
     sharding = NamedSharding(mesh, PartitionSpec("rows"))
     x, y = anchors(n, 6, 5, cond=10.0)
-    sides = [jax.device_put(jnp.asarray(a), sharding) for a in (x, y)]
+    sides = [jax.device_put(a, sharding) for a in (x, y)]
     compiled = jax.jit(lambda x, y: sa.fit_linear(x, y).weight).lower(*sides).compile()
     text = compiled.as_text() or ""
     assert "all-reduce" in text
