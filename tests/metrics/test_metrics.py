@@ -15,6 +15,7 @@ from helpers import latin, rotation, some
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from scipy.special import softmax
 from scipy.stats import rankdata
 from sklearn.neighbors import NearestNeighbors
 
@@ -43,7 +44,7 @@ RANKED = {"auroc": sk.roc_auc_score, "average_precision": sk.average_precision_s
 @st.composite
 def ranked_rows(draw):
     """Labels, scores with many ties, and weights with zeros; NaN where the weight is zero."""
-    n = draw(st.sampled_from([1, 33, 64]))  # few shapes, few compilations
+    n = draw(st.sampled_from([1, 33]))  # few shapes, few compilations
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     labels = rng.random(n) < draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
     scores = np.round(rng.standard_normal(n), draw(st.sampled_from([0, 1, 8])))
@@ -118,6 +119,7 @@ def test_float32_scores_are_ranked_in_order(n):
     odd = np.array([np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, 1.0], np.float32)
     scores[0, : n // 2] = rng.choice(odd, n // 2)
     ranking = metrics.rank_scores(np.zeros((n, 2), bool), scores.T)
+    ranking = jax.tree.map(np.asarray, ranking)
     for k in range(2):
         order = np.argsort(-scores[k], kind="stable")
         np.testing.assert_array_equal(ranking.order[k], order)
@@ -137,9 +139,9 @@ def test_ranking_under_many_weights(name, shape):
     rng = np.random.default_rng(1)
     labels = rng.random((2, *shape)) < 0.3
     scores = np.round(rng.standard_normal((2, *shape)), 1)
-    weights = jnp.asarray(rng.integers(0, 3, (5, 80)), jnp.float32)
+    weights = rng.integers(0, 3, (5, 80)).astype(np.float32)
     function, plain = getattr(metrics, name + "_from_ranking"), getattr(metrics, name)
-    rankings = jax.vmap(metrics.rank_scores)(labels, scores)
+    rankings = jax.tree.map(np.asarray, jax.jit(jax.vmap(metrics.rank_scores))(labels, scores))
     expected = np.array(
         [[plain(labels[i], scores[i], weights=w) for w in weights] for i in range(2)]
     )
@@ -152,7 +154,7 @@ def test_ranking_under_many_weights(name, shape):
     other = jax.vmap(jax.vmap(function, (0, None)), (None, 0))(rankings, weights)
     np.testing.assert_allclose(other, expected.swapaxes(0, 1), atol=1e-6)
     nested = jax.vmap(over_weights, (None, 0))(first, weights[None])
-    np.testing.assert_allclose(nested[0], expected[0], atol=1e-6)
+    np.testing.assert_allclose(nested, expected[None, 0], atol=1e-6)
     of_scores = jax.vmap(lambda w: plain(labels[0], scores[0], weights=w))
     np.testing.assert_allclose(of_scores(weights), expected[0], atol=1e-6)
     both = jax.vmap(lambda y, s, w: plain(y, s, weights=w))(labels, scores, weights[:2])
@@ -541,7 +543,7 @@ def test_similarities_by_their_definitions(shape, precision):
 def test_weights_are_counts_and_masks():
     x, y = pair(25, 4, 4)
     rng = np.random.default_rng(0)
-    counts = rng.integers(0, 4, 25)
+    counts = rng.multinomial(25, np.ones(25) / 25)
     mask = counts > 0
     x_nan = np.where(mask[:, None], x, np.nan)
     for function in (metrics.linear_cka, metrics.mean_cosine):
@@ -579,7 +581,7 @@ def test_gaussian_kernel_means_are_weighted():
 @pytest.mark.parametrize("function", some([metrics.linear_cka, metrics.rbf_cka, metrics.svcca]))
 def test_similarity_is_invariant_and_survives_offsets(function):
     rng = np.random.default_rng(0)
-    x, y = pair(40, 5, 6)
+    x, y = pair(40, 5, 5)
     x, y = x.astype(np.float32), y.astype(np.float32)
     expected = float(function(x, y))
     turned = 1e-6 * (x @ rotation(5, rng).astype(np.float32)) - np.float32(1e-6)
@@ -593,11 +595,16 @@ def test_similarity_is_invariant_and_survives_offsets(function):
 @pytest.mark.parametrize("function", some([metrics.rbf_cka, metrics.linear_cka]))
 def test_debiased_alignment_of_unrelated_sides_is_zero_on_average(function):
     """The default is about .67 and .95 here."""
-    x, y = jnp.asarray(np.random.default_rng(0).standard_normal((2, 100, 32, 64)))
+    x, y = np.random.default_rng(0).standard_normal((2, 100, 32, 64))
     rng = np.random.default_rng(1)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, 0, None))
+    def scores(x, y, weights):
+        return function(x, y, weights=weights, debiased=True)
+
     for weights in (np.ones(32), rng.uniform(0, 2, 32), rng.multinomial(32, np.ones(32) / 32)):
-        score = partial(function, weights=weights, debiased=True)
-        values = np.asarray(jax.jit(jax.vmap(score))(x, y))
+        values = np.asarray(scores(x, y, np.float64(weights)))
         assert abs(values.mean()) < 4 * values.std() / 10
         assert values.std() < 0.1
     np.testing.assert_allclose(function(x[0], x[0], debiased=True), 1, rtol=1e-9)
@@ -627,11 +634,11 @@ def test_weighted_debiased_alignment_is_the_correlation_of_pairs_without_additiv
 
 @pytest.mark.parametrize("function", [metrics.linear_cka, metrics.rbf_cka])
 def test_debiased_alignment_that_is_undefined(function, precision):
-    x, y = (z.astype(np.float32) for z in pair(7, 3, 3))
+    x, y = (z.astype(np.float32) for z in pair(7, 7, 3))
     score = partial(function, y=y, debiased=True)
     assert np.isnan(score(x, weights=np.arange(7) < 3))
     assert np.isfinite(score(x, weights=np.arange(7) < 4))
-    for simplex in (np.ones((7, 2)), np.eye(7)):  # of which all distances are equal
+    for simplex in (np.ones((7, 7)), np.eye(7)):  # of which all distances are equal
         assert np.isnan(score(simplex.astype(np.float32)))
     for debiased in (False, True):
         assert np.isnan(function(x[:1], y[:1], debiased=debiased))
@@ -646,31 +653,32 @@ def test_orthogonality_error():
 
 
 def test_derivatives_are_finite_and_right():
-    x, y = map(jnp.asarray, pair(12, 3, 3))
-    mask = jnp.arange(12) < 9
-    direction = jnp.asarray(np.random.default_rng(0).standard_normal((12, 3)))
+    x, y = pair(12, 3, 3)
+    mask = np.arange(12) < 9
+    direction = np.random.default_rng(0).standard_normal((12, 3))
+    step = 1e-6 * direction
+    same = x.copy()
+    same[1] = same[0]  # whose distance has no derivative
     plain = (metrics.linear_cka, metrics.rbf_cka, metrics.mean_cosine)
     for function in (*plain, *(partial(f, debiased=True) for f in plain[:2])):
-        score = jax.jit(partial(function, y=y, weights=mask))
-        gradient = jax.grad(score)(x)
+        score = jax.jit(jax.value_and_grad(partial(function, y=y, weights=mask)))
+        gradient = np.asarray(score(x)[1])
         assert np.isfinite(gradient).all()
         assert (gradient[9:] == 0).all()
-        step = 1e-6 * direction
-        slope = (score(x + step) - score(x - step)) / 2e-6
-        np.testing.assert_allclose(jnp.sum(gradient * direction), slope, rtol=1e-5, atol=1e-9)
-    same = x.at[1].set(x[0])  # whose distance has no derivative
-    assert np.isfinite(jax.grad(lambda x: metrics.rbf_cka(x, y))(same)).all()
+        slope = float(score(x + step)[0] - score(x - step)[0]) / 2e-6
+        np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=1e-5, atol=1e-9)
+        assert np.isfinite(score(same)[1]).all()
 
 
 # --- transformations, undefined values and errors ----------------------------------------------
 
 RNG = np.random.default_rng(5)
-X, Y = map(jnp.asarray, RNG.standard_normal((2, 3, 20, 4)))
-CLASSES, PREDICTED = map(jnp.asarray, RNG.integers(0, 3, (2, 3, 20)).astype(np.int32))
-LABELS = jnp.asarray(RNG.random((3, 20)) < 0.4)
-P = jax.nn.softmax(X[..., :3])
-W = jnp.asarray(RNG.uniform(0, 2, (3, 20)) * (RNG.random((3, 20)) < 0.8))
-RANKS = jnp.asarray(RNG.integers(1, 20, (3, 20)), jnp.float64)
+X, Y = RNG.standard_normal((2, 3, 20, 4))
+CLASSES, PREDICTED = RNG.integers(0, 3, (2, 3, 20)).astype(np.int32)
+LABELS = RNG.random((3, 20)) < 0.4
+P = softmax(X[..., :3], axis=-1)
+W = RNG.uniform(0, 2, (3, 20)) * (RNG.random((3, 20)) < 0.8)
+RANKS = RNG.integers(1, 20, (3, 20)).astype(np.float64)
 
 
 def weighted(function, *static, **options):
@@ -726,12 +734,11 @@ LABELS_ONLY = (
 def test_same_under_jit_and_vmap(name):
     function, args = TRANSFORMED[name]
     batched = jax.jit(jax.vmap(function))(*args)
-    for i in range(3):
-        got = jax.tree_util.tree_map(lambda a, i=i: a[i], batched)
+    for i, kind in enumerate((np.asarray, np.asarray, jnp.asarray)):
         jax.tree_util.tree_map(
             partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12),
-            got,
-            function(*[a[i] for a in args]),
+            jax.tree_util.tree_map(lambda a, i=i: np.asarray(a)[i], batched),
+            function(*[kind(a[i]) for a in args]),
         )
 
 
@@ -755,7 +762,7 @@ def in_shard_map(function, args, varying):
 def test_runs_in_shard_map(name):
     """With its default `check_vma`: replicated rows, own rows, and one argument that is own."""
     function, args = EVERY[name]
-    args = [a.astype(jnp.float32) if a.dtype == jnp.float64 else a for a in args]
+    args = [a.astype(np.float32) if a.dtype == np.float64 else a for a in args]
     expected = jax.eval_shape(function, *[a[0] for a in args])
     n = len(args)
     for varying in ((False,) * n, (True,) * n, *np.eye(n, dtype=bool).tolist()):
@@ -774,7 +781,7 @@ def test_values_in_shard_map(name):
     for i in range(3):
         jax.tree_util.tree_map(
             partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12),
-            jax.tree_util.tree_map(lambda a, i=i: a[i], got),
+            jax.tree_util.tree_map(lambda a, i=i: np.asarray(a)[i], got),
             function(args[0][i], args[1], args[2][i]),
         )
 
@@ -810,29 +817,26 @@ def test_labels_and_weights_on_explicit_axes_are_gathered():
 @pytest.mark.parametrize("name", some(sorted(TRANSFORMED.keys() - {"orthogonality_error"}), 3))
 def test_float32_stays_float32_and_nothing_weighted_is_undefined(name):
     function, args = TRANSFORMED[name]
-    narrow = [
-        a[0].astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a[0] for a in args
-    ]
+    narrow = [a[0].astype(np.float32) if a.dtype == np.float64 else a[0] for a in args]
     function = jax.jit(function)
     for leaf in jax.tree_util.tree_leaves(function(*narrow)):
         assert leaf.dtype in (jnp.float32, jnp.int32)
-    nothing = function(*[a[0] for a in args[:-1]], jnp.zeros(20))
+    nothing = function(*narrow[:-1], np.zeros(20, np.float32))
     for leaf in jax.tree_util.tree_leaves(nothing):
         if leaf.dtype != jnp.int32 and name != "confusion_matrix":
             assert np.isnan(leaf).all()
 
 
 def test_invalid_traced_rows_make_the_score_undefined():
-    labels, bad = jnp.array([0, 1, 1, 0]), jnp.array([0, 1, 2, -1])
-    scores = jnp.array([0.1, 0.4, 0.3, 0.9])
-    nan = scores.at[1].set(jnp.nan)
-    some, every = jnp.array([1.0, 0, 1, 1]), jnp.ones(4)
+    labels, bad = np.array([[0, 1, 1, 0], [0, 1, 2, -1]])
+    scores, nan = np.array([[0.1, 0.4, 0.3, 0.9], [0.1, np.nan, 0.3, 0.9]])
+    some, every = np.array([[1.0, 0, 1, 1], [1, 1, 1, 1]])
     for function in (metrics.auroc, metrics.average_precision, metrics.brier_score):
         jitted = jax.jit(lambda y, s, w, f=function: f(y, s, weights=w))
         assert np.isnan(jitted(labels, nan, every))
         assert np.isfinite(jitted(labels, nan, some))
         assert np.isnan(jitted(bad, scores, every))
-        assert np.isfinite(jitted(bad, scores, jnp.array([1.0, 1, 0, 0])))
+        assert np.isfinite(jitted(bad, scores, np.array([1.0, 1, 0, 0])))
     calibration = jax.jit(metrics.expected_calibration_error)
     assert np.isnan(calibration(labels, scores + 1))
     assert np.isnan(calibration(labels, nan))
@@ -843,14 +847,14 @@ def test_invalid_traced_rows_make_the_score_undefined():
     two = jax.jit(
         lambda p, w: metrics.precision_recall_f1(labels[:, None].repeat(2, 1), p, weights=w)
     )
-    columns = jnp.stack([labels, bad], axis=1)
+    columns = np.stack([labels, bad], axis=1)
     for found in two(columns, every):
         assert np.isnan(found).tolist() == [False, True]
-    assert np.isfinite(two(columns, jnp.array([1.0, 1, 0, 0]))).all()
-    ranks = jnp.array([1.0, jnp.nan])
+    assert np.isfinite(two(columns, np.array([1.0, 1, 0, 0]))).all()
+    ranks = jnp.array([1.0, np.nan])
     for function in (metrics.mean_reciprocal_rank, metrics.median_rank):
         assert np.isnan(function(ranks))
-        assert function(ranks, weights=jnp.array([True, False])) == 1
+        assert function(ranks, weights=np.array([True, False])) == 1
     assert np.isnan(metrics.recall_at_k(ranks, 1))
 
 
@@ -871,14 +875,16 @@ NAN_ROWS = {
 def test_embeddings_that_hold_nan_make_the_score_undefined(name):
     function = jax.jit(NAN_ROWS[name])
     x, y = X[0], Y[0]
-    for value in (jnp.nan, jnp.inf):
-        for side in ((x.at[3, 1].set(value), y), (x, y.at[3, 1].set(value))):
-            every = jax.tree_util.tree_leaves(function(*side, weights=jnp.ones(20)))
+    entry = (np.arange(20)[:, None] == 3) & (np.arange(4) == 1)
+    for value in (np.nan, np.inf):
+        for side in ((np.where(entry, value, x), y), (x, np.where(entry, value, y))):
+            every = jax.tree_util.tree_leaves(function(*side, weights=np.ones(20)))
             assert np.isnan(every).all()
             others = jax.tree_util.tree_leaves(function(*side, weights=np.arange(20) != 3))
             assert np.isnan(others).sum() == (2 if np.ndim(others[0]) else 0)  # ranks of row 3
-    assert np.isnan(metrics.normalize_rows(x.at[3, 1].set(jnp.nan))).sum() == 4
-    assert np.isnan(metrics.cosine_similarity(x.at[3, 1].set(jnp.nan), y)).sum() == 20
+    nan = np.where(entry, np.nan, x)
+    assert np.isnan(metrics.normalize_rows(nan)).sum() == 4
+    assert np.isnan(metrics.cosine_similarity(nan, y)).sum() == 20
 
 
 def test_integers_beyond_32_bits_do_not_wrap_around(precision):
@@ -953,7 +959,7 @@ def test_one_class_is_left_out_and_counted():
     np.testing.assert_array_equal(areas, [1, np.nan])
     mean = metrics.macro_mean(areas)
     assert (mean.value, mean.undefined) == (1, 1)
-    nothing = metrics.macro_mean(jnp.full(3, jnp.nan))
+    nothing = metrics.macro_mean(np.full(3, np.nan))
     assert np.isnan(nothing.value)
     assert nothing.undefined == 3
 
@@ -1072,7 +1078,7 @@ ERRORS = {
         "candidates holds NaN",
     ),
     "vector": (
-        lambda: wrongly.cosine_similarity(jnp.asarray(F2), jnp.eye(2)),
+        lambda: wrongly.cosine_similarity(F2, np.eye(2)),
         ValueError,
         "x must have 2 or",
     ),
@@ -1081,7 +1087,7 @@ ERRORS = {
         ValueError,
         "x and y must be in the same space",
     ),
-    "no unit rows": (lambda: wrongly.normalize_rows(jnp.zeros((0, 2))), ValueError, "x is empty"),
+    "no unit rows": (lambda: wrongly.normalize_rows(np.zeros((0, 2))), ValueError, "x is empty"),
     "cosines": (
         lambda: wrongly.expected_calibration_error(Z2, np.array([[0.5, -0.5], [0.2, 0.1]])),
         ValueError,
