@@ -559,7 +559,7 @@ def linear_probe_scores(
     def of_class(column: Array, weights: Array) -> AffineMap:
         return fit_head(embeddings, column, 2, l2=l2, weights=weights)
 
-    heads = jax.vmap(of_class, in_axes=1)(labels, known)
+    heads = jax.vmap(of_class, in_axes=1)(labels, jnp.asarray(known))
     return _positive_shares(heads, images)
 
 
