@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from types import SimpleNamespace
 
 import clinical_trees as trees
@@ -17,6 +18,14 @@ from semalign_jax.cli._settings import RecipeSettings
 PATIENTS = 24
 QUICK = ("--set", "counts=[5,12]", "--set", "seeds=2", "--set", "resamples=5")
 QUICK += ("--set", 'methods=["ortho"]', "--set", 'baselines=["naive"]')
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_figures():
+    """They are drawn where outputs of studies are tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        yield
 
 
 @pytest.fixture(scope="module")
