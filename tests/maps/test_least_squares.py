@@ -164,7 +164,7 @@ def test_under_transformations():
     expected = np.asarray(one(x[1], y[1]))
     bound = 1e-5 * np.abs(expected).max()
 
-    def close(found, expected, place=...):
+    def close(found, expected, place: Any = ...):
         np.testing.assert_allclose(np.asarray(found)[place], expected, atol=bound)
 
     close(jax.jit(jax.vmap(jax.jit(one)))(x, y), expected, 1)

@@ -959,7 +959,7 @@ def test_one_class_is_left_out_and_counted():
     np.testing.assert_array_equal(areas, [1, np.nan])
     mean = metrics.macro_mean(areas)
     assert (mean.value, mean.undefined) == (1, 1)
-    nothing = metrics.macro_mean(np.full(3, np.nan))
+    nothing = metrics.macro_mean(jnp.full(3, jnp.nan))
     assert np.isnan(nothing.value)
     assert nothing.undefined == 3
 

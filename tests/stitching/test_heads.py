@@ -404,7 +404,8 @@ def test_derivatives_of_the_optimum(loss: Any, penalized, few):
     rng = np.random.default_rng(6)
     x, labels = X, LABELS if loss == "binary" else CLASSES
     if few:  # fewer rows than dimensions
-        x, labels = rng.standard_normal((12, 15)) + 2, labels[:12]
+        x = rng.standard_normal((12, 15)) + 2
+        labels = LABELS[:12] if loss == "binary" else np.arange(12) % K
     directions = rng.standard_normal((x.shape[1], K)), rng.standard_normal(K)
 
     def score(x, weights, l2):

@@ -188,7 +188,7 @@ def test_keys_and_orders_are_checked():
     with pytest.raises(ValueError, match=r"keys must be \[seeds\]; use jax.random.split"):
         run(keys=jax.random.key(0))
     with pytest.raises(TypeError, match="keys must be made by jax.random.key"):
-        run(keys=np.arange(3))
+        run(keys=jnp.arange(3))
     with pytest.raises(ValueError, match="orders must be rows from 0 to 11"):
         run(orders=np.arange(1, 13)[None])
     with pytest.raises(ValueError, match="is a function of the anchors alone"):

@@ -40,13 +40,9 @@ def problem(k=20, d_in=6, d_out=8, classes=3, n=15, seed=0, task: Task = "multi-
     source, target = anchors(k + n, d_in, d_out, cond=5, offset=0.3, seed=seed)
     which = np.arange(4 * classes) % classes
     texts = rng.standard_normal((4 * classes, d_out)) + target.mean(0)
-    prompts = sa.zeroshot.EmbeddedPrompts(
-        texts,
-        which.astype(np.int32),
-        np.arange(4 * classes) < 2 * classes,
-        tuple(map(str, range(classes))),
-        task,
-    )
+    positive, names = np.arange(4 * classes) < 2 * classes, tuple(map(str, range(classes)))
+    parts: Any = texts, which.astype(np.int32), positive, names, task
+    prompts = sa.zeroshot.EmbeddedPrompts(*parts)
     return source[:k], target[:k], source[k:], prompts
 
 
@@ -236,9 +232,8 @@ def test_asif_keeps_scores_apart_where_powers_underflow():
     target = np.eye(4, dtype=np.float32)
     images = np.array([[1, 1e-6, 0, 0], [0, 0, 1e-6, 1]], np.float32)
     texts = np.array([[1, 0, 0, 0], [0, 0, 0, 1]], np.float32)
-    prompts = sa.zeroshot.EmbeddedPrompts(
-        texts, np.arange(2), np.ones(2, bool), ("a", "b"), "single-label"
-    )
+    parts: Any = texts, np.arange(2), np.ones(2, bool), ("a", "b"), "single-label"
+    prompts = sa.zeroshot.EmbeddedPrompts(*parts)
     got = baselines.asif_scores(source, target, images * 1e-6, prompts)
     np.testing.assert_allclose(got, np.eye(2), atol=1e-6)
 
@@ -355,13 +350,10 @@ def test_real_images_and_captions():
     images, captions = load("emoji_dinov2_small"), load("emoji_captions_minilm_l6")
     embedded = load("emoji_prompts_minilm_l6")
     labels, names = captions.labels("category")
-    prompts = sa.zeroshot.EmbeddedPrompts(
-        embedded.values,
-        embedded.labels("category")[0],
-        np.ones(len(embedded.values), bool),
-        tuple(names),
-        "single-label",
-    )
+    texts = embedded.values
+    classes, positive = embedded.labels("category")[0], np.ones(len(texts), bool)
+    parts: Any = texts, classes, positive, tuple(names), "single-label"
+    prompts = sa.zeroshot.EmbeddedPrompts(*parts)
     order = np.random.default_rng(0).permutation(len(labels))
     train, test = order[:300], order[300:700]
 

@@ -31,14 +31,10 @@ def unit(x):
 
 def make_prompts(texts, task: Task = "multi-label", names=NAMES):
     """Prompts [4 * classes, d], half of them negative."""
-    count = len(texts)
-    return sa.zeroshot.EmbeddedPrompts(
-        texts,
-        (np.arange(count) % len(names)).astype(np.int32),
-        np.arange(count) < count // 2,
-        names,
-        task,
-    )
+    number = np.arange(len(texts))
+    classes, positive = (number % len(names)).astype(np.int32), number < len(texts) // 2
+    parts: Any = texts, classes, positive, names, task
+    return sa.zeroshot.EmbeddedPrompts(*parts)
 
 
 # --- scores ------------------------------------------------------------------------------------
@@ -75,7 +71,7 @@ def test_images_and_prompts_with_nan_have_no_scores(transform):
     texts, images = rng.standard_normal((6, 5)), rng.standard_normal((4, 5))
     labels = np.arange(6, dtype=np.int32) % 3
     classes = sa.zeroshot.class_embeddings(texts, labels, 3)
-    truth = np.asarray(sa.zero_shot_predict(images, classes))
+    truth: Any = np.asarray(sa.zero_shot_predict(images, classes))
     images[1, 2], images[2, 0] = np.nan, np.inf
     logits = transform(sa.zero_shot_logits)(images, classes)
     np.testing.assert_array_equal(np.isnan(logits).all(axis=1), [False, True, True, False])
