@@ -27,8 +27,8 @@ import numpy as np
 import printing
 from solver_sweeps import COUNTS, memory_megabytes, reset_peak
 
+from semalign_jax.metrics.by_name import HEAD_METRICS
 from semalign_jax.stitching import StitchingMatrix, evaluate_stitching_pairs
-from semalign_jax.stitching.matrix import HEAD_METRICS
 from semalign_jax.stitching.training_data import LOSSES
 from semalign_jax.studies import backend_settings, report
 
