@@ -71,7 +71,7 @@ def test_images_and_prompts_with_nan_have_no_scores(transform):
     texts, images = rng.standard_normal((6, 5)), rng.standard_normal((4, 5))
     labels = np.arange(6, dtype=np.int32) % 3
     classes = sa.zeroshot.class_embeddings(texts, labels, 3)
-    truth: Any = np.asarray(sa.zero_shot_predict(images, classes))
+    truth: Any = np.array(sa.zero_shot_predict(images, classes))
     images[1, 2], images[2, 0] = np.nan, np.inf
     logits = transform(sa.zero_shot_logits)(images, classes)
     np.testing.assert_array_equal(np.isnan(logits).all(axis=1), [False, True, True, False])
@@ -87,6 +87,9 @@ def test_images_and_prompts_with_nan_have_no_scores(transform):
 
     assert np.isnan(transform(score)(images, np.ones(4)))
     assert transform(score)(images, np.array([1.0, 0, 0, 1])) == 1.0
+    truth[0] = 3  # of three classes
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 3\); entry \(0,\) is 3"):
+        score(images, np.ones(4))
     texts[5, 0] = np.nan
     assert np.isnan(np.asarray(sa.zeroshot.class_embeddings(texts, labels, 3))[2]).all()
     with pytest.raises(ValueError, match="embeddings holds NaN or infinity in 1 of 6 rows"):
