@@ -85,7 +85,8 @@ def float_array(
     """Check that `value` is a non-empty floating-point array of a given rank.
 
     It stays where it is: a NumPy array goes into compiled code as it is, where `jnp.asarray` would
-    compile a copy for every shape. What is kept has to be made a JAX array.
+    compile a copy for every shape. What is kept, or goes into several programs, is put
+    `on_device`.
 
     Args:
         name: argument name used in messages.
@@ -135,6 +136,11 @@ def owned(array: Any) -> Any:
     copy = memory[start : start + array.size * dtype.itemsize].view(dtype).reshape(array.shape)
     copy[...] = array
     return copy
+
+
+def on_device(array: Any) -> Array:
+    """A JAX array; of an `owned` one without another copy, and without a program for its shape."""
+    return jax.device_put(array) if isinstance(array, np.ndarray) else jnp.asarray(array)
 
 
 def _refuse_beyond_float32(name: str, value: Any) -> None:
@@ -274,8 +280,8 @@ def finite_rows(name: str, value: Array, active: np.ndarray | None = None) -> No
     )
     if on_host and _all_finite(np.asarray(value)):
         return  # NumPy reads it in place, and takes a third of the time
-    finite = np.isfinite if on_host else jnp.isfinite
-    finite = np.asarray(finite(value).all(axis=tuple(range(1, value.ndim))))
+    isfinite = np.isfinite if on_host else jnp.isfinite
+    finite = np.asarray(isfinite(value).all(axis=tuple(range(1, value.ndim))))
     if active is not None:
         finite = finite | ~active
     bad = np.flatnonzero(~finite)

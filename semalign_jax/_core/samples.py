@@ -141,7 +141,7 @@ def unsharded(array: Any) -> Any:
     return jax.sharding.reshard(array, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
-def own_data(name: str, data: Any) -> Any:
+def host_copies(name: str, data: Any) -> Any:
     """A pytree with `checks.owned` copies of its NumPy arrays.
 
     Raises:

@@ -104,12 +104,12 @@ def _fit(console: "Console", settings: "FitSettings") -> Outcome:
     by_position = matched_by_position(settings.source, settings.target)
     values["matched_by"] = "position" if by_position else "id"
     lines = [_fit_summary(values), *by_position]
-    if settings.method in ("affine", "linear") and not settings.ridge and pools is None:
-        if count <= mapping.d_in:
-            lines.append(
-                f"{count} anchors of {mapping.d_in} dimensions are fitted exactly, whatever they "
-                "are: --method auto finds a penalty"
-            )
+    without_penalty = settings.method in ("affine", "linear") and not settings.ridge
+    if without_penalty and pools is None and count <= mapping.d_in:
+        lines.append(
+            f"{count} anchors of {mapping.d_in} dimensions are fitted exactly, whatever they are: "
+            "--method auto finds a penalty"
+        )
     return Outcome(values, "\n".join(lines))
 
 

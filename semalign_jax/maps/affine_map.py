@@ -53,17 +53,17 @@ class AffineMap(NamedTuple):
             TypeError: if an array is not floating point.
             ValueError: if the shapes do not fit.
         """
-        weight = jnp.asarray(checks.float_array("weight", weight, tuple(range(2, 9))))
+        weight = checks.float_array("weight", weight, tuple(range(2, 9)))
         *batch, d_in, d_out = weight.shape
         if bias is None:
-            bias = jnp.zeros((*batch, d_out), weight.dtype)
-        bias = jnp.asarray(checks.float_array("bias", bias, tuple(range(1, 8))))
+            bias = np.zeros((*batch, d_out), weight.dtype)
+        bias = checks.float_array("bias", bias, tuple(range(1, 8)))
         if bias.shape != (*batch, d_out):
             raise ValueError(
                 f"bias must have shape {(*batch, d_out)} to fit weight {weight.shape}; "
                 f"got {bias.shape}"
             )
-        return cls(weight, jnp.zeros((*batch, d_in), weight.dtype), bias)
+        return cls(*map(checks.on_device, (weight, np.zeros((*batch, d_in), weight.dtype), bias)))
 
     def __repr__(self) -> str:
         """One line, e.g. `AffineMap(float32[384,768])`."""
@@ -152,11 +152,7 @@ class AffineMap(NamedTuple):
             ValueError: if it is no scalar, negative or not finite.
         """
         rcond = None if rcond is None else checks.scalar("rcond", rcond)
-        if self.batch_shape:
-            return jax.vmap(lambda m: m.inverse(rcond=rcond))(self)
-        weight = self.weight.astype(compute_dtype(self.weight.dtype))
-        back = least_squares(weight, jnp.eye(self.d_in, dtype=weight.dtype), None, rcond)
-        return AffineMap(back.astype(self.weight.dtype), self.target_offset, self.source_offset)
+        return _inverse(self, rcond)
 
     def then(self, other: AffineMap) -> AffineMap:
         """The map that applies `self` and then `other`; also written `self >> other`.
@@ -191,6 +187,17 @@ jax.export.register_namedtuple_serialization(AffineMap, serialized_name="semalig
 def _bias(mapping: AffineMap) -> Array:
     offset = mapping.source_offset[..., None, :]
     return mapping.target_offset - matmul(offset, mapping.weight)[..., 0, :]
+
+
+@jax.jit
+def _inverse(mapping: AffineMap, rcond: Array | None) -> AffineMap:
+    if mapping.batch_shape:
+        return jax.vmap(_inverse, (0, None))(mapping, rcond)
+    weight = mapping.weight.astype(compute_dtype(mapping.weight.dtype))
+    back = least_squares(weight, jnp.eye(mapping.d_in, dtype=weight.dtype), None, rcond)
+    return AffineMap(
+        back.astype(mapping.weight.dtype), mapping.target_offset, mapping.source_offset
+    )
 
 
 @jax.jit

@@ -26,6 +26,7 @@ from .._core.linalg import (
     transpose,
     unit_rows,
 )
+from .._core.trees import entry
 from .._core.typing import Array, ArrayLike
 from ._solvers.least_squares import least_squares
 from .affine_map import AffineMap
@@ -95,22 +96,17 @@ class AutoInfo(NamedTuple):
     @property
     def prior(self) -> Array:
         """Prior of the chosen candidate."""
-        return _entry(self.priors, self.chosen)
+        return entry(self.priors, self.chosen)
 
     @property
     def strength(self) -> Array:
         """Strength of the chosen candidate."""
-        return _entry(self.strengths, self.chosen)
+        return entry(self.strengths, self.chosen)
 
     @property
     def loo_cosine(self) -> Array:
         """Leave-one-out cosine of the chosen candidate."""
-        return _entry(self.cosine, self.chosen)
-
-
-@jax.jit
-def _entry(values: Array, place: Array) -> Array:
-    return values[place]
+        return entry(self.cosine, self.chosen)
 
 
 def prior_in_words(prior: float) -> str:

@@ -30,8 +30,8 @@ from jax.scipy.special import ndtr, ndtri
 from .._core import checks
 from .._core.linalg import compute_dtype
 from .._core.samples import (
+    host_copies,
     integer_array,
-    own_data,
     row_sum,
     sample_weights,
     unsharded,
@@ -220,7 +220,7 @@ def bootstrap(
     """
     checks.option("method", method, ("percentile", "bca"))
     tail = tail_of(level)
-    data = own_data("data", data)
+    data = host_copies("data", data)
     plan = _plan(rows, strata, clusters, weights)
     key = checks.prng_key("key", key)
     resamples = checks.positive_int("resamples", resamples)
@@ -278,7 +278,7 @@ def paired_bootstrap_test(
             cluster in two strata or data with integers that JAX would wrap around.
     """
     tail = tail_of(level)
-    first, second = own_data("first", first), own_data("second", second)
+    first, second = host_copies("first", first), host_copies("second", second)
     plan = _plan(rows, strata, clusters, weights)
     key = checks.prng_key("key", key)
     resamples = checks.positive_int("resamples", resamples)
@@ -330,7 +330,7 @@ def paired_permutation_test(
         ValueError: for shapes that do not match, options out of range, negative weights or data
             with integers that JAX would wrap around.
     """
-    first, second = own_data("first", first), own_data("second", second)
+    first, second = host_copies("first", first), host_copies("second", second)
     plan = _plan(rows, None, clusters, weights)
     key = checks.prng_key("key", key)
     permutations = checks.positive_int("permutations", permutations)

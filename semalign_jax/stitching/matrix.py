@@ -19,6 +19,7 @@ import numpy as np
 from .._core import checks
 from .._core.records import Records, cells_of, shown_counts
 from .._core.samples import in_range
+from .._core.trees import stacked
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import identity_map
 from ..maps.mlp_head import Head, first_layer
@@ -276,8 +277,8 @@ def evaluate_stitching_pairs(
     return StitchingMatrix(
         aligned=_matrix(len(names), 0, numbers, found),
         shuffled=_matrix(len(names), 1, numbers, found) if control else None,
-        naive=_stacked([_stacked([naive[a, b] for b in names]) for a in names]),
-        upper_bound=_stacked([upper[name] for name in names]),
+        naive=stacked([stacked([naive[a, b] for b in names]) for a in names]),
+        upper_bound=stacked([upper[name] for name in names]),
         heads=decoders,
         head_info=info,
         names=names,
@@ -302,11 +303,6 @@ def _cycle(key: Array, order: Array) -> Array:
 @jax.jit
 def _permuted(data: Array, order: Array, wrong: Array) -> Array:
     return data.at[order].set(data[wrong])
-
-
-@jax.jit
-def _stacked(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -351,7 +347,7 @@ def _embeddings(
                 f"{like[name].shape[1]}"
             )
         checks.finite_rows(f"{what}[{name!r}]", array)
-        found[name] = jnp.asarray(array)
+        found[name] = checks.on_device(array)
     return found
 
 

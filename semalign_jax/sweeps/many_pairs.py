@@ -18,7 +18,8 @@ import numpy as np
 from .._core import checks
 from .._core.linalg import common_dtype, compute_dtype
 from .._core.records import Records, cells_of, shown_counts
-from .._core.samples import own_data
+from .._core.samples import host_copies
+from .._core.trees import entry, stacked
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.mlp_head import Head, after_first_layer, first_layer
@@ -155,7 +156,7 @@ def sweep_pairs(
     )
     ascending = tuple(sorted(set(checked)))
     shared = dict.fromkeys(line for _, line in lines if is_shared(line))
-    eval_data = own_data("eval_data", eval_data)
+    eval_data = host_copies("eval_data", eval_data)
     plan = Plan(tuple(shared), ascending, dtype == jnp.float32)
     score = partial(
         _score, tuple((k, m if callable(m) else score_of_predictions(m)) for k, m in named.items())
@@ -184,7 +185,7 @@ def sweep_pairs(
                         progress(len(cells), len(orders) * len(pairs))
                 del prepared  # before the next ones are prepared
     seeds = range(len(orders))
-    values = _stacked([_stacked([cells[seed, pair] for pair in pairs], 0) for seed in seeds], 3)
+    values = stacked([stacked([cells[seed, pair] for pair in pairs], 0) for seed in seeds], 3)
     asked = np.searchsorted(ascending, checked)
     values = jax.tree.map(lambda leaf: jnp.take(leaf, asked, axis=2), values)
     return PairSweepResult(values, tuple(pairs), tuple(label for label, _ in lines), checked)
@@ -223,10 +224,10 @@ def _heads_of_pair(
             for column, n in enumerate(plan.counts):
                 at = (plan.lines.index(line), column) if line in plan.lines else None
                 if of_lines is not None and trusted is not None and at and trusted[at]:
-                    of_counts.append(_entry(of_lines[0], at))
+                    of_counts.append(entry(of_lines[0], at))
                 else:
                     of_counts.append(_own_head(line, n, x, y, layer))
-            maps.append(_stacked(of_counts, 0))
+            maps.append(stacked(of_counts, 0))
         found[source, target] = maps
     return found
 
@@ -246,17 +247,7 @@ def _score(metrics, of_lines, readout, test, eval_data):
         scores = after_first_layer(readout, head(test))
         return {name: metric(scores, eval_data) for name, metric in metrics}
 
-    return jax.lax.map(lambda heads: jax.lax.map(one, heads), _stacked(of_lines, 0))
-
-
-@jax.jit
-def _entry(tree: Any, at: tuple[int, int]) -> Any:
-    return jax.tree.map(lambda leaf: leaf[at], tree)
-
-
-@partial(jax.jit, static_argnums=1)
-def _stacked(trees: Sequence[Any], axis: int) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *trees)
+    return jax.lax.map(lambda heads: jax.lax.map(one, heads), stacked(of_lines, 0))
 
 
 # --- checks and batches ------------------------------------------------------------------------

@@ -16,7 +16,8 @@ import numpy as np
 
 from .._core import checks
 from .._core.records import Records, cells_of, shown_counts
-from .._core.samples import own_data
+from .._core.samples import host_copies
+from .._core.trees import stacked
 from .._core.typing import ALL_METHODS, METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.fit import compiled_fit
@@ -177,9 +178,8 @@ def anchor_sweep(
     Raises:
         TypeError: for non-floating embeddings, counts that are not ints, or keys that are none.
         ValueError: for shapes that do not match, NaN or infinity (outside of `jit`), unknown
-            methods, counts beyond n, a single key,
-            `eval_data` with other rows than one a seed where `eval_in_axes` is 0, or if not exactly
-            one of `keys` and `orders` is given.
+            methods, counts beyond n, a single key, `eval_data` with other rows than one a seed
+            where `eval_in_axes` is 0, or if not exactly one of `keys` and `orders` is given.
 
     Example:
         >>> import jax, semalign_jax as sa
@@ -193,7 +193,7 @@ def anchor_sweep(
         >>> found.values["error"].shape  # methods, counts, keys
         (2, 2, 2)
     """
-    x, y = map(jnp.asarray, checks.pair(x, y))  # once, and not for every score
+    x, y = map(checks.on_device, checks.pair(x, y))  # once, and not for every score
     for name, side in (("x", x), ("y", y)):
         if checks.is_concrete(side):
             checks.finite_rows(name, side)
@@ -210,7 +210,7 @@ def anchor_sweep(
     checked, orders = _counts_and_orders(counts, x.shape[0], keys, orders, labels)
     work = orders.size * x.shape[1] * y.shape[1]
     route = _chosen_route(route, isinstance(checked, tuple), lines, work)
-    eval_data = jax.tree.map(jnp.asarray, own_data("eval_data", eval_data))
+    eval_data = jax.tree.map(checks.on_device, host_copies("eval_data", eval_data))
     axes = _freeze_axes(eval_in_axes, eval_data)
     for axis, leaf in zip(axes, jax.tree.leaves(eval_data), strict=True):
         if axis == 0 and leaf.shape[:1] != (len(orders),):  # JAX would take another row instead
@@ -338,7 +338,7 @@ def _counts_and_orders(
         orders = _orders(rows, most, keys, labels)
     if not orders.shape[0]:
         raise ValueError("keys or orders [seeds, ...] hold no seed: give at least one")
-    return checked, jnp.asarray(orders[:, :most])
+    return checked, checks.on_device(checks.owned(orders[:, :most]))
 
 
 def _orders(rows: int, size: int, keys: Array, labels: ArrayLike | None) -> Array:
@@ -377,11 +377,6 @@ def _own_data(axes: tuple[int | None, ...], data: Any) -> tuple[list[Array], Cal
     return [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis == 0], of_seed
 
 
-@jax.jit
-def _stacked(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
 def _fitters(
     lines: Sequence[tuple[str, SweepMethod | Fitter]], d_in: int, d_out: int
 ) -> list[tuple[Callable[..., AffineMap], bool]]:
@@ -414,11 +409,11 @@ def _by_prefixes(
             source, target, wrong = _anchors(n, order, x, y)
             maps = [fitter(source, wrong if roll else target, None) for fitter, roll in fitters]
             scores.append(_scores(metrics, tuple(maps), data))
-        return _stacked(scores)
+        return stacked(scores)
 
     if checks.is_concrete(x, y, orders, *own):
         seeds = range(len(orders))
-        values = _stacked([one_seed((orders[s], [leaf[s] for leaf in own])) for s in seeds])
+        values = stacked([one_seed((orders[s], [leaf[s] for leaf in own])) for s in seeds])
     else:  # inside of a transformation a loop would compile every seed
         values = jax.lax.map(one_seed, (orders, own))
     return _methods_first(values)
@@ -449,7 +444,7 @@ def _scores(metrics: tuple[tuple[str, Metric], ...], maps: tuple[AffineMap, ...]
         return {name: metric(fitted, data) for name, metric in metrics}
 
     # One after the other: the mapped rows of all of them may not fit in memory.
-    return jax.lax.map(score, _stacked(maps))
+    return jax.lax.map(score, stacked(maps))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -108,7 +108,7 @@ class Multimodal:
 def checked_embeddings(name: str, value: Any) -> Array:
     array = checks.float_array(name, value, 2)
     checks.finite_rows(name, array)
-    return jnp.asarray(array)
+    return checks.on_device(array)
 
 
 def _set_ids(part: AnchorPairs | Images, rows: int) -> None:

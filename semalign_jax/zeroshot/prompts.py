@@ -187,7 +187,7 @@ def embedded_prompts(prompt_set: PromptSet, embeddings: ArrayLike) -> EmbeddedPr
     if checks.is_concrete(embeddings):
         checks.finite_rows("embeddings", embeddings)
     return EmbeddedPrompts(
-        jnp.asarray(embeddings),
+        checks.on_device(embeddings),
         jnp.asarray(texts.classes),
         jnp.asarray(texts.positive),
         prompt_set.names,
