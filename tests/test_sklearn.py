@@ -22,10 +22,14 @@ X = RNG.standard_normal((80, 6))
 Y = X @ RNG.standard_normal((6, 4)) + 0.1 * RNG.standard_normal((80, 4)) + 3
 
 
-@parametrize_with_checks(
-    [AlignmentTransformer("affine", ridge=1e-3), AlignmentTransformer("ortho")]
-)
+@parametrize_with_checks([AlignmentTransformer("affine", ridge=1e-3)])
 def test_scikit_learn_takes_it_for_one_of_its_own(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([AlignmentTransformer("ortho")])
+def test_scikit_learn_takes_orthogonal_maps_too(estimator, check):
     check(estimator)
 
 

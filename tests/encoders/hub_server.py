@@ -51,7 +51,8 @@ class Hub:
         handler = type("Handler", (_Handler,), {"hub": self})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         server.daemon_threads = True
-        Thread(target=server.serve_forever, daemon=True).start()
+        # It looks for the end of its test so often, in seconds.
+        Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
         return server, f"http://127.0.0.1:{server.server_address[1]}"
 
 

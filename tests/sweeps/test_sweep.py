@@ -23,7 +23,9 @@ LINES |= {
 }
 
 
-@pytest.mark.parametrize(("d_in", "d_out", "route"), latin([9, 6], [9], ["prefixes", "masks"]))
+@pytest.mark.parametrize(
+    ("d_in", "d_out", "route"), some(latin([9, 6], [9], ["prefixes", "masks"]))
+)
 def test_every_cell_equals_its_own_fit(d_in, d_out, route):
     x, y = anchors(40, d_in, d_out, cond=3, offset=10)
     order = np.random.default_rng(3).permutation(40)
