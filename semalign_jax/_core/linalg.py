@@ -60,6 +60,7 @@ def counts(s: Array, rcond: Array | float | None = None) -> Array:
     return s > cut * jnp.max(s, initial=0.0)
 
 
+@jax.jit
 def power_of_two_scale(a: Array) -> Array:
     """Largest power of two at most max|a|, as a constant for differentiation; 1 for a == 0.
 
@@ -259,6 +260,14 @@ def qr(a: Array) -> tuple[Array, Array]:
     """Thin QR of `a` [n, d], n >= d; no derivative."""
     q, r = jnp.linalg.qr(a)
     return q, r
+
+
+@one_by_one_on_cpu
+def lq(a: Array) -> tuple[Array, Array]:
+    """`a` [n, d], n <= d, as a lower triangle [n, n] and orthonormal rows [n, d]; no derivative."""
+    q, r = jnp.linalg.qr(transpose(a))
+    # As LAPACK leaves it in memory. XLA would transpose it, by code that is slow to compile.
+    return transpose(r), lax.optimization_barrier(transpose(q))
 
 
 @one_by_one_on_cpu

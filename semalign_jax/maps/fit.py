@@ -24,9 +24,9 @@ from .._core.linalg import (
     common_dtype,
     compute_dtype,
     counts,
+    lq,
     matmul,
     power_of_two_scale,
-    qr,
     safe_inverse,
     singular_values,
     transpose,
@@ -104,12 +104,12 @@ def bases_of_anchors(
 ) -> Bases:
     """The matrix of ortho or l-ortho between the spans of the anchors of either side.
 
-    With x^T = Q R the problem in the coordinates of Q has the rows R^T, and is n x n.
+    With x = L Q the problem in the coordinates of the rows of Q has the rows L, and is n x n.
     """
-    (left, r_x), (right, r_y) = qr(transpose(x)), qr(transpose(y))
+    (l_x, left), (l_y, right) = lq(x), lq(y)
     if options.method == "ortho":
-        return Bases(left, matmul(r_x, transpose(r_y)), right)
-    return Bases(left, least_squares(transpose(r_x), transpose(r_y), ridge, rcond), right)
+        return Bases(left, matmul(transpose(l_x), l_y), right)
+    return Bases(left, least_squares(l_x, l_y, ridge, rcond), right)
 
 
 def best_scale(mapped: Array, y: Array, weight: Array, ridge: Array | None) -> Array:

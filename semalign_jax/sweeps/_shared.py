@@ -28,9 +28,9 @@ from jax.scipy.linalg import cho_solve
 from .._core.linalg import (
     cholesky,
     default_rcond,
+    lq,
     matmul,
     power_of_two_scale,
-    qr,
     solve_upper,
     transpose,
 )
@@ -93,8 +93,8 @@ class Variant(NamedTuple):
         unit: scalar power of two.
         means: what is subtracted from embeddings at each count [counts, d].
         scales: isotropic deviation of the anchors at each count [counts].
-        q: orthonormal columns [d, k], k the longest prefix that is solved in the span of few rows.
-        r: upper triangular [k, k], rows[:k] = (q r)^T.
+        triangle: lower [k, k], k the longest prefix that is solved in the span of few rows.
+        basis: orthonormal rows [k, d], rows[:k] = triangle @ basis.
         few: lower Cholesky factor of x x^T for the longest prefix of less than d rows, float64.
         many: for each prefix of at least d rows and each cut-off, a root of the inverse of x^T x
             without the directions below the cut-off, float64.
@@ -106,8 +106,8 @@ class Variant(NamedTuple):
     unit: Array
     means: Array
     scales: Array
-    q: Array
-    r: Array
+    triangle: Array
+    basis: Array
     few: Array
     many: tuple[tuple[Array, ...], ...]
     safe: Array
@@ -154,7 +154,7 @@ def _variant(plan: Plan, data: Array, center: bool) -> Variant:
     scales = jnp.where(scales > 0, scales, 1)
     few = [m for m in lengths if m < d]
     spanned = max((m for m in few if m <= FEW_ANCHORS * d), default=0)
-    q, r = qr(transpose(rows[:spanned]))
+    triangle, basis = lq(rows[:spanned])
     factor, many, safe = jnp.zeros((0, 0), jnp.float64), [], []
     cuts = plan.cuts(center)
     if cuts:
@@ -169,7 +169,7 @@ def _variant(plan: Plan, data: Array, center: bool) -> Variant:
             many.append(tuple(inverse_root(total, cut) for cut in cuts))
             safe.append(jnp.ones(len(cuts), bool) if plan.float32 else _is_safe(total, cuts))
     trusted = jnp.stack(safe, axis=1) if cuts else jnp.ones((0, len(lengths)), bool)
-    return Variant(rows, unit, means, scales, q, r, factor, tuple(many), trusted)
+    return Variant(rows, unit, means, scales, triangle, basis, factor, tuple(many), trusted)
 
 
 def _is_safe(gram: Array, cuts: Sequence[float]) -> Array:
@@ -275,8 +275,8 @@ def _ortho(
         total = total + _cross(x.rows[before:m], y.rows[before:m])
         bases = None
         if 0 < m <= FEW_ANCHORS * min(total.shape):
-            inner = matmul(x.r[:m, :m], transpose(y.r[:m, :m]))
-            bases = Bases(x.q[:, :m], inner, y.q[:, :m])
+            inner = matmul(transpose(x.triangle[:m, :m]), y.triangle[:m, :m])
+            bases = Bases(x.basis[:m], inner, y.basis[:m])
         weight = orthogonal_factor(_completion(line), False, total, None, bases)
         for cells, (_, _, readout), direction in zip(
             found, variants, (weight, transpose(weight)), strict=False
@@ -302,10 +302,11 @@ def _l_ortho(
         ):
             bases = None
             if 0 < m <= FEW_ANCHORS * min(d_in, d_out):
-                eye = jnp.eye(m, dtype=source.r.dtype)
-                inverse = transpose(solve_upper(source.r[:m, :m], eye))
-                inner = matmul(inverse, transpose(target.r[:m, :m]))
-                bases = Bases(source.q[:, :m], inner, target.q[:, :m])
+                eye = jnp.eye(m, dtype=source.triangle.dtype)
+                inverse = transpose(solve_upper(transpose(source.triangle[:m, :m]), eye))
+                bases = Bases(
+                    source.basis[:m], matmul(inverse, target.triangle[:m, :m]), target.basis[:m]
+                )
             linear = _solution(plan, line, source, m, target.rows[:m], cross)
             linear = linear.astype(source.rows.dtype)
             weight = orthogonal_factor(_completion(line), False, linear, None, bases)

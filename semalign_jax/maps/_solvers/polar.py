@@ -42,12 +42,12 @@ FEW_UNDETERMINED = (9, 16)
 
 
 class Bases(NamedTuple):
-    """A matrix of low rank as `left @ inner @ right^T`, constants for differentiation.
+    """A matrix of low rank as `left^T @ inner @ right`, constants for differentiation.
 
     Attributes:
-        left: orthonormal columns [d_in, n].
+        left: orthonormal rows [n, d_in].
         inner: [n, n].
-        right: orthonormal columns [d_out, n].
+        right: orthonormal rows [n, d_out].
     """
 
     left: Array
@@ -105,8 +105,8 @@ def _of_matrix(m: Array, rcond: Array | float | None) -> Array:
         return _completed(u, vt, keep)
 
     def completed() -> Array:
-        v = jnp.where(keep[None, :], transpose(vt), 0)
-        return _completed_between(jnp.where(keep[None, :], u, 0), v, keep)
+        rows = jnp.where(keep[:, None], transpose(u), 0), jnp.where(keep[:, None], vt, 0)
+        return _completed_between(*rows, keep)
 
     return lax.cond(jnp.all(keep), lambda: matmul(u, vt), completed)
 
@@ -180,7 +180,8 @@ def polar_vectors(
         # it has a Cholesky factor. The norm bounds the largest.
         limit = cut * (jnp.linalg.norm(h) if size is None else size)
         determined = is_positive_definite((h + transpose(h)) / 2 - limit * eye)
-        return *((eye, q) if wide else (q, eye)), jnp.ones_like(eye[0], bool), determined
+        u, vt = (eye, q) if wide else (q, eye)
+        return u, vt, jnp.ones_like(eye[0], bool), determined
 
     @jax.custom_batching.custom_vmap
     def on_accelerator(m: Array, cut: Array) -> tuple[Array, Array, Array]:
@@ -204,37 +205,37 @@ def polar_vectors(
 def of_few_anchors(completion: Completion, bases: Bases, rcond: Array | float | None) -> Array:
     """The polar factor of a matrix between thin bases [d_in, d_out], n < min(d_in, d_out)."""
     u, vt, keep = polar_vectors(bases.inner, rcond)
-    # Undetermined columns become zero on both sides.
-    u = matmul(bases.left, jnp.where(keep[None, :], u, 0))
-    v = matmul(bases.right, jnp.where(keep[None, :], transpose(vt), 0))
+    # Undetermined rows become zero on both sides.
+    u = matmul(jnp.where(keep[:, None], transpose(u), 0), bases.left)
+    v = matmul(jnp.where(keep[:, None], vt, 0), bases.right)
     if completion == "partial":
-        return matmul(u, transpose(v))
+        return matmul(transpose(u), v)
     return _completed_between(u, v, keep)
 
 
 def _completed_between(u: Array, v: Array, keep: Array) -> Array:
-    """`u @ v^T` of [d_in, n] and [d_out, n] with all other directions completed.
+    """`u^T @ v` of [n, d_in] and [n, d_out] with all other directions completed.
 
-    With the determined singular vectors U and V and the polar decomposition U^T V = H P, the
-    completed factor is
+    With the determined singular vectors U and V (the rows of `u` and `v`) and the polar
+    decomposition U^T V = H P, the completed factor is
 
         identity + U (1 + H) V^T - (U H + V) (1 + P)^-1 (U H + V)^T:
 
     outside of the span of U and V the identity; within the plane of a pair of principal vectors
     the direct rotation of one complement to the other (Davis and Kahan, "The rotation of
     eigenvectors by a perturbation III", 1970). For unequal dimensions U or V is padded by zeros,
-    and the result cut. 1 + P has a condition number of at most 2. Columns that `keep` leaves out
-    are zero on both sides.
+    and the result cut. 1 + P has a condition number of at most 2. Rows that `keep` leaves out are
+    zero on both sides.
     """
-    d_in, d_out = u.shape[0], v.shape[0]
-    shared = min(d_in, d_out)
-    cosines = matmul(transpose(u[:shared]), v[:shared])
+    d_in, d_out = u.shape[1], v.shape[1]
+    shared, larger = min(d_in, d_out), max(d_in, d_out)
+    cosines = matmul(u[:, :shared], transpose(v[:, :shared]))
     cosines = cosines + jnp.diag(jnp.where(keep, 0, 2).astype(u.dtype))
     a, bt, filled = polar_vectors(cosines, size=2.0)
 
     def tie_broken() -> Array:
-        fixed = _tie_breaker(max(d_in, d_out), u.dtype)[:d_out, :d_in]
-        block = -transpose(matmul(transpose(v), matmul(fixed, u)))
+        fixed = _tie_breaker(larger, u.dtype)[:d_out, :d_in]
+        block = -matmul(u, matmul(transpose(fixed), transpose(v)))
         c, _, et = svd(
             _only_undetermined(matmul(transpose(a), matmul(block, transpose(bt))), filled)
         )
@@ -244,24 +245,20 @@ def _completed_between(u: Array, v: Array, keep: Array) -> Array:
     p = matmul(transpose(h), cosines)
     eye = jnp.eye(len(keep), dtype=u.dtype)
     factor = transpose(cholesky(eye + (p + transpose(p)) / 2))
-    root = solve_upper(factor, eye)
+    root = transpose(solve_upper(factor, eye))
     # (U H + V) root, of which the identity loses the square.
-    sides = [matmul(u, matmul(h, root)), matmul(v, root)]
-    first, second = (_padded_rows(side, max(d_in, d_out)) for side in sides)
+    sides = matmul(matmul(root, transpose(h)), u), matmul(root, v)
+    first, second = (jnp.pad(side, ((0, 0), (0, larger - side.shape[1]))) for side in sides)
     turned = first + second
-    left = jnp.concatenate([u, turned[:d_in]], axis=1)
-    right = jnp.concatenate([matmul(eye + h, transpose(v)), -transpose(turned[:d_out])])
-    return jnp.eye(d_in, d_out, dtype=u.dtype) + matmul(left, right)
+    added = matmul(transpose(u), matmul(eye + h, v))
+    lost = matmul(transpose(turned[:, :d_in]), turned[:, :d_out])
+    return jnp.eye(d_in, d_out, dtype=u.dtype) + added - lost
 
 
 def pad_to_square(m: Array) -> Array:
     """`m` with zeros below or to the right."""
     d = max(m.shape)
     return jnp.pad(m, ((0, d - m.shape[0]), (0, d - m.shape[1])))
-
-
-def _padded_rows(a: Array, rows: int) -> Array:
-    return jnp.pad(a, ((0, rows - a.shape[0]), (0, 0)))
 
 
 def _tie_breaker(d: int, dtype) -> Array:

@@ -6,6 +6,7 @@ vmapped SVD takes 50 times as long.
 
 from functools import cache
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -52,6 +53,7 @@ def _quintic_schedule() -> np.ndarray:
     return np.array(steps)
 
 
+@jax.jit
 def nearest_orthogonal(m: Array) -> Array:
     """Polar factor by matrix products alone, for devices where an SVD is slow. No derivative.
 
