@@ -309,25 +309,25 @@ def _search(
             promised, renew = -jnp.sum(direction * now.gradient) / 2, False
         image = matmul(direction, x)
 
-        def trial(length: Array) -> tuple[Any, ...]:
+        def trial(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            """Of the whole step, then of shorter ones."""
+            length, _, _, _, value, _, tries = carry
+            # Least value of the parabola through the last trial.
+            above = value - now.value + 2 * length * promised
+            best = length**2 * promised * safe_inverse(above, above > 0)
+            shorter = jnp.clip(best, 0.1 * length, 0.5 * length)
+            length = jnp.where(tries == 0, length, shorter)
             v, logits = now.v + length * direction, now.logits + length * image
             terms = terms_of(loss, logits, target)
             value = _objective(problem, v, terms)
             # Armijo's rule, but for rounding.
             enough = value <= (1 + 8 * eps) * now.value - 2e-4 * length * promised
-            return length, v, logits, terms, value, enough
+            return length, v, logits, terms, value, enough, tries + 1
 
-        def shorter(carry):
-            (length, _, _, _, value, _), tries = carry
-            # Least value of the parabola through this trial.
-            above = value - now.value + 2 * length * promised
-            best = length**2 * promised * safe_inverse(above, above > 0)
-            return trial(jnp.clip(best, 0.1 * length, 0.5 * length)), tries + 1
-
-        (_, v, logits, terms, value, enough), _ = lax.while_loop(
-            lambda carry: ~carry[0][-1] & (carry[1] < 30),
-            shorter,
-            (trial(1 + 0 * now.value), 0 * now.count),
+        _, v, logits, terms, value, enough, _ = lax.while_loop(
+            lambda carry: ~carry[-2] & (carry[-1] < 31),
+            trial,
+            (1 + 0 * now.value, *now[:4], now.stuck, 0 * now.count),
         )
         gradient = _gradient(problem, v, terms)
         taken, change = v - now.v, gradient - now.gradient
