@@ -37,8 +37,9 @@ import numpy as np
 
 CLOCKS = "cpu: seconds of the processor, where other programs run; with --threads 1"
 MEMORY = """\
-`floor` is what the process takes after its imports, `ratio` what it takes beyond that at its peak,
-over the weights: compiled programs and activations do not shrink with the model.
+`floor` is what the process takes after its imports. What it takes beyond that at its peak, over the
+weights, is `loading` until the model is loaded and `ratio` in the whole run: compiled programs and
+activations do not shrink with the model.
 """
 WORKERS = ("semalign_jax", "pytorch")
 TOKENS = 128
@@ -215,7 +216,8 @@ class Start(NamedTuple):
         peak: largest resident memory of the process during the whole run, in MiB.
         floor: the same after `imports`.
         weights: size of the checkpoint, in MiB.
-        ratio: of what is above the floor at the peak to the weights.
+        loading: of what is above the floor at the peak of loading to the weights.
+        ratio: the same of the peak of the whole run.
     """
 
     model: str
@@ -227,6 +229,7 @@ class Start(NamedTuple):
     peak: float
     floor: float
     weights: float
+    loading: float
     ratio: float
 
 
@@ -416,6 +419,7 @@ def worker(options: argparse.Namespace) -> None:
     marks, floor = [time.time()], peak_memory()
     run = load()
     marks.append(time.time())
+    loaded = peak_memory()
     names = loads(model, options.batches, options.mixed)
     run(prepare(inputs(model, names[0])[0]))
     marks.append(time.time())
@@ -437,7 +441,7 @@ def worker(options: argparse.Namespace) -> None:
                 "norms": np.abs(value).max(),
                 "sample": value[0].tolist(),
             }
-    found |= {"peak": peak_memory(), "floor": floor}
+    found |= {"peak": peak_memory(), "floor": floor, "loaded": loaded}
     print(json.dumps(found, default=float))
 
 
@@ -531,9 +535,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 imports, load, first = found[library]["seconds"]
                 total = imports + load + first
                 peak, floor = found[library]["peak"], found[library]["floor"]
-                over = (peak - floor) / size
+                over = [(found[library][at] - floor) / size for at in ("loaded", "peak")]
                 starts.append(
-                    Start(model, library, imports, load, first, total, peak, floor, size, over)
+                    Start(model, library, imports, load, first, total, peak, floor, size, *over)
                 )
         rows += speeds(model, found, options)
 
@@ -564,7 +568,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         report.write_json(options.out / "encoders.json", content)
     if options.docs is not None:
-        printing.write_page(options.docs, "Speed of encoders", text.getvalue())
+        title = f"Speed of encoders on {where['processor']}"
+        printing.write_page(options.docs, title, text.getvalue())
     return 0
 
 

@@ -83,7 +83,7 @@ def test_shard_map_with_psum(mesh, sharded):
 
 
 @pytest.mark.parametrize(
-    ("method", "rows"), some(latin(METHODS, [160, 24] * 2))
+    ("method", "rows"), some(latin(METHODS, [160, 24] * 2), 4)
 )  # 20 a device, and 3
 def test_a_map_a_device_under_shard_map(method, rows, mesh):
     """CASES-2, 5: with JAX's default checks of what varies over the mesh."""

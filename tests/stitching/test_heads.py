@@ -397,7 +397,7 @@ def test_mlp_does_not_depend_on_offset_and_unit_of_the_embeddings():
         ("multinomial", False, False),
         pytest.param("multinomial", True, True, marks=pytest.mark.slow),
         pytest.param("binary", False, True, marks=pytest.mark.slow),
-        ("hinge", True, False),
+        pytest.param("hinge", True, False, marks=pytest.mark.slow),
     ],
 )
 def test_derivatives_of_the_optimum(loss: Any, penalized, few):
