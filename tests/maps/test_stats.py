@@ -153,6 +153,8 @@ def test_bad_input_is_named():
     stats = stats_of(x, y)
     with pytest.raises(ValueError, match="must have 3 and 2 features"):
         sa.maps.update_stats(stats, x[:, :2], y)
+    with pytest.raises(ValueError, match=r"dimensions of first, \(3, 2\); got \(1, 2\)"):
+        sa.maps.merge_stats(sa.maps.init_stats(3, 2), sa.maps.init_stats(1, 2))
     with pytest.raises(TypeError, match="stats must be a PairStats"):
         sa.fit_from_stats("ortho", (x, y))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="hold no anchors"):
