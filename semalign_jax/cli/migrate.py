@@ -188,10 +188,13 @@ def check_rows(settings: "MigrateSettings", count: int) -> int:
 
 def _verdict(kept: "Kept", keep: float) -> tuple[str, str]:
     """What to do, and why."""
+    import numpy as np
+
     found = f"recall@{kept.k} of {kept.value:.3f} ({kept.lower:.3f} to {kept.upper:.3f})"
-    if kept.lower >= keep:
+    asked = np.float32(keep)  # as the ends of the interval are rounded
+    if kept.lower >= asked:
         return "bridge", f"{found} is at least the {keep:g} that is asked for"
-    if kept.upper < keep:
+    if kept.upper < asked:
         return "re-embed", f"{found} is less than the {keep:g} that is asked for"
     return (
         "undecided",

@@ -111,6 +111,22 @@ def test_unlike_spaces_are_embedded_again(stores, tmp_path):
     assert not (tmp_path / "vectors").exists()
 
 
+def test_a_recall_that_is_asked_for_may_be_the_end_of_the_interval(tmp_path):
+    """Which is rounded to float32: 0.95 is then 0.94999999."""
+    rng = np.random.default_rng(1)
+    old = rng.standard_normal((600, 12)).astype(np.float32)
+    np.save(tmp_path / "old.npy", old)
+    np.save(tmp_path / "new.npy", old + 0.9 * rng.standard_normal(old.shape).astype(np.float32))
+    words = ("migrate", tmp_path / "old.npy", tmp_path / "new.npy", "--sample", 300)
+    words = (*words, "--search-queries", 100, "--seed", 3, "--method", "ortho")
+    kept = values_of(*words, "--out", tmp_path / "first")["kept"]
+    end = next(one for one in kept if (one["method"], one["k"]) == ("ortho", 10))
+    for name, verdict in (("lower", "bridge"), ("upper", "undecided")):
+        asked = round(end[name], 4)
+        found = values_of(*words, "--keep", asked, "--out", tmp_path / name)
+        assert found["verdict"] == verdict, asked
+
+
 def test_queries_of_their_own_search(stores, tmp_path):
     words = ("migrate", stores / "old", stores / "turned", "--queries", stores / "queries.npy")
     found = values_of(*words, "--method", "ortho", "--out", tmp_path)
