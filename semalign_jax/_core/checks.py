@@ -274,7 +274,10 @@ def weight_values(weights: Array) -> None:
 
 
 def finite_rows(name: str, value: Array, active: np.ndarray | None = None) -> None:
-    """Refuse NaN or infinity in the rows of a concrete `value` that are `active`."""
+    """Refuse NaN or infinity in the rows of a concrete `value` that are `active`.
+
+    Without `active` rows have no weights, and the message does not advise any.
+    """
     on_host = not isinstance(value, jax.Array) or (
         value.is_fully_addressable and all(d.platform == "cpu" for d in value.devices())
     )
@@ -288,7 +291,7 @@ def finite_rows(name: str, value: Array, active: np.ndarray | None = None) -> No
     if bad.size:
         raise ValueError(
             f"{name} holds NaN or infinity in {bad.size} of {finite.size} rows, first in row "
-            f"{bad[0]}; drop these rows or give them weight 0"
+            f"{bad[0]}; drop these rows{'' if active is None else ' or give them weight 0'}"
         )
 
 

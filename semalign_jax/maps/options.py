@@ -162,7 +162,7 @@ def check_anchors(x: Any, y: Any, weights: Any, validate: Any) -> tuple[Array, A
     if weights is not None:
         weights = checks.row_weights(weights, x.shape[0])
     if checks.flag("validate", validate) and checks.is_concrete(x, y, weights):
-        active = None
+        active = np.ones(len(x), bool)
         if weights is not None:
             checks.weight_values(weights)
             active = np.asarray(weights) > 0
