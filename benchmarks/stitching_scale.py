@@ -312,6 +312,7 @@ def measure(
     pairs = options.encoders * (options.encoders - 1)
     environment = report.environment()
     say(f"Printed by `{command}`.\n")
+    say("Embeddings are made up, noisy views of common latents: only cost is measured.\n")
     say(
         f"On {environment['processor']}, jax {jax.__version__}, float32, {options.workers} at once."
     )
