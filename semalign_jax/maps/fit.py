@@ -478,7 +478,8 @@ def fit_ortho(
 
     It matches directions alone, not offset and scale: between spaces of other sizes or other
     means give `normalize="isotropic"` (both sides centred and brought to one scale each), as the
-    sweeps and studies do. As it is, it equals `scipy.linalg.orthogonal_procrustes`.
+    studies and the `semalign` command do. As it is, it equals
+    `scipy.linalg.orthogonal_procrustes` where the anchors determine the map.
 
     Args:
         x: source anchors [n, d_in]; see `fit_affine` for the arguments not described here.

@@ -192,8 +192,8 @@ def choose_layers(
     The last layers are often not the best to map between. Rows are the same anchors everywhere.
 
     Args:
-        x: layer of the source encoder -> embeddings of the anchors [n, d], e.g. of `load_encoder`
-            with several `layer=`.
+        x: layer of the source encoder -> embeddings of the anchors [n, d], e.g. of `embed`
+            with `layers=`.
         y: the same of the target encoder.
         measure: "mutual-knn", the share of nearest neighbours in common, or "cka", debiased linear
             CKA; see `metrics`.
