@@ -427,7 +427,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         content["decoding"] = [row._asdict() for row in table]
         say(f"## Images per second, {shape[1]} x {shape[0]} pixels of 12 bits\n")
         say("Peers: a loop of pydicom (float64, windowed, not inverted) or Pillow (as stored).")
-        say("Ours are windowed, inverted and uint8: a difference of 0.5 is this rounding.\n")
+        say("Ours are windowed, inverted and uint8: a difference of 0.5 is this rounding. `one`,")
+        say("`threads` and `processes` are ours with one worker, two threads and two processes,")
+        say("`ratio` the best of these over the peer.\n")
         say(printing.markdown(table, digits=3), "\n")
     if "streaming" not in options.skip:
         with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
@@ -439,6 +441,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         size = 2 * 4 * rows * DIMENSION / 2**30
         say(f"## Affine map of two stores, d = {DIMENSION}, float32, {size:.3g} GiB on disk\n")
+        say("`rate` is in rows a second, `ratio` ours over this one; `peak` is resident memory")
+        say("with mapped files and `private` without, in MiB; `difference` is of the map.\n")
         say(printing.markdown(table, digits=3), "\n")
         parts = ", ".join(f"{name} {value:.1f}" for name, value in steps.items())
         # Half of x^T x and all of x^T y.
