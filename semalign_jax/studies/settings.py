@@ -1,5 +1,6 @@
 """Settings of a study, as a file, a command line or Python code give them."""
 
+import copy
 import inspect
 import json
 import os
@@ -270,6 +271,10 @@ def load_settings(
     for name, value in (overrides or {}).items():
         *outer, last = name.split(".")
         inner = values
+        if outer and outer[0] not in values:  # the rest of the default stays, e.g. other methods
+            field = kind.model_fields.get(outer[0])
+            if field is not None and isinstance(field.default, dict):
+                values[outer[0]] = copy.deepcopy(field.default)
         for key in outer:
             if inner.get(key) is None:  # also where the file says null
                 inner[key] = {}

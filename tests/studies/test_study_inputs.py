@@ -8,11 +8,13 @@ import pytest
 import semalign_jax as sa
 from semalign_jax.studies import inputs
 from semalign_jax.studies.settings import (
+    METHODS,
     DataPath,
     DatasetSettings,
     EncoderName,
     PromptSetName,
     Settings,
+    StudySettings,
     load_settings,
 )
 
@@ -49,6 +51,13 @@ def test_settings_from_a_file_and_a_command_line(tmp_path, suffix):
     assert load_settings(Outer, path, {"inner.count": 4}).inner == Inner(count=4)
     with pytest.raises(ValueError, match="name.count is given, but name is 'a'"):
         load_settings(Outer, path, {"name.count": 4})
+
+
+def test_what_is_not_set_of_a_default_stays():
+    found = load_settings(StudySettings, None, {"methods.ridge.ridge": 2.0, "methods.new": "ortho"})
+    ridge = {**METHODS["ridge"], "ridge": 2.0}
+    assert found.methods == {**METHODS, "ridge": ridge, "new": METHODS["ortho"]}
+    assert METHODS["ridge"]["ridge"] == 1.0
 
 
 def test_paths_of_a_data_set_start_at_the_settings(tmp_path):
