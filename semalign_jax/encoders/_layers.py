@@ -39,6 +39,15 @@ class Outputs(NamedTuple):
     eos: Array | None = None
 
 
+def gelu(x: Array) -> Array:
+    """x times the normal distribution function, in float32 inside, as PyTorch computes it.
+
+    `jax.nn.gelu` keeps more digits of values near 0 by erfc, in three times the time on a CPU.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * (0.5 * (1 + jax.lax.erf(wide * np.float32(0.5**0.5))))).astype(x.dtype)
+
+
 def quick_gelu(x: Array) -> Array:
     """Sigmoid form of GELU, as in the first CLIP."""
     return x * jax.nn.sigmoid(1.702 * x)
@@ -46,8 +55,8 @@ def quick_gelu(x: Array) -> Array:
 
 #: By the names that configurations use. The two forms of GELU differ by up to 5e-4.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_python": partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
+    "gelu_python": gelu,
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "gelu_fast": partial(jax.nn.gelu, approximate=True),
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
