@@ -218,8 +218,11 @@ def prng_key(name: str, key: Any, ndim: int = 0) -> Array:
         raise TypeError(f"{name} must be made by jax.random.key; got {key.dtype} {key.shape}")
     dimensions = key.ndim - (0 if typed else 1)
     if dimensions != ndim:
-        wanted = "[seeds]; use jax.random.split(jax.random.key(0), seeds)" if ndim else "one key"
-        raise ValueError(f"{name} must be {wanted}; got {dimensions} dimensions {key.shape}")
+        wanted = (
+            "an array of keys [seeds], e.g. of jax.random.split(key, seeds)" if ndim else "one key"
+        )
+        got = f"keys {[*key.shape[:dimensions]]}" if dimensions else "one key"
+        raise ValueError(f"{name} must be {wanted}; got {got}")
     return key
 
 

@@ -40,7 +40,7 @@ class Outputs(NamedTuple):
 
 
 def gelu(x: Array) -> Array:
-    """x times the normal distribution function, in float32 inside, as PyTorch computes it.
+    """GELU by the error function, in float32 inside, as PyTorch computes it.
 
     `jax.nn.gelu` keeps more digits of values near 0 by erfc, in three times the time on a CPU.
     """

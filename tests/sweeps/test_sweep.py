@@ -187,7 +187,7 @@ def test_keys_and_orders_are_checked():
     """CASES-2, 11."""
     x, y = anchors(12, 4, 4)
     run = partial(sa.anchor_sweep, x, y=y, counts=[3], metrics={"map": the_map})
-    with pytest.raises(ValueError, match=r"keys must be \[seeds\]; use jax.random.split"):
+    with pytest.raises(ValueError, match=r"keys must be an array of keys \[seeds\].*got one key"):
         run(keys=jax.random.key(0))
     with pytest.raises(TypeError, match="keys must be made by jax.random.key"):
         run(keys=jnp.arange(3))
