@@ -143,8 +143,9 @@ def _fit_mlp_head(
 ):
     dtype = x.dtype
     rows = prepared_rows(loss_name, num_classes, x, labels, weights)
-    inverse = inverse_or_zero(jnp.sum(rows.weights, axis=1, keepdims=True))
-    penalty = l2.astype(inverse.dtype) * jnp.mean(inverse) / 2
+    # One unit for all labels, which share the hidden layer: else rarely known ones count for more.
+    inverse = inverse_or_zero(jnp.mean(jnp.sum(rows.weights, axis=1)))
+    penalty = l2.astype(inverse.dtype) * inverse / 2
     variance = jnp.sum(rows.share * jnp.mean(rows.x * rows.x, axis=1))
     scale = jnp.sqrt(safe_inverse(variance, variance > 0))
     x = rows.x * scale

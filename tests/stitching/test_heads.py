@@ -355,6 +355,21 @@ def test_mlp_is_as_good_a_minimum_as_that_of_scikit_learn():
     assert min(losses) < min(expected) * 1.02
 
 
+def test_mlp_counts_every_known_label_the_same():
+    x, classes = standardized()
+    labels = np.stack([classes, x[:, 2] ** 2 > 1], axis=1).astype(np.int32)
+    known = np.ones(labels.shape, bool)
+    known[20:, 1] = False
+    head, info = sa.stitching.fit_mlp_head(
+        jax.random.key(0), x, labels, 2, units=8, activation="relu", loss="binary", known=known,
+        tolerance=1e-6, info=True,
+    )  # fmt: skip
+    losses = np.logaddexp(0, np.where(labels == 1, -1, 1) * numpy_mlp(head, x))
+    squares = sum(np.sum(np.asarray(m.weight) ** 2) for m in (head.hidden, head.output))
+    minimised = np.sum(known * losses) + squares / 2
+    np.testing.assert_allclose(info.loss, minimised / known.sum(axis=0).mean(), rtol=1e-6)
+
+
 @pytest.mark.parametrize(  # smooth ones
     "activation", [pytest.param("tanh", marks=pytest.mark.slow), "gelu"]
 )
