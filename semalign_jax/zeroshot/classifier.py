@@ -294,7 +294,9 @@ def _platt(scores: Array, labels: Array, known: Array) -> tuple[Array, Array]:
         negatives = jnp.sum(known) - positives
         target = jnp.where(positive, (positives + 1) / (positives + 2), 1 / (negatives + 2))
         unit, total = _spread(scores, known), jnp.maximum(jnp.sum(known), 1)
-        units = jnp.where(known > 0, scores, 0) / unit
+        # Without their mean: of scores far from 0, slope and bias would all but cancel.
+        mean = jnp.sum(scores * known) / total
+        units = jnp.where(known > 0, scores - mean, 0) / unit
 
         def loss(parameters: Array) -> Array:
             logits = units * parameters[0] + parameters[1]
@@ -305,7 +307,8 @@ def _platt(scores: Array, labels: Array, known: Array) -> tuple[Array, Array]:
         scale, bias = _minimum(loss, jnp.stack([jnp.ones_like(prior), prior]))
         # Scores that say the opposite, or nothing, of the labels leave the share of the positive.
         flat = scale < _FLATTEST
-        return unit / jnp.where(flat, _FLATTEST, scale), jnp.where(flat, prior, bias)
+        temperature = unit / jnp.where(flat, _FLATTEST, scale)
+        return temperature, jnp.where(flat, prior, bias) - mean / temperature
 
     return jax.vmap(of_class, in_axes=1)(scores, positive, known)
 

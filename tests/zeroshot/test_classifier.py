@@ -13,6 +13,8 @@ from scipy.special import expit, log_softmax
 import semalign_jax as sa
 from semalign_jax.encoders import embed, load_encoder
 from semalign_jax.zeroshot import (
+    ClassPrompts,
+    PromptSet,
     anchor_space,
     embedded_prompts,
     load_prompts,
@@ -118,6 +120,25 @@ def test_one_temperature_is_the_likeliest(noise):
     assert np.log(float(found.temperature[0])) == pytest.approx(-best.x[0], abs=2e-3)
     assert loss(-np.log(float(found.temperature[0]))) <= best.fun + 1e-7
     np.testing.assert_array_equal(found.predict(IMAGES), classifier.predict(IMAGES))
+
+
+def test_margins_far_from_zero_are_calibrated_too():
+    finding = PromptSet("one", "multi-label", (ClassPrompts("x", ("there",), ("absent",)),))
+    angles, noise = 0.01 * np.random.default_rng(2).standard_normal((2, 60))
+    labels = (angles < noise)[:, None]
+    images = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    classifier = zero_shot_classifier(lambda texts: np.eye(len(texts), dtype="f"), finding)
+    found = classifier.calibrated(images, labels)
+    margins, m = np.cos(angles) - np.sin(angles), labels.sum()
+    target = np.where(labels[:, 0], (m + 1) / (m + 2), 1 / (len(labels) - m + 2))
+
+    def loss(p):
+        logits = p[0] * (margins - margins.mean()) / margins.std() + p[1]
+        return np.mean(np.logaddexp(0, logits) - target * logits)
+
+    slope = 1 / float(found.temperature[0])
+    ours = slope * margins.std(), float(found.bias[0]) + slope * margins.mean()
+    assert loss(ours) <= minimize(loss, [1.0, 0.0]).fun + 1e-5
 
 
 def test_each_finding_has_a_temperature_and_a_bias():
