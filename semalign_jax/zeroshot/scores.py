@@ -120,14 +120,37 @@ def class_embeddings(
     num_classes = checks.positive_int("num_classes", num_classes)
     labels = integers("prompt_labels", prompt_labels, prompts.shape[:1])
     in_range("prompt_labels", labels, num_classes)
-    center = None if center is None else jnp.asarray(center)
+    center = _checked_center(center, prompts.shape[1])
     return _class_embeddings(num_classes, prompts, labels, center)
+
+
+def _checked_center(center: ArrayLike | None, dimension: int) -> Array | None:
+    if center is None:
+        return None
+    row = checks.float_array("center", center, 1)
+    if row.shape != (dimension,):
+        raise ValueError(f"center must have shape ({dimension},), as a row; got {row.shape}")
+    return row
+
+
+def _checked_allowed(allowed: ArrayLike | None, num_classes: int) -> Array | None:
+    if allowed is None:
+        return None
+    mask = checks.host_array("allowed", allowed)
+    if mask.dtype != np.bool_ or mask.shape != (num_classes,):
+        raise ValueError(
+            f"allowed must be booleans of shape ({num_classes},), True for classes that may be "
+            f"predicted; got {mask.dtype} {mask.shape}"
+        )
+    if checks.is_concrete(mask) and not np.asarray(mask).any():
+        raise ValueError("allowed is False for every class: at least one must be True")
+    return mask
 
 
 @partial(jax.jit, static_argnums=0)
 def _class_embeddings(num_classes: int, prompts: Array, labels: Array, center: Any) -> Array:
     if center is not None:
-        prompts = prompts - center[None, :]
+        prompts = prompts - center[None, :].astype(prompts.dtype)
     member = jax.nn.one_hot(labels, num_classes, axis=0, dtype=prompts.dtype)
     means = matmul(member, _units(prompts))
     return _units(means)
@@ -175,17 +198,18 @@ def zero_shot_logits(
             f"embeddings must live in the space of the classes, {classes.shape[1]} dimensions; "
             f"got {embeddings.shape}: map them first"
         )
-    dtype = common_dtype(embeddings.dtype, classes.dtype)
-    embeddings, classes = embeddings.astype(dtype), classes.astype(dtype)
-    center = None if center is None else jnp.asarray(center, dtype)
+    center = _checked_center(center, classes.shape[1])
     return _logits(checks.batch_size(batch_size), embeddings, classes, center)
 
 
 @partial(jax.jit, static_argnums=0)
 def _logits(batch_size: int | None, embeddings: Array, classes: Array, center: Any) -> Array:
+    dtype = common_dtype(embeddings.dtype, classes.dtype)
+
     def of_rows(rows: Array) -> Array:
-        rows = rows if center is None else rows - center[None, :]
-        return matmul(_units(rows), transpose(classes))
+        rows = rows.astype(dtype)
+        rows = rows if center is None else rows - center[None, :].astype(dtype)
+        return matmul(_units(rows), transpose(classes.astype(dtype)))
 
     return in_batches(of_rows, embeddings, batch_size)
 
@@ -219,14 +243,14 @@ def class_of(logits: Array) -> Array:
 def evaluate_zero_shot(
     mapping: AffineMap,
     images: ArrayLike,
-    labels: Array,
+    labels: ArrayLike,
     prompts: ArrayLike,
     prompt_labels: ArrayLike,
     num_classes: int,
     *,
     center: ArrayLike | None = None,
-    weights: Array | None = None,
-    allowed: Array | None = None,
+    weights: ArrayLike | None = None,
+    allowed: ArrayLike | None = None,
     batch_size: int | None = None,
 ) -> Array:
     """Accuracy of unimodal zero-shot classification.
@@ -241,22 +265,25 @@ def evaluate_zero_shot(
         center: [d_out] subtracted from mapped images and prompts, e.g. `mapping.target_offset`
             of a map fitted with a normalisation, which is the mean of the text anchors.
         weights: [n], >= 0, floats or a boolean mask over the images.
-        allowed: boolean [num_classes], which classes may be predicted; None means all.
+        allowed: booleans [num_classes], which classes may be predicted, at least one; None means
+            all.
         batch_size: images that are scored at a time; bounds the memory. None means all.
 
     Returns:
         Scalar accuracy in [0, 1]; NaN if all weights are zero, or an image of positive weight holds
-        NaN or infinity, or has a traced label out of range.
+        NaN or infinity, or has a traced label out of range, or no class is `allowed` (traced).
 
     Raises:
         TypeError: for embeddings that are not floating point or labels that are not integers.
-        ValueError: for shapes that do not match, labels out of range or negative weights.
+        ValueError: for shapes that do not match, labels out of range, negative weights or `allowed`
+            without a class.
     """
     classes = class_embeddings(prompts, prompt_labels, num_classes, center=center)
     images = checks.float_array("images", images, 2)
     truth = integers("labels", labels, images.shape[:1])
     w = sample_weights(weights, truth.shape, jnp.float32)
     valid = in_range("labels", truth, num_classes, w)
+    allowed = _checked_allowed(allowed, num_classes)
     static = checks.batch_size(batch_size)
     predicted, defined = _predictions(static, mapping, classes, center, images, allowed)
     return share_of_hits(truth, predicted, w, valid, defined)
@@ -284,6 +311,7 @@ def _predictions(
         defined = jnp.isfinite(logits).all(axis=-1)
         if allowed is not None:
             logits = jnp.where(allowed[None, :], logits, -jnp.inf)
+            defined &= allowed.any()
         return predicted_classes(logits), defined
 
     return in_batches(of_rows, images, batch_size)

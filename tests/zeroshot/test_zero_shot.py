@@ -65,6 +65,31 @@ def test_single_label_scores_equal_the_older_functions():
     np.testing.assert_allclose(sa.zeroshot.prompt_scores(images, prompts), expected, atol=1e-12)
 
 
+def test_a_wrong_center_or_allowed_is_named():
+    rng = np.random.default_rng(3)
+    texts, images = rng.standard_normal((6, 5)), rng.standard_normal((4, 5))
+    labels = np.arange(6, dtype=np.int32) % 3
+    classes = sa.zeroshot.class_embeddings(texts, labels, 3)
+    given = sa.identity_map(5, 5, dtype=jnp.float64), images, np.arange(4) % 3, texts, labels, 3
+    for center in (np.zeros(1), np.zeros(4)):
+        for call in (
+            lambda center: sa.zeroshot.class_embeddings(texts, labels, 3, center=center),
+            lambda center: sa.zero_shot_predict(images, classes, center=center),
+            lambda center: sa.zeroshot.evaluate_zero_shot(*given, center=center),
+        ):
+            with pytest.raises(ValueError, match=r"center must have shape \(5,\)"):
+                call(center)
+    for allowed, message in (
+        (np.arange(3), r"allowed must be booleans of shape \(3,\), .* got int64 \(3,\)"),
+        (np.array([True]), r"allowed must be booleans of shape \(3,\), .* got bool \(1,\)"),
+        (np.zeros(3, bool), "allowed is False for every class"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sa.zeroshot.evaluate_zero_shot(*given, allowed=allowed)
+    score = jax.jit(lambda allowed: sa.zeroshot.evaluate_zero_shot(*given, allowed=allowed))
+    assert np.isnan(score(np.zeros(3, bool)))
+
+
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_images_and_prompts_with_nan_have_no_scores(transform):
     rng = np.random.default_rng(3)
