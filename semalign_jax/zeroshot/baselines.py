@@ -340,7 +340,7 @@ def kernel_ridge_scores(
     """
     source, target, images, prompts = _checked(source, target, images, prompts)
     values = [_positive(n, a) for n, a in (("ridge", ridge), ("bandwidth", bandwidth))]
-    source, target, images, prompts = _deviations(source, target, images, prompts)
+    source, target, images, prompts = _centred(True, source, target, images, prompts)
     mapped = _kernel_ridge(source, target, images, *values)
     return prompt_scores(mapped, prompts, temperature=temperature)
 
@@ -391,7 +391,7 @@ def reduced_rank_scores(
     """
     source, target, images, prompts = _checked(source, target, images, prompts)
     rank, ridge = checks.positive_int("rank", rank), checks.scalar("ridge", ridge)
-    source, target, images, prompts = _deviations(source, target, images, prompts)
+    source, target, images, prompts = _centred(True, source, target, images, prompts)
     weight = _reduced_rank(rank, *_moments(source, target), ridge)
     return prompt_scores(matmul(images, weight), prompts, temperature=temperature)
 
@@ -430,7 +430,7 @@ def diagonal_scores(
         )
     rank, ridge = checks.positive_int("rank", rank), checks.scalar("ridge", ridge)
     rounds = checks.positive_int("rounds", rounds)
-    source, target, images, prompts = _deviations(source, target, images, prompts)
+    source, target, images, prompts = _centred(True, source, target, images, prompts)
     weight = _diagonal_and_low_rank(rank, rounds, *_moments(source, target), ridge)
     return prompt_scores(matmul(images, weight), prompts, temperature=temperature)
 
@@ -457,7 +457,7 @@ def whitened_scores(
     """
     source, target, images, prompts = _checked(source, target, images, prompts)
     ridge = checks.scalar("ridge", ridge)
-    source, target, images, prompts = _deviations(source, target, images, prompts)
+    source, target, images, prompts = _centred(True, source, target, images, prompts)
     weight = _reduced_rank(target.shape[1], *_moments(source, target), ridge)
     _, whiten, _ = _whitened(target, ridge.astype(target.dtype))
     whitened = replace(prompts, embeddings=matmul(prompts.embeddings, whiten))
@@ -545,6 +545,7 @@ def linear_probe_scores(
         raise ValueError(
             f"images must have the {embeddings.shape[1]} features of embeddings; got {images.shape}"
         )
+    embeddings, images = (a.astype(compute_dtype(a.dtype)) for a in (embeddings, images))
     rows = embeddings.shape[0]
     if task == "single-label":
         labels = integers("labels", labels, (rows,))
@@ -589,7 +590,7 @@ MORE_BASELINES: Mapping[str, Baseline] = {
 def _checked(
     source: ArrayLike, target: ArrayLike, images: ArrayLike, prompts: EmbeddedPrompts
 ) -> tuple[Array, Array, Array, EmbeddedPrompts]:
-    """The arguments of a baseline in one dtype."""
+    """The arguments of a baseline in one dtype that is computed with, see `prompt_scores`."""
     texts = prompts.embeddings
     arrays = {"source": source, "target": target, "images": images, "prompts": texts}
     checked = {name: checks.float_array(name, value, 2) for name, value in arrays.items()}
@@ -607,7 +608,7 @@ def _checked(
             raise ValueError(
                 f"{name} must have the {shapes[like][1]} features of {like}; got {shapes[name]}"
             )
-    dtype = checked["source"].dtype
+    dtype = compute_dtype(checked["source"].dtype)
     for array in checked.values():
         dtype = common_dtype(dtype, array.dtype)
     source, target, images, texts = (a.astype(dtype) for a in checked.values())
@@ -633,17 +634,7 @@ def _centred(
 def _without_means(
     source: Array, target: Array, images: Array, prompts: EmbeddedPrompts
 ) -> tuple[Array, Array, Array, EmbeddedPrompts]:
+    """Deviations from the anchors' means."""
     first, second = (jnp.mean(a, axis=0, keepdims=True) for a in (source, target))
     texts = replace(prompts, embeddings=prompts.embeddings - second)
     return source - first, target - second, images - first, texts
-
-
-def _deviations(
-    source: Array, target: Array, images: Array, prompts: EmbeddedPrompts
-) -> tuple[Array, Array, Array, EmbeddedPrompts]:
-    """Centred by the anchors' means, in a dtype that is computed with."""
-    work = compute_dtype(source.dtype)
-    source, target, images, texts = (
-        a.astype(work) for a in (source, target, images, prompts.embeddings)
-    )
-    return _centred(True, source, target, images, replace(prompts, embeddings=texts))

@@ -110,7 +110,8 @@ def class_embeddings(
         center: [d] subtracted from the prompts first, e.g. the mean of the target anchors.
 
     Returns:
-        [num_classes, d]; zero for a class without prompts, NaN if a prompt holds NaN or infinity.
+        [num_classes, d], at least float32; zero for a class without prompts, NaN if a prompt holds
+        NaN or infinity.
 
     Raises:
         TypeError: for prompts that are not floating point or labels that are not integers.
@@ -149,11 +150,17 @@ def _checked_allowed(allowed: ArrayLike | None, num_classes: int) -> Array | Non
 
 @partial(jax.jit, static_argnums=0)
 def _class_embeddings(num_classes: int, prompts: Array, labels: Array, center: Any) -> Array:
+    prompts = prompts.astype(compute_dtype(prompts.dtype))
     if center is not None:
         prompts = prompts - center[None, :].astype(prompts.dtype)
     member = jax.nn.one_hot(labels, num_classes, axis=0, dtype=prompts.dtype)
     means = matmul(member, _units(prompts))
     return _units(means)
+
+
+def _score_dtype(images: Array, texts: Array) -> Any:
+    """That of scores: half precision would tie classes, and images, that it can tell apart."""
+    return compute_dtype(common_dtype(images.dtype, texts.dtype))
 
 
 def _units(rows: Array) -> Array:
@@ -178,7 +185,7 @@ def zero_shot_logits(
         batch_size: images that are scored at a time; bounds the memory. None means all.
 
     Returns:
-        [n, num_classes] in [-1, 1]; NaN for images that hold NaN or infinity.
+        [n, num_classes] in [-1, 1], at least float32; NaN for images that hold NaN or infinity.
 
     Raises:
         TypeError: for embeddings or classes that are not floating point.
@@ -204,7 +211,7 @@ def zero_shot_logits(
 
 @partial(jax.jit, static_argnums=0)
 def _logits(batch_size: int | None, embeddings: Array, classes: Array, center: Any) -> Array:
-    dtype = common_dtype(embeddings.dtype, classes.dtype)
+    dtype = _score_dtype(embeddings, classes)
 
     def of_rows(rows: Array) -> Array:
         rows = rows.astype(dtype)
@@ -350,7 +357,7 @@ def prompt_scores(
         batch_size: images that are scored at a time; bounds the memory. None means all.
 
     Returns:
-        [n, num_classes]; NaN for images that hold NaN or infinity.
+        [n, num_classes], at least float32; NaN for images that hold NaN or infinity.
 
     Raises:
         TypeError: for embeddings that are not floating point.
@@ -370,7 +377,7 @@ def prompt_scores(
 def _prompt_scores(
     batch_size: int | None, images: Array, prompts: EmbeddedPrompts, temperature: Array
 ) -> Array:
-    dtype = common_dtype(images.dtype, prompts.embeddings.dtype)
+    dtype = _score_dtype(images, prompts.embeddings)
     prompts = replace(prompts, embeddings=prompts.embeddings.astype(dtype))
     prototypes = prompt_prototypes(prompts)
 
@@ -519,10 +526,10 @@ def _zero_shot_scores(
     temperature: Array,
 ) -> Array:
     def of_rows(rows: Array) -> Array:
-        mapped = mapping.apply(rows)
+        mapped = mapping.apply(rows.astype(compute_dtype(rows.dtype)))
         if space is None or normalization == "none":
             return prompt_scores(mapped, prompts, temperature=temperature)
-        dtype = common_dtype(mapped.dtype, prompts.embeddings.dtype)
+        dtype = _score_dtype(mapped, prompts.embeddings)
         mean = mapping.apply(space.source_mean[None, :])
         mapped = mapped.astype(dtype) - mean.astype(dtype)
         texts = prompts.embeddings.astype(dtype) - space.target_mean[None, :].astype(dtype)

@@ -221,6 +221,31 @@ def test_scores_under_jit_and_vmap_and_in_float32():
     np.testing.assert_allclose(both[1][::-1], plain, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_scores_of_half_precision_are_those_of_the_same_numbers_in_float32(dtype):
+    rng = np.random.default_rng(5)
+    narrow = [jnp.asarray(rng.standard_normal((n, 5)), dtype) for n in (12, 12, 12, 300)]
+    wide = [a.astype(jnp.float32) for a in narrow]
+
+    def scores(source, target, texts, images):
+        prompts, mapping = make_prompts(texts), sa.identity_map(5, 5)
+        classes = sa.zeroshot.class_embeddings(texts, prompts.classes, 3)
+        probe = baselines.linear_probe_scores
+        return {
+            "logits": sa.zero_shot_logits(images, classes),
+            "prompts": sa.zeroshot.prompt_scores(images, prompts),
+            "map": sa.zeroshot.zero_shot_scores(mapping, images, prompts),
+            "relative": baselines.relative_scores(source, target, images, prompts),
+            "csa": baselines.csa_scores(source, target, images, prompts),
+            "probe": probe(source, prompts.classes, images, 3, task="single-label"),
+        }
+
+    found, expected = scores(*narrow), scores(*wide)
+    for name, score in found.items():
+        assert score.dtype == jnp.float32, name
+        np.testing.assert_allclose(score, expected[name], atol=1e-5, err_msg=name)
+
+
 # --- thresholds --------------------------------------------------------------------------------
 
 
