@@ -40,7 +40,7 @@ def map_scores(
     normalizations: tuple[SpaceNormalization, ...],
     methods: Mapping[str, Method | SweepMethod | Fitter],
     temperature: Array,
-    shrinkage: float | None,
+    shrinkage: Array | None,
 ) -> np.ndarray:
     """Scores of the maps [methods * normalizations, counts, seeds, n, classes].
 
@@ -147,11 +147,11 @@ def probe_scores(
     counts: tuple[int, ...],
     images: Array,
     prompts: EmbeddedPrompts,
-    l2: float,
+    l2: Array,
 ) -> np.ndarray:
     """Scores of the linear probe [1, counts, seeds, n, classes]."""
     probe = partial(_of_probes, prompts.task, prompts.num_classes, labelled.embeddings, truth)
-    found = [np.asarray(probe(orders[:, :n], images, jnp.asarray(l2))) for n in counts]
+    found = [np.asarray(probe(orders[:, :n], images, l2)) for n in counts]
     return np.stack(found)[None]
 
 
@@ -172,7 +172,7 @@ def scores_of_multimodal(
     model: Multimodal,
     prompts: EmbeddedPrompts,
     rows: tuple[int, int],
-    temperature: float,
+    temperature: Array,
 ) -> Array:
     """Scores of the validation and test images, of which there are so many."""
     if (model.prompts.names, model.prompts.task) != (prompts.names, prompts.task):

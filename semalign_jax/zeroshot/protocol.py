@@ -51,6 +51,8 @@ from .scores import (
     EmbeddedPrompts,
     SpaceNormalization,
     ThresholdRule,
+    checked_shrinkage,
+    checked_temperature,
     not_nan,
 )
 
@@ -215,7 +217,8 @@ def zero_shot_protocol(
         TypeError: for options of the wrong type, or ids that cannot be compared.
         ValueError: if an item or patient is in two of anchors, validation and test, or in
             labelled and validation or test; for dimensions that do not match, labels outside of
-            the class set, counts beyond the data, unknown methods or scores that are NaN.
+            the class set, counts beyond the data, a temperature that is not positive, a shrinkage
+            outside of [0, 1], unknown methods or scores that are NaN.
     """
     check_parts(anchors, validation, test, labelled, prompts)
     truth = [truth_of(name, p, prompts) for name, p in (("validation", validation), ("test", test))]
@@ -229,19 +232,21 @@ def zero_shot_protocol(
         if name in ("classes", *TASK_METRICS[prompts.task]):
             raise ValueError(f"metrics: {name!r} is the name of what there is already")
     seeds = checks.positive_int("seeds", seeds)
+    # Here, since they are traced where they are used.
+    warmth, shrunk = checked_temperature(temperature), checked_shrinkage(shrinkage)
+    penalty = checks.scalar("l2", l2)
     anchor_key, label_key, bootstrap_key = jax.random.split(checks.prng_key("key", key), 3)
     orders = anchor_orders(anchor_key, len(anchors.ids), seeds, max(checked))
     dtype = common_dtype(validation.embeddings.dtype, test.embeddings.dtype)
     images = jnp.concatenate([a.embeddings.astype(dtype) for a in (validation, test)])
     lines = [(name, how) for name in methods for how in normalizations]
     lines += [(name, "") for name in baselines]
-    warmth = jnp.asarray(temperature)
     parts = []
     if methods and normalizations:
         parts.append(
             map_scores(
                 anchors, orders, checked, images, prompts, tuple(normalizations), methods,
-                warmth, shrinkage,
+                warmth, shrunk,
             )
         )  # fmt: skip
     if baselines:
@@ -253,11 +258,11 @@ def zero_shot_protocol(
         check_counts(checked, len(labelled.ids))
         given = truth_of("labelled", labelled, prompts)
         own = anchor_orders(label_key, len(labelled.ids), seeds, max(checked))
-        parts.append(probe_scores(labelled, given, own, checked, images, prompts, l2))
+        parts.append(probe_scores(labelled, given, own, checked, images, prompts, penalty))
         lines.append((PROBE_LINE, ""))
     for name, model in (multimodal or {}).items():
         rows = len(validation.ids), len(test.ids)
-        found = np.asarray(scores_of_multimodal(name, model, prompts, rows, temperature))
+        found = np.asarray(scores_of_multimodal(name, model, prompts, rows, warmth))
         parts.append(np.broadcast_to(found, (1, *parts[0].shape[1:])))
         lines.append((name, ""))
     functions = tuple((metrics or {}).items())

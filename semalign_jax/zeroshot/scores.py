@@ -369,7 +369,7 @@ def prompt_scores(
             f"images must live in the space of the prompts, {prompts.embeddings.shape[1]} "
             f"dimensions; got {images.shape}: map them first"
         )
-    temperature = _checked_temperature(temperature)
+    temperature = checked_temperature(temperature)
     return _prompt_scores(checks.batch_size(batch_size), images, prompts, temperature)
 
 
@@ -395,12 +395,13 @@ def prototype_scores(
     positive = matmul(images, transpose(prototypes.positive))
     if task == "single-label":
         return positive
-    temperature = _checked_temperature(temperature)
+    temperature = checked_temperature(temperature)
     negative = matmul(images, transpose(prototypes.negative))
     return jax.nn.sigmoid((positive - negative) / temperature.astype(positive.dtype))
 
 
-def _checked_temperature(temperature: float | Array) -> Array:
+def checked_temperature(temperature: float | Array) -> Array:
+    """A temperature, refused unless it is above zero."""
     temperature = checks.scalar("temperature", temperature)
     if checks.is_concrete(temperature) and not float(temperature) > 0:
         raise ValueError(f"temperature must be > 0; got {float(temperature)}")
@@ -430,11 +431,17 @@ def anchor_space(
         ValueError: for rows that do not match or a shrinkage outside of [0, 1].
     """
     source, target = checks.pair(source, target, ("source", "target"))
-    if shrinkage is not None:
-        shrinkage = checks.scalar("shrinkage", shrinkage)
-        if checks.is_concrete(shrinkage) and float(shrinkage) > 1:
-            raise ValueError(f"shrinkage must be in [0, 1]; got {float(shrinkage)}")
-    return _anchor_space(source, target, shrinkage)
+    return _anchor_space(source, target, checked_shrinkage(shrinkage))
+
+
+def checked_shrinkage(shrinkage: float | Array | None) -> Array | None:
+    """A shrinkage, refused unless it is in [0, 1]; None means an estimate."""
+    if shrinkage is None:
+        return None
+    part = checks.scalar("shrinkage", shrinkage)
+    if checks.is_concrete(part) and float(part) > 1:
+        raise ValueError(f"shrinkage must be in [0, 1]; got {float(part)}")
+    return part
 
 
 @jax.jit
@@ -511,7 +518,7 @@ def zero_shot_scores(
     if normalization != "none" and space is None:
         raise ValueError(f"normalization {normalization!r} needs space: give anchor_space(...)")
     static = checks.batch_size(batch_size), normalization
-    temperature = _checked_temperature(temperature)
+    temperature = checked_temperature(temperature)
     return _zero_shot_scores(*static, mapping, images, prompts, space, temperature)
 
 

@@ -707,6 +707,14 @@ def test_bad_protocols_are_refused():
         run(parts, methods={}, baselines={})
     with pytest.raises(ValueError, match="labels of test must be 0 or 1; row 0 has 2"):
         run(parts._replace(test=replace(parts.test, labels=np.full((35, 3), 2))))
+    for options, message in (
+        ({"temperature": -1.0}, "temperature must be finite and >= 0; got -1.0"),
+        ({"temperature": 0.0}, "temperature must be > 0; got 0.0"),
+        ({"shrinkage": 5.0}, r"shrinkage must be in \[0, 1\]; got 5.0"),
+        ({"l2": -1.0}, "l2 must be finite and >= 0; got -1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(parts, **options)
     few = sa.zeroshot.Images(["x"], ["y"], np.ones((1, D_IN)), [[0, 1, 0]])
     with pytest.raises(ValueError, match="counts has 20, but there are only 1 rows"):
         run(parts, labelled=few, **ORTHO)
