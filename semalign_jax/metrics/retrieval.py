@@ -148,10 +148,12 @@ def _median(ranks: Array, weights: Array) -> Array:
     order = jnp.argsort(ranks)
     ranks, weights = ranks.astype(weights.dtype)[order], weights[order]
     total = jnp.cumsum(weights)
-    half = total[-1] / 2
-    # Positions of weight zero must not be hit, not even where the sum is exactly half.
-    upper = jnp.argmax((total > half) & (weights > 0))
-    lower = jnp.argmax((total >= half) & (weights > 0))
+    # Half of the weights but for rounding, e.g. of weights 1 / n. Positions of weight zero must not
+    # be hit, not even where the sum is exactly half.
+    over = total - total[-1] / 2
+    margin = 8 * jnp.finfo(total.dtype).eps * total[-1]
+    upper = jnp.argmax((over > margin) & (weights > 0))
+    lower = jnp.argmax((over >= -margin) & (weights > 0))
     undefined = (total[-1] == 0) | jnp.any(jnp.isnan(ranks) & (weights > 0))
     return jnp.where(undefined, jnp.nan, (ranks[lower] + ranks[upper]) / 2)
 

@@ -459,6 +459,14 @@ def test_median_rank_under_counts_is_that_of_repeated_rows(pairs):
     np.testing.assert_allclose(got, expected)
 
 
+@pytest.mark.parametrize("n", [8, 10])
+def test_median_rank_of_equal_weights_is_the_median(n):
+    ranks = np.arange(1.0, n + 1)
+    for weight in (0.1, 0.3, 1 / 3):
+        weights = np.full(n, weight, np.float32)
+        assert float(metrics.median_rank(ranks.astype("f"), weights=weights)) == np.median(ranks)
+
+
 # --- similarity --------------------------------------------------------------------------------
 
 
