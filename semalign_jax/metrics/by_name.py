@@ -125,8 +125,12 @@ def _of_classes(
 @jax.jit
 def log_odds(logits: Array) -> Array:
     """Log of p / (1 - p) of the softmax, in the order of p but not tied where p rounds to 1."""
-    p = jax.nn.softmax(logits, axis=-1)
-    return jax.nn.log_softmax(logits, axis=-1) - jnp.log(sum_of_others(p, -1))
+    logits = logits - jnp.max(logits, axis=-1, keepdims=True)
+    top = jax.nn.one_hot(predicted_classes(logits), logits.shape[-1], dtype=bool)
+    # Next to the largest one, the powers of all others may be too small for the dtype.
+    beside_top = jax.nn.logsumexp(jnp.where(top, -jnp.inf, logits), axis=-1, keepdims=True)
+    others = jnp.log(jnp.where(top, 1, sum_of_others(jnp.exp(logits), -1)))
+    return logits - jnp.where(top, beside_top, others)
 
 
 def _of_labels(name: HeadMetric, scores: Array, labels: Array, weights: Array) -> MacroMean:

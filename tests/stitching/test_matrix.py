@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import reference
+from scipy.special import logsumexp
 from sklearn import metrics as skl
 from sklearn.preprocessing import label_binarize
 
@@ -259,6 +260,11 @@ def test_a_score_that_is_nan_is_no_class():
 def test_odds_of_sure_predictions_are_not_tied():
     odds = by_name.log_odds(jnp.asarray([[60.0, 0, 0], [61.0, 0, 0]]))
     assert odds[1, 0] > odds[0, 0] > 50
+    logits = np.array([[110, 0, 0], [120, 0, 1], [2000, 1880, -99], [0.3, 0.1, 0.2]])
+    beside = logits[:, [[1, 2], [0, 2], [0, 1]]]
+    expected = logits - logsumexp(beside, axis=-1)
+    odds = by_name.log_odds(jnp.asarray(logits, jnp.float32))
+    np.testing.assert_allclose(odds, expected, rtol=2e-6)
 
 
 def test_float32_stays_float32():
