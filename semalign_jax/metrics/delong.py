@@ -89,6 +89,7 @@ def delong_interval(
 @jax.jit
 def _normal_interval(tail: float | Array, estimate: Array, error: Array) -> DeLongInterval:
     reach = -ndtri(jnp.asarray(tail, estimate.dtype)) * error
+    estimate = jnp.minimum(estimate, 1)  # but for rounding
     return DeLongInterval(
         estimate, jnp.maximum(estimate - reach, 0), jnp.minimum(estimate + reach, 1), error
     )

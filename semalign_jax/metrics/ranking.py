@@ -248,7 +248,8 @@ def _weighted_auroc(ranking: RankedScores, weights: Array) -> Array:
     # Shares before the products: float32 would round the product of two large counts.
     shares = sums * (0.5 / jnp.where(defined, total, 1))[None, :]
     area = row_sum((shares[ranking.first] + shares[ranking.last]) * negatives)
-    return jnp.where(defined, area / jnp.where(defined, against, 1), jnp.nan)
+    # Rounding may lift a perfect score above 1.
+    return jnp.where(defined, jnp.minimum(area / jnp.where(defined, against, 1), 1), jnp.nan)
 
 
 def _weighted_average_precision(ranking: RankedScores, weights: Array) -> Array:
@@ -259,7 +260,7 @@ def _weighted_average_precision(ranking: RankedScores, weights: Array) -> Array:
     precision = (sums / jnp.where(retrieved == 0, 1, retrieved))[ranking.last]
     defined = total > 0
     share = positives / jnp.where(defined, total, 1)[None, :]
-    return jnp.where(defined, row_sum(share * precision), jnp.nan)
+    return jnp.where(defined, jnp.minimum(row_sum(share * precision), 1), jnp.nan)
 
 
 def _in_columns(kernel: Kernel) -> Kernel:
