@@ -351,31 +351,34 @@ def brier_score(
     Args:
         labels: booleans or 0/1 [n] or [n, num_labels], or integer classes [n] for probabilities
             [n, num_classes].
-        probabilities: floating point [n], [n, num_labels] or [n, num_classes].
+        probabilities: floating point in [0, 1]: [n], [n, num_labels] or [n, num_classes].
         weights: [n], or of the shape of 0/1 `labels`; >= 0, floats, counts or a boolean mask.
             Rows of weight zero are inert. None means equal weights.
 
     Returns:
         Scalar (binary) or [num_labels] in [0, 1]. For classes a scalar in [0, 2]: the squared
-        errors of all classes are added up. NaN if all weights are zero.
+        errors of all classes are added up. NaN if all weights are zero or a traced probability of
+        positive weight is not in [0, 1].
 
     Raises:
         TypeError: for labels that are not integers or booleans, or probabilities not floats.
-        ValueError: for shapes that do not match, labels out of range or negative weights.
+        ValueError: for shapes that do not match, values out of range or negative weights.
     """
     probabilities = checks.float_array("probabilities", probabilities, (1, 2))
     classes = probabilities.ndim == 2 and np.ndim(labels) == 1
     shape = probabilities.shape[:1] if classes else probabilities.shape
     weights = sample_weights(weights, shape, probabilities.dtype)
-    target, valid = targets(labels, probabilities.shape, weights[:, None] if classes else weights)
-    return _brier(probabilities, target, weights, valid[:, 0] if classes else valid)
+    of_entries = weights[:, None] if classes else weights
+    target, valid = targets(labels, probabilities.shape, of_entries)
+    valid = valid & _probabilities(probabilities, of_entries)
+    return _brier(probabilities, target, weights, valid)
 
 
 @jax.jit
 def _brier(probabilities: Array, target: Array, weights: Array, valid: Array) -> Array:
     errors = (probabilities.astype(weights.dtype) - target.astype(weights.dtype)) ** 2
     if errors.ndim > weights.ndim:
-        errors = jnp.sum(errors, axis=1)
+        errors, valid = jnp.sum(errors, axis=1), jnp.all(valid, axis=1)
     return weighted_mean(errors, poisoned(weights, valid))
 
 
@@ -440,9 +443,10 @@ def _calibration_error(
 
 
 def _probabilities(values: Array, weights: Array) -> Array:
-    """Which `values` are probabilities; refuses others that have a weight."""
+    """Which `values` are probabilities; refuses others that have a weight, but for NaN."""
     valid = (values >= 0) & (values <= 1)
-    if checks.is_concrete(values, weights) and not np.all(valid | (np.asarray(weights) == 0)):
+    wrong = (values < 0) | (values > 1)
+    if checks.is_concrete(values, weights) and np.any(wrong & (np.asarray(weights) != 0)):
         raise ValueError(
             "probabilities must be in [0, 1]; convert logits with jax.nn.softmax or jax.nn.sigmoid"
         )

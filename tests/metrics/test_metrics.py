@@ -107,6 +107,16 @@ def test_infinite_and_half_precision_scores():
         np.testing.assert_allclose(got, sk.roc_auc_score(labels, order), rtol=1e-6)
 
 
+def test_perfect_scores_are_not_above_one():
+    rng, labels = np.random.default_rng(0), np.arange(33) > 20
+    scores = np.arange(33, dtype=np.float32)
+    for weights in [np.full(33, w, np.float32) for w in (0.7, 0.3)] + list(rng.random((9, 33))):
+        for score in (metrics.auroc, metrics.average_precision):
+            assert score(labels, scores, weights=weights.astype(np.float32)) <= 1
+        found = metrics.intervals.delong_interval(labels, scores, weights=weights.astype("f"))
+        assert found.estimate <= 1
+
+
 def test_zero_and_minus_zero_are_tied():
     assert metrics.auroc(np.array([0, 1, 0, 1]), np.array([0.0, -0.0, -0.0, 0.0])) == 0.5
 
@@ -311,8 +321,14 @@ def test_brier_score_equals_scikit_learn():
     np.testing.assert_allclose(
         metrics.brier_score(one_hot[:, 1], p[:, 1], weights=weights), expected[1]
     )
-    p[:5], weights[:5] = np.nan, 0
+    p[:5], weights[:5] = 7, 0
     assert np.isfinite(metrics.brier_score(classes, p, weights=weights))
+    with pytest.raises(ValueError, match="probabilities must be in .*; convert logits"):
+        metrics.brier_score(classes, p)
+    assert np.isnan(jax.jit(metrics.brier_score)(classes, p))
+    p[:5] = np.nan
+    assert np.isfinite(metrics.brier_score(classes, p, weights=weights))
+    assert np.isnan(metrics.brier_score(classes, p))
     assert np.isnan(metrics.brier_score(classes, p, weights=np.zeros(40)))
 
 
