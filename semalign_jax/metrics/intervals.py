@@ -586,7 +586,9 @@ def _quantiles(replicates: Array, *shares: Array) -> list[Array]:
         below = jnp.floor(position).astype(jnp.int32)
         above = jnp.minimum(below + 1, last)
         low, high = (jnp.take_along_axis(ordered, i[None], axis=0)[0] for i in (below, above))
-        between = low + (position - below.astype(position.dtype)) * (high - low)
+        part = position - below.astype(position.dtype)
+        # Not 0 * inf, nor inf - inf: a ratio may be infinite in some resamples.
+        between = jnp.where((part == 0) | (low == high), low, low + part * (high - low))
         found.append(jnp.where(defined, between, jnp.nan))
     return found
 

@@ -225,6 +225,18 @@ def test_undefined_resamples_are_left_out_and_counted():
     np.testing.assert_allclose(bounds[2], replicates.std(ddof=1), rtol=1e-5)
 
 
+def odds(data, weights):
+    return jnp.sum(weights * data) / jnp.sum(weights * (1 - data))
+
+
+def test_infinite_resamples_count_as_the_largest():
+    data = np.array([1, 1, 1, 1, 1, 0], np.float32)  # some draw no 0
+    for method in ("percentile", "bca"):
+        got = intervals.bootstrap(odds, data, 6, jax.random.key(0), resamples=60, method=method)
+        assert (got.estimate, got.upper, got.undefined) == (5, np.inf, 0)
+        assert 0 < got.lower < 5
+
+
 def macro_area(ranking, weights):
     return metrics.macro_mean(metrics.auroc_from_ranking(ranking, weights))
 
