@@ -210,7 +210,7 @@ def prng_key(name: str, key: Any, ndim: int = 0) -> Array:
     if not isinstance(key, jax.Array):
         try:
             key = jnp.asarray(key)
-        except TypeError:  # of a text, for example
+        except (TypeError, ValueError):  # of a text or None, for example
             kind = type(key).__name__
             raise TypeError(f"{name} must be made by jax.random.key; got {kind}") from None
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)

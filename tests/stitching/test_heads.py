@@ -620,6 +620,8 @@ def test_bad_input_is_named(change, error, message):
 def test_a_head_needs_a_key_first():
     with pytest.raises(TypeError, match="key must be made by jax.random.key"):
         sa.stitching.fit_mlp_head(X, CLASSES, K)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="key must be made by jax.random.key; got NoneType"):
+        sa.stitching.fit_mlp_head(cast_any(None), X, CLASSES, K)
 
 
 @pytest.mark.parametrize(
