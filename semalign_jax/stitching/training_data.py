@@ -77,11 +77,20 @@ def class_numbers(name: str, labels: Any) -> Any:
     values = np.asarray(labels)
     if values.dtype == object and values.size and all(isinstance(v, str) for v in values.flat):
         values = values.astype(str)
-    if values.dtype.kind != "U" or np.char.isnumeric(np.char.lstrip(values, "+-")).any():
+    if values.dtype.kind != "U" or any(map(_is_number, np.unique(values))):
         return labels
     if values.ndim != 1:
         raise ValueError(f"{name} that are text must be classes [n]; got shape {values.shape}")
     return np.unique(values, return_inverse=True)[1]
+
+
+def _is_number(text: str) -> bool:
+    """Also "2.0" and "nan", as which tables write numbers and what is missing."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def class_count(labels: Any) -> int:

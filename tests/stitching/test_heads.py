@@ -630,6 +630,8 @@ def test_a_head_needs_a_key_first():
         (dict(labels=changed(CLASSES.astype(np.int64), 5, 2**32)), ValueError, "labels"),
         (dict(labels=changed(CLASSES.astype(np.uint64), 5, 2**63 + 1)), ValueError, "labels"),
         (dict(labels=[2**70, *CLASSES[1:].tolist()]), TypeError, "labels must be integers"),
+        (dict(labels=np.array(["1.0", "2.0", "10.0"])[CLASSES % 3]), TypeError, "labels must be"),
+        (dict(labels=np.array(["a", "b", "nan"])[CLASSES % 3]), TypeError, "labels must be"),
         (dict(labels=np.ma.masked_equal(CLASSES, 1)), TypeError, "labels is a masked array"),
         (dict(labels=CLASSES.astype(">i4")), TypeError, "labels has the byte order of another"),
         (dict(x=np.ma.masked_less(X, 0)), TypeError, "x is a masked array"),
