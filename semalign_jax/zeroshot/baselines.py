@@ -40,6 +40,7 @@ from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap, identity_map
 from ..metrics import cosine_similarity, normalize_rows
 from ..stitching.heads import fit_head
+from ..stitching.training_data import checked_known
 from .scores import (
     TASKS,
     TEMPERATURE,
@@ -527,15 +528,17 @@ def linear_probe_scores(
         num_classes: number of classes (static).
         task: see `zeroshot.Task` (static); a multi-label one takes a regression a finding.
         l2: see `fit_head`, for unit-norm or other embeddings as they are.
-        known: of a multi-label task, bool [k, num_classes], which labels are known. None means
-            all.
+        known: of a multi-label task, bool [k, num_classes], which labels are known; others may hold
+            anything. None means all.
 
     Returns:
         Probabilities [n, num_classes].
 
     Raises:
-        TypeError: for embeddings that are not floating point or labels that are not integers.
-        ValueError: for shapes that do not match or labels out of range.
+        TypeError: for embeddings that are not floating point, labels that are not integers or
+            `known` that is not boolean.
+        ValueError: for shapes that do not match, labels out of range or `known` of a single-label
+            task.
     """
     checks.option("task", task, TASKS)
     num_classes = checks.positive_int("num_classes", num_classes)
@@ -548,12 +551,15 @@ def linear_probe_scores(
     embeddings, images = (a.astype(compute_dtype(a.dtype)) for a in (embeddings, images))
     rows = embeddings.shape[0]
     if task == "single-label":
+        if known is not None:
+            raise ValueError("known must be None for a single-label task: leave images out")
         labels = integers("labels", labels, (rows,))
         in_range("labels", labels, num_classes)
         head = fit_head(embeddings, labels, num_classes, l2=l2)
         return jax.nn.softmax(head(images), axis=-1)
     labels = integers("labels", labels, (rows, num_classes))
-    in_range("labels", labels, 2)
+    known = checked_known("known", known, labels)
+    in_range("labels", labels, 2, known)
     if known is None:
         known = np.ones(labels.shape, bool)
 

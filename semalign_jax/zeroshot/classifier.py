@@ -16,6 +16,7 @@ from .._core import checks
 from .._core.samples import in_range, integers
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap
+from ..stitching.training_data import checked_known
 from .prompts import PLACEHOLDER, ClassPrompts, PromptSet, embedded_prompts, prompt_texts
 from .scores import (
     TEMPERATURE,
@@ -144,11 +145,12 @@ class ZeroShotClassifier:
         Args:
             images: embeddings of validation images [n, d]; never those of the test.
             labels: classes [n], or booleans or 0/1 [n, num_classes] of a multi-label task.
-            known: of a multi-label task, bool [n, num_classes], which labels are known. None means
-                all.
+            known: of a multi-label task, bool [n, num_classes], which labels are known; others may
+                hold anything. None means all.
 
         Raises:
-            TypeError: for embeddings that are not floating point or labels that are not integers.
+            TypeError: for embeddings that are not floating point, labels that are not integers or
+                `known` that is not boolean.
             ValueError: for shapes that do not match, labels out of range, images that hold NaN, or
                 `known` of a single-label task.
         """
@@ -163,13 +165,9 @@ class ZeroShotClassifier:
             bias = jnp.zeros_like(temperature)
         else:
             labels = integers("labels", labels, scores.shape)
-            in_range("labels", labels, 2)
-            known = jnp.ones(scores.shape, bool) if known is None else jnp.asarray(known)
-            if known.shape != scores.shape or known.dtype != jnp.bool_:
-                raise ValueError(
-                    f"known must be booleans of shape {scores.shape}; got {known.dtype} "
-                    f"{known.shape}"
-                )
+            known = checked_known("known", known, labels)
+            in_range("labels", labels, 2, known)
+            known = jnp.ones(scores.shape, bool) if known is None else known
             temperature, bias = _platt(scores, labels, known)
         return replace(self, temperature=temperature, bias=bias)
 

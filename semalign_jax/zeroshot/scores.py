@@ -26,6 +26,7 @@ from ..maps.affine_map import AffineMap
 from ..metrics import normalize_rows, predicted_classes
 from ..metrics.classification import share_of_hits
 from ..stitching.evaluate import stitch
+from ..stitching.training_data import checked_known
 
 #: "single-label": one of the classes; "multi-label": each finding is present or not.
 Task: TypeAlias = Literal["single-label", "multi-label"]
@@ -564,8 +565,8 @@ def choose_threshold(
         scores: of the same shape, floating point; higher is more likely.
         rule: "youden", the largest sensitivity + specificity - 1 (Youden 1950), or "f1". Of equal
             maxima, the highest threshold is taken.
-        known: booleans of the shape of `labels`, which labels are known; the others count
-            nowhere. None means all.
+        known: booleans of the shape of `labels`, which labels are known; the others may hold
+            anything and count nowhere. None means all.
 
     Returns:
         Scalar or [num_labels]: one of the scores; `scores >= threshold` decides. NaN where the
@@ -573,21 +574,18 @@ def choose_threshold(
         or, under `jit`, where a score is NaN.
 
     Raises:
-        TypeError: for labels that are not integers or booleans, or scores that are not floats.
+        TypeError: for labels that are not integers or booleans, scores that are not floats, or
+            `known` that is not boolean.
         ValueError: for shapes that do not match, labels that are not 0 or 1, or NaN scores.
     """
     checks.option("rule", rule, THRESHOLD_RULES)
     scores = checks.float_array("scores", scores, (1, 2))
     labels = integers("labels", labels, scores.shape)
-    valid = in_range("labels", labels, 2)
+    known = checked_known("known", known, labels)
+    valid = in_range("labels", labels, 2, known)
     not_nan("scores", scores)
     if known is None:
-        known = jnp.ones(labels.shape, bool)
-    known = jnp.asarray(known)
-    if known.shape != labels.shape or known.dtype != jnp.bool_:
-        raise ValueError(
-            f"known must be booleans of shape {labels.shape}; got {known.dtype} {known.shape}"
-        )
+        known = np.ones(labels.shape, bool)
     columns = (scores, labels, valid, known)
     if scores.ndim == 1:
         columns = tuple(a[:, None] for a in columns)
@@ -599,6 +597,7 @@ def choose_threshold(
 def _threshold(
     rule: ThresholdRule, scores: Array, labels: Array, valid: Array, known: Array
 ) -> Array:
+    usable = (valid | ~known).all()
     # Below all others, rows that are not known can only repeat the last threshold.
     lowest = jnp.min(jnp.where(known, scores, jnp.inf))
     scores = jnp.where(known, scores, lowest)
@@ -620,7 +619,7 @@ def _threshold(
         value = 2 * true.astype(dtype) / (positives + true + false).astype(dtype)
         defined = positives > 0
     best = scores[jnp.argmax(jnp.where(last, value, -jnp.inf))]
-    defined &= valid.all() & ~jnp.isnan(scores).any()
+    defined &= usable & ~jnp.isnan(scores).any()
     return jnp.where(defined, best, jnp.nan)
 
 

@@ -315,7 +315,14 @@ def test_linear_probe_leaves_unknown_labels_out():
     labels, known = rng.random((2, 60, 2)) > 0.4
     known = np.argsort(known, axis=0) < 36  # as many of both findings
     probe = partial(baselines.linear_probe_scores, task="multi-label")
-    found = np.asarray(probe(x, labels, images, 2, known=known))
+    anything = np.where(known, labels, -1)
+    found = np.asarray(probe(x, anything, images, 2, known=known))
+    with pytest.raises(TypeError, match="known must be booleans"):
+        probe(x, labels, images, 2, known=known * 3)
+    with pytest.raises(ValueError, match=r"known must have the shape of the labels \(60, 2\)"):
+        probe(x, labels, images, 2, known=known[:, 0])
+    with pytest.raises(ValueError, match="known must be None for a single-label task"):
+        probe(x, labels[:, 0], images, 2, task="single-label", known=known[:, 0])
     for c, kept in enumerate(known.T):
         one = np.asarray(probe(x[kept], labels[kept][:, [c]], images, 1))
         np.testing.assert_allclose(found[:, c], one[:, 0], atol=2e-4)
