@@ -14,7 +14,7 @@ from .._core.linalg import in_batches
 from .._core.samples import in_range, integers, sample_weights
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap, identity_map
-from ..maps.mlp_head import Head, MlpHead
+from ..maps.mlp_head import Head, MlpHead, first_layer
 from ..metrics.classification import predicted_classes, share_of_hits
 
 
@@ -65,6 +65,16 @@ def stitch(head: Head, mapping: AffineMap) -> Head:
     """
     _check_types(head, mapping)
     return mapping >> head
+
+
+def one_of(name: str, value: Head) -> None:
+    """Refuse a batch of maps or heads, whose axis would be taken for that of the rows."""
+    shape = first_layer(value).batch_shape
+    if shape:
+        raise ValueError(
+            f"{name} must be a single one; got a batch {shape}: take one after the other, or use "
+            f"jax.vmap"
+        )
 
 
 def _check_types(head: Any, mapping: Any = None) -> None:
@@ -134,6 +144,7 @@ def evaluate_stitching(
         1.0 1.0
     """
     _check_types(head, mapping)
+    one_of("mapping", mapping)
     naive = identity_map(mapping.d_in, mapping.d_out, dtype=mapping.weight.dtype)
     return StitchingScores(
         naive=_accuracy("x", stitch(head, naive), x, labels, None),
@@ -152,6 +163,7 @@ def _accuracy(
 ) -> Array:
     """`head_accuracy` of an argument `name`."""
     _check_types(head)
+    one_of("head", head)
     x = checks.float_array(name, x, 2)
     labels = integers("labels", labels, x.shape[:1])
     weights = sample_weights(weights, x.shape[:1], jnp.float32)

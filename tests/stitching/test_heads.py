@@ -663,6 +663,14 @@ def test_bad_mlps_and_stitches_are_named():
         sa.stitch(head, cast_any(head))
     with pytest.raises(TypeError, match="head must be an AffineMap or MlpHead; got ndarray"):
         sa.stitch(cast_any(X), sa.identity_map(3, 4))
+    one = sa.identity_map(D, D)
+    both = jax.tree.map(lambda a: jnp.stack([a, a]), one)
+    for call, name in (
+        (lambda: sa.stitching.head_accuracy(both, X, CLASSES % D), "head"),
+        (lambda: sa.evaluate_stitching(one, both, X, X, CLASSES % D), "mapping"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} must be a single one; got a batch \(2,\)"):
+            call()
 
 
 def cast_any(value) -> Any:

@@ -79,6 +79,9 @@ def test_a_wrong_center_or_allowed_is_named():
         ):
             with pytest.raises(ValueError, match=r"center must have shape \(5,\)"):
                 call(center)
+    batch = jax.tree.map(lambda a: jnp.stack([a] * 4), given[0])
+    with pytest.raises(ValueError, match=r"mapping must be a single one; got a batch \(4,\)"):
+        sa.zeroshot.evaluate_zero_shot(batch, *given[1:])
     for allowed, message in (
         (np.arange(3), r"allowed must be booleans of shape \(3,\), .* got int64 \(3,\)"),
         (np.array([True]), r"allowed must be booleans of shape \(3,\), .* got bool \(1,\)"),
