@@ -346,9 +346,9 @@ def _centred(x: Array, weights: Array) -> Array:
     """
     weights = weights.astype(x.dtype)
     x = x / power_of_two_scale(x)
-    shares = _shares(weights)[:, None]
+    shares = _shares(weights)[None, :]
     for _ in range(2):  # the second time removes what rounding left of a large mean
-        x = x - jnp.sum(shares * x, axis=0, keepdims=True)
+        x = x - matmul(shares, x)
     x = jnp.where(weights[:, None] > 0, x, 0)
     # Constant rows leave nothing but rounding, which must not be scaled up.
     x = jnp.where(jnp.max(jnp.abs(x)) > jnp.finfo(x.dtype).eps, x, 0)
