@@ -527,7 +527,8 @@ def linear_probe_scores(
         images: images to score [n, d].
         num_classes: number of classes (static).
         task: see `zeroshot.Task` (static); a multi-label one takes a regression a finding.
-        l2: see `fit_head`, for unit-norm or other embeddings as they are.
+        l2: see `fit_head`, for unit-norm or other embeddings as they are. A finding is a problem of
+            two classes: scikit-learn's `C=2/l2`.
         known: of a multi-label task, bool [k, num_classes], which labels are known; others may hold
             anything. None means all.
 
