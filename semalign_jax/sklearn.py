@@ -9,7 +9,7 @@ import numpy as np
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
         "semalign_jax.sklearn needs scikit-learn 1.6: pip install 'semalign_jax[sklearn]'",
@@ -123,8 +123,8 @@ class AlignmentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Embeddings of the target space [n, d_out] in the source space, by the pseudo-inverse."""
         check_is_fitted(self)
-        X = np.asarray(X)
-        if X.ndim != 2 or X.shape[1] != self.map_.d_out:
+        X = check_array(X, dtype=(np.float64, np.float32))
+        if X.shape[1] != self.map_.d_out:
             raise ValueError(f"X must have {self.map_.d_out} features; got shape {X.shape}")
         with jax.enable_x64(self.map_.weight.dtype == np.float64):
             return _applied(jax.device_get(self.map_.inverse()), X)
@@ -132,6 +132,8 @@ class AlignmentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Mean cosine of mapped and target rows; higher is better."""
         mapped, target = self.transform(X), np.asarray(y).reshape(len(X), -1)
+        if target.shape != mapped.shape:
+            raise ValueError(f"y must have shape {mapped.shape}, as mapped rows; got {np.shape(y)}")
         lengths = np.linalg.norm(mapped, axis=1) * np.linalg.norm(target, axis=1)
         cosines = np.sum(mapped * target, axis=1) / np.where(lengths > 0, lengths, 1)
         return float(np.average(cosines, weights=sample_weight))

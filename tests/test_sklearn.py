@@ -56,6 +56,19 @@ def test_the_inverse_leads_back():
     np.testing.assert_allclose(found.inverse_transform(found.transform(Y)), Y, atol=1e-8)
     with pytest.raises(ValueError, match="X must have 4 features"):
         found.inverse_transform(X)
+    whole = np.arange(8).reshape(2, 4)
+    np.testing.assert_array_equal(
+        found.inverse_transform(whole), found.inverse_transform(1.0 * whole)
+    )
+    with pytest.raises(ValueError, match="NaN"):
+        found.inverse_transform(whole * np.nan)
+
+
+def test_scores_are_of_rows_of_one_shape():
+    found = AlignmentTransformer("affine").fit(X, Y)
+    for other in (Y[:, :1], Y[:, 0], np.r_[Y, Y]):
+        with pytest.raises(ValueError, match=r"y must have shape \(80, 4\), as mapped rows"):
+            found.score(X, other)
 
 
 def test_a_grid_search_chooses_the_penalty():
