@@ -50,6 +50,25 @@ def test_saved_map_is_the_same(tmp_path, dtype):
             sa.save_map(fitted, tmp_path / "map.safetensors", **wrong)
 
 
+def test_maps_of_numpy_arrays_are_saved_as_they_are_or_refused(tmp_path):
+    made: Any = sa.AffineMap
+    path, weight = tmp_path / "map.safetensors", np.asfortranarray(np.arange(6.0).reshape(3, 2) / 7)
+    for kind in ("f8", ">f8", ">f4"):
+        with jax.enable_x64(False):  # as it is by default
+            sa.save_map(made(*(a.astype(kind) for a in (weight, weight[:, 0], weight[0]))), path)
+        found = sa.load_map(path).weight
+        assert found.dtype == kind[-2:]
+        np.testing.assert_array_equal(found, weight.astype(kind))
+    before = path.read_bytes()
+    for wrong, message in (
+        (made(weight, weight[0], weight[0]), "does not fit a map with weight"),
+        (made(np.eye(2, dtype=int), weight[0], weight[0]), "not floating point"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sa.save_map(wrong, path)
+    assert path.read_bytes() == before
+
+
 def test_files_have_the_mode_of_the_user_and_leave_nothing_behind(tmp_path, monkeypatch):
     mask = os.umask(0o027)
     try:

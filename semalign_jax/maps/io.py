@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import safetensors
 import safetensors.flax
+import safetensors.numpy
 
 from .._core.checks import is_concrete
 from .._core.documents import parse_json
@@ -39,6 +41,7 @@ def save_map(
     Raises:
         TypeError: if `mapping` is not an `AffineMap` or is traced, `method` is not text, or
             `diagnosis` holds other things than JSON values.
+        ValueError: if its arrays are not those of a map: other shapes, or whole numbers.
         OSError: if the file cannot be written.
 
     Example:
@@ -63,12 +66,16 @@ def save_map(
             raise TypeError(
                 f"diagnosis must hold JSON values, e.g. diagnose(x, y).summary(): {error}"
             ) from None
-    tensors = {name: jnp.asarray(tensor) for name, tensor in tensors.items()}
-    write_atomically(as_path(path), safetensors.flax.save(tensors, metadata))
+    # NumPy's: JAX would make float32 of float64.
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    _check_tensors("mapping", tensors)
+    write_atomically(as_path(path), safetensors.numpy.save(tensors, metadata))
 
 
 def load_map(path: str | os.PathLike, *, revision: str | None = None) -> AffineMap:
     """Load a map written by `save_map`, or from the Hugging Face hub.
+
+    A float64 map stays one under `jax_enable_x64`; without it JAX makes float32 of it.
 
     Args:
         path: safetensors file; or ``user/map``, a repository that `push_map` wrote, if there is no
@@ -103,6 +110,11 @@ def load_map(path: str | os.PathLike, *, revision: str | None = None) -> AffineM
             names = tuple(sorted(file.keys()))
             _check_header(path, metadata, names)
             tensors = {name: file.get_tensor(name) for name in names}
+    _check_tensors(path, tensors)
+    return AffineMap(**tensors)
+
+
+def _check_tensors(where: Any, tensors: Mapping[str, Any]) -> None:
     shape = tensors["weight"].shape
     expected = {
         "weight": shape,
@@ -112,12 +124,11 @@ def load_map(path: str | os.PathLike, *, revision: str | None = None) -> AffineM
     for name, tensor in tensors.items():
         if len(shape) < 2 or tensor.shape != expected[name]:
             raise ValueError(
-                f"{path}: tensor {name} has shape {tensor.shape}, which does not fit a map with "
+                f"{where}: tensor {name} has shape {tensor.shape}, which does not fit a map with "
                 f"weight {shape}"
             )
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
-            raise ValueError(f"{path}: tensor {name} is {tensor.dtype}, not floating point")
-    return AffineMap(**tensors)
+            raise ValueError(f"{where}: tensor {name} is {tensor.dtype}, not floating point")
 
 
 def saved_method(path: str | os.PathLike) -> str:
