@@ -98,8 +98,11 @@ def fix_layout(figure: "Figure") -> None:
 
 
 def plain(text: str) -> str:
-    """Keep matplotlib from reading dollar signs as mathematics."""
-    return text.replace("$", r"\$")
+    """Keep matplotlib from reading dollar signs as mathematics.
+
+    Nor does it leave names that begin with a low line out of legends.
+    """
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 @style()

@@ -142,6 +142,14 @@ def test_dotted_is_what_was_fitted_to_wrong_pairs_and_nothing_else():
     assert not any("dotted" in text for text in legend(plot.anchor_curves(ROWS)))
 
 
+def test_legends_leave_out_no_name():
+    rows = [row(name, count, 0.5) for name in ("_mine", "a_b", "$c") for count in (10, 100)]
+    axis = plot.anchor_curves(rows, references={"_chance": 0.5})
+    assert legend(axis)[:4] == [" _chance", " _mine", "a_b", r"\$c"]
+    assert legend(plot.class_scores([score(method="_mine")])) == [" _mine"]
+    assert legend(plot.learning_curve({"_a": DIAGNOSIS})) == [" _a"]
+
+
 def test_looks_of_all_rows_make_several_axes_agree():
     looks = plot.looks([*ROWS, row("shuffled ortho", 10, 0.5)], ["chance"])
     part = [r for r in ROWS if r["method"] == "ortho"]
