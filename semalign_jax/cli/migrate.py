@@ -107,9 +107,11 @@ def run_migration(console: "Console", settings: "MigrateSettings") -> Outcome:
     deciding = next(one for one in kept if one[:3] == (settings.method, "recall", _DECIDING))
     verdict, why = _verdict(deciding, settings.keep)
     with writing(settings.out):
+        # First: vectors of another map in this folder are refused, and its map stays beside them.
+        vectors = settings.write or (settings.out / "vectors").is_dir()
+        written = _write(console, settings, mapping, old) if vectors else []
         save_map(mapping, settings.out / "map.safetensors", method=settings.method)
         save_settings(settings, settings.out / "settings.json")
-        written = _write(console, settings, mapping, old) if settings.write else []
         values = {
             **format_header(FORMAT, VERSION),
             "verdict": verdict,

@@ -101,6 +101,11 @@ def test_a_turned_space_is_bridged_and_written(stores, tmp_path):
     before = (out / "vectors.npy").read_bytes()
     run(*words)  # goes on with what is there
     assert (out / "vectors.npy").read_bytes() == before
+    made = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    for others in (words, words[:-4] + words[-2:]):  # also without --write
+        message = error_of(*others, "--method", "ortho")
+        assert "vectors holds embeddings of another run" in message
+    assert made == {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
 
 
 def test_unlike_spaces_are_embedded_again(stores, tmp_path):
