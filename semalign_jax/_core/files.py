@@ -29,7 +29,8 @@ def beside(path: Path) -> Path:
     What a killed process has left under such a name is removed: at once if it ran on this machine,
     after a day without a change if on another.
     """
-    stem = f".{path.name[:100]}."
+    name = path.name.encode(errors="surrogateescape")[:100]  # systems limit bytes
+    stem = f".{name.decode(errors='ignore')}."
     here = f"{socket.gethostname()[:50]}-"
     with os.scandir(path.parent) as entries:  # quick also where a store has many files
         others = [entry for entry in entries if entry.name.startswith(stem)]
