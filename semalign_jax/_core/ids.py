@@ -54,12 +54,14 @@ def id_texts(name: str, values: Iterable[Any], *, empty: bool = False) -> list[s
         empty: whether an empty text is an id.
 
     Raises:
-        TypeError: for a masked array, or one of another byte order.
+        TypeError: for a masked array.
         ValueError: if one is missing, or as `id_text`; names its place. For an array of another
             rank.
     """
     digits = 53
     if hasattr(values, "dtype") and hasattr(values, "ndim"):  # not only NumPy's
+        if isinstance(values, np.ndarray):  # files have them in any byte order
+            values = values.astype(values.dtype.newbyteorder("="), copy=False)
         array = checks.host_array(name, values)
         if array.ndim != 1:
             raise ValueError(f"{name} must have shape [n]; got {array.shape}")
