@@ -389,12 +389,16 @@ def map_store(
     import jax.numpy as jnp
     import numpy as np
 
+    from .._core.files import content_hash
     from ..metrics import normalize_rows
-    from ..stores.store import create_store
+    from ..stores.store import ROWS_AT_ONCE, create_store
 
+    of = store.description
+    if store.folder.is_file():  # whose name does not tell what is in it
+        of["sha256"] = content_hash(store.batches(ROWS_AT_ONCE))
     description = {
         "map": {"sha256": map_hash(mapping), **({"unit_length": True} if unit_length else {})},
-        "of": store.description,
+        "of": of,
     }
     mapped = create_store(out, description=description, dimension=mapping.d_out, dtype=dtype)
     before = len(mapped)

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.documents import parse_json
-from .._core.files import as_path, reading, replaced, write_atomically
+from .._core.files import as_path, reading, replaced
 from .._core.ids import id_texts
 from .chunks import DTYPES, ChunkFolder, Part, encoded_ids
 from .store import ROWS_AT_ONCE, EmbeddingStore, create_store
@@ -64,11 +64,20 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
     path = as_path(path)
     if len(store) == 0:
         raise ValueError(f"store: {store.folder} is empty, there is nothing to export")
+    if _suffix(path) != ".npy":
+        _write_file(store, path)
+        return
+    with replaced(ids_path(path)) as ids:  # rows of one export never stand beside ids of another
+        ids.write_bytes(encoded_ids(store.ids))
+        _write_file(store, path)
+
+
+def _write_file(store: EmbeddingStore, path: Path) -> None:
     writer = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
     dtype = np.dtype(np.float32) if store.dtype == jnp.bfloat16 else store.dtype
     with replaced(path) as temporary:
         try:
-            writer.get(_suffix(path), _write_hdf5)(store, temporary, dtype)
+            writer.get(path.suffix, _write_hdf5)(store, temporary, dtype)
         except UnicodeEncodeError as error:
             raise ValueError(f"{path}: an id is no Unicode text: {error}") from None
         except (OSError, RuntimeError) as error:  # h5py raises both
@@ -76,8 +85,6 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
             if number is not None:
                 raise OSError(number, os.strerror(number), str(path)) from error
             raise OSError(f"{path} cannot be written: {error}") from error
-    if path.suffix == ".npy":
-        write_atomically(ids_path(path), encoded_ids(store.ids))
 
 
 def _write_array(store: EmbeddingStore, file: Any, dtype: np.dtype) -> None:
@@ -160,7 +167,8 @@ def import_store(
 ) -> EmbeddingStore:
     """Make a store of a file that `export_store` or another program wrote; nothing is unpickled.
 
-    An import that was interrupted continues when it is called again. Files are read block by
+    An import that was interrupted continues when it is called again; rows that are there already
+    are compared with those of the file. Files are read block by
     block, but ``.npz`` whole.
 
     Args:
@@ -197,6 +205,16 @@ def import_store(
         done = len(store)
         if list(store.ids) != names[:done]:
             raise ValueError(f"{folder} holds rows of other ids than {path}: choose another folder")
+        for start in range(0, done, chunk_rows):  # the file may have been made anew since
+            block = slice(start, min(start + chunk_rows, done))
+            with reading(path, "file of embeddings"):
+                found = rows[block]
+            differs = np.flatnonzero((store.rows(block) != found).any(axis=1))
+            if differs.size:
+                raise ValueError(
+                    f"{folder} holds other rows than {path}, from row {start + differs[0]} (id "
+                    f"{names[start + differs[0]]!r}): choose another folder"
+                )
         for start in range(done, len(names), chunk_rows):
             block = slice(start, start + chunk_rows)
             with reading(path, "file of embeddings"):

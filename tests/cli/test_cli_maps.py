@@ -269,6 +269,11 @@ def test_plain_arrays_are_matched_by_position(tmp_path):
     mapped = sa.stores.open_store(tmp_path / "mapped")
     np.testing.assert_allclose(mapped.rows(slice(None)), y, atol=1e-4)
     assert mapped.ids[:2] == ("0", "1")
+    again = ("apply", tmp_path / "m.safetensors", names[0], "--out", tmp_path / "mapped")
+    assert values_of(*again)["rows"] == 30
+    np.save(names[0], 2 * x)  # other rows under the same name
+    assert "another run" in error_of(*again)
+    np.save(names[0], x)
     assert values_of("sweep", *names, *SMALL)["matched"] == 30
     # Rows without ids take those of a store, and of a file beside them.
     store = sa.stores.create_store(tmp_path / "s", description={}, dimension=4)

@@ -1,6 +1,7 @@
 """Stores of embeddings: reading, appending, verifying, joining, other formats."""
 
 import json
+import os
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -408,6 +409,35 @@ def test_an_interrupted_import_continues(tmp_path, suffix, monkeypatch):
     make(tmp_path / "c", values(3), ["x", "y", "z"])
     with pytest.raises(ValueError, match="rows of other ids"):
         sa.stores.import_store(path, tmp_path / "c", description=ABOUT)
+    changed = values()
+    changed[7] *= 2  # the file was made anew, with rows of the same ids
+    sa.stores.export_store(make(tmp_path / "d", changed, names()), path)
+    with pytest.raises(ValueError, match=r"other rows than .*, from row 7 \(id 'image-7'\)"):
+        sa.stores.import_store(path, tmp_path / "b", description=ABOUT, chunk_rows=4)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
+def test_rows_stay_with_their_ids_where_a_disk_is_full(tmp_path):
+    import resource
+
+    sa.stores.export_store(make(tmp_path / "a", values(2), names(2)), tmp_path / "a.npy")
+    other = make(tmp_path / "b", values(2, seed=1), ["x" * 3000, "y" * 3000])
+    before = [(tmp_path / name).read_bytes() for name in ("a.npy", "a.ids.json")]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            sa.stores.export_store(other, tmp_path / "a.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert before == [(tmp_path / name).read_bytes() for name in ("a.npy", "a.ids.json")]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_names_of_files_may_be_as_long_as_the_system_allows(tmp_path):
+    path = tmp_path / f"{'漢' * 80}.npz"  # 244 bytes, of 255
+    sa.stores.export_store(make(tmp_path / "a", values(2), names(2)), path)
+    np.testing.assert_array_equal(np.load(path)["embeddings"], values(2))
 
 
 def test_bytes_in_another_order_and_memory_layout_are_kept(tmp_path):
@@ -415,6 +445,15 @@ def test_bytes_in_another_order_and_memory_layout_are_kept(tmp_path):
     store = store.append(names(), np.asfortranarray(values()).astype(">f4"))
     np.testing.assert_array_equal(store.rows(slice(None)), values())
     assert sa.stores.verify_store(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", [">i8", "<i4", ">U9", ">f8"])
+def test_ids_of_files_may_be_in_another_order_of_bytes(tmp_path, kind):
+    ids = np.arange(12).astype(kind)
+    np.savez(tmp_path / "a.npz", embeddings=values().astype(">f4"), ids=ids)
+    store = sa.stores.import_store(tmp_path / "a.npz", tmp_path / "a", description=ABOUT)
+    assert store.ids == tuple(map(str, range(12)))
+    np.testing.assert_array_equal(store.rows(slice(None)), values())
 
 
 def imported(path, tmp_path, **options):
