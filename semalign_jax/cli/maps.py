@@ -222,11 +222,11 @@ def read_ids(path: Path) -> set[str]:
         raise FileNotFoundError(f"{path}: there is no such file of ids")
     with reading(path, "file of ids"):
         text = path.read_text(encoding="utf-8-sig")
-        ids = parse_json(text, path) if path.suffix == ".json" else text.split("\n")
+        lines = (line.strip() for line in text.split("\n"))
+        ids = parse_json(text, path) if path.suffix == ".json" else list(lines)
     if not isinstance(ids, list):
         raise ValueError(f"{path} must hold a JSON list of ids")
-    lines = [name.strip() if isinstance(name, str) else name for name in ids]
-    found = set(id_texts(str(path), lines, empty=True)) - {""}
+    found = set(id_texts(str(path), ids, empty=True)) - {""}
     if not found:
         raise ValueError(f"{path} holds no ids")
     return found

@@ -151,6 +151,8 @@ def test_ids_of_files_are_those_of_stores(tmp_path):
     (tmp_path / "ids.json").write_text('[7, 7.0, "7.0", "007", ""]')
     for name in ("ids.txt", "ids.json"):
         assert read_ids(tmp_path / name) == {"7", "007"}
+    (tmp_path / "ids.json").write_text('[" a", "b\\nc "]')  # names of a store, as they are
+    assert read_ids(tmp_path / "ids.json") == {" a", "b\nc "}
     (tmp_path / "ids.json").write_text("[7, 7.5]")
     with pytest.raises(ValueError, match=r"ids\.json: entry 1: 7\.5 is no whole number"):
         read_ids(tmp_path / "ids.json")
