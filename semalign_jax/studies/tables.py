@@ -198,7 +198,8 @@ def _csv_cell(value: Any) -> Any:
     the quote gets one more, so that who reads the file drops the first quote of any text.
     """
     if isinstance(value, float):
-        return f"{value:.6f}"
+        # Scores of one's own may be small: errors, p-values.
+        return f"{value:.6f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.6g}"
     return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r'") else value
 
 

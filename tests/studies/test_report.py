@@ -175,6 +175,10 @@ def test_csv_has_intervals_only_where_rows_have_them(tmp_path):
     assert lines[0].endswith(",seeds,lower,upper")
     assert lines[1].endswith(",1,,")
     assert lines[-1].endswith(",0.500000,0.010000,5,0.250000,0.750000")
+    tables.write_csv(tmp_path / "c.csv", [row("c", 5, 1.25e-9), row("c", 9, float("nan"))])
+    small, undefined = (tmp_path / "c.csv").read_text().splitlines()[1:]
+    assert small.endswith(",1.25e-09,0.010000,5")
+    assert undefined.endswith(",nan,0.010000,5")
 
 
 # Figures
