@@ -80,6 +80,8 @@ def _write_file(store: EmbeddingStore, path: Path) -> None:
             writer.get(path.suffix, _write_hdf5)(store, temporary, dtype)
         except UnicodeEncodeError as error:
             raise ValueError(f"{path}: an id is no Unicode text: {error}") from None
+        except ValueError as error:  # of an id with a NUL character
+            raise ValueError(f"{path}: {error}") from None
         except (OSError, RuntimeError) as error:  # h5py raises both
             number = getattr(error, "errno", None)
             if number is not None:

@@ -555,8 +555,11 @@ def test_masked_rows_are_refused(tmp_path):
 
 def test_ids_that_a_format_cannot_hold_are_refused(tmp_path):
     store = make(tmp_path / "a", values(1), ["x\0"])
-    with pytest.raises(ValueError, match="NUL"):
+    with pytest.raises(ValueError, match=r"a\.npz: .*NUL"):
         sa.stores.export_store(store, tmp_path / "a.npz")
+    pytest.importorskip("h5py")
+    with pytest.raises(ValueError, match=r"a\.h5: .*NULL"):
+        sa.stores.export_store(store, tmp_path / "a.h5")
     pytest.importorskip("pyarrow")
     store = make(tmp_path / "b", values(1), ["\udcff.png"])
     with pytest.raises(ValueError, match="no Unicode text"):
