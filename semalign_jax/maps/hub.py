@@ -57,7 +57,9 @@ def download_map(repository: str, revision: str | None = None) -> Path:
             "may read"
         ) from None
     except LocalEntryNotFoundError as error:
-        raise ConnectionError(f"{repository} is not in the cache, and {error}") from None
+        raise ConnectionError(
+            f"there is no file {repository!r} here, it is not in the cache of the hub, and {error}"
+        ) from None
     except EntryNotFoundError:
         raise FileNotFoundError(f"{repository} on the hub has no {MAP_FILE}") from None
     except unreachable as error:

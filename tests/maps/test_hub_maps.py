@@ -65,6 +65,10 @@ def test_what_cannot_be_is_told(hub, path, tmp_path):
         push_map(tmp_path / "no.safetensors", "owner/map")
     with pytest.raises(ValueError, match="revision must be None for a file"):
         sa.load_map(path, revision="main")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(ConnectionError, match="there is no file 'maps/typo' here, it is not"):
+            sa.load_map("maps/typo")
     hub.locked = True
     with pytest.raises(PermissionError, match="you may not write to owner/map"):
         push_map(path, "owner/map", token="hf_test")
