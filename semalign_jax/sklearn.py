@@ -123,7 +123,7 @@ class AlignmentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Embeddings of the target space [n, d_out] in the source space, by the pseudo-inverse."""
         check_is_fitted(self)
-        X = check_array(X, dtype=(np.float64, np.float32))
+        X = check_array(X, dtype=(np.float64, np.float32))  # pyright: ignore[reportArgumentType]
         if X.shape[1] != self.map_.d_out:
             raise ValueError(f"X must have {self.map_.d_out} features; got shape {X.shape}")
         with jax.enable_x64(self.map_.weight.dtype == np.float64):
