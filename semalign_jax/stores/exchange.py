@@ -14,7 +14,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.documents import parse_json
-from .._core.files import as_path, reading, replaced
+from .._core.files import as_path, reading, replaced, write_atomically
 from .._core.ids import id_texts
 from .chunks import DTYPES, ChunkFolder, Part, encoded_ids
 from .store import ROWS_AT_ONCE, EmbeddingStore, create_store
@@ -64,20 +64,11 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
     path = as_path(path)
     if len(store) == 0:
         raise ValueError(f"store: {store.folder} is empty, there is nothing to export")
-    if _suffix(path) != ".npy":
-        _write_file(store, path)
-        return
-    with replaced(ids_path(path)) as ids:  # rows of one export never stand beside ids of another
-        ids.write_bytes(encoded_ids(store.ids))
-        _write_file(store, path)
-
-
-def _write_file(store: EmbeddingStore, path: Path) -> None:
     writer = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
     dtype = np.dtype(np.float32) if store.dtype == jnp.bfloat16 else store.dtype
     with replaced(path) as temporary:
         try:
-            writer.get(path.suffix, _write_hdf5)(store, temporary, dtype)
+            writer.get(_suffix(path), _write_hdf5)(store, temporary, dtype)
         except UnicodeEncodeError as error:
             raise ValueError(f"{path}: an id is no Unicode text: {error}") from None
         except ValueError as error:  # of an id with a NUL character
@@ -87,6 +78,8 @@ def _write_file(store: EmbeddingStore, path: Path) -> None:
             if number is not None:
                 raise OSError(number, os.strerror(number), str(path)) from error
             raise OSError(f"{path} cannot be written: {error}") from error
+        if path.suffix == ".npy":  # before the rows are in place: they never stand beside old ids
+            write_atomically(ids_path(path), encoded_ids(store.ids))
 
 
 def _write_array(store: EmbeddingStore, file: Any, dtype: np.dtype) -> None:
