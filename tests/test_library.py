@@ -59,6 +59,9 @@ def test_maps_of_numpy_arrays_are_saved_as_they_are_or_refused(tmp_path):
         found = sa.load_map(path).weight
         assert found.dtype == kind[-2:]
         np.testing.assert_array_equal(found, weight.astype(kind))
+    half = sa.identity_map(3, 2, dtype="bfloat16")
+    sa.save_map(half, path)
+    assert sa.load_map(path) == half
     before = path.read_bytes()
     for wrong, message in (
         (made(weight, weight[0], weight[0]), "does not fit a map with weight"),

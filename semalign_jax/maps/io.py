@@ -9,7 +9,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.flax
 import safetensors.numpy
 
 from .._core.checks import is_concrete

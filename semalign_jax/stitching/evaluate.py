@@ -67,7 +67,7 @@ def stitch(head: Head, mapping: AffineMap) -> Head:
     return mapping >> head
 
 
-def one_of(name: str, value: Head) -> None:
+def refuse_batch(name: str, value: Head) -> None:
     """Refuse a batch of maps or heads, whose axis would be taken for that of the rows."""
     shape = first_layer(value).batch_shape
     if shape:
@@ -144,7 +144,7 @@ def evaluate_stitching(
         1.0 1.0
     """
     _check_types(head, mapping)
-    one_of("mapping", mapping)
+    refuse_batch("mapping", mapping)
     naive = identity_map(mapping.d_in, mapping.d_out, dtype=mapping.weight.dtype)
     return StitchingScores(
         naive=_accuracy("x", stitch(head, naive), x, labels, None),
@@ -163,7 +163,7 @@ def _accuracy(
 ) -> Array:
     """`head_accuracy` of an argument `name`."""
     _check_types(head)
-    one_of("head", head)
+    refuse_batch("head", head)
     x = checks.float_array(name, x, 2)
     labels = integers("labels", labels, x.shape[:1])
     weights = sample_weights(weights, x.shape[:1], jnp.float32)

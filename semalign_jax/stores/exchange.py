@@ -163,8 +163,7 @@ def import_store(
     """Make a store of a file that `export_store` or another program wrote; nothing is unpickled.
 
     An import that was interrupted continues when it is called again; rows that are there already
-    are compared with those of the file. Files are read block by
-    block, but ``.npz`` whole.
+    are compared with those of the file. Files are read block by block, but ``.npz`` whole.
 
     Args:
         path: ``.npy`` with a JSON list of ids in ``<name>.ids.json``, ``.npz``, ``.parquet``,

@@ -25,7 +25,7 @@ from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap
 from ..metrics import normalize_rows, predicted_classes
 from ..metrics.classification import share_of_hits
-from ..stitching.evaluate import one_of, stitch
+from ..stitching.evaluate import refuse_batch, stitch
 from ..stitching.training_data import checked_known
 
 #: "single-label": one of the classes; "multi-label": each finding is present or not.
@@ -286,7 +286,7 @@ def evaluate_zero_shot(
         ValueError: for shapes that do not match, labels out of range, negative weights or `allowed`
             without a class.
     """
-    one_of("mapping", mapping)
+    refuse_batch("mapping", mapping)
     classes = class_embeddings(prompts, prompt_labels, num_classes, center=center)
     images = checks.float_array("images", images, 2)
     truth = integers("labels", labels, images.shape[:1])
@@ -515,7 +515,7 @@ def zero_shot_scores(
         TypeError: for embeddings that are not floating point.
         ValueError: if dimensions differ, for an unknown normalisation or one without `space`.
     """
-    one_of("mapping", mapping)
+    refuse_batch("mapping", mapping)
     checks.option("normalization", normalization, SPACE_NORMALIZATIONS)
     images = checks.float_array("images", images, 2)
     if normalization != "none" and space is None:
