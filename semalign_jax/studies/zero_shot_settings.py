@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from ..metrics.by_name import HeadMetric
 from ..plot.looks import CONTROL, is_control
 from ..zeroshot.baselines import BASELINES, MORE_BASELINES, Baseline, naive_scores
-from ..zeroshot.scores import TEMPERATURE, SpaceNormalization, ThresholdRule
+from ..zeroshot.scores import TEMPERATURE, SpaceNormalization
+from ..zeroshot.thresholds import ThresholdRule
 from . import settings as shared
 from .settings import (
     DataPath,

@@ -25,9 +25,7 @@ from .scores import AnchorSpace as AnchorSpace
 from .scores import EmbeddedPrompts as EmbeddedPrompts
 from .scores import SpaceNormalization as SpaceNormalization
 from .scores import Task as Task
-from .scores import ThresholdRule as ThresholdRule
 from .scores import anchor_space as anchor_space
-from .scores import choose_threshold as choose_threshold
 from .scores import class_embeddings as class_embeddings
 from .scores import evaluate_zero_shot as evaluate_zero_shot
 from .scores import prompt_prototypes as prompt_prototypes
@@ -35,6 +33,8 @@ from .scores import prompt_scores as prompt_scores
 from .scores import zero_shot_logits as zero_shot_logits
 from .scores import zero_shot_predict as zero_shot_predict
 from .scores import zero_shot_scores as zero_shot_scores
+from .thresholds import ThresholdRule as ThresholdRule
+from .thresholds import choose_threshold as choose_threshold
 
 __all__ = [
     "AnchorPairs",

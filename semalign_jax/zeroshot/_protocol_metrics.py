@@ -27,7 +27,8 @@ from ..metrics.by_name import ScoreMetric, scalar_score
 from ..metrics.intervals import BootstrapInterval, bootstrap, resamples_at_once
 from ..metrics.ranking import ranking_of_known
 from ._protocol_data import Truth, checked_known, checked_labels
-from .scores import TASKS, Task, ThresholdRule, choose_threshold, not_nan
+from .scores import TASKS, Task, not_nan
+from .thresholds import ThresholdRule, choose_threshold
 
 
 class ScoreReport(NamedTuple):

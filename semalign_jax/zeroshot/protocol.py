@@ -47,14 +47,13 @@ from .baselines import BASELINES, Baseline
 from .scores import (
     SPACE_NORMALIZATIONS,
     TEMPERATURE,
-    THRESHOLD_RULES,
     EmbeddedPrompts,
     SpaceNormalization,
-    ThresholdRule,
     checked_shrinkage,
     checked_temperature,
     not_nan,
 )
+from .thresholds import THRESHOLD_RULES, ThresholdRule
 
 #: The metrics of a task by name, the first ones those that tell most.
 TASK_METRICS: Mapping[str, tuple[HeadMetric, ...]] = {
