@@ -31,6 +31,7 @@ from .._core.records import Records, cells_of, shown_counts
 from .._core.typing import METHODS, Array, Method
 from ..maps.affine_map import AffineMap, identity_map
 from ..metrics.by_name import HeadMetric, ScoreMetric
+from ..metrics.delong import tail_of
 from ..metrics.intervals import BootstrapInterval
 from ..sweeps.anchors import check_counts
 from ..sweeps.one_pair import Fitter, SweepMethod
@@ -217,7 +218,7 @@ def zero_shot_protocol(
         ValueError: if an item or patient is in two of anchors, validation and test, or in
             labelled and validation or test; for dimensions that do not match, labels outside of
             the class set, counts beyond the data, a temperature that is not positive, a shrinkage
-            outside of [0, 1], unknown methods or scores that are NaN.
+            outside of [0, 1], a level outside of (0, 1), unknown methods or scores that are NaN.
     """
     check_parts(anchors, validation, test, labelled, prompts)
     truth = [truth_of(name, p, prompts) for name, p in (("validation", validation), ("test", test))]
@@ -230,10 +231,22 @@ def zero_shot_protocol(
             raise TypeError(f"metrics[{name!r}] must be a function; got {function!r}")
         if name in ("classes", *TASK_METRICS[prompts.task]):
             raise ValueError(f"metrics: {name!r} is the name of what there is already")
+    learnt = None  # what the linear probe learns from
+    if labelled is not None:
+        check_counts(checked, len(labelled.ids))
+        learnt = truth_of("labelled", labelled, prompts)
+    if not (methods and normalizations or baselines):
+        raise ValueError("methods and baselines are empty: give at least one line")
     seeds = checks.positive_int("seeds", seeds)
+    resamples, _ = checks.positive_int("resamples", resamples), tail_of(level)
     # Here, since they are traced where they are used.
     warmth, shrunk = checked_temperature(temperature), checked_shrinkage(shrinkage)
     penalty = checks.scalar("l2", l2)
+    rows = len(validation.ids), len(test.ids)
+    of_models = {
+        name: np.asarray(scores_of_multimodal(name, model, prompts, rows, warmth))
+        for name, model in (multimodal or {}).items()
+    }
     anchor_key, label_key, bootstrap_key = jax.random.split(checks.prng_key("key", key), 3)
     orders = anchor_orders(anchor_key, len(anchors.ids), seeds, max(checked))
     dtype = common_dtype(validation.embeddings.dtype, test.embeddings.dtype)
@@ -251,17 +264,11 @@ def zero_shot_protocol(
     if baselines:
         found = baseline_scores(baselines, anchors, orders, checked, images, prompts, warmth)
         parts.append(found.astype(parts[0].dtype) if parts else found)
-    if not parts:
-        raise ValueError("methods and baselines are empty: give at least one line")
-    if labelled is not None:
-        check_counts(checked, len(labelled.ids))
-        given = truth_of("labelled", labelled, prompts)
+    if labelled is not None and learnt is not None:
         own = anchor_orders(label_key, len(labelled.ids), seeds, max(checked))
-        parts.append(probe_scores(labelled, given, own, checked, images, prompts, penalty))
+        parts.append(probe_scores(labelled, learnt, own, checked, images, prompts, penalty))
         lines.append((PROBE_LINE, ""))
-    for name, model in (multimodal or {}).items():
-        rows = len(validation.ids), len(test.ids)
-        found = np.asarray(scores_of_multimodal(name, model, prompts, rows, warmth))
+    for name, found in of_models.items():
         parts.append(np.broadcast_to(found, (1, *parts[0].shape[1:])))
         lines.append((name, ""))
     functions = tuple((metrics or {}).items())

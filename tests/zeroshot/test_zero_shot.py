@@ -699,8 +699,13 @@ def test_labelled_images_may_be_anchors_but_not_tested():
         run(parts, labelled=parts.validation)
 
 
+def never(source, target, images, prompts):
+    raise AssertionError("what is wrong is told before anything is scored")
+
+
 def test_bad_protocols_are_refused():
     parts = study()
+    unscored: dict[str, Any] = {"methods": {}, "baselines": {"never": never}}
     with pytest.raises(ValueError, match="counts has 41, but there are only 40 rows"):
         run(parts, counts=(41,))
     with pytest.raises(ValueError, match="test images have 5 features, the source anchors 6"):
@@ -718,24 +723,24 @@ def test_bad_protocols_are_refused():
         ({"temperature": 0.0}, "temperature must be > 0; got 0.0"),
         ({"shrinkage": 5.0}, r"shrinkage must be in \[0, 1\]; got 5.0"),
         ({"l2": -1.0}, "l2 must be finite and >= 0; got -1.0"),
+        ({"level": 1.5}, r"level must be a number in \(0, 1\)"),
+        ({"resamples": 0}, "resamples must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            run(parts, **options)
+            run(parts, **options, **unscored)
     few = sa.zeroshot.Images(["x"], ["y"], np.ones((1, D_IN)), [[0, 1, 0]])
     with pytest.raises(ValueError, match="counts has 20, but there are only 1 rows"):
-        run(parts, labelled=few, **ORTHO)
+        run(parts, labelled=few, **unscored)
     short = sa.zeroshot.Multimodal(
         np.ones((29, 4)), np.ones((35, 4)), make_prompts(np.ones((12, 4)))
     )
-    relative = {"relative": baselines.relative_scores}
-    only: dict[str, Any] = {"methods": {}, "baselines": relative, "seeds": 1}
     with pytest.raises(
         ValueError, match=r"multimodal\['clip'\].validation must have a row for each of"
     ):
-        run(parts, counts=(8,), multimodal={"clip": short}, **only)
+        run(parts, multimodal={"clip": short}, **unscored)
     other = replace(short, prompts=make_prompts(np.ones((8, 4)), names=("x", "y")))
     with pytest.raises(ValueError, match="its prompts are of another set"):
-        run(parts, counts=(8,), multimodal={"clip": other}, **only)
+        run(parts, multimodal={"clip": other}, **unscored)
 
 
 def broken(x, y):
