@@ -151,9 +151,14 @@ def _section_of(header: str) -> str:
     return _VIEW if any(view in header for view in _VIEWS) else header
 
 
+def _lines(report: str) -> str:
+    """The report with line ends of one kind, and without lines that only rule off."""
+    return _RULE.sub("", "\n".join(report.splitlines()))
+
+
 def _parts(report: str) -> list[_Part]:
-    """The report cut at its headers, without lines that only rule off."""
-    report = _RULE.sub("", report)
+    """The report cut at its headers."""
+    report = _lines(report)
     parts: list[_Part] = []
     section, aside, header, start = "", False, "", 0
     for mark in _MARKS.finditer(report):
@@ -252,7 +257,7 @@ def report_text(report: str, section: Section = "both", *, keep_blanks: bool = T
     """
     checks.option("section", section, _WANTED)
     if section == "all":
-        text = _clean(_RULE.sub("", report))
+        text = _clean(_lines(report))
     else:
         text = sections_text(parse_sections(report), section)
     return text if keep_blanks else without_blanks(text)

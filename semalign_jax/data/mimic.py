@@ -264,7 +264,7 @@ def _read_labels(path: Path, labeler: str, problems: Problems) -> dict[str, list
 def _read_report(path: Path, study: str, section: Section, keep_blanks: bool) -> str | DatasetError:
     """The wanted text, or what is wrong with the file."""
     try:
-        report = path.read_text("utf-8")
+        report = path.read_text("utf-8-sig")
     except FileNotFoundError:
         return DatasetError(f"no report {path}", "without report")
     except UnicodeDecodeError as error:

@@ -25,6 +25,17 @@ def test_usual_report():
     )
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+@pytest.mark.parametrize("header", ["FINDINGS:", "HISTORY: cough"])
+def test_line_ends_of_other_systems(header, end):
+    """As tables hold them; files are read with any of them."""
+    rule = "_" * 20
+    text = f"WET READ: Large.\n{rule}\n FINAL REPORT\n{header}\n\n Clear.\n{rule}\nADDENDUM\nNone."
+    assert parse_sections(text.replace("\n", end)) == parse_sections(text)
+    assert report_text(text.replace("\n", end), "both") == "Clear."
+    assert report_text(text.replace("\n", end), "all") == report_text(text, "all")
+
+
 @pytest.mark.parametrize("header", ["IMPRESSION:", "Impression:", "impression :", "CONCLUSION:"])
 def test_headers_in_any_case(header):
     text = f"FINAL REPORT\n Findings: Clear lungs.\n\n {header}  Normal."
