@@ -38,7 +38,7 @@ def id_text(value: Any, digits: int = 53) -> str:
     if isinstance(value, float | np.floating):
         if not float(value).is_integer():
             raise ValueError(f"{value} is no whole number")
-        if abs(value) > 2**digits:
+        if abs(value) >= 2**digits:  # to which the next number is rounded, too
             raise ValueError(f"{value} is a float that has lost its last digits: store text")
     elif isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ValueError(f"{type(value).__name__} is neither text nor a whole number")

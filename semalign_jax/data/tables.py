@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from .._core import checks
 from .._core.files import as_path, reading
 from .._core.ids import id_text
@@ -317,7 +319,7 @@ def _one_hot(value: str, names: Sequence[str]) -> list[Label]:
 def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Like `read_csv`, with rows counted from 1 and values as text."""
     try:
-        from pyarrow import parquet
+        from pyarrow import parquet, types
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "pyarrow is needed to read Parquet: pip install 'semalign_jax[parquet]'"
@@ -326,22 +328,31 @@ def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[tuple[str, di
         with reading(path, "whole Parquet file"):
             file = parquet.ParquetFile(path)
             refuse_missing(path, file.schema_arrow.names, required)
+            # Floats come as Python's, which do not say how many digits the column has.
+            digits = {
+                column.name: np.finfo(column.type.to_pandas_dtype()).nmant + 1
+                for column in file.schema_arrow
+                if types.is_floating(column.type)
+            }
             number = 0
             for batch in file.iter_batches(columns=list(dict.fromkeys(required))):
                 for row in batch.to_pylist():
                     number += 1
                     where = f"{path}, row {number}"
-                    yield where, {name: _parquet_cell(v, name, where) for name, v in row.items()}
+                    yield (
+                        where,
+                        {k: _parquet_cell(v, k, where, digits.get(k, 53)) for k, v in row.items()},
+                    )
     except ValueError as error:
         raise DatasetError(str(error)) from None
 
 
-def _parquet_cell(value: Any, column: str, where: str) -> str:
+def _parquet_cell(value: Any, column: str, where: str, digits: int) -> str:
     if isinstance(value, list | dict):
         raise DatasetError(f"{where}: {column} is a {type(value).__name__}, not text or a number")
     if isinstance(value, bytes) or (isinstance(value, float) and value.is_integer()):
         try:
-            value = id_text(value)
+            value = id_text(value, digits)
         except ValueError as error:
             raise DatasetError(f"{where}: {column}: {error}") from None
     return "" if value is None else known_text(str(value))

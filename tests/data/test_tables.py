@@ -257,12 +257,14 @@ def test_columns_of_odd_types(tmp_path):
     path = tmp_path / "table.parquet"
     columns = {"id": ["a", "b"], "edema": [True, None], "list": [[1], [2]]}
     columns |= {"who": [1.0, float("nan")], "large": [1.0, 2.0**60], "half": [0.5, 1.0]}
+    columns["single"] = np.array([2**24 - 1, 2**24 + 1], np.float32)
     parquet.write_table(pyarrow.table(columns), path)
     assert read_table(path, id="id", label=["edema"]).labels.tolist() == [[P], [B]]
     for changes, message in [
         ({"patient": "list"}, "row 1: list is a list, not text or a number"),
         ({"patient": "who"}, "row 2: who is empty"),
         ({"patient": "large"}, "row 2: large: .* lost its last digits"),
+        ({"patient": "single"}, "row 2: single: 16777216.0 .* lost its last digits"),
         ({"label": ["half"]}, "row 1: unknown label value '0.5' in column half"),
     ]:
         with pytest.raises(DatasetError, match=message):
