@@ -4,6 +4,7 @@ Tokenizers are those of transformers, read from the folder alone: no network, no
 checkpoint.
 """
 
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,9 @@ _SHORT_LENGTHS = (16, 32, 48, 64, 96, 128)
 _NO_LIMIT = 10**6
 #: Where a checkpoint names a tokenizer class of its own that adds nothing to a known one.
 _TOKENIZER_TYPES = {"cxr-bert": "bert"}
+#: What open_clip may do to texts before the tokenizer, by its names; each makes one space of many.
+_CLEANINGS = ("whitespace", "lower", "canonicalize")
+_WITHOUT_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 
 
 class Tokenized(NamedTuple):
@@ -60,6 +64,7 @@ class TextPreprocessor:
     _sees_padding: bool = field(repr=False)
     _vocab_size: int | None = field(repr=False)
     _lower_case: bool = field(repr=False)
+    _cleaning: str | None = field(repr=False)
 
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """Return the token ids of some texts; an empty text has special tokens only.
@@ -83,6 +88,8 @@ class TextPreprocessor:
         if not len(texts):
             return Tokenized([], [] if self._segments else None, 0)
         given = [self.prompt[1] + text for text in texts]
+        if self._cleaning is not None:
+            given = [_cleaned(text, self._cleaning) for text in given]
         if self._lower_case:
             given = [text.lower() for text in given]
         batch = self._tokenizer(
@@ -159,8 +166,8 @@ def text_preprocessor(encoder: Encoder, *, prompt_name: str | None = None) -> Te
     """Return the preprocessor of texts that an encoder's folder describes.
 
     Texts are cut at the model's own limit, or before at the one of sentence-transformers, or where
-    the folder has none at the tokenizer's. open_clip's repair of broken Unicode and of HTML
-    entities is left to the caller.
+    the folder has none at the tokenizer's. Of what open_clip does to texts first (``clean``), its
+    repair of broken Unicode and of HTML entities is left to the caller.
 
     Args:
         encoder: one with texts.
@@ -186,6 +193,7 @@ def text_preprocessor(encoder: Encoder, *, prompt_name: str | None = None) -> Te
     segments = getattr(config.model, "type_vocab_size", 0) > 0
     segments = segments and "token_type_ids" in tokenizer.model_input_names
     fixed_length = family.fixed_length is not None and family.fixed_length(config.model)
+    cleaning = _open_clip_cleaning(folder) if config.model_type == "open_clip" else None
     rules = {
         "model_type": config.model_type,
         "max_tokens": max_tokens,
@@ -193,6 +201,7 @@ def text_preprocessor(encoder: Encoder, *, prompt_name: str | None = None) -> Te
         "segments": segments,
         "lower_case": settings.lower_case,
         "prompt": prompt[1],
+        **({} if cleaning is None else {"cleaning": cleaning}),
     }
     preprocessor = TextPreprocessor(
         max_tokens=max_tokens,
@@ -204,6 +213,7 @@ def text_preprocessor(encoder: Encoder, *, prompt_name: str | None = None) -> Te
         _sees_padding=fixed_length,
         _vocab_size=getattr(config.model, "vocab_size", None),
         _lower_case=settings.lower_case,
+        _cleaning=cleaning,
     )
     # The first call sets how texts are cut, which threads must not do at the same time.
     preprocessor.tokenize([""])
@@ -248,7 +258,29 @@ def _tokenizer(folder: Path, model_type: str) -> Any:
         raise unreadable("tokenizer", folder, error) from error
 
 
+def _cleaned(text: str, cleaning: str) -> str:
+    if cleaning == "canonicalize":
+        text = text.translate(_WITHOUT_PUNCTUATION)
+    text = " ".join(text.split())
+    return text if cleaning == "whitespace" else text.lower()
+
+
+def _open_clip_cleaning(folder: Path) -> str:
+    options = _open_clip_text(folder).get("tokenizer_kwargs") or {}
+    cleaning, *others = options.get("clean", "whitespace"), *(options.keys() - {"clean"})
+    if cleaning not in _CLEANINGS or others:
+        raise ValueError(
+            f"{folder / 'open_clip_config.json'}: tokenizer_kwargs = {options} is not supported "
+            f"(supported: clean, one of {', '.join(_CLEANINGS)})"
+        )
+    return cleaning
+
+
 def _open_clip_tokenizer(folder: Path) -> str:
-    text = read_json(folder / "open_clip_config.json", dict).get("model_cfg", {}).get("text_cfg")
-    named = text.get("hf_tokenizer_name") if isinstance(text, dict) else None
-    return named or "openai/clip-vit-base-patch32"
+    return _open_clip_text(folder).get("hf_tokenizer_name") or "openai/clip-vit-base-patch32"
+
+
+def _open_clip_text(folder: Path) -> dict[str, Any]:
+    values = read_json(folder / "open_clip_config.json", dict)
+    text = values.get("model_cfg", values).get("text_cfg")
+    return text if isinstance(text, dict) else {}

@@ -230,7 +230,21 @@ def test_open_clip_folder(bert, tmp_path):
     with pytest.raises(FileNotFoundError, match="of openai/clip-vit-base-patch32 there"):
         text_preprocessor(encoder)
     write_tokenizer(tmp_path)
-    assert text_preprocessor(encoder).tokenize(["no"]).rows == [[2, 4, 3]]
+    preprocess = text_preprocessor(encoder)
+    assert preprocess.tokenize(["no", "Left."]).rows == [[2, 4, 3], [2, 9, 1, 3]]
+
+    def cleaned(**options):
+        text = {"tokenizer_kwargs": options}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps({"text_cfg": text}))
+        return text_preprocessor(encoder)
+
+    for clean, row in [("lower", [2, 10, 1, 3]), ("canonicalize", [2, 10, 3])]:
+        assert cleaned(clean=clean).tokenize(["Left."]).rows == [row]
+        assert cleaned(clean=clean).fingerprint != preprocess.fingerprint
+    assert cleaned(clean="canonicalize").tokenize(["No_acu(te)"]).rows == [[2, 4, 5, 3]]
+    for options in ({"clean": "other"}, {"strip_sep_token": True}):
+        with pytest.raises(ValueError, match="tokenizer_kwargs = .* is not supported"):
+            cleaned(**options)
 
 
 def test_vocabulary_file_of_cxr_bert(bert, tmp_path):
