@@ -242,12 +242,12 @@ def _read_dicom(
     if frames > 1:
         raise PixelError(f"has {frames} frames, and one image is expected: extract a frame first")
     photometric = header.PhotometricInterpretation
-    values = _values(header)
+    values, white = _values(header), 2 ** int(header.BitsStored) - 1
     if photometric == "PALETTE COLOR":
-        return shade(_palette(values, header))
+        values, white = _palette(values, header)
     if values.ndim == 3:
-        white = 2 ** int(header.BitsStored) - 1
-        return _pointwise(values, lambda v: shade(_unit(v, 0, white)))
+        low, high = (0, white) if scale == "bits" else (int(values.min()), int(values.max()))
+        return _pointwise(values, lambda v: shade(_unit(v, low, high)))
     if photometric not in _MONOCHROME:
         raise PixelError(f"has the photometric interpretation {photometric}, which is not handled")
     padding = _padding(values, header)
@@ -387,7 +387,8 @@ def _look_up(
     return table[np.clip(np.rint(values).astype(np.int64) - first, 0, count - 1)]
 
 
-def _palette(values: np.ndarray, header: "Dataset") -> np.ndarray:
+def _palette(values: np.ndarray, header: "Dataset") -> tuple[np.ndarray, int]:
+    """Colours [rows, columns, 3] and the value of white."""
     from pydicom.pixels.processing import apply_color_lut
 
     descriptor, limits = header.RedPaletteColorLookupTableDescriptor, _stored_limits(header)
@@ -407,7 +408,7 @@ def _palette(values: np.ndarray, header: "Dataset") -> np.ndarray:
     else:  # segmented
         entries = np.clip(values.astype(np.int64) - first, 0, count - 1) + int(descriptor[1])
         colours = apply_color_lut(entries, header)[..., :3]
-    return _unit(colours, 0, 2**bits - 1)
+    return colours, 2**bits - 1
 
 
 def _modality(stored: np.ndarray, header: "Dataset") -> np.ndarray:

@@ -419,6 +419,11 @@ def test_colour_in_either_plane_order(tmp_path, planar):
     header.WindowCenter, header.WindowWidth = 10, 5  # not for colour
     header.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.dcm"), COLOUR)
+    low, high = int(COLOUR.min()), int(COLOUR.max())
+    np.testing.assert_array_equal(
+        read_pixels(tmp_path / "a.dcm", scale="minmax"),
+        np.rint((COLOUR.astype(float) - low) / (high - low) * 255),
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -434,6 +439,8 @@ def test_palette(tmp_path, bits):
     got = read_pixels(path, dtype=np.float32)
     assert got.shape == (2, 2, 3)
     np.testing.assert_allclose(got, expected / (2**bits - 1), atol=1e-7)
+    got = read_pixels(path, dtype=np.float32, scale="minmax")
+    assert (got.min(), got.max()) == (0, 1)
 
 
 def test_palettes_of_pydicom():
