@@ -264,6 +264,7 @@ def test_the_eos_token_decides_the_rule():
         (changed(BIOMEDCLIP, "model_cfg", vision_cfg={"layers": [3, 4, 6, 3]}), "layers"),
         (changed(BIOMEDCLIP, "model_cfg", vision_cfg={"attentional_pool": True}), "attentional"),
         (changed(BIOMEDCLIP, "model_cfg", text_cfg={"embed_cls": True}), "embed_cls"),
+        (changed(BIOMEDCLIP, "model_cfg", text_cfg={"tokenizer_mode": "clips"}), "tokenizer_mode"),
         (changed(BIOMEDCLIP, "model_cfg", text_cfg={"pool_type": "none"}), "pool_type"),
         (changed(BIOMEDCLIP, "model_cfg", text_cfg={"qk_norm": True}), "text_cfg.qk_norm"),
         ({"model_cfg": {"embed_dim": 8}}, "vision_cfg is missing"),

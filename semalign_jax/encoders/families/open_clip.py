@@ -186,7 +186,8 @@ def parse_text(reader: ConfigReader, dimension: int, quick_gelu: bool) -> TextTo
     _standard_layers(reader)
     reader.only("embed_cls", False)
     # One token is pooled, so that the order of norm and pooling does not matter.
-    reader.neutral("final_ln_after_pool", "pad_id", "output_tokens", "hf_*", "tokenizer_*")
+    reader.neutral("final_ln_after_pool", "pad_id", "output_tokens", "hf_*", "tokenizer_kwargs")
+    reader.only("tokenizer_mode", None, "")
     width, hidden = reader.get("width", 512), reader.get("mlp_ratio", 4.0, float)
     projected = reader.get("proj_type", "linear", str, ("linear", "none")) == "linear"
     token = reader.get("pool_type", "argmax", str, tuple(_TOKENS))
@@ -215,7 +216,8 @@ def parse_bert(reader: ConfigReader, dimension: int, tensors: frozenset[str]) ->
     OpenCLIP downloads the configuration of ``hf_model_name``. Here it is that of PubMedBERT, whose
     names are known, or it must stand in the file, as ``hf_model_config``.
     """
-    reader.neutral("hf_tokenizer_name", "hf_model_pretrained", "tokenizer_*", "output_tokens")
+    reader.neutral("hf_tokenizer_name", "hf_model_pretrained", "tokenizer_kwargs", "output_tokens")
+    reader.only("tokenizer_mode", None, "")
     # The model overrides these.
     reader.neutral("width", "heads", "layers", "mlp_ratio", "vocab_size", "proj", "pooler_type")
     name = reader.get("hf_model_name", kind=str)
