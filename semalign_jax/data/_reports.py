@@ -152,8 +152,10 @@ def _section_of(header: str) -> str:
 
 
 def _lines(report: str) -> str:
-    """The report with line ends of one kind, and without lines that only rule off."""
-    return _RULE.sub("", "\n".join(report.splitlines()))
+    """The report with line ends and spaces of one kind, and without lines that only rule off."""
+    if not isinstance(report, str):  # e.g. the NaN of a table
+        raise TypeError(f"report must be a string; got {type(report).__name__}")
+    return _RULE.sub("", "\n".join(report.replace("\xa0", " ").splitlines()))
 
 
 def _parts(report: str) -> list[_Part]:
@@ -207,6 +209,9 @@ def parse_sections(report: str) -> dict[str, str]:
 
     Returns:
         the four keys; empty text for what the report does not have.
+
+    Raises:
+        TypeError: if the report is no string.
     """
     found: dict[str, list[str]] = {
         name: [] for name in ("findings", "impression", "last_paragraph", "other")
@@ -253,6 +258,7 @@ def report_text(report: str, section: Section = "both", *, keep_blanks: bool = T
         the text; empty if the report does not have the section.
 
     Raises:
+        TypeError: if the report is no string.
         ValueError: for another section.
     """
     checks.option("section", section, _WANTED)

@@ -36,7 +36,15 @@ def test_line_ends_of_other_systems(header, end):
     assert report_text(text.replace("\n", end), "all") == report_text(text, "all")
 
 
-@pytest.mark.parametrize("header", ["IMPRESSION:", "Impression:", "impression :", "CONCLUSION:"])
+def test_what_is_no_report():
+    for function in (parse_sections, report_text):
+        with pytest.raises(TypeError, match="report must be a string; got float"):
+            function(float("nan"))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "header", ["IMPRESSION:", "Impression:", "impression :", "CONCLUSION:", "\xa0Impression\xa0:"]
+)
 def test_headers_in_any_case(header):
     text = f"FINAL REPORT\n Findings: Clear lungs.\n\n {header}  Normal."
     sections = parse_sections(text)
