@@ -15,7 +15,7 @@ from .._core.checks import option
 from .._core.documents import read_json
 from ._config import ConfigReader
 from ._family import TEXT, Family, family_of
-from ._hub import resolve_checkpoint
+from ._hub import ADAPTER_FILE, resolve_checkpoint
 from ._layers import ACTIVATIONS, Array, Outputs, masked_mean, unit_length
 from ._sentence import Dense, sentence_settings
 from ._weights import (
@@ -99,8 +99,14 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str, str]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is not a JSON object with a ``model_type``, or timm's ``architecture``.
+        ValueError: if it is not a JSON object with a ``model_type``, or timm's ``architecture``, or
+            if an adapter changes the model.
     """
+    if (folder / ADAPTER_FILE).is_file():
+        raise ValueError(
+            f"{folder} has an adapter of the package peft ({ADAPTER_FILE}), which is not applied "
+            "here: merge it into the weights (merge_and_unload), save the model, and load that"
+        )
     for name, weight_names in (
         ("config.json", (SINGLE_FILE,)),
         (

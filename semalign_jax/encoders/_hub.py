@@ -29,9 +29,12 @@ TOKENIZER_FILES = (
     *SENTENCEPIECE_FILES,
 )
 IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
+#: Of an adapter, e.g. LoRA; such a checkpoint is refused.
+ADAPTER_FILE = "adapter_config.json"
 #: Names (shell patterns) of what is downloaded besides the weights.
 _SMALL_FILES = (
     "config.json",
+    ADAPTER_FILE,
     "open_clip_config.json",
     *TOKENIZER_FILES,
     *IMAGE_FILES,

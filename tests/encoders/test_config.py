@@ -109,6 +109,12 @@ def test_folders_without_a_usable_configuration(folder):
         load_encoder(folder)
 
 
+def test_an_adapter_is_not_left_out_without_a_word(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"an adapter .*adapter_config\.json.* merge it"):
+        load_encoder(folder)
+
+
 def test_a_user_adds_a_family(folder, monkeypatch):
     monkeypatch.setattr("semalign_jax.encoders._family._registered", {})
     edit(folder, model_type="my-bert")
