@@ -38,6 +38,8 @@ def id_text(value: Any, digits: int = 53) -> str:
     if isinstance(value, float | np.floating):
         if not float(value).is_integer():
             raise ValueError(f"{value} is no whole number")
+        if isinstance(value, np.floating):
+            digits = min(digits, np.finfo(value).nmant + 1)
         if abs(value) >= 2**digits:  # to which the next number is rounded, too
             raise ValueError(f"{value} is a float that has lost its last digits: store text")
     elif isinstance(value, bool) or not isinstance(value, int | np.integer):

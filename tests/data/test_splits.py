@@ -144,6 +144,7 @@ def test_check_disjoint():
     for wrong, message in (([1.5], "1.5 is no whole number"), ([None], "entry 0 is empty"),
                            ([np.nan], "is empty"), ([""], "is empty"), ([[7]], "list is neither"),
                            (np.array([2**25], np.float32), "store text"),
+                           ([np.float32(2**24 + 1)], "store text"), ([2.0**53], "store text"),
                            ([True], "bool is neither"),
                            (np.ones((2, 2)), r"must have shape \[n\]")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
