@@ -45,7 +45,8 @@ def read_rsna(
     Args:
         root: folder of the challenge.
         nih_mapping: JSON list of objects with subset_img_id (the patientId) and img_id (the NIH
-            file, e.g. 00000001_000.png); patient ids are then those of NIH.
+            file, e.g. 00000001_000.png); patient ids are then those of NIH, without zeros in front,
+            as in the column Patient ID of its own table: 1.
         on_error: "raise", or "skip" images with contradicting or missing rows, boxes that cannot be
             read, and files without rows, and list them in `skipped`.
 
@@ -168,7 +169,8 @@ def _nih_patients(path: Path) -> dict[str, str]:
     patients = {}
     for i, entry in enumerate(entries):
         try:
-            patients[id_text(entry["subset_img_id"])] = entry["img_id"].split("_")[0]
+            patient = entry["img_id"].split("_")[0].lstrip("0") or "0"
+            patients[id_text(entry["subset_img_id"])] = patient
         except (TypeError, KeyError, AttributeError):
             raise DatasetError(
                 f"{path}: entry {i} is not an object with subset_img_id and img_id"

@@ -318,7 +318,7 @@ def test_rsna_patients_of_nih(tmp_path):
         for i in (1, 2, 3)
     ]
     mapping.write_text(json.dumps(entries))
-    assert read_rsna(root, nih_mapping=mapping).patients == ("00000000", "00000001", "00000001")
+    assert read_rsna(root, nih_mapping=mapping).patients == ("0", "1", "1")
     mapping.write_text(json.dumps(entries[:2]))
     fails(
         lambda **options: read_rsna(root, nih_mapping=mapping, **options),
