@@ -193,6 +193,8 @@ def text_preprocessor(encoder: Encoder, *, prompt_name: str | None = None) -> Te
     segments = getattr(config.model, "type_vocab_size", 0) > 0
     segments = segments and "token_type_ids" in tokenizer.model_input_names
     fixed_length = family.fixed_length is not None and family.fixed_length(config.model)
+    tower = getattr(config.model, "text", config.model)
+    tower = getattr(tower, "bert", tower)  # of open_clip
     cleaning = _open_clip_cleaning(folder) if config.model_type == "open_clip" else None
     rules = {
         "model_type": config.model_type,
@@ -211,7 +213,7 @@ def text_preprocessor(encoder: Encoder, *, prompt_name: str | None = None) -> Te
         _tokenizer=tokenizer,
         _segments=segments,
         _sees_padding=fixed_length,
-        _vocab_size=getattr(config.model, "vocab_size", None),
+        _vocab_size=getattr(tower, "vocab_size", None),
         _lower_case=settings.lower_case,
         _cleaning=cleaning,
     )

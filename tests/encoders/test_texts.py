@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -219,8 +220,9 @@ def test_code_of_a_checkpoint_is_not_run(make, tmp_path):
 
 
 def test_open_clip_folder(bert, tmp_path):
-    config = Changed(bert.config)
+    config = Changed(bert.config, max_tokens=lambda _: 16)
     config.model_type = "open_clip"
+    config.model = SimpleNamespace(text=SimpleNamespace(bert=config.model))
     encoder = replace(bert, folder=tmp_path, config=config)
     values = {"model_cfg": {"text_cfg": {"hf_tokenizer_name": "owner/words"}}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(values))
@@ -231,6 +233,8 @@ def test_open_clip_folder(bert, tmp_path):
         text_preprocessor(encoder)
     write_tokenizer(tmp_path)
     preprocess = text_preprocessor(encoder)
+    with pytest.raises(ValueError, match="id 60, but the model has a vocabulary of 60"):
+        preprocess.pad([[2, 60, 3]], 16)
     assert preprocess.tokenize(["no", "Left."]).rows == [[2, 4, 3], [2, 9, 1, 3]]
 
     def cleaned(**options):
