@@ -126,7 +126,9 @@ def refuse_missing(path: Path, header: Sequence[str], required: Iterable[str]) -
     elif not header:
         there = "the header has nothing"
     else:
-        close = {name for wanted in missing for name in difflib.get_close_matches(wanted, header)}
+        lower = {name.lower(): name for name in header}
+        alike = (difflib.get_close_matches(wanted.lower(), lower) for wanted in missing)
+        close = {lower[name] for names in alike for name in names}
         there = f"its first line has {len(header)} other cells"
         similar = f", similar: {', '.join(sorted(close))}"
         there += similar if close else "; does it have a header, and commas between columns?"

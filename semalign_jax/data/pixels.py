@@ -620,10 +620,12 @@ def read_many(
 
     Raises:
         PixelError, OSError: while iterating, with the name of the broken file.
-        TypeError: if `workers` is not an int.
+        TypeError: if `workers` is not an int, or `paths` is one path.
         ValueError: if `workers` < 1 or for another `on_error`.
     """
     checks.option("on_error", on_error, ("raise", "skip"))
+    if isinstance(paths, str | os.PathLike):  # a str has characters, which would be the files
+        raise TypeError(f"paths must be many files; got one, {str(paths)!r}: put it in a list")
     count = min(os.cpu_count() or 1, 16) if workers is None else workers
     checks.positive_int("workers", count)
     processes = checks.flag("processes", processes)

@@ -674,6 +674,8 @@ def test_read_many_options_are_checked():
         read_many([], on_error="ignore")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="workers must be at least 1"):
         read_many([], workers=0)
+    with pytest.raises(TypeError, match="paths must be many files; got one, 'a.dcm'"):
+        read_many("a.dcm")
 
 
 def test_missing_extra_is_named(tmp_path, monkeypatch):

@@ -256,8 +256,8 @@ def test_a_first_line_that_is_no_header_is_not_shown(tmp_path):
         read_table(path, image="file")
     path.write_text(f"{NAME},{NAME},1937-05-12,a.png\n")  # twice
     assert not leaks(said(lambda: read_table(path, image="file"), DatasetError))
-    path.write_text("File,Sex\na.png,F\n")
-    with pytest.raises(DatasetError, match="missing columns file; .* 2 other cells, similar: File"):
+    path.write_text("FILE,Sex\na.png,F\n")
+    with pytest.raises(DatasetError, match="missing columns file; .* 2 other cells, similar: FILE"):
         read_table(path, image="file")
 
 
