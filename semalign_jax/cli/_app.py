@@ -1,4 +1,7 @@
-"""The `semalign` command: its subcommands, each imported when it is used or its help is shown."""
+"""The `semalign` command: its subcommands, each imported when it is used or its help is shown.
+
+The list of commands is shown without JAX, which takes a second to import.
+"""
 
 import difflib
 import inspect
@@ -7,25 +10,38 @@ from typing import Any
 
 import click
 
-from ._options import write_rows
+from ._console import write_rows
 
-#: Command -> its module, in the order of use.
+#: Command -> the first line of its help, in the order of use.
 COMMANDS = {
-    "embed": "embed",
-    "fit": "maps",
-    "apply": "maps",
-    "sweep": "sweeps",
-    "migrate": "migrate",
-    "stitch": "studies",
-    "zeroshot": "studies",
-    "recipe": "recipe",
-    "report": "studies",
-    "demo": "studies",
-    "info": "files",
-    "verify": "files",
-    "doctor": "doctor",
-    "convert": "files",
-    "convert-checkpoint": "files",
+    "embed": "Embed texts or images with a frozen encoder into a store.",
+    "fit": "Fit a map from one store's space to another's.",
+    "apply": "Map all rows of a store, or of a .npy file, into a new store, chunk by chunk.",
+    "sweep": "Fit maps to more and more anchors and score them on held-out pairs.",
+    "migrate": (
+        "Move a search index to another encoder by a map, and measure what the search keeps."
+    ),
+    "stitch": "Let a head of one encoder read the embeddings of others, through maps.",
+    "zeroshot": (
+        "Classify images by prompts of a text encoder, through maps that anchors determine."
+    ),
+    "recipe": "Run one of the paper's experiments as a whole: embed, study, report.",
+    "report": "Write one self-contained HTML report of several studies.",
+    "demo": "Run both studies on embeddings that come with the package, without a network.",
+    "info": "Say what a store, .npy file, map, encoder, prompt set or folder of results is.",
+    "verify": "Read all of a store and list what is wrong with it; exit with 1 if anything is.",
+    "doctor": "Show versions, devices, extras, threads and disks, for a report of a fault.",
+    "convert": "Convert between stores and files, by suffix: .npy, .npz, .parquet, .h5 and .hdf5.",
+    "convert-checkpoint": (
+        "Convert a checkpoint that has only pytorch_model.bin to safetensors; needs PyTorch."
+    ),
+}
+#: Module -> its commands; others are in one of their name.
+_MODULES = {
+    "maps": ("fit", "apply"),
+    "sweeps": ("sweep",),
+    "studies": ("stitch", "zeroshot", "report", "demo"),
+    "files": ("info", "verify", "convert", "convert-checkpoint"),
 }
 
 
@@ -43,8 +59,8 @@ class Commands(click.Group):
             if close:
                 ctx.fail(f"No such command {cmd_name!r}. Did you mean {close[0]!r}?")
             return None
-        module = import_module(f".{COMMANDS[cmd_name]}", __package__)
-        return getattr(module, cmd_name.replace("-", "_"))
+        module = next((one for one, its in _MODULES.items() if cmd_name in its), cmd_name)
+        return getattr(import_module(f".{module}", __package__), cmd_name.replace("-", "_"))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options, and the commands with the first line of the help of each."""
@@ -52,10 +68,7 @@ class Commands(click.Group):
         formatter.write("\nOptions:\n")
         write_rows(formatter, filter(None, records))
         formatter.write("\nCommands:\n")
-        for name in COMMANDS:
-            command = self.get_command(ctx, name)
-            assert command is not None
-            write_rows(formatter, [(name, (command.help or "").partition("\n")[0])], 24)
+        write_rows(formatter, COMMANDS.items(), 24)
 
 
 def _show_completion(ctx: click.Context, _: Any, shell: str | None) -> None:

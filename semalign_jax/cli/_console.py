@@ -10,9 +10,10 @@ import math
 import os
 import signal
 import sys
+import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +24,6 @@ from ._signals import Interrupted
 
 if TYPE_CHECKING:
     from .._core.progress import Progress
-    from ..studies.settings import Settings
     from ..studies.tables import Table
 
 #: What the library raises for bad input; the rest is a failure of the run.
@@ -225,8 +225,21 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-def save_settings(settings: "Settings", path: Path) -> None:
-    """Write resolved settings, to be used again with ``--config``."""
-    from ..studies.report import write_json
+def wrapped(text: str, width: int, indent: str = "") -> str:
+    """A text in lines, words whole."""
+    return textwrap.fill(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
-    write_json(path, settings.model_dump(mode="json"))
+
+def write_rows(
+    formatter: click.HelpFormatter, rows: Iterable[tuple[str, str]], column: int = 30
+) -> None:
+    """Names with their sentences, as click writes them but no name is broken at a hyphen."""
+    for name, text in rows:
+        first = f"  {name:{column - 4}}  "
+        if len(first) > column:
+            formatter.write(f"  {name}\n")
+            first = " " * column
+        lines = wrapped(text, formatter.width - column).split("\n")
+        formatter.write(f"\n{' ' * column}".join([first + lines[0], *lines[1:]]).rstrip() + "\n")

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ._console import Console
-    from ._settings import ProcessSettings
+from ..distributed.processes import TIMEOUT, initialize, jointly, this_process
+from ._console import Console
+from ._settings import ProcessSettings
 
 
 @contextmanager
-def joined(console: "Console", processes: "ProcessSettings") -> Iterator[None]:
+def joined(console: Console, processes: ProcessSettings) -> Iterator[None]:
     """Join the other processes, if there are any, and fail with them; process 0 prints a result.
 
     Raises:
@@ -22,7 +21,6 @@ def joined(console: "Console", processes: "ProcessSettings") -> Iterator[None]:
             raise ValueError("--timeout is of several processes: give --distributed")
         yield
         return
-    from ..distributed.processes import TIMEOUT, initialize, jointly, this_process
 
     # Gloo, JAX's collectives on CPUs, tells when it is connected.
     console.keep_libraries_off_stdout()

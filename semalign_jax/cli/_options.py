@@ -15,20 +15,20 @@ import inspect
 import json
 import os
 import re
-import textwrap
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
+from click.shell_completion import CompletionItem
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
-    from ..studies.settings import Settings
+from ..studies.settings import Settings, load_settings, problem_text, problems_of
+from ._console import wrapped, write_rows
+from ._settings import RunSettings
 
 #: Spellings of the options of a data set.
 DATASET = {"dataset.reader": "--dataset", "dataset.path": "--path", "dataset.options": "--option"}
@@ -86,7 +86,7 @@ class Setting:
     """
 
     def __init__(
-        self, path: tuple[str, ...], field: "FieldInfo", text: str, group: str, spelling: str
+        self, path: tuple[str, ...], field: FieldInfo, text: str, group: str, spelling: str
     ):
         kind = _plain(field.annotation)
         inner = _plain(get_args(kind)[1]) if get_origin(kind) is dict else None
@@ -139,8 +139,6 @@ class Setting:
         return click.Option([self.name, name], multiple=several, shell_complete=self._complete)
 
     def _complete(self, _: Any, __: Any, incomplete: str) -> list[Any]:
-        from click.shell_completion import CompletionItem
-
         if self.item is Path:
             return [CompletionItem(incomplete, type="file")]
         return [CompletionItem(one) for one in self.choices if one.startswith(incomplete)]
@@ -176,10 +174,6 @@ class Setting:
         return key, str(_here(value)) if is_path else value
 
     def _checked(self, value: Any) -> Any:
-        from pydantic import TypeAdapter, ValidationError
-
-        from ..studies.settings import problem_text, problems_of
-
         kind: Any = Annotated[self._field.annotation, self._field]
         if self.is_pairs and "*" not in self.path:
             kind = self.item
@@ -195,7 +189,7 @@ class Setting:
 
 
 def settings_of(
-    kind: "type[Settings]",
+    kind: type[Settings],
     spellings: Mapping[str, str],
     path: tuple[str, ...] = (),
     group: str = "",
@@ -228,7 +222,8 @@ class SettingsCommand(click.Command):
 
     Args:
         function: called with the `Console` and an object of each class but the last.
-        kinds: "module:class" of these; a settings file holds the first, the last is `RunSettings`.
+        kinds: these; a settings file holds the first, the last is `RunSettings`. A field
+            `settings` of the others holds more values of the first.
         spellings: field -> option, where their names differ.
         examples: command lines for its help.
     """
@@ -236,25 +231,15 @@ class SettingsCommand(click.Command):
     def __init__(
         self,
         function: Callable,
-        kinds: Sequence[str],
+        kinds: Sequence[type[Settings]],
         spellings: Mapping[str, str],
         examples: Sequence[str],
     ):
-        super().__init__(function.__name__.replace("_", "-"), help=inspect.getdoc(function))
-        self.examples = examples
-        self._function, self._kinds, self._spellings = function, kinds, spellings
-
-    @cached_property
-    def settings(self) -> "list[tuple[type[Settings], list[Setting]]]":
-        """The classes, imported when they are first asked for, with their options."""
-        kinds = map(resolve_name, self._kinds)
-        return [(kind, list(settings_of(kind, self._spellings))) for kind in kinds]
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """All options, as click knows them."""
-        if not self.params:
-            self.params = [one.parameter for _, some in self.settings for one in some]
-        return super().get_params(ctx)
+        name = function.__name__.replace("_", "-")
+        super().__init__(name, help=inspect.getdoc(function))
+        self.function, self.examples = function, examples
+        self.settings = [(kind, list(settings_of(kind, spellings))) for kind in kinds]
+        self.params = [one.parameter for _, some in self.settings for one in some]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read a command line; the two names of a choice exclude each other."""
@@ -268,7 +253,8 @@ class SettingsCommand(click.Command):
         (first, own), *others = self.settings
         *rest, run = (_load(kind, some, ctx.params) for kind, some in others)
         more = {k: v for one in rest for k, v in getattr(one, "settings", {}).items()}
-        return self._function(ctx.obj, _load(first, own, ctx.params, run.config, more), *rest)
+        loaded = _load(first, own, ctx.params, run.config, more)
+        return self.function(ctx.obj, loaded, *rest)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Usage, text, options by groups, and examples that can be copied into a shell."""
@@ -290,36 +276,17 @@ class SettingsCommand(click.Command):
         self.format_help_text(ctx, formatter)
         for heading, rows in groups.items():
             if rows:
-                formatter.write(f"\n{_wrap(f'{heading}:', formatter.width)}\n")
+                formatter.write(f"\n{wrapped(f'{heading}:', formatter.width)}\n")
                 write_rows(formatter, rows)
         formatter.write("\nExample:\n" if len(self.examples) == 1 else "\nExamples:\n")
         for example in self.examples:
             together = re.sub(r" (--\S+) (?!-)", " \\1\0", example)
-            lines = _wrap(together, formatter.width - 4, "    ").replace("\0", " ").split("\n")
+            lines = wrapped(together, formatter.width - 4, "    ").replace("\0", " ").split("\n")
             formatter.write("  " + " \\\n  ".join(lines) + "\n")
 
 
-def _wrap(text: str, width: int, indent: str = "") -> str:
-    return textwrap.fill(
-        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def write_rows(
-    formatter: click.HelpFormatter, rows: Iterable[tuple[str, str]], column: int = 30
-) -> None:
-    """Names with their sentences, as click writes them but no name is broken at a hyphen."""
-    for name, text in rows:
-        first = f"  {name:{column - 4}}  "
-        if len(first) > column:
-            formatter.write(f"  {name}\n")
-            first = " " * column
-        lines = _wrap(text, formatter.width - column).split("\n")
-        formatter.write(f"\n{' ' * column}".join([first + lines[0], *lines[1:]]).rstrip() + "\n")
-
-
 def command(
-    *kinds: str,
+    *kinds: type[Settings],
     examples: Sequence[str],
     arguments: Sequence[str] = (),
     spellings: Mapping[str, str] | None = None,
@@ -327,15 +294,13 @@ def command(
     """Make a function a command, see `SettingsCommand`.
 
     Args:
-        *kinds: ".module:class" of this package, pydantic classes. A field `settings` of those after
-            the first holds more values of the first.
+        *kinds: pydantic classes, all but `RunSettings`.
         examples: command lines for its help.
         arguments: fields that are positional.
         spellings: field -> option, where their names differ.
     """
     names = {**_SPELLINGS, **(spellings or {}), **{field: field.upper() for field in arguments}}
-    every = [f"semalign_jax{kind}" for kind in (*kinds, ".cli._settings:RunSettings")]
-    return lambda function: SettingsCommand(function, every, names, examples)
+    return lambda function: SettingsCommand(function, (*kinds, RunSettings), names, examples)
 
 
 def _given(
@@ -365,7 +330,7 @@ def _given(
 
 
 def _load(
-    kind: "type[Settings]",
+    kind: type[Settings],
     settings: Sequence[Setting],
     params: Mapping[str, Any],
     config: Path | None = None,
@@ -377,10 +342,6 @@ def _load(
         FileNotFoundError: if there is no such file.
         ValueError: for values that are missing or wrong; names the options that were typed.
     """
-    from pydantic import ValidationError
-
-    from ..studies.settings import load_settings, problem_text, problems_of
-
     given = [*_given(settings, params), *((k, f"--set {k}", v) for k, v in (more or {}).items())]
     try:
         return load_settings(kind, config, {key: value for key, _, value in given})

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from .._core.typing import METHODS, Completion, Method, Normalize, RidgeUnit
+from ..studies.report import write_json
+from ..studies.settings import METHODS as STUDY_METHODS
 from ..studies.settings import (
-    METHODS as STUDY_METHODS,
-)
-from ..studies.settings import (
+    Count,
     DataPath,
     DatasetSettings,
     EncoderName,
@@ -20,7 +20,6 @@ from ..studies.settings import (
     Settings,
 )
 
-Count = Annotated[int, Field(ge=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -485,3 +484,8 @@ class ConvertCheckpointSettings(Settings):
     out: DataPath | None = None
     revision: str | None = None
     overwrite: bool = False
+
+
+def save_settings(settings: Settings, path: Path) -> None:
+    """Write resolved settings, to be used again with ``--config``."""
+    write_json(path, settings.model_dump(mode="json"))

@@ -5,14 +5,17 @@ import platform
 import re
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ._console import Outcome
+import jax
+import numpy  # noqa: F401 - loads its library of linear algebra
+from huggingface_hub.constants import HF_HUB_CACHE
+from threadpoolctl import threadpool_info
+
+from .._core.machine import core_count, free_space
+from ._console import Console, Outcome
 from ._options import command
-
-if TYPE_CHECKING:
-    from ._console import Console
-    from ._settings import DoctorSettings
+from ._settings import DoctorSettings
 
 #: Variables that change what runs, or how fast.
 _VARIABLES = (
@@ -33,14 +36,12 @@ _OF_DEVELOPERS = ("dev", "docs", "parity", "test")
 _LITTLE = 5e9
 
 
-@command(".cli._settings:DoctorSettings", examples=("semalign doctor", "semalign doctor --json"))
-def doctor(console: "Console", settings: "DoctorSettings") -> Outcome:
+@command(DoctorSettings, examples=("semalign doctor", "semalign doctor --json"))
+def doctor(console: Console, settings: DoctorSettings) -> Outcome:
     """Show versions, devices, extras, threads and disks, for a report of a fault.
 
     No data and no tokens are shown; look at the variables before you publish them.
     """
-    from .._core.machine import core_count, free_space
-
     devices, problems = _devices()
     needed, extras = _packages()
     problems += [f"{name} is not installed" for name, found in needed.items() if found is None]
@@ -66,8 +67,6 @@ def doctor(console: "Console", settings: "DoctorSettings") -> Outcome:
 
 def _devices() -> tuple[list[str], list[str]]:
     """The devices that JAX has, and why it has none."""
-    import jax
-
     try:
         return [f"{one.platform}: {one.device_kind}" for one in jax.devices()], []
     except RuntimeError as error:
@@ -99,16 +98,11 @@ def _version(name: str) -> str | None:
 
 def _downloads() -> Path:
     """Where huggingface_hub keeps what it downloads."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
     return Path(HF_HUB_CACHE)
 
 
 def _threads() -> dict[str, int]:
     """Threads of each library of linear algebra that NumPy has loaded."""
-    import numpy  # noqa: F401 - loads its library
-    from threadpoolctl import threadpool_info
-
     return {one["prefix"]: one["num_threads"] for one in threadpool_info()}
 
 

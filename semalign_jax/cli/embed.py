@@ -3,22 +3,22 @@
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ._console import Outcome, save_settings, writing
+from .. import encoders
+from ..distributed.processes import by_first
+from ..encoders import Encoder
+from ..stores.chunks import refuse_other_contents
+from ._console import Console, Outcome, writing
 from ._distributed import joined
 from ._options import DATASET, command
-
-if TYPE_CHECKING:
-    from ..encoders import Encoder
-    from ._console import Console
-    from ._settings import EmbedSettings, ProcessSettings
-    from ._sources import Source
+from ._settings import EmbedSettings, ProcessSettings, save_settings
+from ._sources import IMAGE, Source, find_broken, pixel_reader, read_source, worker_count
 
 
 @command(
-    ".cli._settings:EmbedSettings",
-    ".cli._settings:ProcessSettings",
+    EmbedSettings,
+    ProcessSettings,
     arguments=("encoder", "inputs"),
     spellings={**DATASET, "content": "--images/--texts"},
     examples=(
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         "semalign embed e5 questions.txt --prompt-name query --out stores/questions",
     ),
 )
-def embed(console: "Console", settings: "EmbedSettings", processes: "ProcessSettings") -> Outcome:
+def embed(console: Console, settings: EmbedSettings, processes: ProcessSettings) -> Outcome:
     """Embed texts or images with a frozen encoder into a store.
 
     The ids of a data set's rows are its image ids, also those of texts. Run the same command again
@@ -40,23 +40,16 @@ def embed(console: "Console", settings: "EmbedSettings", processes: "ProcessSett
         return _embed(console, settings)
 
 
-def _embed(console: "Console", settings: "EmbedSettings") -> Outcome:
-    from ..stores.chunks import refuse_other_contents
-    from ._sources import read_source
-
+def _embed(console: Console, settings: EmbedSettings) -> Outcome:
     if settings.out.is_dir():
         refuse_other_contents(settings.out)  # before the encoder is loaded
     return embed_source(console, settings, read_source(settings))
 
 
-def embed_source(console: "Console", settings: "EmbedSettings", source: "Source") -> Outcome:
+def embed_source(console: Console, settings: EmbedSettings, source: Source) -> Outcome:
     """Embed the items that were found by the settings."""
-    from ..distributed.processes import by_first
-    from ._sources import IMAGE, find_broken, pixel_reader, worker_count
-
     started = time.monotonic()
     console.note(f"{len(source.items)} {source.modality}s to embed into {settings.out}")
-    from .. import encoders  # slow to import
 
     encoder = load_for(settings, source.modality)
     workers = worker_count(settings.workers)
@@ -110,14 +103,12 @@ def embed_source(console: "Console", settings: "EmbedSettings", source: "Source"
     return Outcome(values, _summary(values), status=1 if skipped else 0)
 
 
-def load_for(settings: "EmbedSettings", modality: str) -> "Encoder":
+def load_for(settings: EmbedSettings, modality: str) -> Encoder:
     """The encoder of the settings.
 
     Raises:
         ValueError: if it does not embed what is to be embedded.
     """
-    from .. import encoders
-
     encoder = encoders.load_encoder(
         settings.encoder,
         dtype=settings.compute_dtype,

@@ -4,29 +4,38 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ._console import Outcome, writing
+from .. import encoders
+from .._core import documents
+from .._core.checks import counted
+from .._core.files import beside
+from .._core.rows import counts_of, grouped, metric_title
+from ..encoders._encoder import read_config
+from ..encoders._family import family_of, model_types
+from ..encoders._hub import resolve_checkpoint
+from ..encoders._weights import checkpoint_files, list_tensors
+from ..maps.io import load_map, saved_diagnosis, saved_method
+from ..stores import export_store, import_store, open_store
+from ..stores.chunks import MANIFEST, read_manifest
+from ..stores.exchange import SUFFIXES, ids_path
+from ..stores.store import verify_store
+from ..zeroshot.prompts import load_prompts, prompt_texts, shipped_prompt_sets
+from ._console import Console, Outcome, writing
 from ._options import command
-
-if TYPE_CHECKING:
-    from ._console import Console
-    from ._settings import (
-        ConvertCheckpointSettings,
-        ConvertSettings,
-        InfoSettings,
-        VerifySettings,
-    )
+from ._settings import ConvertCheckpointSettings, ConvertSettings, InfoSettings, VerifySettings
+from ._stores import open_rows
+from .maps import map_hash
 
 _MAP_SUFFIX = ".safetensors"
 
 
 @command(
-    ".cli._settings:InfoSettings",
+    InfoSettings,
     arguments=("path",),
     examples=("semalign info stores/images", "semalign info rsna_pneumonia --json"),
 )
-def info(console: "Console", settings: "InfoSettings") -> Outcome:
+def info(console: Console, settings: InfoSettings) -> Outcome:
     """Say what a store, .npy file, map, encoder, prompt set or folder of results is.
 
     Nothing large is read: no rows of a store, no weights of an encoder.
@@ -44,10 +53,6 @@ def describe(name: str) -> tuple[str, dict[str, Any]]:
         FileNotFoundError: if there is nothing, and no prompt set of this name either.
         ValueError: if it is nothing that is known here, or damaged.
     """
-    from .._core.documents import SUFFIXES
-    from ..stores.chunks import MANIFEST
-    from ..zeroshot.prompts import shipped_prompt_sets
-
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / MANIFEST).is_file():
@@ -75,18 +80,16 @@ def describe(name: str) -> tuple[str, dict[str, Any]]:
         return "rows", _rows(path)
     if path.name == "results.json":
         return "results", _results(path)
-    if path.suffix in SUFFIXES:
+    if path.suffix in documents.SUFFIXES:
         return "prompt set", _prompts(name)
     raise ValueError(
         f"{path}: files of {path.suffix or 'no suffix'} are not known here; expected a map "
-        f"({_MAP_SUFFIX}), rows (.npy), a prompt set ({', '.join(SUFFIXES)}) or results.json"
+        f"({_MAP_SUFFIX}), rows (.npy), a prompt set ({', '.join(documents.SUFFIXES)}) or "
+        "results.json"
     )
 
 
 def _store(path: Path) -> dict[str, Any]:
-    from ..stores.chunks import read_manifest
-    from ..stores.store import open_store
-
     store = open_store(path)
     chunks, versions = read_manifest(path)
     missing = [n for n in range(chunks.count) if not chunks.path(n).is_file()]
@@ -103,9 +106,6 @@ def _store(path: Path) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> dict[str, Any]:
-    from ..stores.exchange import ids_path
-    from ._stores import open_rows
-
     rows, beside = open_rows(path), ids_path(path)
     ids = beside.name if beside.is_file() else f"by position, as there is no {beside.name}"
     return {
@@ -117,9 +117,6 @@ def _rows(path: Path) -> dict[str, Any]:
 
 
 def _map(path: Path) -> dict[str, Any]:
-    from ..maps.io import load_map, saved_diagnosis, saved_method
-    from .maps import map_hash
-
     mapping = load_map(path)
     values: dict[str, Any] = {"method": saved_method(path)}
     values |= _made_with(path.with_suffix(".settings.json"), ("source", "target", "anchors"))
@@ -133,22 +130,15 @@ def _map(path: Path) -> dict[str, Any]:
 
 def _made_with(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """These settings of a command, of those that were given, if its file is there."""
-    from .._core.documents import parse_json
-
     if not path.is_file():
         return {}
-    settings = parse_json(path.read_bytes(), path)
+    settings = documents.parse_json(path.read_bytes(), path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds no settings")
     return {name: settings[name] for name in names if settings.get(name) is not None}
 
 
 def _encoder(path: Path) -> dict[str, Any]:
-    from ..encoders._encoder import read_config
-    from ..encoders._family import family_of, model_types
-    from ..encoders._hub import resolve_checkpoint
-    from ..encoders._weights import checkpoint_files, list_tensors
-
     resolve_checkpoint(path)
     config, _, weights = read_config(path)
     model_type = config["model_type"]
@@ -164,8 +154,6 @@ def _encoder(path: Path) -> dict[str, Any]:
 
 
 def _prompts(name: str) -> dict[str, Any]:
-    from ..zeroshot.prompts import load_prompts, prompt_texts
-
     prompt_set = load_prompts(name)
     return {
         "name": prompt_set.name,
@@ -178,9 +166,7 @@ def _prompts(name: str) -> dict[str, Any]:
 
 
 def _results(path: Path) -> dict[str, Any]:
-    from .._core.documents import parse_json
-
-    results = parse_json(path.read_bytes(), path)
+    results = documents.parse_json(path.read_bytes(), path)
     rows = results.get("rows", []) if isinstance(results, dict) else None
     if not isinstance(rows, list) or not isinstance(results.get("format"), str):
         raise ValueError(f"{path} holds no results of semalign_jax")
@@ -195,8 +181,6 @@ def _results(path: Path) -> dict[str, Any]:
 
 def _scores(path: Path, rows: list[Any]) -> dict[str, dict[str, float]]:
     """Mean scores of the methods, those of anchors at the largest count, for each pair."""
-    from .._core.rows import counts_of, grouped, metric_title
-
     found: dict[str, dict[str, float]] = {}
     try:
         for key, group in grouped(rows, "source", "target", "metric").items():
@@ -212,9 +196,7 @@ def _scores(path: Path, rows: list[Any]) -> dict[str, dict[str, float]]:
 
 
 def _migration(path: Path) -> dict[str, Any]:
-    from .._core.documents import parse_json
-
-    found = parse_json(path.read_bytes(), path)
+    found = documents.parse_json(path.read_bytes(), path)
     if not isinstance(found, dict) or not isinstance(found.get("kept"), list):
         raise ValueError(f"{path} holds no migration of semalign_jax")
     known = ("verdict", "method", "sample", "rows", "searched", "queries", "keep", "rows_to_embed")
@@ -241,15 +223,12 @@ def _lines(values: Mapping[str, Any], depth: int = 0) -> list[str]:
 
 
 @command(
-    ".cli._settings:VerifySettings",
+    VerifySettings,
     arguments=("store",),
     examples=("semalign verify stores/images",),
 )
-def verify(console: "Console", settings: "VerifySettings") -> Outcome:
+def verify(console: Console, settings: VerifySettings) -> Outcome:
     """Read all of a store and list what is wrong with it; exit with 1 if anything is."""
-    from .._core.checks import counted
-    from ..stores.store import open_store, verify_store
-
     store = settings.store
     if not store.is_dir():
         what = "is a file, no store" if store.exists() else "there is no such folder"
@@ -267,23 +246,19 @@ def verify(console: "Console", settings: "VerifySettings") -> Outcome:
 
 
 @command(
-    ".cli._settings:ConvertSettings",
+    ConvertSettings,
     arguments=("source", "out"),
     examples=(
         "semalign convert stores/images images.parquet",
         "semalign convert vectors.npz stores/vectors --describe encoder=resnet50",
     ),
 )
-def convert(console: "Console", settings: "ConvertSettings") -> Outcome:
+def convert(console: Console, settings: ConvertSettings) -> Outcome:
     """Convert between stores and files, by suffix: .npy, .npz, .parquet, .h5 and .hdf5.
 
     A .npy file has its ids as a JSON list beside it, in NAME.ids.json. An import that was
     interrupted goes on when it is run again; an existing file is replaced.
     """
-    from .._core.files import beside
-    from ..stores import export_store, import_store, open_store
-    from ..stores.exchange import SUFFIXES
-
     source, out = settings.source, settings.out
     to_file, from_store = out.suffix in SUFFIXES, source.is_dir()
     named: dict[str, Any] = {
@@ -329,22 +304,18 @@ def convert(console: "Console", settings: "ConvertSettings") -> Outcome:
 
 
 @command(
-    ".cli._settings:ConvertCheckpointSettings",
+    ConvertCheckpointSettings,
     arguments=("source",),
     examples=(
         "semalign convert-checkpoint checkpoints/bert",
         "semalign convert-checkpoint owner/bert --out checkpoints/bert",
     ),
 )
-def convert_checkpoint(console: "Console", settings: "ConvertCheckpointSettings") -> Outcome:
+def convert_checkpoint(console: Console, settings: ConvertCheckpointSettings) -> Outcome:
     """Convert a checkpoint that has only pytorch_model.bin to safetensors; needs PyTorch.
 
     Only tensors are read from the pickle, and no code of the checkpoint is run.
     """
-    from .. import encoders
-    from ..encoders._encoder import read_config
-    from ..encoders._weights import checkpoint_files
-
     folder = encoders.convert_checkpoint(
         settings.source, settings.out, revision=settings.revision, overwrite=settings.overwrite
     )

@@ -1,28 +1,50 @@
 """`semalign fit` and `semalign apply`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ._console import Outcome, save_settings, writing
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._core.documents import parse_json
+from .._core.files import content_hash, reading
+from .._core.ids import id_texts
+from ..distributed.merge import accumulate_stats, shard_rows
+from ..distributed.processes import by_first, this_process
+from ..maps.affine_map import AffineMap
+from ..maps.auto import fit_auto, prior_in_words
+from ..maps.diagnose import diagnose
+from ..maps.fit_from_stats import fit_from_stats
+from ..maps.io import load_map, save_map
+from ..maps.options import check_method, check_options
+from ..maps.semi import fit_semi
+from ..maps.stats import PairStats
+from ..metrics import normalize_rows
+from ..stores.store import (
+    ROWS_AT_ONCE,
+    EmbeddingStore,
+    JoinedRows,
+    create_store,
+    paired_batches,
+)
+from ..sweeps.anchors import anchor_order
+from ..sweeps.select import select_anchors
+from ._console import Console, Outcome, writing
 from ._distributed import joined
 from ._options import command
+from ._settings import ApplySettings, FitSettings, ProcessSettings, save_settings
+from ._stores import join_pair, matched_by_position, open_pair, open_rows
 
 #: The most anchors that `--method auto` takes.
 AUTO_ANCHORS = 20_000
 #: The most anchors whose map is diagnosed, which takes about 60 fits.
 DIAGNOSED_ANCHORS = 1000
 
-if TYPE_CHECKING:
-    from ..maps.affine_map import AffineMap
-    from ..maps.stats import PairStats
-    from ..stores.store import EmbeddingStore, JoinedRows
-    from ._console import Console
-    from ._settings import ApplySettings, FitSettings, ProcessSettings
-
 
 @command(
-    ".cli._settings:FitSettings",
-    ".cli._settings:ProcessSettings",
+    FitSettings,
+    ProcessSettings,
     arguments=("source", "target"),
     examples=(
         "semalign fit stores/images stores/reports --out image-to-text.safetensors",
@@ -32,7 +54,7 @@ if TYPE_CHECKING:
         "--unpaired-source stores/images --unpaired-target stores/reports --out map.safetensors",
     ),
 )
-def fit(console: "Console", settings: "FitSettings", processes: "ProcessSettings") -> Outcome:
+def fit(console: Console, settings: FitSettings, processes: ProcessSettings) -> Outcome:
     """Fit a map from one store's space to another's.
 
     Rows are matched by id. Of a method but auto they are streamed, so stores may be larger than
@@ -43,15 +65,7 @@ def fit(console: "Console", settings: "FitSettings", processes: "ProcessSettings
         return _fit(console, settings)
 
 
-def _fit(console: "Console", settings: "FitSettings") -> Outcome:
-    from ..distributed.merge import accumulate_stats, shard_rows
-    from ..distributed.processes import by_first, this_process
-    from ..maps.fit_from_stats import fit_from_stats
-    from ..maps.io import save_map
-    from ..maps.options import check_method, check_options
-    from ..stores.store import paired_batches
-    from ._stores import join_pair, matched_by_position, open_pair
-
+def _fit(console: Console, settings: FitSettings) -> Outcome:
     source, target = open_pair(settings.source, settings.target)
     # Before hours of reading.
     check_method(settings.method, settings.options)
@@ -114,14 +128,9 @@ def _fit(console: "Console", settings: "FitSettings") -> Outcome:
 
 
 def _fit_auto(
-    source: "EmbeddingStore", target: "EmbeddingStore", matched: "JoinedRows"
-) -> tuple["AffineMap", dict[str, Any]]:
+    source: EmbeddingStore, target: EmbeddingStore, matched: JoinedRows
+) -> tuple[AffineMap, dict[str, Any]]:
     """The map of `fit_auto`, and what it chose."""
-    import numpy as np
-
-    from ..maps.auto import fit_auto
-    from ..maps.diagnose import diagnose
-
     x, y = source.rows(matched.rows_a), target.rows(matched.rows_b)
     x, y = x.astype(np.float32), y.astype(np.float32)
     mapping, info = fit_auto(x, y)
@@ -137,11 +146,9 @@ def _fit_auto(
 
 
 def _unpaired(
-    settings: "FitSettings", source: "EmbeddingStore", target: "EmbeddingStore", anchors: int
-) -> tuple["EmbeddingStore", "EmbeddingStore"] | None:
+    settings: FitSettings, source: EmbeddingStore, target: EmbeddingStore, anchors: int
+) -> tuple[EmbeddingStore, EmbeddingStore] | None:
     """The stores of unpaired rows, or None; before anything is read."""
-    from ._stores import open_rows
-
     if settings.unpaired_source is None or settings.unpaired_target is None:
         return None
     if anchors < 2:
@@ -159,18 +166,13 @@ def _unpaired(
 
 
 def _fit_with_unpaired(
-    settings: "FitSettings",
-    source: "EmbeddingStore",
-    target: "EmbeddingStore",
-    matched: "JoinedRows",
-    pools: tuple["EmbeddingStore", "EmbeddingStore"],
-) -> tuple["AffineMap", dict[str, Any]]:
+    settings: FitSettings,
+    source: EmbeddingStore,
+    target: EmbeddingStore,
+    matched: JoinedRows,
+    pools: tuple[EmbeddingStore, EmbeddingStore],
+) -> tuple[AffineMap, dict[str, Any]]:
     """The map, and what is told of it."""
-    import jax
-    import numpy as np
-
-    from ..maps.semi import fit_semi
-
     key_fit, *keys = jax.random.split(jax.random.key(settings.seed), 3)
     rows = [
         store.rows(drawn_rows(key, len(store), min(len(store), settings.unpaired_rows)))
@@ -189,11 +191,9 @@ def _fit_with_unpaired(
 
 
 def _anchors(
-    settings: "FitSettings", source: "EmbeddingStore", matched: "JoinedRows"
-) -> tuple["JoinedRows", int]:
+    settings: FitSettings, source: EmbeddingStore, matched: JoinedRows
+) -> tuple[JoinedRows, int]:
     """The pairs that are fitted to, and how many of the ids that are wanted are not among them."""
-    import numpy as np
-
     not_found = 0
     if settings.ids is not None:
         wanted = read_ids(settings.ids)
@@ -214,10 +214,6 @@ def read_ids(path: Path) -> set[str]:
         FileNotFoundError: if there is no such file.
         ValueError: if it holds no ids.
     """
-    from .._core.documents import parse_json
-    from .._core.files import reading
-    from .._core.ids import id_texts
-
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file of ids")
     with reading(path, "file of ids"):
@@ -232,13 +228,8 @@ def read_ids(path: Path) -> set[str]:
     return found
 
 
-def _chosen(settings: "FitSettings", source: "EmbeddingStore", pairs: Any) -> Any:
+def _chosen(settings: FitSettings, source: EmbeddingStore, pairs: Any) -> Any:
     """Which of the pairs, by the rows of the source store, are anchors."""
-    import jax
-    import numpy as np
-
-    from ..sweeps.select import select_anchors
-
     count, key = settings.anchors, jax.random.key(settings.seed)
     assert count is not None
     if count > len(pairs):
@@ -251,28 +242,22 @@ def _chosen(settings: "FitSettings", source: "EmbeddingStore", pairs: Any) -> An
 
 def drawn_rows(key: Any, rows: int, count: int) -> Any:
     """Some of so many rows, without replacement."""
-    import numpy as np
-
-    from ..sweeps.anchors import anchor_order
-
     # Ascending, so that files are read from front to back.
     return np.sort(np.asarray(anchor_order(key, rows, size=count)))
 
 
-def select_pairs(matched: "JoinedRows", rows: Any) -> "JoinedRows":
+def select_pairs(matched: JoinedRows, rows: Any) -> JoinedRows:
     """Some of the pairs."""
     return matched._replace(rows_a=matched.rows_a[rows], rows_b=matched.rows_b[rows])
 
 
-def correlation(mapping: "AffineMap", stats: "PairStats") -> float | None:
+def correlation(mapping: AffineMap, stats: PairStats) -> float | None:
     """Correlation of mapped and target anchors, over all dimensions together, both centred.
 
     sum_i <(x_i - mean) W, y_i - mean> over the roots of the two sums of squares, from the
     statistics: in [-1, 1], and blind to scale, which an orthogonal map leaves as it is. None if one
     side does not vary.
     """
-    import numpy as np
-
     weight = np.asarray(mapping.weight, np.float64)
     squares = np.sum((np.asarray(stats.cxx) @ weight) * weight)
     scale = float(np.sqrt(squares * np.asarray(stats.cyy_diagonal).sum()))
@@ -294,8 +279,6 @@ def _fit_summary(values: dict[str, Any]) -> str:
             f"{values['correlation']:.4f}"
         )
     if "prior" in values:
-        from ..maps.auto import prior_in_words
-
         lines.append(
             f"chosen: ridge of {values['strength']:.3g} towards {prior_in_words(values['prior'])}, "
             f"leave-one-out cosine {values['loo_cosine']:.4f}"
@@ -312,31 +295,24 @@ def _fit_summary(values: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def map_hash(mapping: "AffineMap") -> str:
+def map_hash(mapping: AffineMap) -> str:
     """SHA-256 of what a map computes; its file holds metadata in an order that differs."""
-    import numpy as np
-
-    from .._core.files import content_hash
-
     parts = (mapping.weight, mapping.source_offset, mapping.target_offset)
     return content_hash(map(np.asarray, parts))
 
 
 @command(
-    ".cli._settings:ApplySettings",
+    ApplySettings,
     arguments=("map", "store"),
     examples=(
         "semalign apply image-to-text.safetensors stores/images --out stores/images-as-text",
     ),
 )
-def apply(console: "Console", settings: "ApplySettings") -> Outcome:
+def apply(console: Console, settings: ApplySettings) -> Outcome:
     """Map all rows of a store, or of a .npy file, into a new store, chunk by chunk.
 
     Run the same command again to go on after an interruption.
     """
-    from ..maps.io import load_map
-    from ._stores import open_rows
-
     mapping, store = load_map(settings.map), open_rows(settings.store)
     if mapping.batch_shape:
         raise ValueError(f"{settings.map} holds {mapping.batch_shape} maps; expected one")
@@ -363,15 +339,15 @@ def apply(console: "Console", settings: "ApplySettings") -> Outcome:
 
 
 def map_store(
-    console: "Console",
-    mapping: "AffineMap",
-    store: "EmbeddingStore",
+    console: Console,
+    mapping: AffineMap,
+    store: EmbeddingStore,
     out: Path,
     *,
     dtype: str,
     chunk_size: int,
     unit_length: bool = False,
-) -> tuple["EmbeddingStore", int]:
+) -> tuple[EmbeddingStore, int]:
     """Map all rows into a new store, or go on with one.
 
     Args:
@@ -386,13 +362,6 @@ def map_store(
     Returns:
         The new store, and how many of its rows were there before.
     """
-    import jax.numpy as jnp
-    import numpy as np
-
-    from .._core.files import content_hash
-    from ..metrics import normalize_rows
-    from ..stores.store import ROWS_AT_ONCE, create_store
-
     of = store.description
     if store.folder.is_file():  # whose name does not tell what is in it
         of["sha256"] = content_hash(store.batches(ROWS_AT_ONCE))

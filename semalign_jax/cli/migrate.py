@@ -1,19 +1,29 @@
 """`semalign migrate`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
-from ._console import Outcome, save_settings, writing
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._core.files import format_header
+from .._core.machine import check_space
+from .._core.typing import Method
+from ..maps.affine_map import AffineMap, identity_map
+from ..maps.fit import fit
+from ..maps.io import save_map
+from ..stores import export_store
+from ..stores.exchange import refuse_missing_package
+from ..stores.store import EmbeddingStore, JoinedRows
+from ..studies.migration import Kept, search_kept
+from ..studies.report import write_json
+from ..studies.tables import Table
+from ._console import Console, Outcome, writing
 from ._options import command
-
-if TYPE_CHECKING:
-    from .._core.typing import Method
-    from ..maps.affine_map import AffineMap
-    from ..stores.store import EmbeddingStore, JoinedRows
-    from ..studies.migration import Kept
-    from ..studies.tables import Table
-    from ._console import Console
-    from ._settings import MigrateSettings
+from ._settings import SEARCHED, MigrateSettings, save_settings, usual_options
+from ._stores import join_pair, matched_by_position, open_pair, open_rows
+from .maps import drawn_rows, map_store, select_pairs
 
 FORMAT = "semalign_jax.migration"
 VERSION = 1
@@ -30,22 +40,22 @@ _ROWS_A_FILE = 16384
 class _Parts(NamedTuple):
     """Rows of both stores: those of the sample, those searched among, and the queries."""
 
-    sample: "JoinedRows"
-    searched: "JoinedRows"
-    queries: "EmbeddingStore"
+    sample: JoinedRows
+    searched: JoinedRows
+    queries: EmbeddingStore
     query_rows: Any
     own: Any  # positions of the queries among the searched rows; None if they are others
 
 
 @command(
-    ".cli._settings:MigrateSettings",
+    MigrateSettings,
     arguments=("old", "new"),
     examples=(
         "semalign migrate stores/old stores/new-of-a-sample --sample 2000 --out migration",
         "semalign migrate stores/old stores/new --cost 0.02 --write npy,parquet --out migration",
     ),
 )
-def migrate(console: "Console", settings: "MigrateSettings") -> Outcome:
+def migrate(console: Console, settings: MigrateSettings) -> Outcome:
     """Move a search index to another encoder by a map, and measure what the search keeps.
 
     The map is fitted to a sample that both encoders have embedded. Rows that are not of the sample
@@ -56,23 +66,8 @@ def migrate(console: "Console", settings: "MigrateSettings") -> Outcome:
     return run_migration(console, settings)
 
 
-def run_migration(console: "Console", settings: "MigrateSettings") -> Outcome:
+def run_migration(console: Console, settings: MigrateSettings) -> Outcome:
     """Fit, measure and write."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from .._core.files import format_header
-    from .._core.machine import check_space
-    from ..maps.affine_map import identity_map
-    from ..maps.fit import fit
-    from ..maps.io import save_map
-    from ..stores.exchange import refuse_missing_package
-    from ..studies.migration import search_kept
-    from ..studies.report import write_json
-    from ._settings import usual_options
-    from ._stores import matched_by_position, open_pair
-
     old, new = open_pair(settings.old, settings.new)
     parts = _parts(settings, old, new)
     for ending in settings.write:
@@ -81,7 +76,7 @@ def run_migration(console: "Console", settings: "MigrateSettings") -> Outcome:
     check_space(settings.out, 4 * len(old) * new.dimension * copies, "the mapped rows")
     settings.out.mkdir(parents=True, exist_ok=True)
 
-    def rows(store: "EmbeddingStore", at: Any) -> Any:
+    def rows(store: EmbeddingStore, at: Any) -> Any:
         return jnp.asarray(store.rows(at).astype(np.float32))
 
     console.note(
@@ -93,7 +88,7 @@ def run_migration(console: "Console", settings: "MigrateSettings") -> Outcome:
     maps = {"naive": identity_map(old.dimension, new.dimension)}
     for name, options in methods.items():
         options = usual_options(settings.method) if options is None else options
-        maps[name] = fit(cast("Method", name), x, y, **options)
+        maps[name] = fit(cast(Method, name), x, y, **options)
     searched = rows(old, parts.searched.rows_a), rows(new, parts.searched.rows_b)
     kept = search_kept(
         maps,
@@ -142,13 +137,7 @@ def run_migration(console: "Console", settings: "MigrateSettings") -> Outcome:
     return Outcome({"out": str(settings.out), **values}, "\n".join(lines), [_table(kept)])
 
 
-def _parts(settings: "MigrateSettings", old: "EmbeddingStore", new: "EmbeddingStore") -> _Parts:
-    import jax
-    import numpy as np
-
-    from ._stores import join_pair, open_rows
-    from .maps import drawn_rows, select_pairs
-
+def _parts(settings: MigrateSettings, old: EmbeddingStore, new: EmbeddingStore) -> _Parts:
     matched = join_pair(old, new)
     count = len(matched.rows_a)
     left = check_rows(settings, count)
@@ -171,14 +160,12 @@ def _parts(settings: "MigrateSettings", old: "EmbeddingStore", new: "EmbeddingSt
     return _Parts(sample, searched, queries, at, None)
 
 
-def check_rows(settings: "MigrateSettings", count: int) -> int:
+def check_rows(settings: MigrateSettings, count: int) -> int:
     """How many of the rows that both have are searched: of a sample alone a fifth.
 
     Raises:
         ValueError: if these are too few.
     """
-    from ._settings import SEARCHED
-
     left = max(count - settings.sample, count // 5)
     if left < SEARCHED:
         raise ValueError(
@@ -188,10 +175,8 @@ def check_rows(settings: "MigrateSettings", count: int) -> int:
     return left
 
 
-def _verdict(kept: "Kept", keep: float) -> tuple[str, str]:
+def _verdict(kept: Kept, keep: float) -> tuple[str, str]:
     """What to do, and why."""
-    import numpy as np
-
     found = f"recall@{kept.k} of {kept.value:.3f} ({kept.lower:.3f} to {kept.upper:.3f})"
     asked = np.float32(keep)  # as the ends of the interval are rounded
     if kept.lower >= asked:
@@ -204,7 +189,7 @@ def _verdict(kept: "Kept", keep: float) -> tuple[str, str]:
     )
 
 
-def _costs(settings: "MigrateSettings", rows: int, sample: int) -> dict[str, Any]:
+def _costs(settings: MigrateSettings, rows: int, sample: int) -> dict[str, Any]:
     values: dict[str, Any] = {"rows_to_embed": sample, "rows_saved": rows - sample}
     if settings.cost is not None:
         values["cost"] = settings.cost * sample / 1000
@@ -213,12 +198,9 @@ def _costs(settings: "MigrateSettings", rows: int, sample: int) -> dict[str, Any
 
 
 def _write(
-    console: "Console", settings: "MigrateSettings", mapping: "AffineMap", old: "EmbeddingStore"
+    console: Console, settings: MigrateSettings, mapping: AffineMap, old: EmbeddingStore
 ) -> list[str]:
     """The mapped rows as a store and as files; their names."""
-    from ..stores import export_store
-    from .maps import map_store
-
     mapped, _ = map_store(
         console,
         mapping,
@@ -234,10 +216,8 @@ def _write(
     return ["vectors", *names]
 
 
-def _table(kept: Sequence["Kept"]) -> "Table":
+def _table(kept: Sequence[Kept]) -> Table:
     """A line for each map, a column for each measure; the interval of what decides."""
-    from ..studies.tables import Table
-
     lines: dict[str, list[str]] = {}
     for one in kept:
         text = f"{one.value:.3f}"

@@ -7,23 +7,39 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from ._console import Outcome, one_line
-from ._options import command
+import yaml
 
-if TYPE_CHECKING:
-    from ..data import ImageTextDataset
-    from ..encoders import Encoder
-    from ..studies.settings import DatasetSettings
-    from ._console import Console
-    from ._recipes import Plan, Recipe
-    from ._settings import EmbedSettings, RecipeSettings
-    from ._sources import Source
+from .. import encoders
+from .._core.documents import read_json
+from .._core.files import write_atomically
+from .._core.machine import check_space
+from ..data import ImageTextDataset
+from ..encoders import Encoder, convert_checkpoint
+from ..encoders._encoder import embedding_dimension
+from ..encoders._hub import download_size
+from ..encoders._weights import PickledCheckpointError
+from ..stores.chunks import refuse_other_contents
+from ..studies import stitching, zero_shot_data
+from ..studies.drawings import slug
+from ..studies.inputs import read_dataset
+from ..studies.report import write_json
+from ..studies.settings import DatasetSettings
+from ..studies.tables import Table
+from ..zeroshot.prompts import load_prompts
+from ._console import Console, Outcome, one_line
+from ._options import PATHS, command
+from ._recipes import ENCODERS, Plan, Recipe, base_of, load_recipe, plan_of
+from ._settings import EmbedSettings, RecipeSettings
+from ._sources import IMAGE, Source, dataset_of, pixel_reader, read_source, source_of_dataset
+from .embed import embed_source, load_for
+from .migrate import check_rows, run_migration
+from .studies import run_study
 
 
 @command(
-    ".cli._settings:RecipeSettings",
+    RecipeSettings,
     arguments=("name",),
     examples=(
         "semalign recipe rsna-zero-shot --data /data --dry-run",
@@ -33,15 +49,13 @@ if TYPE_CHECKING:
         "semalign recipe mimic-text-stitching --data /data --write run.yaml",
     ),
 )
-def recipe(console: "Console", settings: "RecipeSettings") -> Outcome:
+def recipe(console: Console, settings: RecipeSettings) -> Outcome:
     """Run one of the paper's experiments as a whole: embed, study, report.
 
     Recipes: mimic-text-stitching, rsna-vision-stitching, rsna-zero-shot, vindr-zero-shot and
     migrate. All that can be checked is checked first: data sets, labels and prompts, encoders and
     their weights, the disk. Run the same command again to go on after an interruption.
     """
-    from ._recipes import base_of, load_recipe, plan_of
-
     loaded = load_recipe(settings)
     if settings.write is not None:
         return _written(loaded, settings.write)
@@ -54,18 +68,11 @@ def recipe(console: "Console", settings: "RecipeSettings") -> Outcome:
     return _run(console, loaded, plan, steps, out)
 
 
-def _encoder_count(recipe: "Recipe") -> int:
-    from ._recipes import ENCODERS
-
+def _encoder_count(recipe: Recipe) -> int:
     return sum(len(getattr(recipe, name)) for name in ENCODERS)
 
 
-def _written(recipe: "Recipe", path: Path) -> Outcome:
-    import yaml
-
-    from .._core.files import write_atomically
-    from ..studies.report import write_json
-
+def _written(recipe: Recipe, path: Path) -> Outcome:
     # What a recipe leaves out stays out; what it says stays, be it null or empty.
     values = recipe.model_dump(mode="json", exclude_defaults=True)
     if path.suffix == ".json":
@@ -96,8 +103,8 @@ class _Step:
     """
 
     of: str
-    settings: "EmbedSettings"
-    source: "Source"
+    settings: EmbedSettings
+    source: Source
     dimension: int | None
     download: int | None
     seconds: float | None
@@ -110,8 +117,6 @@ class _Step:
     @property
     def is_done(self) -> bool:
         """Whether these settings have made the store, to its end."""
-        from .._core.documents import read_json
-
         kept = self.settings.out / "settings.json"
         return kept.is_file() and read_json(kept, dict) == self.settings.model_dump(mode="json")
 
@@ -125,13 +130,11 @@ class _Planned(NamedTuple):
 class _Reader:
     """Reads each data set once."""
 
-    def __init__(self, console: "Console"):
+    def __init__(self, console: Console):
         self._console = console
         self._found: dict[str, ImageTextDataset] = {}
 
-    def __call__(self, settings: "DatasetSettings") -> "ImageTextDataset":
-        from ..studies.inputs import read_dataset
-
+    def __call__(self, settings: DatasetSettings) -> ImageTextDataset:
         key = settings.model_dump_json()
         if key not in self._found:
             self._console.note(f"reading {settings.path}")
@@ -140,13 +143,9 @@ class _Reader:
 
 
 def _checked(
-    console: "Console", recipe: "Recipe", plan: "Plan", settings: "RecipeSettings", out: Path
+    console: Console, recipe: Recipe, plan: Plan, settings: RecipeSettings, out: Path
 ) -> list[_Step]:
     """All that can go wrong, before anything takes long."""
-    from .._core.machine import check_space
-    from ..stores.chunks import refuse_other_contents
-    from ._sources import dataset_of, read_source, source_of_dataset
-
     _check_folders(recipe)
     read, sources = _Reader(console), {}
     for _, job in plan.jobs:
@@ -163,10 +162,8 @@ def _checked(
     return steps
 
 
-def _check_folders(recipe: "Recipe") -> None:
+def _check_folders(recipe: Recipe) -> None:
     """Name all folders of data sets that are not there, and what the recipe needs."""
-    from ._options import PATHS
-
     data = [one for one in (recipe.dataset, recipe.anchors) if one is not None]
     folders = [one.path for one in data]
     folders += [Path(one.options[name]) for one in data for name in PATHS if name in one.options]
@@ -176,9 +173,7 @@ def _check_folders(recipe: "Recipe") -> None:
         raise FileNotFoundError(f"not there: {', '.join(missing)}{needs}")
 
 
-def _check_study(
-    recipe: "Recipe", plan: "Plan", sources: Mapping[Path, "Source"], read: _Reader
-) -> None:
+def _check_study(recipe: Recipe, plan: Plan, sources: Mapping[Path, Source], read: _Reader) -> None:
     """Refuse data, labels and prompts that the study would refuse once all is embedded."""
     study: Any = plan.study
 
@@ -186,37 +181,29 @@ def _check_study(
         return {name: _Planned(sources[folder].ids) for name, folder in folders.items()}
 
     if recipe.study == "stitching":
-        from ..studies.stitching import parts_of
-
-        parts_of(study, study.dataset, planned(study.stores), read)
+        stitching.parts_of(study, study.dataset, planned(study.stores), read)
     elif recipe.study == "zero-shot":
-        from ..studies.zero_shot_data import parts_of
-        from ..zeroshot.prompts import load_prompts
-
         stores = {
             "image_stores": planned(study.image_stores),
             "anchor_stores": planned(study.anchor_stores or study.image_stores),
             "text_stores": planned(study.text_stores),
             "multimodal": planned({name: one.images for name, one in study.multimodal.items()}),
         }
-        parts_of(study, load_prompts(study.prompts), stores, read)
+        zero_shot_data.parts_of(study, load_prompts(study.prompts), stores, read)
     else:
-        from .migrate import check_rows
-
         check_rows(study, len(sources[study.new].ids))
 
 
 class _Encoders:
     """Loads each encoder once, to see that it can be."""
 
-    def __init__(self, console: "Console", out: Path, measure: bool):
-        from ..encoders._hub import download_size
+    def __init__(self, console: Console, out: Path, measure: bool):
 
         self._console, self._out, self._measure = console, out, measure
         self._download = cache(download_size)
         self._found: dict[tuple[str, str], tuple[EmbedSettings, int | None, float | None]] = {}
 
-    def step(self, name: str, job: "EmbedSettings", source: "Source") -> _Step:
+    def step(self, name: str, job: EmbedSettings, source: Source) -> _Step:
         """A step, with what is known of its encoder.
 
         Raises:
@@ -239,14 +226,8 @@ class _Encoders:
         return _Step(name, job, source, dimension, 0, seconds)
 
     def _loaded(
-        self, name: str, job: "EmbedSettings", source: "Source"
-    ) -> tuple["EmbedSettings", int | None, float | None]:
-        from ..encoders import convert_checkpoint
-        from ..encoders._encoder import embedding_dimension
-        from ..encoders._weights import PickledCheckpointError
-        from ..studies.drawings import slug
-        from .embed import load_for
-
+        self, name: str, job: EmbedSettings, source: Source
+    ) -> tuple[EmbedSettings, int | None, float | None]:
         converted = self._out / "checkpoints" / slug(name)
         if converted.is_dir():
             job = job.model_copy(update={"encoder": str(converted), "revision": None})
@@ -267,11 +248,8 @@ class _Encoders:
         return job, dimension, seconds
 
 
-def _seconds_of_item(encoder: "Encoder", job: "EmbedSettings", source: "Source") -> float:
+def _seconds_of_item(encoder: Encoder, job: EmbedSettings, source: Source) -> float:
     """How long an item takes, measured on a batch that was embedded before."""
-    from .. import encoders
-    from ._sources import IMAGE, pixel_reader
-
     step = max(1, len(source.items) // job.batch_size)
     items = list(source.items)[::step][: job.batch_size]
     paths = [Path(item) for item in items] if source.modality == IMAGE else []
@@ -294,10 +272,8 @@ def _seconds_of_item(encoder: "Encoder", job: "EmbedSettings", source: "Source")
 # --- the plan, and its run ---------------------------------------------------------------------
 
 
-def _shown(recipe: "Recipe", steps: Sequence[_Step]) -> Outcome:
+def _shown(recipe: Recipe, steps: Sequence[_Step]) -> Outcome:
     """What would be done."""
-    from ..studies.tables import Table
-
     rows, values = [], []
     for step in steps:
         items, left = len(step.source.ids), not step.is_done
@@ -345,12 +321,8 @@ def _duration(seconds: float) -> str:
 
 
 def _run(
-    console: "Console", recipe: "Recipe", plan: "Plan", steps: Sequence[_Step], out: Path
+    console: Console, recipe: Recipe, plan: Plan, steps: Sequence[_Step], out: Path
 ) -> Outcome:
-    from .embed import embed_source
-    from .migrate import run_migration
-    from .studies import run_study
-
     skipped = []
     for number, step in enumerate(steps, 1):
         if step.is_done:

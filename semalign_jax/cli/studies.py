@@ -1,31 +1,32 @@
 """`semalign stitch`, `semalign zeroshot`, `semalign report` and `semalign demo`."""
 
-import importlib
+import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ._console import Outcome, writing
+from ..studies import backend_settings, stitching, zero_shot
+from ..studies.drawings import UPPER_BOUND
+from ..studies.outputs import StudyResults, load_results, write_report
+from ..studies.settings import METHODS
+from ..studies.stitching import StitchingSettings
+from ..studies.tables import Row, counts_of, metric_title, over_pairs, summary_tables
+from ..studies.zero_shot import ZeroShotSettings
+from ._console import Console, Outcome, writing
 from ._options import DATASET, command
+from ._settings import DemoSettings, ReportSettings, StudySettings
 from ._signals import starting_processes
 
-if TYPE_CHECKING:
-    from ..studies.outputs import StudyResults
-    from ..studies.stitching import StitchingSettings
-    from ..studies.tables import Row
-    from ..studies.zero_shot import ZeroShotSettings
-    from ._console import Console
-    from ._settings import DemoSettings, ReportSettings, StudySettings
-
-#: Folder of the results, and module of the study.
-_STUDIES = {"stitching": "stitching", "zeroshot": "zero_shot"}
+#: The studies by the folder of their results.
+_STUDIES: dict[str, Any] = {"stitching": stitching, "zeroshot": zero_shot}
 
 
 @command(
-    ".studies.stitching:StitchingSettings",
-    ".cli._settings:StudySettings",
+    StitchingSettings,
+    StudySettings,
     spellings={
         **DATASET,
         "stores": "--store",
@@ -39,7 +40,7 @@ _STUDIES = {"stitching": "stitching", "zeroshot": "zero_shot"}
         "--out results/stitching",
     ),
 )
-def stitch(console: "Console", settings: "StitchingSettings", study: "StudySettings") -> Outcome:
+def stitch(console: Console, settings: StitchingSettings, study: StudySettings) -> Outcome:
     """Let a head of one encoder read the embeddings of others, through maps.
 
     Writes results.json, settings.json, tables, figures and report.html. The settings are those of
@@ -49,8 +50,8 @@ def stitch(console: "Console", settings: "StitchingSettings", study: "StudySetti
 
 
 @command(
-    ".studies.zero_shot:ZeroShotSettings",
-    ".cli._settings:StudySettings",
+    ZeroShotSettings,
+    StudySettings,
     spellings={
         "images.reader": "--dataset",
         "images.path": "--path",
@@ -72,7 +73,7 @@ def stitch(console: "Console", settings: "StitchingSettings", study: "StudySetti
         "--prompt-store cxr-bert=stores/prompts --resamples 200 --out results/quick",
     ),
 )
-def zeroshot(console: "Console", settings: "ZeroShotSettings", study: "StudySettings") -> Outcome:
+def zeroshot(console: Console, settings: ZeroShotSettings, study: StudySettings) -> Outcome:
     """Classify images by prompts of a text encoder, through maps that anchors determine.
 
     Writes results.json, settings.json, tables, figures and report.html. The settings are those of
@@ -81,36 +82,26 @@ def zeroshot(console: "Console", settings: "ZeroShotSettings", study: "StudySett
     return run_study("zeroshot", settings, study.out, console)
 
 
-def run_study(name: str, settings: Any, out: Path, console: "Console") -> Outcome:
+def run_study(name: str, settings: Any, out: Path, console: Console) -> Outcome:
     """Run a study and write its files."""
-    from ..studies import backend_settings
-    from ..studies.tables import summary_tables
-
     # The intervals take longest and need optimised code.
     backend_settings.apply(quick_compile=False)
     with writing(out), console.hushed():
-        results = _study(name).run(settings, out)
+        results = _STUDIES[name].run(settings, out)
     lines = [f"{results['title']}: written to {out} (report.html) in {results['seconds']:.0f} s"]
     values = {"out": str(out), **results}
     return Outcome(values, "\n".join([*lines, *results["notes"]]), summary_tables(results["rows"]))
 
 
-def _study(name: str) -> Any:
-    return importlib.import_module(f"..studies.{_STUDIES[name]}", __package__)
-
-
 @command(
-    ".cli._settings:DemoSettings",
+    DemoSettings,
     examples=("semalign demo", "semalign demo --full --out results/demo"),
 )
-def demo(console: "Console", settings: "DemoSettings") -> Outcome:
+def demo(console: Console, settings: DemoSettings) -> Outcome:
     """Run both studies on embeddings that come with the package, without a network.
 
     They run side by side, in processes of their own.
     """
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-
     out = settings.out
     console.note(f"two studies, into {out}")
     # Spawned, since JAX must not have started before a fork. Most of the time goes into tracing and
@@ -127,8 +118,6 @@ def demo(console: "Console", settings: "DemoSettings") -> Outcome:
         for done, finished in enumerate(as_completed(runs), 1):
             finished.result()
             shown.update(done)
-    from ..studies.outputs import load_results
-    from ..studies.tables import summary_tables
 
     found = {name: load_results(out / name) for name in _STUDIES}
     written = _report(out / "report.html", list(found.values()))
@@ -139,12 +128,8 @@ def demo(console: "Console", settings: "DemoSettings") -> Outcome:
     return Outcome(values, "\n".join(lines), tables)
 
 
-def _in_a_line(name: str, rows: Sequence["Row"]) -> str:
+def _in_a_line(name: str, rows: Sequence[Row]) -> str:
     """What a study of the demo has found, at the most anchors, as means over pairs of encoders."""
-    from ..studies.drawings import UPPER_BOUND
-    from ..studies.settings import METHODS
-    from ..studies.tables import counts_of, metric_title, over_pairs
-
     metric, count = rows[0]["metric"], counts_of(rows)[-1]
     of_metric: list[Row] = [{**row, "protocol": name} for row in rows if row["metric"] == metric]
     scores = {
@@ -167,29 +152,22 @@ def _show_nothing() -> None:
 
 def _run_demo(name: str, full: bool, out: Path) -> None:
     """Run a study of the demo."""
-    from ..studies import backend_settings
-
     # Without all resamples compilation takes longest.
     backend_settings.apply(quick_compile=not full)
-    study = _study(name)
-    study.run(study.demo_settings(quick=not full), out)
+    _STUDIES[name].run(_STUDIES[name].demo_settings(quick=not full), out)
 
 
 @command(
-    ".cli._settings:ReportSettings",
+    ReportSettings,
     arguments=("results",),
     examples=("semalign report results/stitching results/zeroshot --out report.html",),
 )
-def report(console: "Console", settings: "ReportSettings") -> Outcome:
+def report(console: Console, settings: ReportSettings) -> Outcome:
     """Write one self-contained HTML report of several studies."""
-    from ..studies.outputs import load_results
-
     return _report(settings.out, [load_results(folder) for folder in settings.results])
 
 
-def _report(out: Path, studies: Sequence["StudyResults"]) -> Outcome:
-    from ..studies.outputs import write_report
-
+def _report(out: Path, studies: Sequence[StudyResults]) -> Outcome:
     with writing(out):
         write_report(out, studies)
     of = [{"kind": s["kind"], "title": s["title"], "rows": len(s["rows"])} for s in studies]

@@ -1,26 +1,32 @@
 """`semalign sweep`."""
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from ._console import Outcome, writing
+import jax
+import numpy as np
+
+from .. import metrics
+from .._core.files import format_header
+from .._core.typing import Method
+from ..data import patient_split
+from ..stores.store import EmbeddingStore, JoinedRows
+from ..studies import backend_settings, report, tables
+from ..studies.inputs import read_dataset
+from ..studies.tables import Record
+from ..sweeps.one_pair import SweepMethod, anchor_sweep
+from ._console import Console, Outcome, writing
 from ._options import DATASET, command
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from .._core.typing import Method
-    from ..stores.store import EmbeddingStore, JoinedRows
-    from ..studies.tables import Record
-    from ._console import Console
-    from ._settings import SweepSettings
+from ._settings import SweepSettings, usual_options
+from ._stores import join_pair, matched_by_position, open_pair
+from .maps import read_ids
 
 FORMAT = "semalign_jax.sweep"
 VERSION = 1
 
 
 @command(
-    ".cli._settings:SweepSettings",
+    SweepSettings,
     arguments=("source", "target"),
     spellings=DATASET,
     examples=(
@@ -30,19 +36,14 @@ VERSION = 1
         "--test-split test --out results/sweep",
     ),
 )
-def sweep(console: "Console", settings: "SweepSettings") -> Outcome:
+def sweep(console: Console, settings: SweepSettings) -> Outcome:
     """Fit maps to more and more anchors and score them on held-out pairs.
 
     Scores are the retrieval of the matching row among the held-out ones (recall@1, both ways) and
     the mean cosine. Without a data set pairs are held out at random: rows of one patient may then
     be on both sides.
     """
-    from .._core.files import format_header
-    from ..studies import backend_settings
-
     backend_settings.apply(quick_compile=True)
-    from ..studies import report, tables
-    from ._stores import join_pair, matched_by_position, open_pair
 
     started = time.monotonic()
     if settings.out is not None:
@@ -95,22 +96,15 @@ def sweep(console: "Console", settings: "SweepSettings") -> Outcome:
 class _Parts(NamedTuple):
     """Positions among the matched pairs, and how they were parted."""
 
-    train: "np.ndarray"
-    test: "np.ndarray"
+    train: np.ndarray
+    test: np.ndarray
     by: str
 
 
-def _hold_out(settings: "SweepSettings", ids: list[str]) -> _Parts:
-    import numpy as np
-
-    from ..data import patient_split
-    from .maps import read_ids
-
+def _hold_out(settings: SweepSettings, ids: list[str]) -> _Parts:
     names = np.array(ids, object)
     usable = np.ones(len(ids), bool)
     if settings.dataset is not None:
-        from ..studies.inputs import read_dataset
-
         data = read_dataset(settings.dataset)
         place = {key: row for row, key in enumerate(data.ids)}
         usable = np.array([key in place for key in ids], bool)
@@ -151,8 +145,6 @@ def _hold_out(settings: "SweepSettings", ids: list[str]) -> _Parts:
 
 
 def _scores(mapping: Any, held_out: Any) -> dict[str, Any]:
-    from .. import metrics
-
     x, y = held_out
     mapped = mapping(x)
     ranks = metrics.retrieval_ranks(mapped, y)
@@ -164,23 +156,17 @@ def _scores(mapping: Any, held_out: Any) -> dict[str, Any]:
 
 
 def _records(
-    settings: "SweepSettings",
-    source: "EmbeddingStore",
-    target: "EmbeddingStore",
-    matched: "JoinedRows",
+    settings: SweepSettings,
+    source: EmbeddingStore,
+    target: EmbeddingStore,
+    matched: JoinedRows,
     parts: _Parts,
-) -> list["Record"]:
-    import jax
-    import numpy as np
-
-    from ..sweeps.one_pair import SweepMethod, anchor_sweep
-    from ._settings import usual_options
-
-    def rows(positions: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
+) -> list[Record]:
+    def rows(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = source.rows(matched.rows_a[positions]), target.rows(matched.rows_b[positions])
         return found[0].astype(np.float32), found[1].astype(np.float32)
 
-    def line(name: "Method") -> SweepMethod:
+    def line(name: Method) -> SweepMethod:
         # The map that chooses for itself has no normalisation to set.
         normalize = None if name == "auto" else settings.normalize
         return SweepMethod(name, **usual_options(name, normalize))

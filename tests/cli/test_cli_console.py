@@ -36,6 +36,8 @@ def test_help_names_every_command_in_order():
     listed = text.rpartition("Commands:")[2]
     places = [listed.index(f"\n  {name} ") for name in COMMANDS]
     assert places == sorted(places)
+    for name, summary in COMMANDS.items():
+        assert (command(name).help or "").partition("\n")[0] == summary
     assert run().stdout == text
 
 
@@ -255,7 +257,7 @@ def test_kinds_of_errors(error, status, message, monkeypatch, tmp_path):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("semalign_jax.stores.store.verify_store", fail)
+    monkeypatch.setattr("semalign_jax.cli.files.verify_store", fail)
     assert error_of("verify", tmp_path, status=status) == message
 
 
@@ -263,7 +265,7 @@ def test_an_interruption_has_its_own_status(monkeypatch, tmp_path):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("semalign_jax.stores.store.verify_store", fail)
+    monkeypatch.setattr("semalign_jax.cli.files.verify_store", fail)
     assert run("verify", tmp_path, status=130).stderr.splitlines()[-1] == "semalign: interrupted"
 
 
@@ -273,7 +275,7 @@ def test_what_libraries_print_is_not_on_stdout(monkeypatch, tmp_path):
         return []
 
     pair_of_stores(tmp_path)
-    monkeypatch.setattr("semalign_jax.stores.store.verify_store", chatty)
+    monkeypatch.setattr("semalign_jax.cli.files.verify_store", chatty)
     result = run("verify", tmp_path / "a", "--json")
     assert json.loads(result.stdout)["rows"] == 65
     assert "loading" in result.stderr

@@ -238,7 +238,7 @@ def test_the_demo_runs_both_studies(stitched, tmp_path, monkeypatch):
 
         return run_study
 
-    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Inline)
+    monkeypatch.setattr("semalign_jax.cli.studies.ProcessPoolExecutor", Inline)
     monkeypatch.setattr(stitching, "run", study("stitching"))
     monkeypatch.setattr(zero_shot, "run", study("zero-shot"))
     found = values_of("demo", "--out", tmp_path / "demo")

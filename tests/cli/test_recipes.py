@@ -186,7 +186,7 @@ def test_a_migration_embeds_a_sample_by_the_new_encoder(world, tmp_path, monkeyp
     assert "at least 100 are needed" in message
     monkeypatch.setattr(_recipes, "NEW_SEARCHED", 20)
     more = ("--set", "sample=2", "--set", "search_rows=20")
-    monkeypatch.setattr("semalign_jax.cli._settings.SEARCHED", 5)
+    monkeypatch.setattr("semalign_jax.cli.migrate.SEARCHED", 5)
     found = values_of(*words(world, "migrate", *more, out=tmp_path / "out", encoders=encoders))
     assert (found["rows"], found["sample"]) == (PATIENTS, 2)
     assert len(sa.stores.open_store(tmp_path / "out/stores/new-all-texts")) == 22
