@@ -2,7 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ def parse_json(data: str | bytes, where: Any, *, unique: bool = False) -> Any:
         raise ValueError(f"{where} is damaged or no JSON: {error}") from None
     except RecursionError:
         raise ValueError(f"{where} is nested too deep") from None
+
+
+def without_nan(value: Any) -> Any:
+    """JSON values with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path, kind: type) -> Any:

@@ -6,7 +6,6 @@ input; 130 if it was interrupted, 143 if it was terminated.
 """
 
 import json
-import math
 import os
 import signal
 import sys
@@ -120,11 +119,13 @@ class Console:
         print(f"semalign: {text}", file=self._stderr, flush=True)
 
     def _print(self, outcome: Outcome | None) -> None:
+        from .._core.documents import without_nan
+
         if outcome is None or self._silent:
             return
         try:
             if self._json:
-                print(json.dumps(_without_nan(outcome.values), allow_nan=False))
+                print(json.dumps(without_nan(outcome.values), allow_nan=False))
             elif outcome.text or outcome.tables:
                 _print_for_people(outcome)
             sys.stdout.flush()
@@ -184,15 +185,6 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
     )
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: None instead."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_for_people(outcome: Outcome) -> None:

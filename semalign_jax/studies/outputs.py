@@ -101,7 +101,7 @@ def write_outputs(
     out = as_path(out)
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "results.json", out / "settings.json", out / "summary.csv"]
-    write_json(written[0], _without_nan(results))
+    write_json(written[0], results)
     write_json(written[1], results["settings"])
     write_csv(written[2], results["rows"])
     if results["classes"]:
@@ -204,15 +204,6 @@ def _write_page(
     ]
     doubts = {t if several else "": study["doubts"] for t, study in studies.items()}
     html_report(path, "; ".join(studies), sections, made, doubts=doubts, command=command)
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: None instead."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _latex(results: StudyResults) -> Iterator[str]:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .._core.documents import without_nan
 from .._core.files import write_atomically
 
 
@@ -50,5 +51,6 @@ def prepare_directory(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON in one step."""
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    """Write `content` as JSON in one step; NaN and infinity become null."""
+    text = json.dumps(without_nan(content), indent=1, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())

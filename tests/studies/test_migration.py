@@ -114,6 +114,7 @@ def test_unlike_spaces_are_embedded_again(stores, tmp_path):
     assert found.startswith("re-embed: recall@10 of ")
     assert "rows to embed: 480 of 600" in found  # a fifth of the sample is searched
     assert not (tmp_path / "vectors").exists()
+    assert "NaN" not in (tmp_path / "migration.json").read_text()  # which JSON does not have
 
 
 def test_a_recall_that_is_asked_for_may_be_the_end_of_the_interval(tmp_path):

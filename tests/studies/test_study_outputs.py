@@ -425,7 +425,7 @@ def test_one_report_of_several_studies(tmp_path):
     ],
 )
 def test_files_that_are_no_results_are_named(tmp_path, change, message):
-    report.write_json(tmp_path / "results.json", {**outputs._without_nan(study()), **change})
+    report.write_json(tmp_path / "results.json", {**study(), **change})
     with pytest.raises(ValueError, match=rf"results\.json:? .*{message}"):
         outputs.load_results(tmp_path)
 
