@@ -1,6 +1,7 @@
 """`semalign sweep`."""
 
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,6 @@ from ..data import patient_split
 from ..stores.store import EmbeddingStore, JoinedRows
 from ..studies import backend_settings, report, tables
 from ..studies.inputs import read_dataset
-from ..studies.tables import Record
 from ..sweeps.one_pair import SweepMethod, anchor_sweep
 from ._console import Console, Outcome, writing
 from ._options import DATASET, command
@@ -161,7 +161,7 @@ def _records(
     target: EmbeddingStore,
     matched: JoinedRows,
     parts: _Parts,
-) -> list[Record]:
+) -> list[dict[str, Any]]:
     def rows(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = source.rows(matched.rows_a[positions]), target.rows(matched.rows_b[positions])
         return found[0].astype(np.float32), found[1].astype(np.float32)
@@ -179,19 +179,10 @@ def _records(
         eval_data=rows(parts.test),
         methods={name: line(name) for name in settings.methods},
     )
-    found: list[Record] = []
-    for metric, scores in result.values["scores"].items():
-        for (m, c, s), value in np.ndenumerate(np.asarray(scores)):
-            found.append(
-                {
-                    "protocol": "held-out pairs",
-                    "source": source.folder.name,
-                    "target": target.folder.name,
-                    "method": result.methods[m],
-                    "anchors": int(result.counts[c]),
-                    "seed": s,
-                    "metric": metric,
-                    "value": float(value),
-                }
-            )
-    return found
+    pair = {
+        "protocol": "held-out pairs",
+        "source": source.folder.name,
+        "target": target.folder.name,
+    }
+    scores = replace(result, values=result.values["scores"])
+    return [pair | record for record in scores.to_records()]

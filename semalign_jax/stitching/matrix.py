@@ -89,8 +89,6 @@ class StitchingMatrix(Records):
         for metric in self.aligned:
             own = np.asarray(self.upper_bound[metric].value)
             naive = np.asarray(self.naive[metric].value)
-            for j, target in enumerate(self.names):
-                found.append((metric, target, target, "upper bound", None, None, float(own[j])))
             for (i, source), (j, target) in permutations(enumerate(self.names), 2):
                 found.append((metric, source, target, "naive", None, None, float(naive[i, j])))
                 for before, field_ in fields:
@@ -98,6 +96,8 @@ class StitchingMatrix(Records):
                     for (method, count, seed), value in cells:
                         cell = metric, source, target, before + method, count, seed, value
                         found.append(cell)
+            for j, target in enumerate(self.names):
+                found.append((metric, target, target, "upper bound", None, None, float(own[j])))
         return [dict(zip(keys, cell, strict=True)) for cell in found]
 
 

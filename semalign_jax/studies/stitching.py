@@ -21,7 +21,6 @@ from .._core.checks import first_few
 from .._core.typing import Array
 from ..maps.affine_map import identity_map
 from ..maps.mlp_head import Head
-from ..metrics import MacroMean
 from ..metrics.by_name import HeadMetric, ScoreMetric
 from ..stitching.evaluate import stitch
 from ..stitching.heads import HeadInfo, fit_head
@@ -40,7 +39,7 @@ from .stitching_settings import IntervalSettings as IntervalSettings
 from .stitching_settings import PatientSplitSettings as PatientSplitSettings
 from .stitching_settings import demo_settings as demo_settings
 from .study import Study, run_study
-from .tables import ClassRow, Pair, Row, row_of_draws
+from .tables import ClassRow, Row, summarize
 from .trust import TrustRow, trust_rows
 
 #: What heads are trained with.
@@ -284,26 +283,10 @@ class _Group:
         }
 
     def _rows(self, matrix: StitchingMatrix, direction: tuple[str, str]) -> list[Row]:
-        i, j = (matrix.names.index(name) for name in direction)
-        found: list[tuple[str, int | None, Mapping[str, MacroMean], tuple]] = [
-            (NAIVE, None, matrix.naive, (i, j))
-        ]
-        fields = [("", matrix.aligned)]
-        if matrix.shuffled is not None:
-            fields.append(("shuffled ", matrix.shuffled))
-        for before, field in fields:
-            found += [
-                (before + method, count, field, (i, j, m, c))
-                for m, method in enumerate(matrix.methods)
-                for c, count in enumerate(matrix.counts)
-            ]
-        found.append((UPPER_BOUND, None, matrix.upper_bound, (j,)))
-        pair: Pair = (self.protocol, *direction)
-        return [
-            row_of_draws(pair, method, count, metric, np.asarray(field[metric].value)[place])
-            for metric in self.metrics
-            for method, count, field, place in found
-        ]
+        """Those of a decoder: what the other encoder gets by it, and what its own does."""
+        source, target = direction
+        pair = {"protocol": self.protocol, "source": source, "target": target}
+        return summarize(r | pair for r in matrix.to_records() if r["target"] == target)
 
     def _trust(self, direction: tuple[str, str], pool: Mapping[str, np.ndarray]) -> list[TrustRow]:
         if not self.settings.trust:
