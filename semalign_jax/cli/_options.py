@@ -26,7 +26,14 @@ from click.shell_completion import CompletionItem
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from ..studies.settings import Settings, load_settings, problem_text, problems_of
+from ..studies.settings import (
+    READERS,
+    Settings,
+    load_settings,
+    path_options,
+    problem_text,
+    problems_of,
+)
 from ._console import wrapped, write_rows
 from ._settings import RunSettings
 
@@ -38,8 +45,8 @@ _SPELLINGS = {"as_json": "--json", "settings": "--set"} | {
 }
 #: What stands for a value in the help.
 _METAVARS = {int: "N", float: "NUMBER", bool: "yes|no", str: "TEXT", Path: "PATH", Any: "VALUE"}
-#: Options of the readers of data sets that are paths.
-PATHS = ("images", "nih_mapping", "reports", "root")
+#: Options of any reader of data sets that are paths.
+_PATHS = set().union(*map(path_options, READERS))
 
 
 def descriptions(kind: type) -> dict[str, str]:
@@ -170,7 +177,7 @@ class Setting:
         if not key or not equals:
             raise ValueError(f"{self.name} {word!r}: expected {self.metavar}")
         value = _json_or_text(text) if self.item is Any else text
-        is_path = self.is_of_reader and key in PATHS and isinstance(value, str)
+        is_path = self.is_of_reader and key in _PATHS and isinstance(value, str)
         return key, str(_here(value)) if is_path else value
 
     def _checked(self, value: Any) -> Any:

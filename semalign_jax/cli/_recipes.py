@@ -41,18 +41,7 @@ def shipped_recipes() -> tuple[str, ...]:
 
 
 class RecipeEncoder(Settings):
-    """An encoder, and how it is run; see the options of `semalign embed`.
-
-    Attributes:
-        encoder: Folder of a checkpoint, or its id on the Hugging Face hub.
-        pooling: Its pooling. By default the encoder's own.
-        layer: Its hidden layer that is pooled. By default the output.
-        normalize: Whether rows get length 1. By default as the folder says.
-        prompt_name: Prompt before each text. By default the folder's default prompt.
-        revision: Branch, tag or commit of the hub.
-        batch_size: Items a step.
-        compute_dtype: Numbers that are computed with.
-    """
+    """An encoder, and how it is run: see these fields of `EmbedSettings`."""
 
     encoder: EncoderName
     pooling: str | None = None
@@ -65,14 +54,7 @@ class RecipeEncoder(Settings):
 
 
 class RecipeDataset(DatasetSettings):
-    """A data set, and what of it is embedded; see the options of `semalign embed`.
-
-    Attributes:
-        split: Splits that are kept.
-        view: View positions that are kept.
-        one_per_study: Whether only the first item of each study is kept.
-        limit: Items at most.
-    """
+    """A data set, and what of it is embedded: see these fields of `EmbedSettings`."""
 
     split: tuple[str, ...] = ()
     view: tuple[str, ...] = ()

@@ -9,12 +9,11 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .._core.files import content_hash
-from .._core.machine import core_count
 from ..data import ImageTextDataset, read_pixels
 from ..data._dataset import known_groups, left_out_sentence
 from ..data._files import find_files
@@ -60,17 +59,25 @@ class Source:
     why: str = ""
 
 
-def read_source(settings: EmbedSettings) -> Source:
+def read_source(
+    settings: EmbedSettings,
+    read: Callable[[DatasetSettings], ImageTextDataset] = read_dataset,
+) -> Source:
     """Find the items that the settings name.
+
+    Args:
+        settings: of `semalign embed`.
+        read: reads a data set.
 
     Raises:
         FileNotFoundError: if a file or folder is missing.
         ValueError: if there is nothing to embed, or as the readers of data sets and prompt sets.
     """
     if settings.prompts is not None:
-        return _prompts(settings.prompts)
+        prompt_set = load_prompts(settings.prompts)
+        return Source(TEXT, prompt_texts(prompt_set).texts, prompt_ids(prompt_set))
     if settings.dataset is not None:
-        return source_of_dataset(settings, read_dataset(dataset_of(settings)))
+        return _of_dataset(settings, read(_how_to_read(settings, settings.dataset)))
     return _limited(_files(settings.inputs, settings.id_from), settings.limit)
 
 
@@ -84,26 +91,14 @@ def _limited(source: Source, limit: int | None) -> Source:
     return replace(source, items=items, ids=ids)
 
 
-def _prompts(name: str) -> Source:
-    prompt_set = load_prompts(name)
-    return Source(TEXT, prompt_texts(prompt_set).texts, prompt_ids(prompt_set))
+def _how_to_read(settings: EmbedSettings, dataset: DatasetSettings) -> DatasetSettings:
+    if not settings.skip_broken:
+        return dataset
+    options = {"on_error": "skip", **dataset.options}
+    return dataset.model_copy(update={"options": options})
 
 
-def dataset_of(settings: EmbedSettings) -> DatasetSettings:
-    """How the data set is read."""
-    assert settings.dataset is not None
-    options = dict(settings.dataset.options)
-    if settings.skip_broken:
-        options.setdefault("on_error", "skip")
-    return settings.dataset.model_copy(update={"options": options})
-
-
-def source_of_dataset(settings: EmbedSettings, data: ImageTextDataset) -> Source:
-    """The items of a data set that the settings name.
-
-    Raises:
-        ValueError: if none is left, or for splits and views that the data set does not have.
-    """
+def _of_dataset(settings: EmbedSettings, data: ImageTextDataset) -> Source:
     kept = np.ones(len(data), bool)
     for name, values, wanted in (
         ("split", data.splits, settings.split),
@@ -257,23 +252,9 @@ def _told_here(pixels: np.ndarray, messages: Sequence[str]) -> np.ndarray:
     return pixels
 
 
-def worker_count(workers: int | None) -> int:
-    """The number that was asked for, else that of the cores, at most 16."""
-    if workers is not None:
-        return workers
-    return min(16, core_count())
-
-
-class Broken(NamedTuple):
-    """An image that cannot be embedded."""
-
-    row: int
-    why: str
-
-
 def find_broken(
     source: Source, prepare: Any, reader: PixelReader | None, out: Path, workers: int
-) -> list[Broken]:
+) -> dict[int, str]:
     """Read all images once, each in one of the processes, and find those that cannot be embedded.
 
     A store knows its items before the first is written, so this goes before. What was checked is
@@ -286,6 +267,9 @@ def find_broken(
         reader: of `pixel_reader`.
         out: folder of the store.
         workers: number of threads.
+
+    Returns:
+        Row -> why it cannot be embedded, in ascending order.
 
     Raises:
         OtherProcessError: if another process is gone or has failed.
@@ -326,4 +310,4 @@ def find_broken(
         )
         own = [found for block in blocks for found in block]
         lists = section.exchange(own)
-    return [Broken(*found) for found in sorted(found for one in lists for found in one)]
+    return dict(sorted(found for one in lists for found in one))

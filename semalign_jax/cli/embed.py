@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import encoders
+from .._core.machine import core_count
 from ..distributed.processes import by_first
 from ..encoders import Encoder
 from ..stores.chunks import refuse_other_contents
@@ -13,7 +14,7 @@ from ._console import Console, Outcome, writing
 from ._distributed import joined
 from ._options import DATASET, command
 from ._settings import EmbedSettings, ProcessSettings, save_settings
-from ._sources import IMAGE, Source, find_broken, pixel_reader, read_source, worker_count
+from ._sources import IMAGE, Source, find_broken, pixel_reader, read_source
 
 
 @command(
@@ -37,13 +38,9 @@ def embed(console: Console, settings: EmbedSettings, processes: ProcessSettings)
     to go on after an interruption.
     """
     with joined(console, processes):
-        return _embed(console, settings)
-
-
-def _embed(console: Console, settings: EmbedSettings) -> Outcome:
-    if settings.out.is_dir():
-        refuse_other_contents(settings.out)  # before the encoder is loaded
-    return embed_source(console, settings, read_source(settings))
+        if settings.out.is_dir():
+            refuse_other_contents(settings.out)  # before the encoder is loaded
+        return embed_source(console, settings, read_source(settings))
 
 
 def embed_source(console: Console, settings: EmbedSettings, source: Source) -> Outcome:
@@ -52,14 +49,14 @@ def embed_source(console: Console, settings: EmbedSettings, source: Source) -> O
     console.note(f"{len(source.items)} {source.modality}s to embed into {settings.out}")
 
     encoder = load_for(settings, source.modality)
-    workers = worker_count(settings.workers)
+    workers = settings.workers or min(16, core_count())
     paths = [Path(item) for item in source.items] if source.modality == IMAGE else []
     items, ids = list(source.items), list(source.ids)
     skipped = list(source.skipped)
     with writing(settings.out), pixel_reader(paths, settings.processes, workers) as reader:
         if settings.skip_broken and source.modality == IMAGE:
             prepare = encoders.image_preprocessor(encoder)
-            broken = dict(find_broken(source, prepare, reader, settings.out, workers))
+            broken = find_broken(source, prepare, reader, settings.out, workers)
             skipped += broken.values()
             items = [item for row, item in enumerate(items) if row not in broken]
             ids = [name for row, name in enumerate(ids) if row not in broken]

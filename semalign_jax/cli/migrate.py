@@ -63,11 +63,6 @@ def migrate(console: Console, settings: MigrateSettings) -> Outcome:
     share of queries whose nearest row is still among the first k, overlap@k the share of the first
     k that are the same. Run the same command again to go on after an interruption.
     """
-    return run_migration(console, settings)
-
-
-def run_migration(console: Console, settings: MigrateSettings) -> Outcome:
-    """Fit, measure and write."""
     old, new = open_pair(settings.old, settings.new)
     parts = _parts(settings, old, new)
     for ending in settings.write:

@@ -2,12 +2,12 @@
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -25,16 +25,16 @@ from ..studies import stitching, zero_shot_data
 from ..studies.drawings import slug
 from ..studies.inputs import read_dataset
 from ..studies.report import write_json
-from ..studies.settings import DatasetSettings
+from ..studies.settings import DatasetSettings, path_options
 from ..studies.tables import Table
 from ..zeroshot.prompts import load_prompts
 from ._console import Console, Outcome, one_line
-from ._options import PATHS, command
+from ._options import command
 from ._recipes import ENCODERS, Plan, Recipe, base_of, load_recipe, plan_of
 from ._settings import EmbedSettings, RecipeSettings
-from ._sources import IMAGE, Source, dataset_of, pixel_reader, read_source, source_of_dataset
+from ._sources import IMAGE, Source, pixel_reader, read_source
 from .embed import embed_source, load_for
-from .migrate import check_rows, run_migration
+from .migrate import check_rows, migrate
 from .studies import run_study
 
 
@@ -61,15 +61,12 @@ def recipe(console: Console, settings: RecipeSettings) -> Outcome:
         return _written(loaded, settings.write)
     out = settings.out or Path.cwd() / settings.name
     plan = plan_of(loaded, out, base_of(settings))
-    console.note(f"{loaded.title}: {len(plan.jobs)} stores of {_encoder_count(loaded)} encoders")
+    encoder_count = sum(len(getattr(loaded, name)) for name in ENCODERS)
+    console.note(f"{loaded.title}: {len(plan.jobs)} stores of {encoder_count} encoders")
     steps = _checked(console, loaded, plan, settings, out)
     if settings.dry_run:
         return _shown(loaded, steps)
     return _run(console, loaded, plan, steps, out)
-
-
-def _encoder_count(recipe: Recipe) -> int:
-    return sum(len(getattr(recipe, name)) for name in ENCODERS)
 
 
 def _written(recipe: Recipe, path: Path) -> Outcome:
@@ -94,7 +91,6 @@ class _Step:
     """A store to be made.
 
     Attributes:
-        of: name of the encoder.
         settings: of `semalign embed`.
         source: what is embedded.
         dimension: of a row; None where the encoder has to be downloaded first.
@@ -102,7 +98,6 @@ class _Step:
         seconds: that an item takes; None if it was not measured.
     """
 
-    of: str
     settings: EmbedSettings
     source: Source
     dimension: int | None
@@ -121,40 +116,26 @@ class _Step:
         return kept.is_file() and read_json(kept, dict) == self.settings.model_dump(mode="json")
 
 
-class _Planned(NamedTuple):
-    """A store that is not made yet, as the checks of a study see it."""
-
-    ids: Sequence[str]
-
-
-class _Reader:
-    """Reads each data set once."""
-
-    def __init__(self, console: Console):
-        self._console = console
-        self._found: dict[str, ImageTextDataset] = {}
-
-    def __call__(self, settings: DatasetSettings) -> ImageTextDataset:
-        key = settings.model_dump_json()
-        if key not in self._found:
-            self._console.note(f"reading {settings.path}")
-            self._found[key] = read_dataset(settings)
-        return self._found[key]
-
-
 def _checked(
     console: Console, recipe: Recipe, plan: Plan, settings: RecipeSettings, out: Path
 ) -> list[_Step]:
     """All that can go wrong, before anything takes long."""
     _check_folders(recipe)
-    read, sources = _Reader(console), {}
+    data: dict[str, ImageTextDataset] = {}
+    sources: dict[Path, Source] = {}
+
+    def read(settings: DatasetSettings) -> ImageTextDataset:
+        """Each data set once."""
+        key = settings.model_dump_json()
+        if key not in data:
+            console.note(f"reading {settings.path}")
+            data[key] = read_dataset(settings)
+        return data[key]
+
     for _, job in plan.jobs:
         if job.out.is_dir():
             refuse_other_contents(job.out)
-        if job.dataset is None:
-            sources[job.out] = read_source(job)
-        else:
-            sources[job.out] = source_of_dataset(job, read(dataset_of(job)))
+        sources[job.out] = read_source(job, read)
     _check_study(recipe, plan, sources, read)
     encoders = _Encoders(console, out, settings.dry_run)
     steps = [encoders.step(name, job, sources[job.out]) for name, job in plan.jobs]
@@ -166,29 +147,31 @@ def _check_folders(recipe: Recipe) -> None:
     """Name all folders of data sets that are not there, and what the recipe needs."""
     data = [one for one in (recipe.dataset, recipe.anchors) if one is not None]
     folders = [one.path for one in data]
-    folders += [Path(one.options[name]) for one in data for name in PATHS if name in one.options]
+    for one in data:
+        of_paths = path_options(one.reader)
+        folders += [Path(value) for name, value in one.options.items() if name in of_paths]
     missing = [str(folder) for folder in dict.fromkeys(folders) if not folder.exists()]
     if missing:
         needs = f". {recipe.description.strip()}" if recipe.description else ""
         raise FileNotFoundError(f"not there: {', '.join(missing)}{needs}")
 
 
-def _check_study(recipe: Recipe, plan: Plan, sources: Mapping[Path, Source], read: _Reader) -> None:
+def _check_study(
+    recipe: Recipe,
+    plan: Plan,
+    sources: Mapping[Path, Source],
+    read: Callable[[DatasetSettings], ImageTextDataset],
+) -> None:
     """Refuse data, labels and prompts that the study would refuse once all is embedded."""
     study: Any = plan.study
 
-    def planned(folders: Mapping[str, Path]) -> dict[str, _Planned]:
-        return {name: _Planned(sources[folder].ids) for name, folder in folders.items()}
+    def planned(folders: Mapping[str, Path]) -> dict[str, Source]:
+        return {name: sources[folder] for name, folder in folders.items()}
 
     if recipe.study == "stitching":
         stitching.parts_of(study, study.dataset, planned(study.stores), read)
     elif recipe.study == "zero-shot":
-        stores = {
-            "image_stores": planned(study.image_stores),
-            "anchor_stores": planned(study.anchor_stores or study.image_stores),
-            "text_stores": planned(study.text_stores),
-            "multimodal": planned({name: one.images for name, one in study.multimodal.items()}),
-        }
+        stores = {kind: planned(folders) for kind, folders in study.store_folders().items()}
         zero_shot_data.parts_of(study, load_prompts(study.prompts), stores, read)
     else:
         check_rows(study, len(sources[study.new].ids))
@@ -198,7 +181,6 @@ class _Encoders:
     """Loads each encoder once, to see that it can be."""
 
     def __init__(self, console: Console, out: Path, measure: bool):
-
         self._console, self._out, self._measure = console, out, measure
         self._download = cache(download_size)
         self._found: dict[tuple[str, str], tuple[EmbedSettings, int | None, float | None]] = {}
@@ -213,7 +195,7 @@ class _Encoders:
         try:
             download = self._download(str(job.encoder), job.revision) if self._measure else 0
             if download != 0:
-                return _Step(name, job, source, None, download, None)
+                return _Step(job, source, None, download, None)
             if key not in self._found:
                 self._console.note(f"loading {name}")
                 self._found[key] = self._loaded(name, job, source)
@@ -223,7 +205,7 @@ class _Encoders:
             raise FileNotFoundError(f"encoder {name!r}: {error}") from error
         loaded, dimension, seconds = self._found[key]
         job = job.model_copy(update={"encoder": loaded.encoder, "revision": loaded.revision})
-        return _Step(name, job, source, dimension, 0, seconds)
+        return _Step(job, source, dimension, 0, seconds)
 
     def _loaded(
         self, name: str, job: EmbedSettings, source: Source
@@ -333,7 +315,7 @@ def _run(
         skipped += done.values["skipped"]
     results = out / "results"
     if recipe.study == "migrate":
-        found = run_migration(console, plan.study)  # pyright: ignore[reportArgumentType]
+        found = migrate.function(console, plan.study)
     else:
         name = "stitching" if recipe.study == "stitching" else "zeroshot"
         found = run_study(name, plan.study, results, console)

@@ -47,6 +47,12 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+def path_options(reader: str) -> set[str]:
+    """Options of a reader that are paths."""
+    parameters = inspect.signature(READERS[reader]).parameters
+    return {name for name, one in parameters.items() if os.PathLike in get_args(one.annotation)}
+
+
 def _beside_the_settings(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base")
     return path.expanduser() if base is None else base / path.expanduser()
@@ -104,15 +110,12 @@ class DatasetSettings(Settings):
         reader = info.data.get("reader")
         if reader is None:  # a problem of its own
             return options
-        parameters = inspect.signature(READERS[reader]).parameters
-        return {
-            name: str(_beside_the_settings(Path(value), info))
-            if isinstance(value, str)
-            and name in parameters
-            and os.PathLike in get_args(parameters[name].annotation)
-            else value
-            for name, value in options.items()
+        paths = {
+            name: str(_beside_the_settings(Path(options[name]), info))
+            for name in path_options(reader) & options.keys()
+            if isinstance(options[name], str)
         }
+        return options | paths
 
 
 class PatientSplit(Settings):

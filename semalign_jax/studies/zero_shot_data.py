@@ -93,7 +93,8 @@ def own_data(settings: ZeroShotSettings, folder: Path) -> ZeroShotData:
     """The data of a user; `folder` keeps prompts that are embedded here."""
     assert settings.prompts is not None
     prompt_set = load_prompts(settings.prompts)
-    stores = _opened(settings)
+    folders = settings.store_folders()
+    stores = {kind: inputs.open_stores(kind, of_kind) for kind, of_kind in folders.items()}
     found = parts_of(settings, prompt_set, stores)
 
     def prompts(
@@ -158,17 +159,6 @@ def parts_of(
             *_doubts(parts["test"], truth, prompt_set),
         ],
     )
-
-
-def _opened(settings: ZeroShotSettings) -> dict[str, dict[str, EmbeddingStore]]:
-    """The stores by setting and name, without those of prompts."""
-    folders = {
-        "image_stores": settings.image_stores,
-        "anchor_stores": settings.anchor_stores or settings.image_stores,
-        "text_stores": settings.text_stores,
-        "multimodal": {name: model.images for name, model in settings.multimodal.items()},
-    }
-    return {kind: inputs.open_stores(kind, of_kind) for kind, of_kind in folders.items()}
 
 
 def _left_out(before: ImageTextDataset, after: ImageTextDataset, why: str) -> list[str]:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from functools import partial
 from itertools import combinations, permutations
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
@@ -234,6 +235,15 @@ class ZeroShotSettings(StudySettings):
     def probe(self) -> str | None:
         """What the linear probe is called; None if there is none."""
         return next((n for n, o in self.baselines.items() if o["baseline"] == PROBE), None)
+
+    def store_folders(self) -> dict[str, dict[str, Path]]:
+        """Setting -> name -> folder of the stores, without those of prompts."""
+        return {
+            "image_stores": self.image_stores,
+            "anchor_stores": self.anchor_stores or self.image_stores,
+            "text_stores": self.text_stores,
+            "multimodal": {name: model.images for name, model in self.multimodal.items()},
+        }
 
     def _check_own(self) -> None:
         needed = ("images", "image_stores", "text_stores", "prompts", "prompt_embeddings")
