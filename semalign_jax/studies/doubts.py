@@ -6,10 +6,44 @@ from typing import Any
 
 from .._core.checks import first_few
 from ..plot.looks import is_control
+from .inputs import Part, one_valued
+from .settings import StudySettings
 from .tables import ClassRow, Row, counts_of, metric_title
 
 #: Fewer draws of anchors, and fewer resamples, leave deviations and ends of intervals rough.
 DRAWS, RESAMPLES = 5, 1000
+#: Fewer test images leave scores rough.
+TESTED = 30
+
+
+def doubts_of_parts(
+    settings: StudySettings, anchors: int, parts: Mapping[str, Part], names: Sequence[str]
+) -> Iterator[str]:
+    """Sentences on images that make scores rough or undefined.
+
+    Args:
+        settings: of the study.
+        anchors: how many there are to draw from.
+        parts: "test", and perhaps "validation", on which thresholds are chosen.
+        names: of the labels.
+    """
+    test = parts["test"]
+    number = len(test.ids)
+    if max(settings.counts) == anchors and settings.seeds > 1:
+        yield f"{anchors} anchors are all there are: no draws, so no deviation."
+    if number < TESTED:
+        yield f"Few test images ({number}): one is {1 / number:.0%} of them."
+    if (test.patients == test.ids).all():
+        yield "Each test image stands for a patient: no other patient ids are known."
+    for name, effect in (("test", "no AUROC"), ("validation", "no threshold")):
+        lacking = one_valued(parts[name], names) if name in parts else []
+        if lacking:
+            yield (
+                f"Classes with the same value in all {name} images ({effect}; left out of macro "
+                f"means): {first_few(lacking)}."
+            )
+    if test.known is not None and not test.known.all():
+        yield f"{int((~test.known).sum())} labels of test images are unknown and not counted."
 
 
 def doubts_of(

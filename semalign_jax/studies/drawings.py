@@ -100,7 +100,6 @@ def study_figures(rows: Sequence[Row], classes: Sequence[ClassRow]) -> Iterator[
     """Curves of each metric, a matrix of each protocol, classes; over all pairs first."""
     every = looks([*rows, *classes], ("chance",))  # a method looks alike in all figures
     for (protocol, metric), here in grouped(rows, "protocol", "metric").items():
-        yield from _overall_curves(protocol, metric, here, every)
         yield from _curves(protocol, metric, here, every)
     for (protocol,), here in grouped(rows, "protocol").items():
         yield from _matrices(protocol, here)
@@ -125,34 +124,25 @@ def _learning_curves(trust: Sequence[TrustRow]) -> Iterator[_Found]:
         yield "trust", protocol, (), caption, cast("Figure", axes.figure)
 
 
-def _drawn_curves(metric: str, rows: Sequence[Row], title: str, every: _Looks) -> "Figure":
-    references = {"chance": CHANCE[metric]} if metric in CHANCE else None
-    return figures.anchor_curves(rows, title=title, references=references, looks=every)
-
-
-def _overall_curves(
-    protocol: str, metric: str, rows: Sequence[Row], every: _Looks
-) -> Iterator[_Found]:
-    """One panel for all pairs, as Figure 3 of Di Folco et al. (2025)."""
-    pairs = len(grouped(rows, *PAIR))
-    if pairs < FEWEST_PAIRS or not counts_of(rows):
-        return
-    about = f"{protocol}: {metric_title(metric)}, all pairs of encoders"
-    caption = f"{about}; mean over the {pairs} pairs and all draws of anchors."
-    figure = _drawn_curves(metric, over_pairs(rows), about, every)
-    yield "overall", protocol, (metric,), caption, figure
-
-
 def _curves(protocol: str, metric: str, rows: Sequence[Row], every: _Looks) -> Iterator[_Found]:
+    """A panel for all pairs, as Figure 3 of Di Folco et al. (2025), and one for each."""
     if not counts_of(rows):
         return
+    pairs, title = len(grouped(rows, *PAIR)), metric_title(metric)
+    references = {"chance": CHANCE[metric]} if metric in CHANCE else None
+    if pairs >= FEWEST_PAIRS:
+        about = f"{protocol}: {title}, all pairs of encoders"
+        caption = f"{about}; mean over the {pairs} pairs and all draws of anchors."
+        over = over_pairs(rows)
+        figure = figures.anchor_curves(over, title=about, references=references, looks=every)
+        yield "overall", protocol, (metric,), caption, figure
     parts = {("",): list(rows)}
-    if len(grouped(rows, *PAIR)) > PAIRS_PER_FIGURE:
+    if pairs > PAIRS_PER_FIGURE:
         parts = grouped(rows, "target")
     for (target,), here in parts.items():
-        about = f"{protocol}: {metric_title(metric)} against the number of anchors"
+        about = f"{protocol}: {title} against the number of anchors"
         about += f", decoder {target}" if target else ""
-        figure = _drawn_curves(metric, here, about, every)
+        figure = figures.anchor_curves(here, title=about, references=references, looks=every)
         yield "curves", protocol, (metric, target), f"{about}; mean over draws of anchors.", figure
 
 
@@ -171,19 +161,11 @@ def _matrices(protocol: str, rows: Sequence[Row]) -> Iterator[_Found]:
     yield "matrices", protocol, (metric,), caption, figure
 
 
-def class_cells(classes: Sequence[ClassRow]) -> dict[tuple, list[ClassRow]]:
-    """(protocol, source, target, metric) -> scores of classes: a figure each."""
-    named: list[ClassRow] = [{"protocol": "", **row} for row in classes]  # type: ignore[misc]
-    return grouped(named, *PAIR, "metric")
-
-
 def _overall_classes(classes: Sequence[ClassRow], every: _Looks) -> Iterator[_Found]:
     """Each class over all pairs, multimodal models among them, as Figure 4 there."""
-    for (protocol, metric), rows in grouped(
-        [{"protocol": "", **row} for row in classes], "protocol", "metric"
-    ).items():
+    for (protocol, metric), rows in grouped(classes, "protocol", "metric").items():
         pairs = len(grouped(rows, *PAIR))
-        overall = classes_over_pairs(rows)  # type: ignore[arg-type]
+        overall = classes_over_pairs(rows)
         if pairs < FEWEST_PAIRS or not overall:
             continue
         title = metric_title(metric, of_class=True)
@@ -194,8 +176,9 @@ def _overall_classes(classes: Sequence[ClassRow], every: _Looks) -> Iterator[_Fo
 
 
 def _classes(classes: Sequence[ClassRow], every: _Looks) -> Iterator[_Found]:
-    for cell, rows in list(class_cells(classes).items())[:CLASS_FIGURES]:
-        protocol, source, target, metric = cell
+    cells = grouped(classes, *PAIR, "metric")
+    for protocol, source, target, metric in list(cells)[:CLASS_FIGURES]:
+        rows = cells[protocol, source, target, metric]
         defined = [row for row in rows if math.isfinite(row["value"])]
         if not defined:
             continue

@@ -333,24 +333,3 @@ def check_tested(part: Part, names: Sequence[str], where: str) -> None:
             f"{where}: every label has the same value in all {len(part.ids)} test images, so that "
             "no score is defined: choose other splits or labels"
         )
-
-
-def note_of_all_anchors(settings: Any, number: int) -> list[str]:
-    """A doubt of deviations of the largest count, if there is only one draw of it."""
-    all_drawn = max(settings.counts) == number and settings.seeds > 1
-    return [f"{number} anchors are all there are: no draws, so no deviation."] if all_drawn else []
-
-
-def note_of_few(part: Part) -> list[str]:
-    """A doubt of few test images, if they are."""
-    number = len(part.ids)
-    return [f"Few test images ({number}): one is {1 / number:.0%} of them."] if number < 30 else []
-
-
-def note_of_one_valued(
-    name: str, part: Part, names: Sequence[str], effect: str = "no AUROC"
-) -> list[str]:
-    """A note on labels that a part cannot tell anything about, if there are any."""
-    lacking = one_valued(part, names)
-    about = f"Classes with the same value in all {name} images ({effect}; left out of macro means)"
-    return [f"{about}: {first_few(lacking)}."] if lacking else []

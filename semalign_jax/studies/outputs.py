@@ -142,8 +142,6 @@ def load_results(path: Path) -> StudyResults:
         raise ValueError(f"{path} {problem}")
     if values.get("kind") not in KINDS:
         raise ValueError(f"{path}: kind must be one of {', '.join(KINDS)}")
-    values.setdefault("doubts", [])
-    values.setdefault("trust", [])
     expected: dict[str, Any] = {
         "title": str,
         **dict.fromkeys(("settings", "environment"), dict),
@@ -227,7 +225,7 @@ def _sections(results: StudyResults, figures: Iterable[Drawing]) -> list[Section
     if not drawings.can_draw():
         notes.append(f"There are no figures: {drawings.INSTALL}, then make the report again.")
     shown = drawings.CLASS_FIGURES
-    if len(drawings.class_cells(results["classes"])) > shown:
+    if len(grouped(results["classes"], *PAIR, "metric")) > shown:
         notes.append(f"The first {shown} figures of classes are shown; all are in the CSV.")
     seconds = f"Computed in {results['seconds']:.0f} s."
     sections = [Section("Notes", "\n\n".join([*notes, seconds]))]
@@ -235,10 +233,7 @@ def _sections(results: StudyResults, figures: Iterable[Drawing]) -> list[Section
     for figure in figures:
         pictures.setdefault(figure.protocol, []).append(Picture(figure.caption, figure.png))
     for (protocol,), rows in grouped(results["rows"], "protocol").items():
-        sections.append(Section(protocol, "", summary_tables(rows), pictures.pop(protocol, [])))
-    if pictures:
-        others = [picture for several in pictures.values() for picture in several]
-        sections.append(Section("Classes", pictures=others))
+        sections.append(Section(protocol, "", summary_tables(rows), pictures.get(protocol, ())))
     if results["trust"]:
         sections.append(_trust_section(results["trust"]))
     return sections

@@ -30,6 +30,7 @@ from ..sweeps.many_pairs import sweep_pairs
 from . import inputs
 from .class_scores import Line, class_rows
 from .demo import EMOJI, load_demo, split_demo
+from .doubts import doubts_of_parts
 from .drawings import UPPER_BOUND
 from .inputs import Part, StudyData, functions_digest
 from .outputs import StudyResults
@@ -150,11 +151,7 @@ def parts_of(
             *inputs.note_of_left_out(dataset),
             why,
         ),
-        doubts=[
-            *inputs.note_of_all_anchors(settings, len(anchors)),
-            *inputs.note_of_few(parts["test"]),
-            *inputs.note_of_one_valued("test", parts["test"], names),
-        ],
+        doubts=list(doubts_of_parts(settings, len(anchors), parts, names)),
     )
 
 

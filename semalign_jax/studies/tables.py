@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from .._core.files import write_atomically
 from .._core.rows import CELL as CELL
@@ -39,7 +39,7 @@ class Record(TypedDict):
 class ClassRow(ClassScore):
     """Which pair and metric the score of a class is of."""
 
-    protocol: NotRequired[str]
+    protocol: str
     metric: str
     source: str
     target: str
@@ -87,8 +87,7 @@ def classes_over_pairs(classes: Iterable[ClassRow]) -> list[ClassRow]:
     """Scores of classes over all pairs: their mean, from the lowest pair to the highest."""
     found = []
     keys = ("protocol", "method", "anchors", "metric", "label")
-    named: list[ClassRow] = [{"protocol": "", **row} for row in classes]  # type: ignore[misc]
-    for (protocol, method, anchors, metric, label), here in grouped(named, *keys).items():
+    for (protocol, method, anchors, metric, label), here in grouped(classes, *keys).items():
         values = [row["value"] for row in here if math.isfinite(row["value"])]
         if values:
             pair = protocol, "all", f"{len(here)} pairs"

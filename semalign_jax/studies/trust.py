@@ -1,6 +1,6 @@
 """How far the maps of a study can be trusted, by its anchors alone: see `maps.diagnose`."""
 
-from typing import TypedDict
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -13,23 +13,9 @@ from .tables import PAIR, Pair
 MOST_ANCHORS = 1000
 
 
-class TrustRow(TypedDict):
-    """A diagnosis of one draw of anchors, see `maps.Diagnosis`; JSON values."""
-
-    protocol: str
-    source: str
-    target: str
-    anchors: int
-    loo_cosine: float
-    explained: float
-    explained_back: float
-    effective_ranks: list[float]
-    hubness: float
-    stability: float
-    counts: list[int]
-    curve: list[float]
-    suspicious: int
-    advice: list[str]
+#: A diagnosis of one draw of anchors: `PAIR`, and `maps.Diagnosis.summary` with the number of
+#: suspicious pairs; JSON values.
+TrustRow: TypeAlias = dict[str, Any]
 
 
 def trust_rows(pair: Pair, x: np.ndarray, y: np.ndarray, count: int, seed: int) -> list[TrustRow]:
@@ -48,7 +34,6 @@ def trust_rows(pair: Pair, x: np.ndarray, y: np.ndarray, count: int, seed: int) 
     draw, resamples = jax.random.split(jax.random.key(seed))
     rows = np.asarray(anchor_order(draw, len(x), size=count))
     found = diagnose(x[rows].astype(np.float32), y[rows].astype(np.float32), key=resamples)
-    values = found.summary() | {"suspicious": len(found.suspicious)}
-    own = TrustRow.__annotations__.keys() - {*PAIR}
-    cell = dict(zip(PAIR, pair, strict=True))
-    return [TrustRow(**cell, **{key: values[key] for key in own})]  # type: ignore[typeddict-item]
+    return [
+        dict(zip(PAIR, pair, strict=True)) | found.summary() | {"suspicious": len(found.suspicious)}
+    ]

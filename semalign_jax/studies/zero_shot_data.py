@@ -17,6 +17,7 @@ from ..zeroshot.scores import EmbeddedPrompts
 from . import inputs
 from .demo import EMOJI, Embeddings, load_demo, split_demo
 from .demo_towers import train_towers
+from .doubts import doubts_of_parts
 from .inputs import Part, StudyData
 from .prompt_stores import embed_prompts
 from .settings import DatasetSettings
@@ -147,6 +148,9 @@ def parts_of(
     }
     inputs.check_tested(truth["test"], prompt_set.names, where)
     notes.append(_sizes(parts, anchors, settings))
+    doubted = {"test": truth["test"]}
+    if prompt_set.task == "multi-label":  # which needs thresholds
+        doubted["validation"] = truth["validation"]
     return StudyData(
         names=prompt_set.names,
         task=prompt_set.task,
@@ -154,10 +158,7 @@ def parts_of(
         anchors=(np.array(anchors.ids), np.array(anchors.patients)),
         stores=stores,
         notes=notes,
-        doubts=[
-            *inputs.note_of_all_anchors(settings, len(anchors)),
-            *_doubts(parts["test"], truth, prompt_set),
-        ],
+        doubts=list(doubts_of_parts(settings, len(anchors), doubted, prompt_set.names)),
     )
 
 
@@ -301,23 +302,3 @@ def _sizes(
         if name != "labelled" or settings.probe is not None
     ]
     return f"{', '.join(sizes)}; no patient is tested and used otherwise."
-
-
-def _doubts(
-    images: ImageTextDataset, truth: Mapping[str, Part], prompt_set: PromptSet
-) -> list[str]:
-    """What to doubt about the test images and their labels."""
-    doubts = []
-    if images.patients == images.ids:
-        doubts.append("Each test image stands for a patient: no other patient ids are known.")
-    names, test = prompt_set.names, truth["test"]
-    doubts += inputs.note_of_few(test)
-    doubts += inputs.note_of_one_valued("test", test, names)
-    if prompt_set.task == "multi-label":
-        doubts += inputs.note_of_one_valued(
-            "validation", truth["validation"], names, "no threshold"
-        )
-    if test.known is not None and not test.known.all():
-        unknown = int((~test.known).sum())
-        doubts.append(f"{unknown} labels of test images are unknown and not counted.")
-    return doubts
