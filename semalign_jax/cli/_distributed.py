@@ -10,11 +10,7 @@ from ._settings import ProcessSettings
 
 @contextmanager
 def joined(console: Console, processes: ProcessSettings) -> Iterator[None]:
-    """Join the other processes, if there are any, and fail with them; process 0 prints a result.
-
-    Raises:
-        ValueError: as `semalign_jax.distributed.initialize`; for a time-out of a single process.
-    """
+    """Join the other processes, if there are any, and fail with them; process 0 prints a result."""
     place = processes.coordinator, processes.process_count, processes.process_id
     if not processes.distributed and place == (None, None, None):
         if processes.timeout is not None:

@@ -151,11 +151,7 @@ class Setting:
         return [CompletionItem(one) for one in self.choices if one.startswith(incomplete)]
 
     def value(self, given: Any) -> Any:
-        """What was typed, as a value of the field; paths start at the working directory.
-
-        Raises:
-            ValueError: if it is none.
-        """
+        """What was typed, as a value of the field; paths start at the working directory."""
         if self.is_flag:
             return self.names[0 if given else 1].removeprefix("--") if self.choices else given
         if self.is_pairs:
@@ -204,7 +200,7 @@ def settings_of(
     """The fields of a class, and those of the objects in it, as options.
 
     Args:
-        kind: a pydantic class.
+        kind: the class.
         spellings: of options that are not called like their fields.
         path: the fields that lead to the class.
         group: what the docstring says of the last of them.
@@ -298,13 +294,9 @@ def command(
     arguments: Sequence[str] = (),
     spellings: Mapping[str, str] | None = None,
 ) -> Callable[[Callable], SettingsCommand]:
-    """Make a function a command, see `SettingsCommand`.
+    """Make a function a `SettingsCommand` of these classes and `RunSettings`.
 
-    Args:
-        *kinds: pydantic classes, all but `RunSettings`.
-        examples: command lines for its help.
-        arguments: fields that are positional.
-        spellings: field -> option, where their names differ.
+    `arguments` are fields that are positional.
     """
     names = {**_SPELLINGS, **(spellings or {}), **{field: field.upper() for field in arguments}}
     return lambda function: SettingsCommand(function, (*kinds, RunSettings), names, examples)
@@ -345,9 +337,7 @@ def _load(
 ) -> Any:
     """An object of a class: from the file, with what was typed before it.
 
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for values that are missing or wrong; names the options that were typed.
+    Errors name the options that were typed, not the keys of the file.
     """
     given = [*_given(settings, params), *((k, f"--set {k}", v) for k, v in (more or {}).items())]
     try:

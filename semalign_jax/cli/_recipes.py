@@ -141,12 +141,7 @@ class Recipe(Settings):
 
 
 def load_recipe(settings: RecipeSettings) -> Recipe:
-    """A recipe with its data in place, and with what the command line changes.
-
-    Raises:
-        FileNotFoundError: if there is neither such a recipe nor such a file.
-        ValueError: for unknown, missing or wrong values, and encoders that it does not have.
-    """
+    """A recipe with its data in place, and with what the command line changes."""
     path, base = Path(settings.name).expanduser(), base_of(settings)
     changes = {f"settings.{key}": value for key, value in settings.settings.items()}
     if path.suffix in SUFFIXES:
@@ -208,15 +203,9 @@ class Plan(NamedTuple):
 
 
 def plan_of(recipe: Recipe, out: Path, base: Path) -> Plan:
-    """The stores of a recipe, and the settings of its study.
+    """The stores of a recipe in a folder, and the settings of its study.
 
-    Args:
-        recipe: of which.
-        out: folder of the stores.
-        base: folder that paths in `Recipe.settings` start at.
-
-    Raises:
-        ValueError: for settings that the study does not have, or that are wrong.
+    Paths in `Recipe.settings` start at `base`.
     """
     made: list[tuple[str, str, RecipeEncoder, dict[str, Any]]] = []
 

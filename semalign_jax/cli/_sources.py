@@ -63,16 +63,7 @@ def read_source(
     settings: EmbedSettings,
     read: Callable[[DatasetSettings], ImageTextDataset] = read_dataset,
 ) -> Source:
-    """Find the items that the settings name.
-
-    Args:
-        settings: of `semalign embed`.
-        read: reads a data set.
-
-    Raises:
-        FileNotFoundError: if a file or folder is missing.
-        ValueError: if there is nothing to embed, or as the readers of data sets and prompt sets.
-    """
+    """Find the items that the settings name; `read` reads a data set."""
     if settings.prompts is not None:
         prompt_set = load_prompts(settings.prompts)
         return Source(TEXT, prompt_texts(prompt_set).texts, prompt_ids(prompt_set))
@@ -270,9 +261,6 @@ def find_broken(
 
     Returns:
         Row -> why it cannot be embedded, in ascending order.
-
-    Raises:
-        OtherProcessError: if another process is gone or has failed.
     """
 
     def why(row: int) -> str | None:

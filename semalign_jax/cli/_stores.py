@@ -17,10 +17,6 @@ def open_pair(source: Path, target: Path) -> tuple[EmbeddingStore, EmbeddingStor
     """Two stores whose rows have ids in common.
 
     A .npy file without a file of ids has as many rows as the other side, in the same order.
-
-    Raises:
-        ValueError: if it has not.
-        As `open_store` and `open_array`.
     """
     one, two = open_rows(source), open_rows(target)
     bare = _without_ids(source, target)
@@ -36,11 +32,7 @@ def open_pair(source: Path, target: Path) -> tuple[EmbeddingStore, EmbeddingStor
 
 
 def join_pair(source: EmbeddingStore, target: EmbeddingStore) -> JoinedRows:
-    """The rows that two stores have in common.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """The rows that two stores have in common, at least one."""
     matched = join_stores(source, target)
     if not len(matched.rows_a):
         sides = (f"{one.folder} has {first_few(map(repr, one.ids))}" for one in (source, target))

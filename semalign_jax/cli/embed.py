@@ -101,11 +101,7 @@ def embed_source(console: Console, settings: EmbedSettings, source: Source) -> O
 
 
 def load_for(settings: EmbedSettings, modality: str) -> Encoder:
-    """The encoder of the settings.
-
-    Raises:
-        ValueError: if it does not embed what is to be embedded.
-    """
+    """The encoder of the settings, which embeds such items."""
     encoder = encoders.load_encoder(
         settings.encoder,
         dtype=settings.compute_dtype,

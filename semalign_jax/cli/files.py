@@ -47,12 +47,7 @@ def info(console: Console, settings: InfoSettings) -> Outcome:
 
 
 def describe(name: str) -> tuple[str, dict[str, Any]]:
-    """What is at a path, in one or two words, and its properties.
-
-    Raises:
-        FileNotFoundError: if there is nothing, and no prompt set of this name either.
-        ValueError: if it is nothing that is known here, or damaged.
-    """
+    """What is at a path, or a prompt set of this name: in one or two words, and its properties."""
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / MANIFEST).is_file():

@@ -208,12 +208,7 @@ def _anchors(
 
 
 def read_ids(path: Path) -> set[str]:
-    """Ids of a file: one a line, or a JSON list of text or whole numbers.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it holds no ids.
-    """
+    """Ids of a file: one a line, or a JSON list of text or whole numbers."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file of ids")
     with reading(path, "file of ids"):
@@ -348,16 +343,7 @@ def map_store(
     chunk_size: int,
     unit_length: bool = False,
 ) -> tuple[EmbeddingStore, int]:
-    """Map all rows into a new store, or go on with one.
-
-    Args:
-        console: shows the progress.
-        mapping: of the rows.
-        store: of the rows.
-        out: folder of the new store.
-        dtype: of the new store.
-        chunk_size: rows of a file of the new store.
-        unit_length: whether mapped rows are brought to length 1.
+    """Map all rows of a store into a new one in `out`, or go on with it.
 
     Returns:
         The new store, and how many of its rows were there before.

@@ -156,11 +156,7 @@ def _parts(settings: MigrateSettings, old: EmbeddingStore, new: EmbeddingStore) 
 
 
 def check_rows(settings: MigrateSettings, count: int) -> int:
-    """How many of the rows that both have are searched: of a sample alone a fifth.
-
-    Raises:
-        ValueError: if these are too few.
-    """
+    """How many of the rows that both have are searched: of a sample alone a fifth."""
     left = max(count - settings.sample, count // 5)
     if left < SEARCHED:
         raise ValueError(

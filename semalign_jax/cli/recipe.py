@@ -186,11 +186,7 @@ class _Encoders:
         self._found: dict[tuple[str, str], tuple[EmbedSettings, int | None, float | None]] = {}
 
     def step(self, name: str, job: EmbedSettings, source: Source) -> _Step:
-        """A step, with what is known of its encoder.
-
-        Raises:
-            ValueError: if the encoder cannot be loaded, or does not embed such items; names it.
-        """
+        """A step, with what is known of its encoder; errors name it."""
         key = name, source.modality
         try:
             download = self._download(str(job.encoder), job.revision) if self._measure else 0

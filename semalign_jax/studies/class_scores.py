@@ -45,15 +45,8 @@ def class_rows(
 ) -> list[ClassRow]:
     """Means over the draws of anchors, with intervals over the images of a part.
 
-    Args:
-        pair: (protocol, source, target).
-        lines: of the pair.
-        part: the images [n].
-        names: of the classes.
-        intervals: which scores, and how often images are drawn.
-        clusters: of the images, int [n], which are drawn; None draws images.
-        seed: of the resamples, which are equal for all lines and pairs.
-        workers: bootstraps side by side.
+    Resamples draw `clusters` of the images, int [n], or images; they are equal for all lines and
+    pairs. `workers` bootstraps run side by side.
     """
     labels = jnp.asarray(part.labels)
     known = None if part.known is None or part.known.all() else jnp.asarray(part.known)

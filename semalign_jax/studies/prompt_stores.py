@@ -74,17 +74,11 @@ def _embedded(
     from .. import encoders  # slow to import
 
     assert source.encoder is not None
-    options: dict[str, Any] = {} if reports is None else dict(reports.description)
-    for name in ("pooling", "layer", "normalize"):
-        own = getattr(source, name)
-        options[name] = options.get(name) if own is None else own
-    encoder = encoders.load_encoder(
-        source.encoder,
-        pooling=options["pooling"],
-        layer=options["layer"],
-        normalize=options["normalize"],
-        revision=source.revision,
-    )
+    described = {} if reports is None else reports.description
+    names = ("pooling", "layer", "normalize")
+    options: dict[str, Any] = {name: described.get(name) for name in names}
+    own = source.model_dump(include=options.keys() | {"revision"}, exclude_none=True)
+    encoder = encoders.load_encoder(source.encoder, **(options | own))
     encoders.embed(
         encoder,
         prompt_texts(prompt_set).texts,

@@ -21,12 +21,7 @@ TrustRow: TypeAlias = dict[str, Any]
 def trust_rows(pair: Pair, x: np.ndarray, y: np.ndarray, count: int, seed: int) -> list[TrustRow]:
     """The diagnosis of the map between a pair of encoders; none of fewer than 3 anchors.
 
-    Args:
-        pair: protocol and encoders.
-        x: source embeddings of what anchors are drawn from [n, d_in].
-        y: target embeddings [n, d_out].
-        count: of anchors.
-        seed: of the draw.
+    `count` anchors are drawn from the rows of `x` and `y`.
     """
     count = min(count, MOST_ANCHORS, len(x))
     if count < 3:
