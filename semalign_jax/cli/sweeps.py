@@ -102,37 +102,33 @@ class _Parts(NamedTuple):
 
 
 def _hold_out(settings: SweepSettings, ids: list[str]) -> _Parts:
-    names = np.array(ids, object)
-    usable = np.ones(len(ids), bool)
+    positions = np.arange(len(ids))
     if settings.dataset is not None:
         data = read_dataset(settings.dataset)
         place = {key: row for row, key in enumerate(data.ids)}
-        usable = np.array([key in place for key in ids], bool)
-        rows = [place[key] for key in names[usable]]
+        positions = np.array([row for row, key in enumerate(ids) if key in place], int)
+        data = data.select([place[ids[row]] for row in positions])
         if settings.test_split is not None:
-            test = np.zeros(len(ids), bool)
-            test[usable] = [data.splits[row] == settings.test_split for row in rows]
+            test = np.array([split == settings.test_split for split in data.splits], bool)
             # Nobody of the held-out part may be among the anchors.
-            held = {data.patients[place[key]] for key in names[test]}
-            usable &= np.array([k in place and data.patients[place[k]] not in held for k in ids])
-            usable |= test
+            held = set(data.select(test).patients)
+            train = np.array([patient not in held for patient in data.patients], bool)
             by = f"the split {settings.test_split!r}"
         else:
             fractions = {"train": 1 - settings.test_fraction, "test": settings.test_fraction}
-            patients = [data.patients[row] for row in rows]
-            split = patient_split(patients, fractions, settings.seed)
-            test = np.zeros(len(ids), bool)
-            test[np.flatnonzero(usable)[split.parts["test"]]] = True
-            by = "patient"
+            split = patient_split(data.patients, fractions, settings.seed)
+            test, by = np.isin(np.arange(len(data)), split.parts["test"]), "patient"
+            train = ~test
     elif settings.test_ids is not None:
         wanted = read_ids(settings.test_ids)
         test, by = np.array([key in wanted for key in ids], bool), settings.test_ids.name
+        train = ~test
     else:
         order = np.random.default_rng(settings.seed).permutation(len(ids))
-        test = np.zeros(len(ids), bool)
+        test, by = np.zeros(len(ids), bool), "pair, at random"
         test[order[: round(settings.test_fraction * len(ids))]] = True
-        by = "pair, at random"
-    train, held_out = np.flatnonzero(usable & ~test), np.flatnonzero(usable & test)
+        train = ~test
+    train, held_out = positions[train], positions[test]
     if len(held_out) > settings.test_rows:
         draw = np.random.default_rng([settings.seed, 1])
         held_out = np.sort(draw.choice(held_out, settings.test_rows, replace=False))
