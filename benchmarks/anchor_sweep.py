@@ -27,7 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ from protocols import PROTOCOLS, Pair, demo_pairs
 from semalign_jax import AffineMap, SweepMethod, anchor_sweep, fit_head, identity_map
 from semalign_jax.stitching import head_accuracy
 from semalign_jax.studies import backend_settings, drawings, report, settings
-from semalign_jax.studies.tables import Record, summarize, write_csv
+from semalign_jax.studies.tables import summarize, write_csv
 from semalign_jax.zeroshot import evaluate_zero_shot
 
 backend_settings.apply(quick_compile=True)  # before JAX computes
@@ -119,7 +119,9 @@ def zero_shot(pair: Pair) -> tuple[Task, dict[str, Any]]:
     }
 
 
-def run_pair(pair: Pair, counts: Sequence[int], methods: Mapping[str, SweepMethod]) -> list[Record]:
+def run_pair(
+    pair: Pair, counts: Sequence[int], methods: Mapping[str, SweepMethod]
+) -> list[dict[str, Any]]:
     """Score every method at every anchor count and seed."""
     started = time.perf_counter()
     task, references = stitching(pair) if pair.prompts is None else zero_shot(pair)
@@ -147,12 +149,12 @@ def run_pair(pair: Pair, counts: Sequence[int], methods: Mapping[str, SweepMetho
     seconds = time.perf_counter() - started
     print(f"{pair.protocol}: {pair.source} to {pair.target}, {seconds:.0f} s", file=sys.stderr)
     names = dict(protocol=pair.protocol, source=pair.source, target=pair.target)
-    return [cast(Record, names | record) for record in found]
+    return [names | record for record in found]
 
 
 def run_all(
     pairs: Sequence[Pair], counts: Sequence[int], methods: Mapping[str, SweepMethod] = METHODS
-) -> list[Record]:
+) -> list[dict[str, Any]]:
     """Run all pairs; those of equal dimensions, which share compiled fits, in one process."""
 
     def dims(index: int) -> tuple[int, int]:
@@ -174,7 +176,7 @@ def run_all(
 
 def run_group(
     pairs: Sequence[Pair], counts: Sequence[int], methods: Mapping[str, SweepMethod]
-) -> list[list[Record]]:
+) -> list[list[dict[str, Any]]]:
     """Run pairs one after the other."""
     return [run_pair(pair, counts, methods) for pair in pairs]
 

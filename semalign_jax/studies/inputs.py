@@ -121,12 +121,11 @@ def functions_digest(
         if name in named:
             raise ValueError(f"metrics: {name!r} is one of the settings; call yours otherwise")
         try:
-            found[name] = inspect.getsource(function)
+            text = inspect.getsource(function)
         except (OSError, TypeError):  # e.g. typed into a shell, or an object that is called
-            found[name] = getattr(function, "__qualname__", type(function).__qualname__)
-    return (
-        {"metrics": {name: digest(text.encode()) for name, text in found.items()}} if found else {}
-    )
+            text = getattr(function, "__qualname__", type(function).__qualname__)
+        found[name] = digest(text.encode())
+    return {"metrics": found} if found else {}
 
 
 def digest(*parts: np.ndarray | bytes | None) -> str:

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 from .._core.files import write_atomically
 from .._core.rows import CELL as CELL
@@ -21,19 +21,6 @@ from .._core.rows import metric_title as metric_title
 from .._core.rows import row_of_draws as row_of_draws
 from .._core.rows import summarize as summarize
 from ..plot.looks import is_control
-
-
-class Record(TypedDict):
-    """One score. `anchors` and `seed` are None for lines that use no anchors."""
-
-    protocol: str
-    source: str
-    target: str
-    method: str
-    anchors: int | None
-    seed: int | None
-    metric: str
-    value: float
 
 
 class ClassRow(ClassScore):
