@@ -1,7 +1,7 @@
 """Options of commands, made from the fields of pydantic classes.
 
-Each option stands once, as a field of a settings class: name, type and default are the field's, the
-help is what the `Attributes:` of the docstring say. A settings file holds the same class.
+Each option stands once, as a field of a settings class: name, type, default and help are the
+field's. A settings file holds the same class.
 
 This is a thin layer over click: it parses and completes, has no dependencies, has been maintained
 since 2014, and comes with huggingface-hub anyway. typer wants a signature beside each class. tyro
@@ -49,14 +49,12 @@ _METAVARS = {int: "N", float: "NUMBER", bool: "yes|no", str: "TEXT", Path: "PATH
 _PATHS = set().union(*map(path_options, READERS))
 
 
-def descriptions(kind: type) -> dict[str, str]:
-    """What the `Attributes:` of a class's docstring, and of those it builds on, say of each."""
-    found = {}
-    for one in reversed(kind.__mro__):
-        section = inspect.cleandoc(one.__doc__ or "").partition("Attributes:\n")[2]
-        entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-        found |= {name: " ".join(text.replace("`", "").split()) for name, text in entries}
-    return found
+def descriptions(kind: type[Settings]) -> dict[str, str]:
+    """What the docstrings of the fields say; one with another default keeps that of its base."""
+    bases = (one for one in reversed(kind.__mro__) if issubclass(one, Settings))
+    fields = (pair for one in bases for pair in one.model_fields.items())
+    texts = {name: field.description for name, field in fields if field.description}
+    return {name: " ".join(text.replace("`", "").split()) for name, text in texts.items()}
 
 
 def _plain(annotation: Any) -> Any:

@@ -67,32 +67,29 @@ class RecipeDataset(DatasetSettings):
 
 
 class Recipe(Settings):
-    """An experiment.
-
-    Attributes:
-        title: Of the report.
-        description: What it shows, and what it needs.
-        study: What is run on the embeddings.
-        dataset: The data set that is classified, or whose texts or images are searched.
-        content: What of it is embedded; of a zero-shot study the images.
-        anchors: The data set of pairs of a zero-shot study. By default `dataset`.
-        encoders: The encoders by name: those that are stitched, the image encoders of a zero-shot
-            study, or the two called old and new of a migration.
-        text_encoders: The text encoders of a zero-shot study.
-        multimodal: Two-tower models of a zero-shot study, as references.
-        settings: Of the study; stores, data sets and prompts of encoders come from the recipe.
-    """
+    """An experiment."""
 
     title: str
+    """Of the report."""
     description: str = ""
+    """What it shows, and what it needs."""
     study: Literal["stitching", "zero-shot", "migrate"]
+    """What is run on the embeddings."""
     dataset: RecipeDataset
+    """The data set that is classified, or whose texts or images are searched."""
     content: Literal["images", "texts"] = "images"
+    """What of it is embedded; of a zero-shot study the images."""
     anchors: RecipeDataset | None = None
+    """The data set of pairs of a zero-shot study. By default `dataset`."""
     encoders: dict[str, RecipeEncoder]
+    """The encoders by name: those that are stitched, the image encoders of a zero-shot study, or
+    the two called old and new of a migration."""
     text_encoders: dict[str, RecipeEncoder] = {}
+    """The text encoders of a zero-shot study."""
     multimodal: dict[str, RecipeEncoder] = {}
+    """Two-tower models of a zero-shot study, as references."""
     settings: dict[str, Any] = {}
+    """Of the study; stores, data sets and prompts of encoders come from the recipe."""
 
     @field_validator("settings")
     @classmethod

@@ -1,7 +1,4 @@
-"""The settings of the commands: their options, and what a settings file may hold.
-
-The help of an option is what `Attributes:` say of it.
-"""
+"""The settings of the commands: their options, and what a settings file may hold."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -39,97 +36,87 @@ SEARCHED = 20
 
 
 class RunSettings(Settings):
-    """Settings file and output.
-
-    Attributes:
-        config: Read settings from this file (YAML or JSON), by the names of the options with _ for
-            -. The command line goes before it.
-        as_json: Print one JSON object on stdout, and nothing else.
-        quiet: Show no progress.
-        debug: Show where an error comes from.
-    """
+    """Settings file and output."""
 
     config: DataPath | None = None
+    """Read settings from this file (YAML or JSON), by the names of the options with _ for -. The
+    command line goes before it."""
     as_json: bool = False
+    """Print one JSON object on stdout, and nothing else."""
     quiet: bool = False
+    """Show no progress."""
     debug: bool = False
+    """Show where an error comes from."""
 
 
 class ProcessSettings(Settings):
-    """Several processes.
-
-    Attributes:
-        distributed: Share the work with other processes that run this same command.
-        coordinator: Meet the others at this address HOST:PORT of process 0. By default SLURM, Open
-            MPI, Kubernetes or the TPU pod are asked.
-        process_count: Expect so many processes in all. By default SLURM and the like are asked.
-        process_id: Be the process of this number, from 0. By default SLURM and the like are asked.
-        timeout: Count a process as dead after so many seconds of silence. By default these are 100.
-    """
+    """Several processes."""
 
     distributed: bool = False
+    """Share the work with other processes that run this same command."""
     coordinator: str | None = None
+    """Meet the others at this address HOST:PORT of process 0. By default SLURM, Open MPI,
+    Kubernetes or the TPU pod are asked."""
     process_count: Count | None = None
+    """Expect so many processes in all. By default SLURM and the like are asked."""
     process_id: Annotated[int, Field(ge=0)] | None = None
+    """Be the process of this number, from 0. By default SLURM and the like are asked."""
     timeout: Count | None = None
+    """Count a process as dead after so many seconds of silence. By default these are 100."""
 
 
 class EmbedSettings(Settings):
-    """What is embedded, with what and how.
-
-    Attributes:
-        encoder: The encoder is the folder of a checkpoint, or its id on the Hugging Face hub.
-        inputs: Embed a .txt file with a text a line; or images, folders of images and quoted
-            patterns.
-        out: Write the store to this folder.
-        dataset: Embed a data set instead of files.
-        content: Embed these of the data set.
-        prompts: Embed the texts of this prompt set instead, a name or a file.
-        split: Keep this split of the data set.
-        view: Keep this view position of the data set, e.g. PA.
-        one_per_study: Keep only the first item of each study.
-        limit: Embed at most so many items, drawn by their ids: of any encoder the same.
-        id_from: Call image files by the path below the folder that was given, by the name of the
-            file or by its stem.
-        batch_size: Embed so many items a step.
-        chunk_size: Write so many items a file of the store.
-        dtype: Write numbers of this type.
-        compute_dtype: Compute with numbers of this type.
-        pooling: Make a row of the tokens in this way: cls, mean, eos, pooler or projection. By
-            default the encoder's own is taken.
-        layer: Pool this hidden layer, -1 is the last. By default the encoder's output is pooled.
-        normalize: Bring rows to length 1. By default the encoder's folder says whether.
-        prompt_name: Put this prompt of the encoder's folder before each text, e.g. query or
-            document. By default the folder's default prompt is taken, if it has one.
-        revision: Take this branch, tag or commit of the hub.
-        workers: Decode images in so many threads. By default there is one a core, at most 16.
-        processes: Decode DICOM files in processes. By default this is done from 1000 files on.
-        skip_broken: Leave out what cannot be read, list it, and exit with 1.
-    """
+    """What is embedded, with what and how."""
 
     encoder: EncoderName
+    """The encoder is the folder of a checkpoint, or its id on the Hugging Face hub."""
     inputs: tuple[DataPath, ...] = ()
+    """Embed a .txt file with a text a line; or images, folders of images and quoted patterns."""
     out: StorePath
+    """Write the store to this folder."""
     dataset: DatasetSettings | None = None
+    """Embed a data set instead of files."""
     content: Literal["images", "texts"] | None = None
+    """Embed these of the data set."""
     prompts: PromptSetName | None = None
+    """Embed the texts of this prompt set instead, a name or a file."""
     split: tuple[str, ...] = ()
+    """Keep this split of the data set."""
     view: tuple[str, ...] = ()
+    """Keep this view position of the data set, e.g. PA."""
     one_per_study: bool = False
+    """Keep only the first item of each study."""
     limit: Count | None = None
+    """Embed at most so many items, drawn by their ids: of any encoder the same."""
     id_from: Literal["path", "name", "stem"] = "path"
+    """Call image files by the path below the folder that was given, by the name of the file or by
+    its stem."""
     batch_size: Count = 32
+    """Embed so many items a step."""
     chunk_size: Count = 4096
+    """Write so many items a file of the store."""
     dtype: Dtype = "float32"
+    """Write numbers of this type."""
     compute_dtype: Dtype = "float32"
+    """Compute with numbers of this type."""
     pooling: str | None = None
+    """Make a row of the tokens in this way: cls, mean, eos, pooler or projection. By default the
+    encoder's own is taken."""
     layer: int | None = None
+    """Pool this hidden layer, -1 is the last. By default the encoder's output is pooled."""
     normalize: bool | None = None
+    """Bring rows to length 1. By default the encoder's folder says whether."""
     prompt_name: str | None = None
+    """Put this prompt of the encoder's folder before each text, e.g. query or document. By default
+    the folder's default prompt is taken, if it has one."""
     revision: str | None = None
+    """Take this branch, tag or commit of the hub."""
     workers: Count | None = None
+    """Decode images in so many threads. By default there is one a core, at most 16."""
     processes: bool | None = None
+    """Decode DICOM files in processes. By default this is done from 1000 files on."""
     skip_broken: bool = False
+    """Leave out what cannot be read, list it, and exit with 1."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -166,54 +153,50 @@ _FIT_OPTIONS = (
 
 
 class FitSettings(Settings):
-    """A fit of two stores.
-
-    Attributes:
-        source: Rows of the source space are in this store, or .npy file, whose rows are matched by
-            position unless NAME.ids.json is beside it.
-        target: Rows of the target space are in this store or .npy file.
-        out: Write the map to this file, which is replaced if it exists.
-        method: Fit this kind of map; auto chooses a ridge by leave-one-out, of anchors in memory.
-        anchors: Fit to so many pairs. By default all are taken.
-        select: Choose these anchors in this way, by the rows of the source.
-        seed: Draw everything with this seed.
-        ids: Fit only to the ids in this file, one a line or a JSON list.
-        normalize: Normalise both spaces in this way before the fit. By default it is isotropic for
-            the orthogonal maps, which match neither offset nor scale, and none for the others.
-        ridge: Penalise squared weights by so much. By default there is no penalty.
-        ridge_unit: Take the ridge in this unit. By default it is absolute.
-        rcond: Leave out singular values below this share of the largest.
-        scale: Give an orthogonal map a scale.
-        rotation_only: Exclude reflections from an orthogonal map.
-        completion: Fill directions that the anchors leave open in this way. By default an
-            orthogonal map stays orthogonal.
-        batch_rows: Read so many rows at once.
-        unpaired_source: More rows of the source space, without a partner, are in this store or .npy
-            file. With these the map is affine, with a penalty that is found.
-        unpaired_target: More rows of the target space, without a partner, are in this store or .npy
-            file.
-        unpaired_rows: Take at most so many rows of either of these stores, drawn at random.
-    """
+    """A fit of two stores."""
 
     source: DataPath
+    """Rows of the source space are in this store, or .npy file, whose rows are matched by position
+    unless NAME.ids.json is beside it."""
     target: DataPath
+    """Rows of the target space are in this store or .npy file."""
     out: DataPath
+    """Write the map to this file, which is replaced if it exists."""
     method: Method = "auto"
+    """Fit this kind of map; auto chooses a ridge by leave-one-out, of anchors in memory."""
     anchors: Count | None = None
+    """Fit to so many pairs. By default all are taken."""
     select: Literal["random", "k-medoids", "k-means++", "leverage", "farthest"] = "random"
+    """Choose these anchors in this way, by the rows of the source."""
     seed: int = 0
+    """Draw everything with this seed."""
     ids: DataPath | None = None
+    """Fit only to the ids in this file, one a line or a JSON list."""
     normalize: Normalize | None = None
+    """Normalise both spaces in this way before the fit. By default it is isotropic for the
+    orthogonal maps, which match neither offset nor scale, and none for the others."""
     ridge: float | None = None
+    """Penalise squared weights by so much. By default there is no penalty."""
     ridge_unit: RidgeUnit | None = None
+    """Take the ridge in this unit. By default it is absolute."""
     rcond: float | None = None
+    """Leave out singular values below this share of the largest."""
     scale: bool | None = None
+    """Give an orthogonal map a scale."""
     rotation_only: bool | None = None
+    """Exclude reflections from an orthogonal map."""
     completion: Completion | None = None
+    """Fill directions that the anchors leave open in this way. By default an orthogonal map stays
+    orthogonal."""
     batch_rows: Count = 4096
+    """Read so many rows at once."""
     unpaired_source: DataPath | None = None
+    """More rows of the source space, without a partner, are in this store or .npy file. With these
+    the map is affine, with a penalty that is found."""
     unpaired_target: DataPath | None = None
+    """More rows of the target space, without a partner, are in this store or .npy file."""
     unpaired_rows: Count = 10_000
+    """Take at most so many rows of either of these stores, drawn at random."""
 
     @model_validator(mode="before")
     @classmethod
@@ -258,92 +241,83 @@ def usual_options(method: Method, normalize: Normalize | None = None) -> dict[st
 
 
 class ApplySettings(Settings):
-    """A map applied to a store.
-
-    Attributes:
-        map: The map is in this file.
-        store: Rows of the map's source space are in this store or .npy file.
-        out: Write the new store to this folder.
-        dtype: Write numbers of this type. By default it is that of the old store, at most float32.
-        chunk_size: Write so many rows a file of the new store.
-    """
+    """A map applied to a store."""
 
     map: DataPath
+    """The map is in this file."""
     store: DataPath
+    """Rows of the map's source space are in this store or .npy file."""
     out: StorePath
+    """Write the new store to this folder."""
     dtype: Dtype | None = None
+    """Write numbers of this type. By default it is that of the old store, at most float32."""
     chunk_size: Count = 16384
+    """Write so many rows a file of the new store."""
 
 
 class MigrateSettings(Settings):
-    """A search index that moves to another encoder.
-
-    Attributes:
-        old: All rows by the old encoder are in this store or .npy file.
-        new: Rows by the new encoder are in this store or .npy file, of the sample at least.
-        out: Write the map, the measurements and the mapped rows to this folder.
-        sample: Fit the map to so many rows that both have, at most four fifths of them.
-        method: Fit this kind of map; the affine one chooses its ridge by leave-one-out.
-        queries: Search with the rows of this store or .npy file, by the new encoder. By default
-            rows that the map was not fitted to are searched with.
-        search_rows: Search among so many of the rows that both have and the map was not fitted to.
-        search_queries: Search with so many rows.
-        keep: Recommend the mapped rows if recall@10 is surely at least this.
-        cost: Embedding 1000 rows costs so much, in any unit.
-        write: Write the mapped rows, of length 1, as files of these formats. By default they are
-            not mapped.
-        seed: Draw everything with this seed.
-    """
+    """A search index that moves to another encoder."""
 
     old: DataPath
+    """All rows by the old encoder are in this store or .npy file."""
     new: DataPath
+    """Rows by the new encoder are in this store or .npy file, of the sample at least."""
     out: StorePath
+    """Write the map, the measurements and the mapped rows to this folder."""
     sample: Count = 2000
+    """Fit the map to so many rows that both have, at most four fifths of them."""
     method: Method = "affine"
+    """Fit this kind of map; the affine one chooses its ridge by leave-one-out."""
     queries: DataPath | None = None
+    """Search with the rows of this store or .npy file, by the new encoder. By default rows that the
+    map was not fitted to are searched with."""
     search_rows: Annotated[int, Field(ge=SEARCHED)] = 20_000
+    """Search among so many of the rows that both have and the map was not fitted to."""
     search_queries: Count = 1000
+    """Search with so many rows."""
     keep: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Recommend the mapped rows if recall@10 is surely at least this."""
     cost: Annotated[float, Field(ge=0)] | None = None
+    """Embedding 1000 rows costs so much, in any unit."""
     write: tuple[Literal["npy", "npz", "parquet", "h5"], ...] = ()
+    """Write the mapped rows, of length 1, as files of these formats. By default they are not
+    mapped."""
     seed: int = 0
+    """Draw everything with this seed."""
 
 
 class SweepSettings(Settings):
-    """A sweep over methods, anchor counts and seeds for one pair of stores.
-
-    Attributes:
-        source: Rows of the source space are in this store, or .npy file, whose rows are matched by
-            position unless NAME.ids.json is beside it.
-        target: Rows of the target space are in this store or .npy file.
-        out: Write the results to this folder. By default they are only shown.
-        methods: Fit these kinds of maps.
-        anchors: Fit to so many anchors.
-        seeds: Draw anchors so many times.
-        normalize: Normalise both spaces in this way before the fits. By default it is isotropic for
-            the orthogonal maps and none for the others.
-        dataset: Take patients and splits from the data set of the pairs, so that no patient is on
-            both sides.
-        test_split: Hold out this split of the data set. By default patients are drawn at random.
-        test_ids: Hold out the ids of this file instead, one a line or a JSON list.
-        test_fraction: Hold out this share, if it is drawn.
-        test_rows: Score at most so many held-out pairs.
-        seed: Draw everything with this seed.
-    """
+    """A sweep over methods, anchor counts and seeds for one pair of stores."""
 
     source: DataPath
+    """Rows of the source space are in this store, or .npy file, whose rows are matched by position
+    unless NAME.ids.json is beside it."""
     target: DataPath
+    """Rows of the target space are in this store or .npy file."""
     out: DataPath | None = None
+    """Write the results to this folder. By default they are only shown."""
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] = (*METHODS, "auto")
+    """Fit these kinds of maps."""
     anchors: Annotated[tuple[Count, ...], Field(min_length=1)] = (50, 100, 200, 400)
+    """Fit to so many anchors."""
     seeds: Count = 5
+    """Draw anchors so many times."""
     normalize: Normalize | None = None
+    """Normalise both spaces in this way before the fits. By default it is isotropic for the
+    orthogonal maps and none for the others."""
     dataset: DatasetSettings | None = None
+    """Take patients and splits from the data set of the pairs, so that no patient is on both
+    sides."""
     test_split: str | None = None
+    """Hold out this split of the data set. By default patients are drawn at random."""
     test_ids: DataPath | None = None
+    """Hold out the ids of this file instead, one a line or a JSON list."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Hold out this share, if it is drawn."""
     test_rows: Annotated[int, Field(ge=2)] = 2000
+    """Score at most so many held-out pairs."""
     seed: int = 0
+    """Draw everything with this seed."""
 
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> Self:
@@ -355,70 +329,55 @@ class SweepSettings(Settings):
 
 
 class StudySettings(Settings):
-    """Results and other settings.
-
-    Attributes:
-        out: Write the results to this folder; a run that was interrupted goes on there.
-        settings: Set anything, with dots for inner keys, e.g. methods.ridge.ridge=2.0; a value that
-            is JSON is read as such.
-    """
+    """Results and other settings."""
 
     out: DataPath
+    """Write the results to this folder; a run that was interrupted goes on there."""
     settings: dict[str, Any] = {}
+    """Set anything, with dots for inner keys, e.g. methods.ridge.ridge=2.0; a value that is JSON is
+    read as such."""
 
 
 class ReportSettings(Settings):
-    """A report of several studies.
-
-    Attributes:
-        results: Report these folders of results, or results.json files.
-        out: Write this HTML file.
-    """
+    """A report of several studies."""
 
     results: Annotated[tuple[DataPath, ...], Field(min_length=1)]
+    """Report these folders of results, or results.json files."""
     out: DataPath = Path("report.html")
+    """Write this HTML file."""
 
 
 class DemoSettings(Settings):
-    """The demo.
-
-    Attributes:
-        out: Write the results to this folder.
-        full: Take all anchor counts, draws and resamples, which takes longer.
-    """
+    """The demo."""
 
     out: DataPath = Path("semalign-demo")
+    """Write the results to this folder."""
     full: bool = False
+    """Take all anchor counts, draws and resamples, which takes longer."""
 
 
 class RecipeSettings(Settings):
-    """An experiment as a whole.
-
-    Attributes:
-        name: Run this recipe, by its name, or a file that --write wrote.
-        data: The data sets are in this folder, by the names that the recipe has for theirs. By
-            default it is the working directory, or the folder of the file.
-        out: Write stores, results and the report to this folder; a run that was stopped goes on
-            there.
-        encoder: Take this folder of a checkpoint, or id on the hub, for an encoder of the recipe.
-        only: Take only this encoder of the recipe.
-        limit: Embed at most so many items of each data set, to try the recipe out.
-        dry_run: Check everything that can be checked, and show the plan with downloads, disk and
-            time.
-        write: Write the recipe to this file (YAML or JSON), to edit and run it, and do nothing
-            else.
-        settings: Set anything of the study, with dots for inner keys, e.g. counts=[50,100].
-    """
+    """An experiment as a whole."""
 
     name: str
+    """Run this recipe, by its name, or a file that --write wrote."""
     data: DataPath | None = None
+    """The data sets are in this folder, by the names that the recipe has for theirs. By default it
+    is the working directory, or the folder of the file."""
     out: DataPath | None = None
+    """Write stores, results and the report to this folder; a run that was stopped goes on there."""
     encoder: dict[str, EncoderName] = {}
+    """Take this folder of a checkpoint, or id on the hub, for an encoder of the recipe."""
     only: tuple[str, ...] = ()
+    """Take only this encoder of the recipe."""
     limit: Count | None = None
+    """Embed at most so many items of each data set, to try the recipe out."""
     dry_run: bool = False
+    """Check everything that can be checked, and show the plan with downloads, disk and time."""
     write: DataPath | None = None
+    """Write the recipe to this file (YAML or JSON), to edit and run it, and do nothing else."""
     settings: dict[str, Any] = {}
+    """Set anything of the study, with dots for inner keys, e.g. counts=[50,100]."""
 
     @model_validator(mode="after")
     def _has_an_aim(self) -> Self:
@@ -428,13 +387,10 @@ class RecipeSettings(Settings):
 
 
 class InfoSettings(Settings):
-    """What is asked for.
-
-    Attributes:
-        path: Look at this file or folder, or at the shipped prompt set of this name.
-    """
+    """What is asked for."""
 
     path: str
+    """Look at this file or folder, or at the shipped prompt set of this name."""
 
 
 class DoctorSettings(Settings):
@@ -442,48 +398,39 @@ class DoctorSettings(Settings):
 
 
 class VerifySettings(Settings):
-    """What is checked.
-
-    Attributes:
-        store: The store is in this folder.
-    """
+    """What is checked."""
 
     store: DataPath
+    """The store is in this folder."""
 
 
 class ConvertSettings(Settings):
-    """A conversion.
-
-    Attributes:
-        source: Read this store, or this file of embeddings.
-        out: Write this file of embeddings, or a store in this folder.
-        embeddings: The embeddings have this name in the file.
-        ids: The ids have this name in the file.
-        describe: Keep in the store what made the embeddings.
-    """
+    """A conversion."""
 
     source: DataPath
+    """Read this store, or this file of embeddings."""
     out: DataPath
+    """Write this file of embeddings, or a store in this folder."""
     embeddings: str = "embeddings"
+    """The embeddings have this name in the file."""
     ids: str = "ids"
+    """The ids have this name in the file."""
     describe: dict[str, Any] = {}
+    """Keep in the store what made the embeddings."""
 
 
 class ConvertCheckpointSettings(Settings):
-    """A conversion of a checkpoint.
-
-    Attributes:
-        source: The pickled checkpoint is in this folder, or has this id on the Hugging Face hub.
-        out: Write to this folder, with the small files of the checkpoint. By default the folder
-            itself gets the safetensors files.
-        revision: Take this branch, tag or commit of the hub.
-        overwrite: Replace safetensors files that are there.
-    """
+    """A conversion of a checkpoint."""
 
     source: EncoderName
+    """The pickled checkpoint is in this folder, or has this id on the Hugging Face hub."""
     out: DataPath | None = None
+    """Write to this folder, with the small files of the checkpoint. By default the folder itself
+    gets the safetensors files."""
     revision: str | None = None
+    """Take this branch, tag or commit of the hub."""
     overwrite: bool = False
+    """Replace safetensors files that are there."""
 
 
 def save_settings(settings: Settings, path: Path) -> None:

@@ -82,27 +82,27 @@ Names: TypeAlias = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and unknown keys are errors."""
+    """Base of all settings: immutable, and unknown keys are errors.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The docstrings below the fields are the help of the command line.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 S = TypeVar("S", bound=Settings)
 
 
 class DatasetSettings(Settings):
-    """A data set on disk.
-
-    Attributes:
-        reader: The reader of the data set, one of `READERS`.
-        path: Folder of the data set, or for "table" the CSV or Parquet file.
-        options: Keyword options of the reader, e.g. ``{"image": "path", "label": "finding"}``;
-            paths among them start where `path` does.
-    """
+    """A data set on disk."""
 
     reader: Literal["table", "mimic-cxr", "rsna", "vindr-cxr", "open-i", "chexpert", "padchest"]
+    """The reader of the data set, one of `READERS`."""
     path: DataPath
+    """Folder of the data set, or for "table" the CSV or Parquet file."""
     options: dict[str, Any] = {}
+    """Keyword options of the reader, e.g. ``{"image": "path", "label": "finding"}``; paths among
+    them start where `path` does."""
 
     @field_validator("options")
     @classmethod
@@ -119,13 +119,10 @@ class DatasetSettings(Settings):
 
 
 class PatientSplit(Settings):
-    """A split by patient, for data sets that come without one; see `data.patient_split`.
-
-    Attributes:
-        seed: Seed of the split.
-    """
+    """A split by patient, for data sets that come without one; see `data.patient_split`."""
 
     seed: int = Field(default=0, ge=0)
+    """Seed of the split."""
 
     def fractions(self) -> dict[str, float]:
         """Parts and their fractions of the images."""
@@ -177,29 +174,26 @@ def sweep_method(options: Mapping[str, Any]) -> SweepMethod:
 
 
 class StudySettings(Settings):
-    """What all studies have.
-
-    Attributes:
-        title: Title of the report.
-        counts: Anchor counts of the curves.
-        seeds: Number of draws of anchors.
-        seed: Seed of anchors and resamples.
-        methods: Maps by name, each with options of `SweepMethod`. A list of names does too, and a
-            name instead of options: it stands for those of the default of this name.
-        uncertain: What uncertain labels become: left out, 0 or 1 (see `data.binary_labels`).
-        blank: What missing labels become: left out, or 0.
-        trust: Whether the anchors of each pair of encoders are diagnosed, at the largest count, see
-            `maps.diagnose`.
-    """
+    """What all studies have."""
 
     title: str = "Study"
+    """Title of the report."""
     counts: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 20, 50, 100, 200, 500, 1000)
+    """Anchor counts of the curves."""
     seeds: int = Field(default=5, ge=1)
+    """Number of draws of anchors."""
     seed: int = Field(default=0, ge=0)
+    """Seed of anchors and resamples."""
     methods: dict[str, dict[str, Any]] = METHODS
+    """Maps by name, each with options of `SweepMethod`. A list of names does too, and a name
+    instead of options: it stands for those of the default of this name."""
     uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
+    """What uncertain labels become: left out, 0 or 1 (see `data.binary_labels`)."""
     blank: Literal["ignore", "zeros"] = "ignore"
+    """What missing labels become: left out, or 0."""
     trust: bool = True
+    """Whether the anchors of each pair of encoders are diagnosed, at the largest count, see
+    `maps.diagnose`."""
 
     @field_validator("*")
     @classmethod

@@ -23,13 +23,10 @@ NAIVE = "naive"
 
 
 class PatientSplitSettings(PatientSplit):
-    """A split by patient, for data sets that come without one; see `data.patient_split`.
-
-    Attributes:
-        test: Fraction of the images that are tested.
-    """
+    """A split by patient, for data sets that come without one; see `data.patient_split`."""
 
     test: float = Field(default=0.3, gt=0, lt=1)
+    """Fraction of the images that are tested."""
 
     def fractions(self) -> dict[str, float]:
         """Parts and their fractions of the images."""
@@ -40,16 +37,14 @@ class IntervalSettings(Settings):
     """Scores of single classes at the largest anchor count, with bootstrap intervals.
 
     Patients are the units that are drawn. Scores are means over the draws of anchors.
-
-    Attributes:
-        metrics: Scores of single classes.
-        resamples: Number of resamples of the bootstrap, which draws test patients.
-        level: Level of the intervals.
     """
 
     metrics: tuple[ClassMetric, ...] = Field(default=("auroc",), min_length=1)
+    """Scores of single classes."""
     resamples: int = Field(default=1000, ge=1)
+    """Number of resamples of the bootstrap, which draws test patients."""
     level: float = Field(default=0.95, gt=0, lt=1)
+    """Level of the intervals."""
 
 
 class StitchingSettings(StudySettings):
@@ -57,41 +52,39 @@ class StitchingSettings(StudySettings):
 
     The data are either `demo` groups, or a `dataset` and `stores`; these have `train` and `test`
     splits, or are split by `patient_split`. What all studies have: `StudySettings`.
-
-    Attributes:
-        demo: Groups of the shipped embeddings, instead of own ones.
-        dataset: The data set of images with labels and patients.
-        stores: Folder of each encoder's embeddings of these images, by the encoder's name. Rows
-            are matched by id, and images that are not in all stores are left out.
-        train: Names of the data set's splits that heads are trained on and anchors come from.
-        test: Names of the splits that are tested.
-        anchors: Names of the splits that anchors come from instead.
-        patient_split: A split of the images by patient instead, no patient in both parts.
-        task: Whether each image has exactly one label ("single-label") or any number of them
-            ("multi-label"). By default single-label if each labelled image has exactly one; a note
-            of the results says which it is, and why.
-        labels: The labels that count, in this order. By default all of the data set.
-        metrics: Scores as of `evaluate_stitching_pairs`. Figures of pairs show the first.
-        control: Whether maps are also fitted to wrongly matched anchors, which doubles the work.
-        l2: Penalty of the heads, see `fit_head`.
-        intervals: Scores of single classes with intervals. None leaves them out.
     """
 
     title: str = "Stitching"
     demo: tuple[DemoGroup, ...] = ()
+    """Groups of the shipped embeddings, instead of own ones."""
     dataset: DatasetSettings | None = None
+    """The data set of images with labels and patients."""
     stores: dict[str, DataPath] = {}
+    """Folder of each encoder's embeddings of these images, by the encoder's name. Rows are matched
+    by id, and images that are not in all stores are left out."""
     train: Names | None = None
+    """Names of the data set's splits that heads are trained on and anchors come from."""
     test: Names | None = None
+    """Names of the splits that are tested."""
     anchors: Names | None = None
+    """Names of the splits that anchors come from instead."""
     patient_split: PatientSplitSettings | None = None
+    """A split of the images by patient instead, no patient in both parts."""
     task: Literal["single-label", "multi-label"] | None = None
+    """Whether each image has exactly one label ("single-label") or any number of them
+    ("multi-label"). By default single-label if each labelled image has exactly one; a note of the
+    results says which it is, and why."""
     labels: tuple[str, ...] | None = Field(default=None, min_length=2)
+    """The labels that count, in this order. By default all of the data set."""
     methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = METHODS
     metrics: tuple[HeadMetric, ...] = Field(default=("auroc", "accuracy"), min_length=1)
+    """Scores as of `evaluate_stitching_pairs`. Figures of pairs show the first."""
     control: bool = True
+    """Whether maps are also fitted to wrongly matched anchors, which doubles the work."""
     l2: float = Field(default=1.0, ge=0)
+    """Penalty of the heads, see `fit_head`."""
     intervals: IntervalSettings | None = IntervalSettings()
+    """Scores of single classes with intervals. None leaves them out."""
 
     @field_validator("methods")
     @classmethod

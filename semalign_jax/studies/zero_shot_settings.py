@@ -40,26 +40,23 @@ SCORES: Mapping[str, Baseline] = {NAIVE: naive_scores, **BASELINES, **MORE_BASEL
 
 
 class PromptSource(Settings):
-    """Where embeddings of prompts come from: a store, or an encoder that is run.
-
-    Attributes:
-        store: Folder of embeddings, one for each text of `prompt_texts`. Its ids are
-            "<class>/<positive or negative>/<number from 0>", the positions "0", "1", ... of the
-            texts, or the texts themselves.
-        encoder: Folder of a checkpoint that is run instead, or its id on the Hugging Face hub.
-        pooling: Pooling of that encoder, see `encoders.load_encoder`. By default that of the
-            reports' store, if it says.
-        layer: Layer of that encoder that is pooled. By default that of the reports' store.
-        normalize: Whether that encoder's rows get length 1. By default as in the reports' store.
-        revision: Branch, tag or commit of that encoder on the hub.
-    """
+    """Where embeddings of prompts come from: a store, or an encoder that is run."""
 
     store: DataPath | None = None
+    """Folder of embeddings, one for each text of `prompt_texts`. Its ids are "<class>/<positive or
+    negative>/<number from 0>", the positions "0", "1", ... of the texts, or the texts
+    themselves."""
     encoder: EncoderName | None = None
+    """Folder of a checkpoint that is run instead, or its id on the Hugging Face hub."""
     pooling: str | None = None
+    """Pooling of that encoder, see `encoders.load_encoder`. By default that of the reports' store,
+    if it says."""
     layer: int | None = None
+    """Layer of that encoder that is pooled. By default that of the reports' store."""
     normalize: bool | None = None
+    """Whether that encoder's rows get length 1. By default as in the reports' store."""
     revision: str | None = None
+    """Branch, tag or commit of that encoder on the hub."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "PromptSource":
@@ -73,29 +70,24 @@ class PromptSource(Settings):
 
 
 class MultimodalSettings(Settings):
-    """A multimodal model (CLIP and the like) on the same images and prompts, as a reference.
-
-    Attributes:
-        images: Folder of the model's embeddings of the images that are evaluated.
-        prompts: Embeddings of the prompts by the model's text encoder.
-    """
+    """A multimodal model (CLIP and the like) on the same images and prompts, as a reference."""
 
     images: DataPath
+    """Folder of the model's embeddings of the images that are evaluated."""
     prompts: PromptSource
+    """Embeddings of the prompts by the model's text encoder."""
 
 
 class ImageSplitSettings(PatientSplit):
     """A split by patient, for images that come without one; see `data.patient_split`.
 
     What is left is `labelled`; anchors of the same data set are drawn from it too.
-
-    Attributes:
-        validation: Fraction of the images that thresholds are chosen on.
-        test: Fraction of the images that are tested.
     """
 
     validation: float = Field(default=0.3, gt=0, lt=1)
+    """Fraction of the images that thresholds are chosen on."""
     test: float = Field(default=0.7, gt=0, lt=1)
+    """Fraction of the images that are tested."""
 
     def fractions(self) -> dict[str, float]:
         """Parts and their fractions of the images."""
@@ -118,73 +110,70 @@ class ZeroShotSettings(StudySettings):
 
     Either `demo`, or `images`, `image_stores`, `text_stores`, `prompts`, `prompt_embeddings` and
     `validation` and `test` (or `patient_split`). What all studies have: `StudySettings`.
-
-    Attributes:
-        demo: Whether the shipped embeddings are taken instead of own ones.
-        images: The data set of the images that are evaluated, with labels and patients.
-        image_stores: Folder of each image encoder's embeddings of these images, by the encoder's
-            name.
-        validation: Names of the data set's splits that thresholds are chosen on.
-        test: Names of the splits that are tested.
-        labelled: Names of the splits that the linear probe learns from.
-        patient_split: A split of the images by patient instead, no patient in two parts.
-        anchors: The data set of images and reports that anchors are drawn from. By default that
-            of `images`.
-        anchor_splits: Names of its splits that anchors are drawn from. By default all of another
-            data set, and the part `labelled` of the same one.
-        anchor_stores: Folder of each image encoder's embeddings of the anchors' images, by the
-            encoder's name. It may be left out if `anchors` is.
-        text_stores: Folder of each text encoder's embeddings of the anchors' reports, by the
-            encoder's name, under the ids of their images.
-        prompts: The prompt set, a file or one of `shipped_prompt_sets`.
-        prompt_embeddings: Embeddings of the prompts by each text encoder, by the encoder's name.
-        label_names: Label of the images for each class of the prompt set, where the names differ.
-        ignored_labels: Labels of the images that have no prompts, on purpose.
-        baselines: Baselines by name with their options; the key `baseline` says which: "naive",
-            "relative", "asif" or "csa" (see `zeroshot.baselines`), or "probe", a linear probe on as
-            many labelled images as there are anchors (option `l2`). A list of these names does too.
-            Not run unless named: "cca", "kernel-ridge", "reduced-rank", "diagonal" and "whitened".
-        normalizations: Normalisations of the mapped space, see `zero_shot_scores`. With several
-            each map has several lines, and the notes compare them.
-        multimodal: Multimodal models as references, by name.
-        temperature: Temperature of the softmax of multi-label scores, see `prompt_scores`.
-        shrinkage: Shrinkage of the anchors' covariance, see `anchor_space`.
-        rule: How thresholds are chosen on the validation images.
-        metrics: Scores, by default all that the task has. Figures of pairs show the first.
-        class_metrics: Scores of single classes, at the largest count.
-        resamples: Number of resamples of the bootstrap, which draws test patients.
-        level: Level of the intervals.
     """
 
     title: str = "Zero-shot classification"
     demo: bool = False
+    """Whether the shipped embeddings are taken instead of own ones."""
     images: DatasetSettings | None = None
+    """The data set of the images that are evaluated, with labels and patients."""
     image_stores: dict[str, DataPath] = {}
+    """Folder of each image encoder's embeddings of these images, by the encoder's name."""
     validation: Names | None = None
+    """Names of the data set's splits that thresholds are chosen on."""
     test: Names | None = None
+    """Names of the splits that are tested."""
     labelled: Names | None = None
+    """Names of the splits that the linear probe learns from."""
     patient_split: ImageSplitSettings | None = None
+    """A split of the images by patient instead, no patient in two parts."""
     anchors: DatasetSettings | None = None
+    """The data set of images and reports that anchors are drawn from. By default that of
+    `images`."""
     anchor_splits: Names | None = None
+    """Names of its splits that anchors are drawn from. By default all of another data set, and the
+    part `labelled` of the same one."""
     anchor_stores: dict[str, DataPath] = {}
+    """Folder of each image encoder's embeddings of the anchors' images, by the encoder's name. It
+    may be left out if `anchors` is."""
     text_stores: dict[str, DataPath] = {}
+    """Folder of each text encoder's embeddings of the anchors' reports, by the encoder's name,
+    under the ids of their images."""
     prompts: PromptSetName | None = None
+    """The prompt set, a file or one of `shipped_prompt_sets`."""
     prompt_embeddings: dict[str, PromptSource] = {}
+    """Embeddings of the prompts by each text encoder, by the encoder's name."""
     label_names: dict[str, str] = {}
+    """Label of the images for each class of the prompt set, where the names differ."""
     ignored_labels: tuple[str, ...] = ()
+    """Labels of the images that have no prompts, on purpose."""
     methods: dict[str, dict[str, Any]] = METHODS
     baselines: dict[str, dict[str, Any]] = {
         name: {"baseline": name} for name in (NAIVE, *BASELINES)
     }
+    """Baselines by name with their options; the key `baseline` says which: "naive", "relative",
+    "asif" or "csa" (see `zeroshot.baselines`), or "probe", a linear probe on as many labelled
+    images as there are anchors (option `l2`). A list of these names does too. Not run unless named:
+    "cca", "kernel-ridge", "reduced-rank", "diagonal" and "whitened"."""
     normalizations: Annotated[tuple[SpaceNormalization, ...], Field(min_length=1)] = ("center",)
+    """Normalisations of the mapped space, see `zero_shot_scores`. With several each map has several
+    lines, and the notes compare them."""
     multimodal: dict[str, MultimodalSettings] = {}
+    """Multimodal models as references, by name."""
     temperature: float = Field(default=TEMPERATURE, gt=0)
+    """Temperature of the softmax of multi-label scores, see `prompt_scores`."""
     shrinkage: float | None = Field(default=None, ge=0, le=1)
+    """Shrinkage of the anchors' covariance, see `anchor_space`."""
     rule: ThresholdRule = "youden"
+    """How thresholds are chosen on the validation images."""
     metrics: Annotated[tuple[HeadMetric, ...], Field(min_length=1)] | None = None
+    """Scores, by default all that the task has. Figures of pairs show the first."""
     class_metrics: tuple[ClassMetric, ...] = ("auroc",)
+    """Scores of single classes, at the largest count."""
     resamples: int = Field(default=1000, ge=1)
+    """Number of resamples of the bootstrap, which draws test patients."""
     level: float = Field(default=0.95, gt=0, lt=1)
+    """Level of the intervals."""
 
     @field_validator("methods")
     @classmethod
