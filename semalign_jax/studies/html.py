@@ -45,61 +45,7 @@ class Section(NamedTuple):
 
 #: More tables than this in a section are folded, all but the first.
 OPEN_TABLES = 4
-CSS = """
-:root { color-scheme: light dark; --text: #1b1b1b; --back: #fff; --line: #c8c8c8; --soft: #f3f3f3;
-  --warn: #b35900; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e4e4e4; --back: #161616; --line: #4a4a4a; --soft: #242424; --warn: #f0a050; }
-  a { color: #8ab4f8; }
-}
-body { font: 1rem/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
-  max-width: 72rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
-h1, h2, h3, h4 { line-height: 1.2; }
-h2 { border-top: 1px solid var(--line); padding-top: 1rem; margin-top: 2.5rem; }
-aside { border-left: .3rem solid var(--warn); background: var(--soft); padding: .1rem 1rem; }
-aside h2, nav h2 { border: 0; padding: 0; margin: .8rem 0 0; font-size: 1.1rem; }
-nav ul { margin: .3rem 0; padding-left: 1.2rem; }
-.tables { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: flex-start; }
-.tables > * { min-width: 0; max-width: 100%; }
-.wide { overflow-x: auto; max-width: 100%; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
-  overflow-wrap: normal; }
-th:first-child, .plain th, .plain td { text-align: left; overflow-wrap: anywhere; }
-th:first-child { position: sticky; left: 0; background: var(--back); white-space: nowrap; }
-thead th { border-bottom-width: 2px; }
-tbody th { font-weight: 400; }
-td.best { background: var(--soft); }
-.rule { font-size: .85rem; margin: 0 0 .5rem; }
-details { width: 100%; }
-summary { cursor: pointer; font-weight: 600; padding: .2rem 0; }
-pre { background: var(--soft); padding: .7rem; overflow-x: auto; white-space: pre-wrap; }
-figure { margin: 1.5rem 0; position: relative; }
-figure img { max-width: 100%; background: #fff; cursor: zoom-in; display: block; }
-figcaption { font-size: .9rem; }
-.zoom { position: absolute; opacity: 0; }
-.zoom:focus-visible + label { outline: 3px solid var(--warn); }
-figure label { display: block; }
-.zoom:checked + label { position: fixed; inset: 0; z-index: 9; overflow: auto; background: #fff; }
-.zoom:checked + label img { max-width: none; min-width: 100%; cursor: zoom-out; }
-@media (max-width: 40rem) { table { font-size: .85rem; } th, td { padding: .2rem .35rem; } }
-@page { size: A4; margin: 15mm; }
-@media print {
-  :root { color-scheme: light; --text: #000; --back: #fff; --line: #c8c8c8; --soft: #eee; }
-  body { font-size: 9pt; max-width: none; margin: 0; padding: 0; }
-  table { font-size: 7.5pt; margin: .5rem 0; }
-  th, td { padding: .1rem .35rem; }
-  th:first-child { position: static; }
-  .wide { overflow: visible; }
-  .zoom:checked + label { position: static; }
-  figure img { max-height: 170mm; }
-  details::details-content { content-visibility: visible; display: block; height: auto; }
-  h1, h2, h3, h4, caption, summary { break-after: avoid; }
-  tr, table, figure, aside { break-inside: avoid; }
-  .plain { break-inside: auto; }
-}
-"""
+CSS = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 #: The page may load nothing from elsewhere, and run nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
