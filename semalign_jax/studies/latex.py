@@ -6,7 +6,7 @@ rounded means, deviations, intervals and escaped names would be strings made her
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from .._core import checks
@@ -60,6 +60,11 @@ def latex_table(
     checks.option("best", best, ("max", "min", "none"))
     if label is not None and not re.fullmatch(r"[\w:.-]+", label, re.ASCII):
         raise ValueError(f"label must be of letters, digits and ': . _ -'; got {label!r}")
+
+    def number(value: float) -> str:
+        text = f"{value * scale:.{digits}f}"
+        return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
     metric = metric_of(rows)
     counts: list[int | None] = [*counts_of(rows)]
     heads = (
@@ -73,7 +78,7 @@ def latex_table(
         if len(pairs) > 1:
             name = latex_text("{}: {} → {}".format(*pair))
             body.append(rf"\multicolumn{{{len(counts) + 1}}}{{l}}{{\emph{{{name}}}}} \\")
-        body += _lines(here, counts, spread, best, scale, digits)
+        body += _lines(here, counts, spread, best, number)
     lines = [
         rf"\begin{{tabular}}{{l{'r' * len(counts)}}}",
         r"\toprule",
@@ -96,47 +101,41 @@ def _lines(
     counts: Sequence[int | None],
     spread: str,
     best: str,
-    scale: float,
-    digits: int,
+    number: Callable[[float], str],
 ) -> Iterator[str]:
     """The lines of one pair, a method each."""
-    winners = {count: _best(rows, count, best, scale, digits) for count in counts}
+    winners = {count: _best(rows, count, best, number) for count in counts}
     for (method,), here in grouped(rows, "method").items():
         cells = {row["anchors"]: row for row in here}
         if None in cells and counts != [None]:
-            text = _latex_cell(cells[None], spread, scale, digits)
+            text = _latex_cell(cells[None], spread, number)
             shown = [rf"\multicolumn{{{len(counts)}}}{{c}}{{{text}}}"]
         else:
             shown = [
-                _latex_cell(cells[count], spread, scale, digits, winners[count])
-                if count in cells
-                else ""
+                _latex_cell(cells[count], spread, number, winners[count]) if count in cells else ""
                 for count in counts
             ]
         yield " & ".join([latex_text(method), *shown]) + r" \\"
 
 
 def _best(
-    rows: Sequence[Row], count: int | None, best: str, scale: float, digits: int
+    rows: Sequence[Row], count: int | None, best: str, number: Callable[[float], str]
 ) -> str | None:
     """The best mean of a column as it is printed."""
     means = [r["mean"] for r in rows if r["anchors"] == count and math.isfinite(r["mean"])]
     if best == "none" or not means:
         return None
-    return f"{(max if best == 'max' else min)(means) * scale:.{digits}f}"
+    return number(max(means) if best == "max" else min(means))
 
 
-def _latex_cell(row: Row, spread: str, scale: float, digits: int, winner: str | None = None) -> str:
+def _latex_cell(
+    row: Row, spread: str, number: Callable[[float], str], winner: str | None = None
+) -> str:
     if not math.isfinite(row["mean"]):
         return "--"
-
-    def number(value: float) -> str:
-        text = f"{value * scale:.{digits}f}"
-        return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
-
-    mean = number(row["mean"])
-    best = f"{row['mean'] * scale:.{digits}f}" == winner
-    text = rf"\textbf{{{mean}}}" if best else mean
+    text = number(row["mean"])
+    if text == winner:
+        text = rf"\textbf{{{text}}}"
     if spread == "std" and row["seeds"] > 1:
         text += rf"{{\tiny$\pm${number(row['std'])}}}"
     elif spread == "interval":
