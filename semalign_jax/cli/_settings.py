@@ -152,14 +152,19 @@ _FIT_OPTIONS = (
 )
 
 
-class FitSettings(Settings):
-    """A fit of two stores."""
+class PairSettings(Settings):
+    """Two stores."""
 
     source: DataPath
     """Rows of the source space are in this store, or .npy file, whose rows are matched by position
     unless NAME.ids.json is beside it."""
     target: DataPath
     """Rows of the target space are in this store or .npy file."""
+
+
+class FitSettings(PairSettings):
+    """A fit of two stores."""
+
     out: DataPath
     """Write the map to this file, which is replaced if it exists."""
     method: Method = "auto"
@@ -286,14 +291,9 @@ class MigrateSettings(Settings):
     """Draw everything with this seed."""
 
 
-class SweepSettings(Settings):
+class SweepSettings(PairSettings):
     """A sweep over methods, anchor counts and seeds for one pair of stores."""
 
-    source: DataPath
-    """Rows of the source space are in this store, or .npy file, whose rows are matched by position
-    unless NAME.ids.json is beside it."""
-    target: DataPath
-    """Rows of the target space are in this store or .npy file."""
     out: DataPath | None = None
     """Write the results to this folder. By default they are only shown."""
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] = (*METHODS, "auto")
