@@ -48,6 +48,17 @@ def beside(path: Path) -> Path:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in errors of the system that do not: of a full disk, for example."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Give a hidden file beside `path` to write to, which then takes its place in one step.
 
@@ -56,14 +67,13 @@ def replaced(path: Path) -> Iterator[Path]:
     """
     temporary = beside(path)
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except BaseException as error:
+        with naming(path):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            error.filename = str(path)  # of a full disk, the system says only that it is full
         raise
 
 

@@ -14,7 +14,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -204,17 +203,6 @@ def _print_for_people(outcome: Outcome) -> None:
             shown.add_row(*(Text(printable(cell)) for cell in row))
         console.print(Text(f"\n{printable(caption)}"), soft_wrap=True)
         console.print(shown)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Name what was written in errors of the system that do not: a full disk, for example."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)
-        raise
 
 
 def wrapped(text: str, width: int, indent: str = "") -> str:

@@ -10,7 +10,7 @@ from .._core.machine import core_count
 from ..distributed.processes import by_first
 from ..encoders import Encoder
 from ..stores.chunks import refuse_other_contents
-from ._console import Console, Outcome, writing
+from ._console import Console, Outcome
 from ._distributed import joined
 from ._options import DATASET, command
 from ._settings import EmbedSettings, ProcessSettings, save_settings
@@ -53,7 +53,7 @@ def embed_source(console: Console, settings: EmbedSettings, source: Source) -> O
     paths = [Path(item) for item in source.items] if source.modality == IMAGE else []
     items, ids = list(source.items), list(source.ids)
     skipped = list(source.skipped)
-    with writing(settings.out), pixel_reader(paths, settings.processes, workers) as reader:
+    with pixel_reader(paths, settings.processes, workers) as reader:
         if settings.skip_broken and source.modality == IMAGE:
             prepare = encoders.image_preprocessor(encoder)
             broken = find_broken(source, prepare, reader, settings.out, workers)

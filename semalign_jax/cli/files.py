@@ -21,7 +21,7 @@ from ..stores.chunks import MANIFEST, read_manifest
 from ..stores.exchange import SUFFIXES, ids_path
 from ..stores.store import verify_store
 from ..zeroshot.prompts import load_prompts, prompt_texts, shipped_prompt_sets
-from ._console import Console, Outcome, writing
+from ._console import Console, Outcome
 from ._options import command
 from ._settings import ConvertCheckpointSettings, ConvertSettings, InfoSettings, VerifySettings
 from ._stores import open_rows
@@ -276,19 +276,18 @@ def convert(console: Console, settings: ConvertSettings) -> Outcome:
         raise FileNotFoundError(f"{out.parent}: there is no such folder for the file")
     if to_file and out.is_dir():
         raise ValueError(f"{out} is a folder: choose another name for the file")
-    with writing(out):
-        if from_store:
-            store = open_store(source)
+    if from_store:
+        store = open_store(source)
+        export_store(store, out)
+    elif not to_file:
+        store = import_store(source, out, **named)
+    else:
+        folder = beside(out)
+        try:
+            store = import_store(source, folder, **named)
             export_store(store, out)
-        elif not to_file:
-            store = import_store(source, out, **named)
-        else:
-            folder = beside(out)
-            try:
-                store = import_store(source, folder, **named)
-                export_store(store, out)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     values = {
         "out": str(out),
         "rows": len(store),

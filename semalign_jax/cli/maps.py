@@ -30,7 +30,7 @@ from ..stores.store import (
 )
 from ..sweeps.anchors import anchor_order
 from ..sweeps.select import select_anchors
-from ._console import Console, Outcome, writing
+from ._console import Console, Outcome
 from ._distributed import joined
 from ._options import command
 from ._settings import ApplySettings, FitSettings, ProcessSettings, save_settings
@@ -99,8 +99,7 @@ def _fit(console: Console, settings: FitSettings) -> Outcome:
         save_map(mapping, settings.out, method=settings.method, diagnosis=about.get("diagnosis"))
         save_settings(settings, settings.out.with_suffix(".settings.json"))
 
-    with writing(settings.out):
-        by_first("writing the map", save)
+    by_first("writing the map", save)
     values = {
         "map": str(settings.out),
         "sha256": map_hash(mapping),
@@ -317,11 +316,10 @@ def apply(console: Console, settings: ApplySettings) -> Outcome:
         )
     narrow = store.dtype.name if store.dtype.name in ("bfloat16", "float16") else "float32"
     dtype = settings.dtype or narrow
-    with writing(settings.out):
-        mapped, before = map_store(
-            console, mapping, store, settings.out, dtype=dtype, chunk_size=settings.chunk_size
-        )
-        save_settings(settings, settings.out / "settings.json")
+    mapped, before = map_store(
+        console, mapping, store, settings.out, dtype=dtype, chunk_size=settings.chunk_size
+    )
+    save_settings(settings, settings.out / "settings.json")
     values = {
         "store": str(settings.out),
         "rows": len(mapped),

@@ -19,7 +19,7 @@ from ..stores.store import EmbeddingStore, JoinedRows
 from ..studies.migration import Kept, search_kept
 from ..studies.report import write_json
 from ..studies.tables import Table
-from ._console import Console, Outcome, writing
+from ._console import Console, Outcome
 from ._options import command
 from ._settings import SEARCHED, MigrateSettings, save_settings, usual_options
 from ._stores import join_pair, matched_by_position, open_pair, open_rows
@@ -96,26 +96,25 @@ def migrate(console: Console, settings: MigrateSettings) -> Outcome:
     mapping = maps[settings.method]
     deciding = next(one for one in kept if one[:3] == (settings.method, "recall", _DECIDING))
     verdict, why = _verdict(deciding, settings.keep)
-    with writing(settings.out):
-        # First: vectors of another map in this folder are refused, and its map stays beside them.
-        vectors = settings.write or (settings.out / "vectors").is_dir()
-        written = _write(console, settings, mapping, old) if vectors else []
-        save_map(mapping, settings.out / "map.safetensors", method=settings.method)
-        save_settings(settings, settings.out / "settings.json")
-        values = {
-            **format_header(FORMAT, VERSION),
-            "verdict": verdict,
-            "rows": len(old),
-            "sample": len(x),
-            "searched": len(searched[0]),
-            "queries": len(parts.query_rows),
-            "method": settings.method,
-            "keep": settings.keep,
-            "kept": [one._asdict() for one in kept],
-            **_costs(settings, len(old), len(x)),
-            "written": written,
-        }
-        write_json(settings.out / "migration.json", values)
+    # First: vectors of another map in this folder are refused, and its map stays beside them.
+    vectors = settings.write or (settings.out / "vectors").is_dir()
+    written = _write(console, settings, mapping, old) if vectors else []
+    save_map(mapping, settings.out / "map.safetensors", method=settings.method)
+    save_settings(settings, settings.out / "settings.json")
+    values = {
+        **format_header(FORMAT, VERSION),
+        "verdict": verdict,
+        "rows": len(old),
+        "sample": len(x),
+        "searched": len(searched[0]),
+        "queries": len(parts.query_rows),
+        "method": settings.method,
+        "keep": settings.keep,
+        "kept": [one._asdict() for one in kept],
+        **_costs(settings, len(old), len(x)),
+        "written": written,
+    }
+    write_json(settings.out / "migration.json", values)
     lines = [
         f"{verdict}: {why}",
         f"rows to embed: {values['rows_to_embed']} of {len(old)}"

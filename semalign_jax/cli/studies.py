@@ -15,7 +15,7 @@ from ..studies.settings import METHODS
 from ..studies.stitching import StitchingSettings
 from ..studies.tables import Row, counts_of, metric_title, over_pairs, summary_tables
 from ..studies.zero_shot import ZeroShotSettings
-from ._console import Console, Outcome, writing
+from ._console import Console, Outcome
 from ._options import DATASET, command
 from ._settings import DemoSettings, ReportSettings, StudySettings
 from ._signals import starting_processes
@@ -86,7 +86,7 @@ def run_study(name: str, settings: Any, out: Path, console: Console) -> Outcome:
     """Run a study and write its files."""
     # The intervals take longest and need optimised code.
     backend_settings.apply(quick_compile=False)
-    with writing(out), console.hushed():
+    with console.hushed():
         results = _STUDIES[name].run(settings, out)
     lines = [f"{results['title']}: written to {out} (report.html) in {results['seconds']:.0f} s"]
     values = {"out": str(out), **results}
@@ -107,7 +107,6 @@ def demo(console: Console, settings: DemoSettings) -> Outcome:
     # Spawned, since JAX must not have started before a fork. Most of the time goes into tracing and
     # compilation, which use one core each.
     with (
-        writing(out),
         console.progress("studies", len(_STUDIES)) as shown,
         ProcessPoolExecutor(
             len(_STUDIES), multiprocessing.get_context("spawn"), initializer=_show_nothing
@@ -168,8 +167,7 @@ def report(console: Console, settings: ReportSettings) -> Outcome:
 
 
 def _report(out: Path, studies: Sequence[StudyResults]) -> Outcome:
-    with writing(out):
-        write_report(out, studies)
+    write_report(out, studies)
     of = [{"kind": s["kind"], "title": s["title"], "rows": len(s["rows"])} for s in studies]
     text = f"{out}: a report of {', '.join(study['title'] for study in studies)}"
     return Outcome({"report": str(out), "studies": of}, text)

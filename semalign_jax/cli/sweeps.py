@@ -15,7 +15,7 @@ from ..stores.store import EmbeddingStore, JoinedRows
 from ..studies import backend_settings, report, tables
 from ..studies.inputs import read_dataset
 from ..sweeps.one_pair import SweepMethod, anchor_sweep
-from ._console import Console, Outcome, writing
+from ._console import Console, Outcome
 from ._options import DATASET, command
 from ._settings import SweepSettings, usual_options
 from ._stores import join_pair, matched_by_position, open_pair
@@ -83,10 +83,9 @@ def sweep(console: Console, settings: SweepSettings) -> Outcome:
         lines.append(f"{largest} anchors are all there are: no draws, so no deviation")
     if settings.out is not None:
         replaced = (settings.out / "results.json").is_file()
-        with writing(settings.out):
-            report.write_json(settings.out / "results.json", values)
-            report.write_json(settings.out / "settings.json", values["settings"])
-            tables.write_csv(settings.out / "summary.csv", rows)
+        report.write_json(settings.out / "results.json", values)
+        report.write_json(settings.out / "settings.json", values["settings"])
+        tables.write_csv(settings.out / "summary.csv", rows)
         lines.append(f"written to {settings.out}: results.json, settings.json, summary.csv")
         lines[-1] += " (those that were there are replaced)" * replaced
     shown = {key: value for key, value in values.items() if key != "records"}

@@ -9,14 +9,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import filelock
 
 from .._core.documents import parse_json
-from .._core.files import format_header, format_problem, write_atomically
+from .._core.files import format_header, format_problem, naming, write_atomically
 from .._core.progress import Progress
 
 FORMAT = "semalign_jax.cells"
@@ -74,9 +74,10 @@ def run_cells(
         ):
             for key, cell in left:
                 result = _json(f"the result of {key}", compute(cell))
-                file.write(f'{{"cell": {key}, "result": {result}}}\n'.encode())
-                file.flush()
-                os.fsync(file.fileno())
+                with naming(path):
+                    file.write(f'{{"cell": {key}, "result": {result}}}\n'.encode())
+                    file.flush()
+                    os.fsync(file.fileno())
                 results[key] = json.loads(result)
                 progress.advance()
     return [results[key] for key in keys]
@@ -90,17 +91,11 @@ def _json(name: str, value: Any) -> str:
         raise TypeError(f"{name} must be of JSON values: {error}") from None
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = filelock.FileLock(f"{path}.lock")
+def _locked(path: Path) -> AbstractContextManager:
     try:
-        lock.acquire(timeout=0)
+        return filelock.FileLock(f"{path}.lock").acquire(timeout=0)
     except filelock.Timeout:
         raise RuntimeError(f"{path}: another process is writing it; wait or end that one") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 import base64
+import errno
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -474,6 +476,20 @@ def test_results_are_on_disk_before_the_next_cell(tmp_path):
 
     assert cells.run_cells(CELLS, compute, path, settings={}) == [0, 0, 0]
     assert seen == [[], CELLS[:1], CELLS[:2]]
+
+
+def test_a_full_disk_names_the_file_of_the_cells(tmp_path, monkeypatch):
+    path = tmp_path / "cells.jsonl"
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as the system says it
+
+    def compute(cell):
+        monkeypatch.setattr(os, "fsync", full)
+        return 0
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*cells\.jsonl'"):
+        cells.run_cells(CELLS, compute, path, settings={})
 
 
 def test_a_killed_process_leaves_a_file_to_go_on_with(tmp_path):
