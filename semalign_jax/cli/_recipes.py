@@ -1,5 +1,6 @@
 """Recipes: what an experiment embeds, and the settings of its study."""
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -206,17 +207,21 @@ def plan_of(recipe: Recipe, out: Path, base: Path) -> Plan:
     """
     made: list[tuple[str, str, RecipeEncoder, dict[str, Any]]] = []
 
-    def data(name: str, one: RecipeEncoder, what: str, of: RecipeDataset, content: str) -> Path:
-        source = {"dataset": of.settings(), **of.model_dump(include=_CHOICES), "content": content}
-        made.append((name, f"{what}-{content}", one, source | {"skip_broken": content == "images"}))
-        return folder(name, f"{what}-{content}")
-
     def folder(name: str, what: str) -> Path:
         return out / "stores" / f"{slug(name)}-{what}"
 
-    def prompts(name: str, one: RecipeEncoder) -> dict[str, Any]:
-        made.append((name, "prompts", one, {}))
-        return {"store": folder(name, "prompts")}
+    def data(
+        encoders: Mapping[str, RecipeEncoder], what: str, of: RecipeDataset, content: str
+    ) -> dict[str, Path]:
+        source = {"dataset": of.settings(), **of.model_dump(include=_CHOICES), "content": content}
+        source["skip_broken"] = content == "images"
+        what = f"{what}-{content}"
+        made.extend((name, what, one, source) for name, one in encoders.items())
+        return {name: folder(name, what) for name in encoders}
+
+    def prompts(encoders: Mapping[str, RecipeEncoder]) -> dict[str, dict[str, Path]]:
+        made.extend((name, "prompts", one, {}) for name, one in encoders.items())
+        return {name: {"store": folder(name, "prompts")} for name in encoders}
 
     target, anchors = recipe.dataset, recipe.anchors or recipe.dataset
     values: dict[str, Any] = {"title": recipe.title}
@@ -224,34 +229,19 @@ def plan_of(recipe: Recipe, out: Path, base: Path) -> Plan:
         values["images"] = target.settings()
         if recipe.anchors is not None:
             values["anchors"] = anchors.settings()
-        values["image_stores"] = {
-            name: data(name, one, "target", target, "images")
-            for name, one in recipe.encoders.items()
-        }
+        values["image_stores"] = data(recipe.encoders, "target", target, "images")
         if recipe.anchors is not None:
-            values["anchor_stores"] = {
-                name: data(name, one, "anchors", anchors, "images")
-                for name, one in recipe.encoders.items()
-            }
-        values["text_stores"] = {
-            name: data(name, one, "anchors", anchors, "texts")
-            for name, one in recipe.text_encoders.items()
-        }
-        values["prompt_embeddings"] = {
-            name: prompts(name, one) for name, one in recipe.text_encoders.items()
-        }
+            values["anchor_stores"] = data(recipe.encoders, "anchors", anchors, "images")
+        values["text_stores"] = data(recipe.text_encoders, "anchors", anchors, "texts")
+        values["prompt_embeddings"] = prompts(recipe.text_encoders)
+        of_images = data(recipe.multimodal, "target", target, "images")
+        of_prompts = prompts(recipe.multimodal)
         values["multimodal"] = {
-            name: {
-                "images": data(name, one, "target", target, "images"),
-                "prompts": prompts(name, one),
-            }
-            for name, one in recipe.multimodal.items()
+            name: {"images": of_images[name], "prompts": of_prompts[name]}
+            for name in recipe.multimodal
         }
     else:
-        stores = {
-            name: data(name, one, "all", target, recipe.content)
-            for name, one in recipe.encoders.items()
-        }
+        stores = data(recipe.encoders, "all", target, recipe.content)
         if recipe.study == "stitching":
             values |= {"dataset": target.settings(), "stores": stores}
         else:
@@ -263,7 +253,7 @@ def plan_of(recipe: Recipe, out: Path, base: Path) -> Plan:
         source = source or {"prompts": texts}
         if isinstance(study, MigrateSettings) and name == "new":
             rows = [source["limit"], study.sample + NEW_SEARCHED]
-            source["limit"] = min(one for one in rows if one is not None)
+            source = source | {"limit": min(one for one in rows if one is not None)}
         settings = {**one.model_dump(), **source, "out": folder(name, what)}
         jobs.append((name, EmbedSettings(**settings)))
     return Plan(study, jobs)
