@@ -24,7 +24,7 @@ from ..maps.mlp_head import Head
 from ..metrics.by_name import HeadMetric, ScoreMetric
 from ..stitching.evaluate import stitch
 from ..stitching.heads import HeadInfo, fit_head
-from ..stitching.matrix import StitchingMatrix, evaluate_stitching_pairs
+from ..stitching.matrix import evaluate_stitching_pairs
 from ..stitching.training_data import Loss
 from ..sweeps.many_pairs import sweep_pairs
 from . import inputs
@@ -40,8 +40,8 @@ from .stitching_settings import IntervalSettings as IntervalSettings
 from .stitching_settings import PatientSplitSettings as PatientSplitSettings
 from .stitching_settings import demo_settings as demo_settings
 from .study import Study, run_study
-from .tables import ClassRow, Row, summarize
-from .trust import TrustRow, trust_rows
+from .tables import PAIR, summarize
+from .trust import trust_rows
 
 #: What heads are trained with.
 LOSS_OF_TASK: dict[str, Loss] = {"single-label": "multinomial", "multi-label": "binary"}
@@ -213,6 +213,10 @@ class _Group:
         self.keys = jax.random.split(jax.random.key(settings.seed), settings.seeds)
         self.workers = 2 if jax.default_backend() == "cpu" else 1
         self.methods = settings.sweep_methods()
+        self.clusters = None  # every row of the demo is a unit
+        if not settings.demo:
+            patients = data.parts["test"].patients
+            self.clusters = np.unique(patients, return_inverse=True)[1].astype(np.int32)
 
     def _rows_of(self, name: str) -> dict[str, np.ndarray]:
         """Embeddings of the parts by an encoder."""
@@ -240,65 +244,66 @@ class _Group:
 
     def pair(self, a: str, b: str) -> dict[str, Any]:
         """All scores of two encoders in both directions."""
-        settings, test = self.settings, self.data.parts["test"]
+        settings, data, parts = self.settings, self.data, self.data.parts
         fitted = {name: self.head(name) for name in (a, b)}
         heads = {name: head for name, (head, _) in fitted.items()}
 
         def both(part: str) -> dict[str, np.ndarray]:
             return {name: self.rows(name)[part] for name in (a, b)}
 
-        anchors = both("anchors") if settings.anchors else None
+        train, test = both("train"), both("test")
+        pool = both("anchors") if settings.anchors else train
         matrix = evaluate_stitching_pairs(
-            both("train"),
-            self.data.parts["train"].labels,
-            both("test"),
-            test.labels,
-            len(self.data.names),
+            train,
+            parts["train"].labels,
+            test,
+            parts["test"].labels,
+            len(data.names),
             settings.counts,
             self.keys,
             loss=self.loss,
             metrics=self.metrics,
             methods=self.methods,
-            anchors=anchors,
-            test_known=test.known,
+            anchors=pool,
+            test_known=parts["test"].known,
             heads=heads,
             control=settings.control,
             workers=self.workers,
         )
-        directions = ((a, b), (b, a))
-        classes = []
-        if settings.intervals is not None:
-            found = self._logits(anchors or both("train"), both("test"), heads)
-            for direction, lines in zip(directions, found, strict=True):
-                classes += self._classes(direction, lines)
-        pool = anchors or both("train")
+        lines = {} if settings.intervals is None else self._logits(pool, test, heads)
+        rows, classes, trust = [], [], []
+        for source, target in ((a, b), (b, a)):
+            pair = self.protocol, source, target
+            rows += summarize(
+                record | dict(zip(PAIR, pair, strict=True))
+                for record in matrix.to_records()
+                if record["target"] == target  # by that of the target itself: the upper bound
+            )
+            if settings.intervals is not None:
+                classes += class_rows(
+                    pair,
+                    lines[source, target],
+                    parts["test"],
+                    data.names,
+                    settings.intervals,
+                    clusters=self.clusters,
+                    seed=settings.seed,
+                    workers=self.workers,
+                )
+            trust += trust_rows(settings, pair, pool[source], pool[target])
         return {
-            "rows": [row for one in directions for row in self._rows(matrix, one)],
+            "rows": rows,
             "classes": classes,
-            "trust": [row for one in directions for row in self._trust(one, pool)],
+            "trust": trust,
             "converged": {name: bool(info.converged) for name, (_, info) in fitted.items()},
         }
-
-    def _rows(self, matrix: StitchingMatrix, direction: tuple[str, str]) -> list[Row]:
-        """Those of a decoder: what the other encoder gets by it, and what its own does."""
-        source, target = direction
-        pair = {"protocol": self.protocol, "source": source, "target": target}
-        return summarize(r | pair for r in matrix.to_records() if r["target"] == target)
-
-    def _trust(self, direction: tuple[str, str], pool: Mapping[str, np.ndarray]) -> list[TrustRow]:
-        if not self.settings.trust:
-            return []
-        source, target = direction
-        pair = self.protocol, source, target
-        largest = max(self.settings.counts)
-        return trust_rows(pair, pool[source], pool[target], largest, self.settings.seed)
 
     def _logits(
         self,
         anchors: Mapping[str, np.ndarray],
         test: Mapping[str, np.ndarray],
         heads: Mapping[str, Head],
-    ) -> list[list[Line]]:
+    ) -> dict[tuple[str, str], list[Line]]:
         """The logits of both directions, at the largest count."""
         largest = max(self.settings.counts)
         a, b = heads
@@ -314,31 +319,14 @@ class _Group:
             pairs=directions,
             workers=self.workers,
         ).values["scores"]  # [pairs, methods, 1, draws, t, classes]
-        found = []
+        found = {}
         for scores, (source, target) in zip(swept, directions, strict=True):
             x, y = (jnp.asarray(test[name]) for name in (source, target))
             naive = stitch(heads[target], identity_map(x.shape[1], y.shape[1], dtype=x.dtype))
             lines = [Line(NAIVE, None, naive(x)[None])]
             lines += [Line(name, largest, scores[m, 0]) for m, name in enumerate(self.methods)]
-            found.append([*lines, Line(UPPER_BOUND, None, heads[target](y)[None])])
+            found[source, target] = [*lines, Line(UPPER_BOUND, None, heads[target](y)[None])]
         return found
-
-    def _classes(self, direction: tuple[str, str], lines: Sequence[Line]) -> list[ClassRow]:
-        assert self.settings.intervals is not None
-        test = self.data.parts["test"]
-        clusters = None  # every row of the demo is a unit
-        if not self.settings.demo:
-            clusters = np.unique(test.patients, return_inverse=True)[1].astype(np.int32)
-        return class_rows(
-            (self.protocol, *direction),
-            lines,
-            test,
-            self.data.names,
-            self.settings.intervals,
-            clusters=clusters,
-            seed=self.settings.seed,
-            workers=self.workers,
-        )
 
 
 # --- study -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..maps.diagnose import diagnose
 from ..sweeps.anchors import anchor_order
+from .settings import StudySettings
 from .tables import PAIR, Pair
 
 #: A diagnosis takes about 60 fits: of more anchors, so many are looked at.
@@ -18,15 +19,16 @@ MOST_ANCHORS = 1000
 TrustRow: TypeAlias = dict[str, Any]
 
 
-def trust_rows(pair: Pair, x: np.ndarray, y: np.ndarray, count: int, seed: int) -> list[TrustRow]:
-    """The diagnosis of the map between a pair of encoders; none of fewer than 3 anchors.
+def trust_rows(settings: StudySettings, pair: Pair, x: np.ndarray, y: np.ndarray) -> list[TrustRow]:
+    """The diagnosis of the map between a pair of encoders, of the largest count of the study.
 
-    `count` anchors are drawn from the rows of `x` and `y`.
+    Anchors are drawn from the rows of `x` and `y`. None if the study wants none, or has fewer than
+    3 anchors.
     """
-    count = min(count, MOST_ANCHORS, len(x))
-    if count < 3:
+    count = min(max(settings.counts), MOST_ANCHORS, len(x))
+    if count < 3 or not settings.trust:
         return []
-    draw, resamples = jax.random.split(jax.random.key(seed))
+    draw, resamples = jax.random.split(jax.random.key(settings.seed))
     rows = np.asarray(anchor_order(draw, len(x), size=count))
     found = diagnose(x[rows].astype(np.float32), y[rows].astype(np.float32), key=resamples)
     return [

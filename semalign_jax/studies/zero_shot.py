@@ -114,9 +114,7 @@ class _Pairs:
         return {
             "rows": list(self._rows(result, pair)),
             "classes": list(self._classes(result, pair)),
-            "trust": trust_rows(pair, x, y, max(settings.counts), settings.seed)
-            if settings.trust
-            else [],
+            "trust": trust_rows(settings, pair, x, y),
         }
 
     def _name(self, line: tuple[str, str]) -> str:

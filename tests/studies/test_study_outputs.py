@@ -17,7 +17,7 @@ from test_report import Page, row
 
 from semalign_jax.studies import drawings, figures, outputs, report, tables
 from semalign_jax.studies.doubts import doubts_of
-from semalign_jax.studies.settings import DataPath, Settings, load_settings
+from semalign_jax.studies.settings import DataPath, Settings, StudySettings, load_settings
 from semalign_jax.studies.trust import trust_rows
 
 METHODS = ("upper bound", "affine", "shuffled affine", "ortho")
@@ -117,14 +117,16 @@ def test_what_the_anchors_say_by_themselves_is_a_section_and_a_figure(tmp_path):
     pytest.importorskip("matplotlib")
     rng = np.random.default_rng(0)
     x = rng.standard_normal((60, 5)).astype(np.float32)
+    forty = StudySettings(counts=(10, 40))
     found = [
         row
         for name, y in (("alike", x @ rng.standard_normal((5, 4))), ("unlike", x[::-1] + 0))
-        for row in trust_rows(("findings", "vit", name), x, y.astype(np.float32), 40, 0)
+        for row in trust_rows(forty, ("findings", "vit", name), x, y.astype(np.float32))
     ]
     assert [row["anchors"] for row in found] == [40, 40]
     assert found[0]["loo_cosine"] > 0.9 > found[1]["loo_cosine"]
-    assert trust_rows(("findings", "a", "b"), x, x, 2, 0) == []
+    assert trust_rows(StudySettings(counts=(2,)), ("findings", "a", "b"), x, x) == []
+    assert trust_rows(StudySettings(trust=False), ("findings", "a", "b"), x, x) == []
     results = study(rows=ROWS[:4], classes=[], trust=found)
     outputs.write_outputs(tmp_path, results)
     assert outputs.load_results(tmp_path)["trust"] == found
