@@ -1,11 +1,15 @@
 """The stores that commands read pairs of: folders, and .npy files as other tools write them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
 
 from .._core.checks import first_few
 from ..stores.exchange import ids_path, open_array
 from ..stores.store import EmbeddingStore, JoinedRows, join_stores, open_store
+from ..sweeps.anchors import anchor_order
 
 
 def open_rows(path: Path) -> EmbeddingStore:
@@ -13,42 +17,71 @@ def open_rows(path: Path) -> EmbeddingStore:
     return open_array(path) if path.suffix == ".npy" else open_store(path)
 
 
-def open_pair(source: Path, target: Path) -> tuple[EmbeddingStore, EmbeddingStore]:
-    """Two stores whose rows have ids in common.
+@dataclass(frozen=True)
+class MatchedStores:
+    """Two stores, and rows that they have in common.
+
+    Attributes:
+        source: one of them.
+        target: the other.
+        matched: the rows.
+        by_position: a line that says so, unless they are matched by id.
+    """
+
+    source: EmbeddingStore
+    target: EmbeddingStore
+    matched: JoinedRows
+    by_position: list[str]
+
+    def __len__(self) -> int:
+        return len(self.matched.rows_a)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the rows."""
+        return [self.source.ids[row] for row in self.matched.rows_a]
+
+    def select(self, rows: Any) -> Self:
+        """Some of the rows, by their positions."""
+        at = {name: getattr(self.matched, name)[rows] for name in ("rows_a", "rows_b")}
+        return replace(self, matched=self.matched._replace(**at))
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Those of the source and of the target, float32."""
+        found = self.source.rows(self.matched.rows_a), self.target.rows(self.matched.rows_b)
+        return found[0].astype(np.float32), found[1].astype(np.float32)
+
+
+def open_pair(source: Path, target: Path) -> MatchedStores:
+    """Two stores that have rows in common.
 
     A .npy file without a file of ids has as many rows as the other side, in the same order.
     """
     one, two = open_rows(source), open_rows(target)
-    bare = _without_ids(source, target)
-    if not bare:
-        return one, two
-    if len(one) != len(two):
+    bare = [path for path in (source, target) if path.suffix == ".npy"]
+    bare = [path for path in bare if not ids_path(path).is_file()]
+    if bare and len(one) != len(two):
         raise ValueError(
             f"{source} has {len(one)} rows and {target} {len(two)}: {bare[0]} has no ids, so rows "
             f"are matched by position; write the ids as a JSON list into {ids_path(bare[0])}"
         )
-    ids = two.ids if bare == [source] else one.ids
-    return replace(one, ids=ids), replace(two, ids=ids)
-
-
-def join_pair(source: EmbeddingStore, target: EmbeddingStore) -> JoinedRows:
-    """The rows that two stores have in common, at least one."""
-    matched = join_stores(source, target)
+    if bare:
+        ids = two.ids if bare == [source] else one.ids
+        one, two = replace(one, ids=ids), replace(two, ids=ids)
+    matched = join_stores(one, two)
     if not len(matched.rows_a):
-        sides = (f"{one.folder} has {first_few(map(repr, one.ids))}" for one in (source, target))
+        sides = (f"{side.folder} has {first_few(map(repr, side.ids))}" for side in (one, two))
         raise ValueError(
             f"no id is in both stores: {', '.join(sides)}. Rows are matched by what they were "
             "called when they were embedded; a table with a column of ids calls images and texts "
             "the same (--dataset table)"
         )
-    return matched
+    names = " and ".join(path.name for path in bare)
+    by_position = [f"matched by position, as {names} came without ids"] if bare else []
+    return MatchedStores(one, two, matched, by_position)
 
 
-def matched_by_position(source: Path, target: Path) -> list[str]:
-    """A line that says so, if rows are not matched by id."""
-    bare = [path.name for path in _without_ids(source, target)]
-    return [f"matched by position, as {' and '.join(bare)} came without ids"] if bare else []
-
-
-def _without_ids(*paths: Path) -> list[Path]:
-    return [path for path in paths if path.suffix == ".npy" and not ids_path(path).is_file()]
+def drawn_rows(key: Any, rows: int, count: int) -> np.ndarray:
+    """Some of so many rows, without replacement, at most all."""
+    # Ascending, so that files are read from front to back.
+    return np.sort(np.asarray(anchor_order(key, rows, size=min(rows, count))))

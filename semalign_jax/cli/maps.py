@@ -21,20 +21,13 @@ from ..maps.options import check_method, check_options
 from ..maps.semi import fit_semi
 from ..maps.stats import PairStats
 from ..metrics import normalize_rows
-from ..stores.store import (
-    ROWS_AT_ONCE,
-    EmbeddingStore,
-    JoinedRows,
-    create_store,
-    paired_batches,
-)
-from ..sweeps.anchors import anchor_order
+from ..stores.store import ROWS_AT_ONCE, EmbeddingStore, create_store, paired_batches
 from ..sweeps.select import select_anchors
 from ._console import Console, Outcome
 from ._distributed import joined
 from ._options import command
 from ._settings import ApplySettings, FitSettings, ProcessSettings, save_settings
-from ._stores import join_pair, matched_by_position, open_pair, open_rows
+from ._stores import MatchedStores, drawn_rows, open_pair, open_rows
 
 #: The most anchors that `--method auto` takes.
 AUTO_ANCHORS = 20_000
@@ -66,32 +59,32 @@ def fit(console: Console, settings: FitSettings, processes: ProcessSettings) -> 
 
 
 def _fit(console: Console, settings: FitSettings) -> Outcome:
-    source, target = open_pair(settings.source, settings.target)
+    matched = open_pair(settings.source, settings.target)
     # Before hours of reading.
     check_method(settings.method, settings.options)
-    dimensions = source.dimension, target.dimension
+    dimensions = matched.source.dimension, matched.target.dimension
     check_options(settings.method, dimensions, **settings.options)
     if not settings.out.parent.is_dir():
         raise FileNotFoundError(f"{settings.out.parent}: there is no such folder for the map")
-    matched = join_pair(source, target)
-    joined = len(matched.rows_a)
-    matched, not_found = _anchors(settings, source, matched)
-    count = len(matched.rows_a)
+    pairs, not_found = _anchors(settings, matched)
+    count = len(pairs)
     if settings.method == "auto" and count > AUTO_ANCHORS:
         raise ValueError(
             f"--method auto holds its anchors in memory, at most {AUTO_ANCHORS}; there are "
             f"{count}: draw some with --anchors, or give --method affine, which streams them"
         )
     console.note(f"{count} pairs of {settings.source} and {settings.target}")
-    pools = _unpaired(settings, source, target, count)
-    batches = paired_batches(source, target, matched, settings.batch_rows, shard=this_process())
+    pools = _unpaired(settings, pairs)
+    batches = paired_batches(
+        pairs.source, pairs.target, pairs.matched, settings.batch_rows, shard=this_process()
+    )
     with console.progress("fit", len(shard_rows(count))) as shown:
         stats = accumulate_stats(batches, progress=shown.update)
     about: dict[str, Any] = {}
     if pools is not None:
-        mapping, about = _fit_with_unpaired(settings, source, target, matched, pools)
+        mapping, about = _fit_with_unpaired(settings, pairs, pools)
     elif settings.method == "auto":
-        mapping, about = _fit_auto(source, target, matched)
+        mapping, about = _fit_auto(pairs)
     else:
         mapping = fit_from_stats(settings.method, stats, **settings.options)
 
@@ -107,16 +100,15 @@ def _fit(console: Console, settings: FitSettings) -> Outcome:
         "d_in": mapping.d_in,
         "d_out": mapping.d_out,
         "anchors": count,
-        "matched": joined,
-        "only_source": matched.only_a,
-        "only_target": matched.only_b,
+        "matched": len(matched),
+        "only_source": matched.matched.only_a,
+        "only_target": matched.matched.only_b,
         "ids_not_found": not_found,
         "correlation": correlation(mapping, stats),
         **about,
     }
-    by_position = matched_by_position(settings.source, settings.target)
-    values["matched_by"] = "position" if by_position else "id"
-    lines = [_fit_summary(values), *by_position]
+    values["matched_by"] = "position" if matched.by_position else "id"
+    lines = [_fit_summary(values), *matched.by_position]
     without_penalty = settings.method in ("affine", "linear") and not settings.ridge
     if without_penalty and pools is None and count <= mapping.d_in:
         lines.append(
@@ -126,18 +118,14 @@ def _fit(console: Console, settings: FitSettings) -> Outcome:
     return Outcome(values, "\n".join(lines))
 
 
-def _fit_auto(
-    source: EmbeddingStore, target: EmbeddingStore, matched: JoinedRows
-) -> tuple[AffineMap, dict[str, Any]]:
+def _fit_auto(pairs: MatchedStores) -> tuple[AffineMap, dict[str, Any]]:
     """The map of `fit_auto`, and what it chose."""
-    x, y = source.rows(matched.rows_a), target.rows(matched.rows_b)
-    x, y = x.astype(np.float32), y.astype(np.float32)
+    x, y = pairs.rows()
     mapping, info = fit_auto(x, y)
-    strength, cosine = float(info.strength), float(info.loo_cosine)
     chosen: dict[str, Any] = {
         "prior": float(info.prior),
-        "strength": strength,
-        "loo_cosine": cosine,
+        "strength": float(info.strength),
+        "loo_cosine": float(info.loo_cosine),
     }
     if 3 <= len(x) <= DIAGNOSED_ANCHORS:
         chosen["diagnosis"] = diagnose(x, y).summary()
@@ -145,15 +133,15 @@ def _fit_auto(
 
 
 def _unpaired(
-    settings: FitSettings, source: EmbeddingStore, target: EmbeddingStore, anchors: int
+    settings: FitSettings, pairs: MatchedStores
 ) -> tuple[EmbeddingStore, EmbeddingStore] | None:
     """The stores of unpaired rows, or None; before anything is read."""
     if settings.unpaired_source is None or settings.unpaired_target is None:
         return None
-    if anchors < 2:
+    if len(pairs) < 2:
         raise ValueError("--unpaired-source needs at least 2 pairs to fit to; there is 1")
     stores = open_rows(settings.unpaired_source), open_rows(settings.unpaired_target)
-    for store, like in zip(stores, (source, target), strict=True):
+    for store, like in zip(stores, (pairs.source, pairs.target), strict=True):
         if not len(store):
             raise ValueError(f"{store.folder} holds no rows")
         if store.dimension != like.dimension:
@@ -165,20 +153,15 @@ def _unpaired(
 
 
 def _fit_with_unpaired(
-    settings: FitSettings,
-    source: EmbeddingStore,
-    target: EmbeddingStore,
-    matched: JoinedRows,
-    pools: tuple[EmbeddingStore, EmbeddingStore],
+    settings: FitSettings, pairs: MatchedStores, pools: tuple[EmbeddingStore, EmbeddingStore]
 ) -> tuple[AffineMap, dict[str, Any]]:
     """The map, and what is told of it."""
     key_fit, *keys = jax.random.split(jax.random.key(settings.seed), 3)
     rows = [
-        store.rows(drawn_rows(key, len(store), min(len(store), settings.unpaired_rows)))
+        store.rows(drawn_rows(key, len(store), settings.unpaired_rows)).astype(np.float32)
         for store, key in zip(pools, keys, strict=True)
     ]
-    anchors = source.rows(matched.rows_a), target.rows(matched.rows_b)
-    mapping, info = fit_semi(*(side.astype(np.float32) for side in (*anchors, *rows)), key=key_fit)
+    mapping, info = fit_semi(*pairs.rows(), *rows, key=key_fit)
     about = {
         "unpaired_used": bool(info.used),
         "unpaired_source": len(rows[0]),
@@ -189,21 +172,18 @@ def _fit_with_unpaired(
     return mapping, about
 
 
-def _anchors(
-    settings: FitSettings, source: EmbeddingStore, matched: JoinedRows
-) -> tuple[JoinedRows, int]:
+def _anchors(settings: FitSettings, pairs: MatchedStores) -> tuple[MatchedStores, int]:
     """The pairs that are fitted to, and how many of the ids that are wanted are not among them."""
     not_found = 0
     if settings.ids is not None:
         wanted = read_ids(settings.ids)
-        kept = np.array([source.ids[row] in wanted for row in matched.rows_a], bool)
-        matched = select_pairs(matched, np.flatnonzero(kept))
-        not_found = len(wanted) - len(matched.rows_a)
-        if not len(matched.rows_a):
+        pairs = pairs.select(np.array([key in wanted for key in pairs.ids], bool))
+        not_found = len(wanted) - len(pairs)
+        if not len(pairs):
             raise ValueError(f"{settings.ids}: none of its ids is in both stores")
     if settings.anchors is not None:
-        matched = select_pairs(matched, _chosen(settings, source, matched.rows_a))
-    return matched, not_found
+        pairs = pairs.select(_chosen(settings, settings.anchors, pairs))
+    return pairs, not_found
 
 
 def read_ids(path: Path) -> set[str]:
@@ -222,27 +202,15 @@ def read_ids(path: Path) -> set[str]:
     return found
 
 
-def _chosen(settings: FitSettings, source: EmbeddingStore, pairs: Any) -> Any:
+def _chosen(settings: FitSettings, count: int, pairs: MatchedStores) -> np.ndarray:
     """Which of the pairs, by the rows of the source store, are anchors."""
-    count, key = settings.anchors, jax.random.key(settings.seed)
-    assert count is not None
+    key = jax.random.key(settings.seed)
     if count > len(pairs):
         raise ValueError(f"--anchors {count}: there are only {len(pairs)} pairs to draw from")
     if settings.select == "random":
         return drawn_rows(key, len(pairs), count)
-    rows = source.rows(pairs).astype(np.float32)
+    rows = pairs.source.rows(pairs.matched.rows_a).astype(np.float32)
     return np.sort(np.asarray(select_anchors(rows, count, method=settings.select, key=key)))
-
-
-def drawn_rows(key: Any, rows: int, count: int) -> Any:
-    """Some of so many rows, without replacement."""
-    # Ascending, so that files are read from front to back.
-    return np.sort(np.asarray(anchor_order(key, rows, size=count)))
-
-
-def select_pairs(matched: JoinedRows, rows: Any) -> JoinedRows:
-    """Some of the pairs."""
-    return matched._replace(rows_a=matched.rows_a[rows], rows_b=matched.rows_b[rows])
 
 
 def correlation(mapping: AffineMap, stats: PairStats) -> float | None:

@@ -15,15 +15,15 @@ from ..maps.fit import fit
 from ..maps.io import save_map
 from ..stores import export_store
 from ..stores.exchange import refuse_missing_package
-from ..stores.store import EmbeddingStore, JoinedRows
+from ..stores.store import EmbeddingStore
 from ..studies.migration import Kept, search_kept
 from ..studies.report import write_json
 from ..studies.tables import Table
 from ._console import Console, Outcome
 from ._options import command
 from ._settings import SEARCHED, MigrateSettings, save_settings, usual_options
-from ._stores import join_pair, matched_by_position, open_pair, open_rows
-from .maps import drawn_rows, map_store, select_pairs
+from ._stores import MatchedStores, drawn_rows, open_pair, open_rows
+from .maps import map_store
 
 FORMAT = "semalign_jax.migration"
 VERSION = 1
@@ -40,10 +40,9 @@ _ROWS_A_FILE = 16384
 class _Parts(NamedTuple):
     """Rows of both stores: those of the sample, those searched among, and the queries."""
 
-    sample: JoinedRows
-    searched: JoinedRows
-    queries: EmbeddingStore
-    query_rows: Any
+    sample: MatchedStores
+    searched: MatchedStores
+    queries: np.ndarray
     own: Any  # positions of the queries among the searched rows; None if they are others
 
 
@@ -63,35 +62,32 @@ def migrate(console: Console, settings: MigrateSettings) -> Outcome:
     share of queries whose nearest row is still among the first k, overlap@k the share of the first
     k that are the same. Run the same command again to go on after an interruption.
     """
-    old, new = open_pair(settings.old, settings.new)
-    parts = _parts(settings, old, new)
+    pairs = open_pair(settings.old, settings.new)
+    old, new = pairs.source, pairs.target
+    parts = _parts(settings, pairs)
     for ending in settings.write:
         refuse_missing_package(f".{ending}")
     copies = 1 + len(settings.write) if settings.write else 0
     check_space(settings.out, 4 * len(old) * new.dimension * copies, "the mapped rows")
     settings.out.mkdir(parents=True, exist_ok=True)
 
-    def rows(store: EmbeddingStore, at: Any) -> Any:
-        return jnp.asarray(store.rows(at).astype(np.float32))
-
     console.note(
-        f"{len(parts.sample.rows_a)} rows to fit to, {len(parts.searched.rows_a)} to search, "
-        f"{len(parts.query_rows)} queries"
+        f"{len(parts.sample)} rows to fit to, {len(parts.searched)} to search, "
+        f"{len(parts.queries)} queries"
     )
-    x, y = rows(old, parts.sample.rows_a), rows(new, parts.sample.rows_b)
+    x, y = map(jnp.asarray, parts.sample.rows())
     methods = {**_OTHERS, settings.method: _OTHERS.get(settings.method)}
     maps = {"naive": identity_map(old.dimension, new.dimension)}
     for name, options in methods.items():
         options = usual_options(settings.method) if options is None else options
         maps[name] = fit(cast(Method, name), x, y, **options)
-    searched = rows(old, parts.searched.rows_a), rows(new, parts.searched.rows_b)
     kept = search_kept(
         maps,
-        *searched,
-        rows(parts.queries, parts.query_rows),
+        *parts.searched.rows(),
+        parts.queries,
         jax.random.key(settings.seed),
         own=parts.own,
-        ks=[k for k in (1, _DECIDING, 100) if k < len(parts.searched.rows_a)],
+        ks=[k for k in (1, _DECIDING, 100) if k < len(parts.searched)],
     )
     mapping = maps[settings.method]
     deciding = next(one for one in kept if one[:3] == (settings.method, "recall", _DECIDING))
@@ -106,8 +102,8 @@ def migrate(console: Console, settings: MigrateSettings) -> Outcome:
         "verdict": verdict,
         "rows": len(old),
         "sample": len(x),
-        "searched": len(searched[0]),
-        "queries": len(parts.query_rows),
+        "searched": len(parts.searched),
+        "queries": len(parts.queries),
         "method": settings.method,
         "keep": settings.keep,
         "kept": [one._asdict() for one in kept],
@@ -121,28 +117,27 @@ def migrate(console: Console, settings: MigrateSettings) -> Outcome:
         + (f", cost {values['cost']:g} of {values['cost_of_all']:g}" if "cost" in values else ""),
         f"written to {settings.out}: {', '.join(['map.safetensors', 'migration.json', *written])}",
     ]
-    lines += matched_by_position(settings.old, settings.new)
-    if len(old) > len(searched[0]):
+    lines += pairs.by_position
+    if len(old) > len(parts.searched):
         lines.insert(
             1,
-            f"measured among {len(searched[0])} rows; among all {len(old)} more are alike, and "
+            f"measured among {len(parts.searched)} rows; among all {len(old)} more are alike, and "
             "less is kept",
         )
     return Outcome({"out": str(settings.out), **values}, "\n".join(lines), [_table(kept)])
 
 
-def _parts(settings: MigrateSettings, old: EmbeddingStore, new: EmbeddingStore) -> _Parts:
-    matched = join_pair(old, new)
-    count = len(matched.rows_a)
+def _parts(settings: MigrateSettings, pairs: MatchedStores) -> _Parts:
+    count, new = len(pairs), pairs.target
     left = check_rows(settings, count)
     parts_key, query_key = jax.random.split(jax.random.key(settings.seed))
     order = np.asarray(jax.random.permutation(parts_key, count))
-    sample = select_pairs(matched, np.sort(order[: count - left]))
-    searched = select_pairs(matched, np.sort(order[count - left :][: settings.search_rows]))
+    sample = pairs.select(np.sort(order[: count - left]))
+    searched = pairs.select(np.sort(order[count - left :][: settings.search_rows]))
     if settings.queries is None:
-        among = len(searched.rows_a)
-        own = drawn_rows(query_key, among, min(among, settings.search_queries))
-        return _Parts(sample, searched, new, searched.rows_b[own], own)
+        own = drawn_rows(query_key, len(searched), settings.search_queries)
+        rows = new.rows(searched.matched.rows_b[own])
+        return _Parts(sample, searched, rows.astype(np.float32), own)
     queries = open_rows(settings.queries)
     if queries.dimension != new.dimension or not len(queries):
         raise ValueError(
@@ -150,8 +145,8 @@ def _parts(settings: MigrateSettings, old: EmbeddingStore, new: EmbeddingStore) 
             f"queries must be of the new encoder, as the {new.dimension} dimensions of "
             f"{settings.new}"
         )
-    at = drawn_rows(query_key, len(queries), min(len(queries), settings.search_queries))
-    return _Parts(sample, searched, queries, at, None)
+    rows = queries.rows(drawn_rows(query_key, len(queries), settings.search_queries))
+    return _Parts(sample, searched, rows.astype(np.float32), None)
 
 
 def check_rows(settings: MigrateSettings, count: int) -> int:

@@ -11,14 +11,13 @@ from .. import metrics
 from .._core.files import format_header
 from .._core.typing import Method
 from ..data import patient_split
-from ..stores.store import EmbeddingStore, JoinedRows
 from ..studies import backend_settings, report, tables
 from ..studies.inputs import read_dataset
 from ..sweeps.one_pair import SweepMethod, anchor_sweep
 from ._console import Console, Outcome
 from ._options import DATASET, command
 from ._settings import SweepSettings, usual_options
-from ._stores import join_pair, matched_by_position, open_pair
+from ._stores import MatchedStores, open_pair
 from .maps import read_ids
 
 FORMAT = "semalign_jax.sweep"
@@ -48,26 +47,25 @@ def sweep(console: Console, settings: SweepSettings) -> Outcome:
     started = time.monotonic()
     if settings.out is not None:
         report.prepare_directory(settings.out)
-    source, target = open_pair(settings.source, settings.target)
-    matched = join_pair(source, target)
-    parts = _hold_out(settings, [source.ids[row] for row in matched.rows_a])
+    pairs = open_pair(settings.source, settings.target)
+    parts = _hold_out(settings, pairs.ids)
     largest = max(settings.anchors)
     if largest > len(parts.train):
         raise ValueError(
-            f"--anchors {largest}: only {len(parts.train)} of {len(matched.rows_a)} matched pairs "
+            f"--anchors {largest}: only {len(parts.train)} of {len(pairs)} matched pairs "
             "are left to draw from"
         )
     console.note(f"{len(parts.train)} pairs to draw anchors from, {len(parts.test)} held out")
-    records = _records(settings, source, target, matched, parts)
+    records = _records(settings, pairs, parts)
     rows = tables.summarize(records)
     values: dict[str, Any] = {
         **format_header(FORMAT, VERSION),
         "settings": settings.model_dump(mode="json"),
         "environment": report.environment(),
         "seconds": round(time.monotonic() - started, 3),
-        "matched": len(matched.rows_a),
-        "only_source": matched.only_a,
-        "only_target": matched.only_b,
+        "matched": len(pairs),
+        "only_source": pairs.matched.only_a,
+        "only_target": pairs.matched.only_b,
         "train": len(parts.train),
         "test": len(parts.test),
         "held_out_by": parts.by,
@@ -76,9 +74,10 @@ def sweep(console: Console, settings: SweepSettings) -> Outcome:
     }
     lines = [
         f"{values['train']} pairs to draw anchors from, {values['test']} held out by {parts.by}; "
-        f"not matched: {matched.only_a} ids of the source, {matched.only_b} of the target"
+        f"not matched: {values['only_source']} ids of the source, {values['only_target']} of the "
+        "target"
     ]
-    lines += matched_by_position(settings.source, settings.target)
+    lines += pairs.by_position
     if largest == len(parts.train) and settings.seeds > 1:
         lines.append(f"{largest} anchors are all there are: no draws, so no deviation")
     if settings.out is not None:
@@ -150,34 +149,24 @@ def _scores(mapping: Any, held_out: Any) -> dict[str, Any]:
     }
 
 
-def _records(
-    settings: SweepSettings,
-    source: EmbeddingStore,
-    target: EmbeddingStore,
-    matched: JoinedRows,
-    parts: _Parts,
-) -> list[dict[str, Any]]:
-    def rows(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = source.rows(matched.rows_a[positions]), target.rows(matched.rows_b[positions])
-        return found[0].astype(np.float32), found[1].astype(np.float32)
-
+def _records(settings: SweepSettings, pairs: MatchedStores, parts: _Parts) -> list[dict[str, Any]]:
     def line(name: Method) -> SweepMethod:
         # The map that chooses for itself has no normalisation to set.
         normalize = None if name == "auto" else settings.normalize
         return SweepMethod(name, **usual_options(name, normalize))
 
     result = anchor_sweep(
-        *rows(parts.train),
+        *pairs.select(parts.train).rows(),
         settings.anchors,
         jax.random.split(jax.random.key(settings.seed), settings.seeds),
         metrics={"scores": _scores},
-        eval_data=rows(parts.test),
+        eval_data=pairs.select(parts.test).rows(),
         methods={name: line(name) for name in settings.methods},
     )
     pair = {
         "protocol": "held-out pairs",
-        "source": source.folder.name,
-        "target": target.folder.name,
+        "source": pairs.source.folder.name,
+        "target": pairs.target.folder.name,
     }
     scores = replace(result, values=result.values["scores"])
     return [pair | record for record in scores.to_records()]

@@ -356,8 +356,8 @@ def parts(stores, tmp_path, monkeypatch, *flags):
     """Ids of the pairs that are drawn from, and of those that are held out."""
     seen = {}
 
-    def spy(settings, source, target, matched, parts):
-        ids = np.array(source.ids, object)[matched.rows_a]
+    def spy(settings, pairs, parts):
+        ids = np.array(pairs.ids, object)
         seen.update(train=set(ids[parts.train]), test=set(ids[parts.test]))
         return []
 
