@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -183,7 +183,7 @@ class _Encoders:
     def __init__(self, console: Console, out: Path, measure: bool):
         self._console, self._out, self._measure = console, out, measure
         self._download = cache(download_size)
-        self._found: dict[tuple[str, str], tuple[EmbedSettings, int | None, float | None]] = {}
+        self._found: dict[tuple[str, str], _Step] = {}
 
     def step(self, name: str, job: EmbedSettings, source: Source) -> _Step:
         """A step, with what is known of its encoder; errors name it."""
@@ -199,13 +199,11 @@ class _Encoders:
             raise ValueError(f"encoder {name!r}: {error}") from error
         except FileNotFoundError as error:
             raise FileNotFoundError(f"encoder {name!r}: {error}") from error
-        loaded, dimension, seconds = self._found[key]
-        job = job.model_copy(update={"encoder": loaded.encoder, "revision": loaded.revision})
-        return _Step(job, source, dimension, 0, seconds)
+        found = self._found[key]  # perhaps of other items
+        where = {"encoder": found.settings.encoder, "revision": found.settings.revision}
+        return replace(found, settings=job.model_copy(update=where), source=source)
 
-    def _loaded(
-        self, name: str, job: EmbedSettings, source: Source
-    ) -> tuple[EmbedSettings, int | None, float | None]:
+    def _loaded(self, name: str, job: EmbedSettings, source: Source) -> _Step:
         converted = self._out / "checkpoints" / slug(name)
         if converted.is_dir():
             job = job.model_copy(update={"encoder": str(converted), "revision": None})
@@ -215,15 +213,14 @@ class _Encoders:
             if find_spec("torch") is None:
                 raise
             if self._measure:  # it is converted when it is needed
-                return job, None, None
+                return _Step(job, source, None, 0, None)
             self._console.note(f"converting {job.encoder} into {converted}")
             convert_checkpoint(job.encoder, converted, revision=job.revision, overwrite=True)
             job = job.model_copy(update={"encoder": str(converted), "revision": None})
             encoder = load_for(job, source.modality)
-        dimension, seconds = embedding_dimension(encoder, source.modality), None
-        if self._measure:
-            seconds = _seconds_of_item(encoder, job, source)
-        return job, dimension, seconds
+        dimension = embedding_dimension(encoder, source.modality)
+        seconds = _seconds_of_item(encoder, job, source) if self._measure else None
+        return _Step(job, source, dimension, 0, seconds)
 
 
 def _seconds_of_item(encoder: Encoder, job: EmbedSettings, source: Source) -> float:
@@ -254,21 +251,21 @@ def _shown(recipe: Recipe, steps: Sequence[_Step]) -> Outcome:
     """What would be done."""
     rows, values = [], []
     for step in steps:
-        items, left = len(step.source.ids), not step.is_done
-        seconds = None if step.seconds is None or not left else step.seconds * items
+        items, done = len(step.source.ids), step.is_done
+        seconds = None if step.seconds is None or done else step.seconds * items
         values.append(
             {
                 "store": str(step.settings.out),
                 "encoder": step.settings.encoder,
                 "items": items,
-                "done": not left,
+                "done": done,
                 "dimension": step.dimension,
                 "disk": step.disk if step.dimension else None,
                 "download": step.download,
                 "seconds": seconds,
             }
         )
-        time_needed = "done" if not left else "?" if seconds is None else _duration(seconds)
+        time_needed = "done" if done else "?" if seconds is None else _duration(seconds)
         download = "?" if step.download is None else _size(step.download) if step.download else ""
         disk = _size(step.disk) if step.dimension else "?"
         name = step.settings.out.name
