@@ -68,6 +68,13 @@ def skip(_app, _what, name, obj, skipped, _options):
     return skipped or type(obj).__name__ == "_tuplegetter" or name == "model_config"
 
 
+def keep_colons(_app, what, _name, _obj, _options, lines):
+    """Keep napoleon from taking what is before a colon in the first line for a type."""
+    if lines and what in ("attribute", "data"):
+        lines[:0] = ["..", ""]  # a comment of reStructuredText
+
+
 def setup(app):
     """Register what no setting says."""
     app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon

@@ -188,9 +188,9 @@ class StudySettings(Settings):
     """Maps by name, each with options of `SweepMethod`. A list of names does too, and a name
     instead of options: it stands for those of the default of this name."""
     uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
-    """Whether uncertain labels are left out, or become 0 or 1 (see `data.binary_labels`)."""
+    """What uncertain labels become: left out, 0 or 1 (see `data.binary_labels`)."""
     blank: Literal["ignore", "zeros"] = "ignore"
-    """Whether missing labels are left out, or become 0."""
+    """What missing labels become: left out, or 0."""
     trust: bool = True
     """Whether the anchors of each pair of encoders are diagnosed, at the largest count, see
     `maps.diagnose`."""

@@ -151,7 +151,7 @@ class ZeroShotSettings(StudySettings):
     baselines: dict[str, dict[str, Any]] = {
         name: {"baseline": name} for name in (NAIVE, *BASELINES)
     }
-    """Baselines by name with their options; the key `baseline` is "naive", "relative",
+    """Baselines by name with their options; the key `baseline` says which: "naive", "relative",
     "asif" or "csa" (see `zeroshot.baselines`), or "probe", a linear probe on as many labelled
     images as there are anchors (option `l2`). A list of these names does too. Not run unless named:
     "cca", "kernel-ridge", "reduced-rank", "diagonal" and "whitened"."""
