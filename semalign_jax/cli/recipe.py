@@ -169,7 +169,7 @@ def _check_study(
         return {name: sources[folder] for name, folder in folders.items()}
 
     if recipe.study == "stitching":
-        stitching.parts_of(study, study.dataset, planned(study.stores), read)
+        stitching.parts_of(study, planned(study.stores), read)
     elif recipe.study == "zero-shot":
         stores = {kind: planned(folders) for kind, folders in study.store_folders().items()}
         zero_shot_data.parts_of(study, load_prompts(study.prompts), stores, read)

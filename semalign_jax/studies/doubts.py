@@ -54,11 +54,7 @@ def doubts_of(
 ) -> Iterator[str]:
     """Sentences on what makes scores rough, undefined or hard to believe.
 
-    Args:
-        settings: of the study, as JSON values.
-        rows: its scores.
-        classes: scores of single classes.
-        dimensions: of the encoders that are mapped.
+    `settings` are JSON values, `dimensions` those of the encoders that are mapped.
     """
     draws = settings["seeds"]
     if draws < DRAWS:

@@ -25,8 +25,7 @@ def embed_prompts(
 ) -> EmbeddedPrompts:
     """The prompts of a set, read from a store, which is made in `folder` if an encoder is given.
 
-    Raises:
-        ValueError: if they are known to be of another encoder than the reports, or one is missing.
+    They must be of the same encoder as the reports, as far as the stores say.
     """
     if source.encoder is not None:
         made = _embedded(source, prompt_set, folder, reports)

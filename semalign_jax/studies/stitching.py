@@ -87,20 +87,13 @@ def _demo_data(group: DemoGroup) -> StudyData:
 
 def parts_of(
     settings: StitchingSettings,
-    source: DatasetSettings,
     stores: Mapping[str, Any],
     read: Callable[[DatasetSettings], datasets.ImageTextDataset] = inputs.read_dataset,
 ) -> StudyData:
-    """The data of a user, checked.
-
-    Args:
-        settings: of the study.
-        source: the data set of the settings.
-        stores: name -> a store, of which only the ids are looked at here.
-        read: reads a data set.
-    """
-    where = str(source.path)
-    dataset = read(source)
+    """The data of a user, checked; of the stores by name only the ids are looked at."""
+    assert settings.dataset is not None
+    where = str(settings.dataset.path)
+    dataset = read(settings.dataset)
     names = settings.labels or dataset.label_names
     columns = _columns(dataset, names, where)
     kept = inputs.in_all_stores(dataset, stores, where)
@@ -374,7 +367,7 @@ def _study(settings: StitchingSettings, functions: Mapping[str, ScoreMetric]) ->
         data = {str(group): _demo_data(group) for group in settings.demo}
     else:
         stores = inputs.open_stores("stores", settings.stores)
-        data = {"stitching": parts_of(settings, settings.dataset, stores)}
+        data = {"stitching": parts_of(settings, stores)}
     encoders = {protocol: list(one.stores["stores"]) for protocol, one in data.items()}
     metrics = {**{name: name for name in settings.metrics}, **functions}
     groups = {protocol: _Group(protocol, one, settings, metrics) for protocol, one in data.items()}

@@ -122,14 +122,7 @@ def parts_of(
     stores: Mapping[str, Mapping[str, Any]],
     read: Callable[[DatasetSettings], ImageTextDataset] = inputs.read_dataset,
 ) -> StudyData:
-    """All but the prompts, checked.
-
-    Args:
-        settings: of the study.
-        prompt_set: that of the settings.
-        stores: setting -> name -> a store, of which only the ids are looked at here.
-        read: reads a data set.
-    """
+    """All but the prompts, checked; of the stores by setting only the ids are looked at."""
     assert settings.images is not None
     dataset = read(settings.images)
     where = f"images ({settings.images.path})"
@@ -170,11 +163,7 @@ def _left_out(before: ImageTextDataset, after: ImageTextDataset, why: str) -> li
 def label_columns(
     dataset: ImageTextDataset, prompt_set: PromptSet, settings: ZeroShotSettings, where: str
 ) -> list[int]:
-    """The column of the data set's labels for each class.
-
-    Raises:
-        ValueError: for a class without a label, a label without a class, and unknown names.
-    """
+    """The column of the data set's labels for each class; each label is of one or ignored."""
     has = f"it has {', '.join(dataset.label_names) or 'none'}"
     for key in settings.label_names:
         if key not in prompt_set.names:

@@ -84,7 +84,7 @@ def settings_of(folder: Path, **changes: Any) -> stitching.StitchingSettings:
 def data_of(settings):
     assert settings.dataset is not None
     stores = inputs.open_stores("stores", settings.stores)
-    return stitching.parts_of(settings, settings.dataset, stores)
+    return stitching.parts_of(settings, stores)
 
 
 @pytest.fixture(scope="module", autouse=True)
