@@ -100,7 +100,7 @@ class Console:
             self._line(message)
             return Outcome({"error": message}), error.status
         if isinstance(error, click.UsageError):
-            from ._app import COMMANDS  # which imports this module's users
+            from ._app import COMMANDS  # which imports this module
 
             own = [self._command] if self._command in COMMANDS else []
             where = error.ctx.command_path if error.ctx else " ".join(["semalign", *own])

@@ -338,27 +338,26 @@ def _load(
     Errors name the options that were typed, not the keys of the file.
     """
     given = [*_given(settings, params), *((k, f"--set {k}", v) for k, v in (more or {}).items())]
-    try:
-        return load_settings(kind, config, {key: value for key, _, value in given})
-    except ValueError as error:
-        if not isinstance(error.__context__, ValidationError):
-            raise
-        problems = problems_of(error.__context__)  # the message names keys, not options
     typed = {key: option for key, option, _ in given}
     known = {one.key: one.name for one in settings}
-    missing, wrong = [], []
-    for problem in problems:
-        key = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "missing":
-            missing.append(known.get(key, key))
-            continue
-        own = max((k for k in typed if f"{key}.".startswith(f"{k}.")), key=len, default=None)
-        if own is not None:
-            key = typed[own] + key[len(own) :]
-        elif key and config is not None:
-            key = f"{config}: {key}"
-        wrong.append(f"{key}: {problem_text(kind, problem)}".removeprefix(": "))
-    if missing:
-        or_file = "" if more is None else ", or in the file of --config"
-        wrong.insert(0, f"missing: {', '.join(missing)} (give it on the command line{or_file})")
-    raise ValueError("; ".join(wrong))
+
+    def explain(error: ValidationError) -> str:
+        missing, wrong = [], []
+        for problem in problems_of(error):
+            key = ".".join(map(str, problem["loc"]))
+            if problem["type"] == "missing":
+                missing.append(known.get(key, key))
+                continue
+            own = max((k for k in typed if f"{key}.".startswith(f"{k}.")), key=len, default=None)
+            if own is not None:
+                key = typed[own] + key[len(own) :]
+            elif key and config is not None:
+                key = f"{config}: {key}"
+            wrong.append(f"{key}: {problem_text(kind, problem)}".removeprefix(": "))
+        if missing:
+            or_file = "" if more is None else ", or in the file of --config"
+            wrong.insert(0, f"missing: {', '.join(missing)} (give it on the command line{or_file})")
+        return "; ".join(wrong)
+
+    values = {key: value for key, _, value in given}
+    return load_settings(kind, config, values, explain=explain)

@@ -245,6 +245,7 @@ def load_settings(
     overrides: Mapping[str, Any] | None = None,
     *,
     base: Path | None = None,
+    explain: Callable[[ValidationError], str] | None = None,
 ) -> S:
     """Read settings from a JSON or YAML file.
 
@@ -254,6 +255,7 @@ def load_settings(
         overrides: values that go before those of the file, e.g. of a command line. Keys of inner
             objects are joined with dots.
         base: folder that relative paths start at; by default that of the file.
+        explain: what is wrong in the words of the message; by default it names keys.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -282,6 +284,8 @@ def load_settings(
     try:
         return kind.model_validate(values, context={"base": base or (path and path.parent)})
     except ValidationError as error:
+        if explain is not None:
+            raise ValueError(explain(error)) from None
         problems = [
             f"{'.'.join(map(str, one['loc'])) or 'settings'}: {problem_text(kind, one)}"
             for one in problems_of(error)
