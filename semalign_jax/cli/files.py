@@ -125,11 +125,7 @@ def _map(path: Path) -> dict[str, Any]:
 
 def _made_with(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """These settings of a command, of those that were given, if its file is there."""
-    if not path.is_file():
-        return {}
-    settings = documents.parse_json(path.read_bytes(), path)
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds no settings")
+    settings = documents.read_json(path, dict) if path.is_file() else {}
     return {name: settings[name] for name in names if settings.get(name) is not None}
 
 
@@ -161,8 +157,8 @@ def _prompts(name: str) -> dict[str, Any]:
 
 
 def _results(path: Path) -> dict[str, Any]:
-    results = documents.parse_json(path.read_bytes(), path)
-    rows = results.get("rows", []) if isinstance(results, dict) else None
+    results = documents.read_json(path, dict)
+    rows = results.get("rows", [])
     if not isinstance(rows, list) or not isinstance(results.get("format"), str):
         raise ValueError(f"{path} holds no results of semalign_jax")
     values = {
@@ -191,8 +187,8 @@ def _scores(path: Path, rows: list[Any]) -> dict[str, dict[str, float]]:
 
 
 def _migration(path: Path) -> dict[str, Any]:
-    found = documents.parse_json(path.read_bytes(), path)
-    if not isinstance(found, dict) or not isinstance(found.get("kept"), list):
+    found = documents.read_json(path, dict)
+    if not isinstance(found.get("kept"), list):
         raise ValueError(f"{path} holds no migration of semalign_jax")
     known = ("verdict", "method", "sample", "rows", "searched", "queries", "keep", "rows_to_embed")
     values = {key: found[key] for key in known if key in found}

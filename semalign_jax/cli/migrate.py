@@ -107,14 +107,19 @@ def migrate(console: Console, settings: MigrateSettings) -> Outcome:
         "method": settings.method,
         "keep": settings.keep,
         "kept": [one._asdict() for one in kept],
-        **_costs(settings, len(old), len(x)),
+        "rows_to_embed": len(x),
+        "rows_saved": len(old) - len(x),
         "written": written,
     }
+    cost = ""
+    if settings.cost is not None:
+        values["cost"] = settings.cost * len(x) / 1000
+        values["cost_of_all"] = settings.cost * len(old) / 1000
+        cost = f", cost {values['cost']:g} of {values['cost_of_all']:g}"
     write_json(settings.out / "migration.json", values)
     lines = [
         f"{verdict}: {why}",
-        f"rows to embed: {values['rows_to_embed']} of {len(old)}"
-        + (f", cost {values['cost']:g} of {values['cost_of_all']:g}" if "cost" in values else ""),
+        f"rows to embed: {len(x)} of {len(old)}{cost}",
         f"written to {settings.out}: {', '.join(['map.safetensors', 'migration.json', *written])}",
     ]
     lines += pairs.by_position
@@ -172,14 +177,6 @@ def _verdict(kept: Kept, keep: float) -> tuple[str, str]:
         "undecided",
         f"{found} may be less than the {keep:g} asked for: take more queries",
     )
-
-
-def _costs(settings: MigrateSettings, rows: int, sample: int) -> dict[str, Any]:
-    values: dict[str, Any] = {"rows_to_embed": sample, "rows_saved": rows - sample}
-    if settings.cost is not None:
-        values["cost"] = settings.cost * sample / 1000
-        values["cost_of_all"] = settings.cost * rows / 1000
-    return values
 
 
 def _write(

@@ -64,7 +64,7 @@ def test_info_of_prompts(tmp_path):
 def test_info_of_what_are_no_results(tmp_path):
     """Those of a sweep and of a study are looked at where these are run."""
     (tmp_path / "results.json").write_text("[]")
-    assert "holds no results of semalign_jax" in error_of("info", tmp_path)
+    assert "results.json must hold a JSON object" in error_of("info", tmp_path)
 
 
 def test_info_of_rows_of_other_tools(tmp_path):
