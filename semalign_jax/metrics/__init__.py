@@ -15,8 +15,6 @@ mesh with Explicit axes, labels and weights are gathered; scores and embeddings 
 refused: gather them first, or wrap the call in `jax.sharding.auto_axes`.
 """
 
-from .._core.samples import MacroMean as MacroMean
-from .._core.samples import macro_mean as macro_mean
 from . import intervals as intervals
 from .classification import PrecisionRecallF1 as PrecisionRecallF1
 from .classification import accuracy as accuracy
@@ -40,6 +38,8 @@ from .retrieval import median_rank as median_rank
 from .retrieval import nearest_neighbors as nearest_neighbors
 from .retrieval import recall_at_k as recall_at_k
 from .retrieval import retrieval_ranks as retrieval_ranks
+from .samples import MacroMean as MacroMean
+from .samples import macro_mean as macro_mean
 from .similarity import cosine_similarity as cosine_similarity
 from .similarity import linear_cka as linear_cka
 from .similarity import mean_cosine as mean_cosine

@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from .._core import checks
-from .._core.samples import (
+from .._core.typing import Array
+from .classification import accuracy, balanced_accuracy, precision_recall_f1, predicted_classes
+from .ranking import auroc, average_precision
+from .samples import (
     MacroMean,
     in_range,
     integers,
@@ -18,9 +21,6 @@ from .._core.samples import (
     targets,
     weighted_mean,
 )
-from .._core.typing import Array
-from .classification import accuracy, balanced_accuracy, precision_recall_f1, predicted_classes
-from .ranking import auroc, average_precision
 
 #: A score of one's own: `(scores [n, c], data) -> scalar`, traceable; sweeps hand on their
 #: `eval_data`, studies (labels, weights). Sweeps take any pytree of arrays that it returns.

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
-from .._core.samples import (
+from .._core.typing import Array, ArrayLike
+from .samples import (
     INT32,
     MacroMean,
     in_32_bits,
@@ -26,7 +27,6 @@ from .._core.samples import (
     targets,
     weighted_mean,
 )
-from .._core.typing import Array, ArrayLike
 
 
 class PrecisionRecallF1(NamedTuple):

@@ -11,9 +11,9 @@ from jax.scipy.special import ndtr, ndtri
 
 from .._core import checks
 from .._core.linalg import common_dtype
-from .._core.samples import row_sum, sample_weights, weighted_mean
 from .._core.typing import Array, ArrayLike
 from .ranking import RankedScores, placements, ranked
+from .samples import row_sum, sample_weights, weighted_mean
 
 
 class DeLongInterval(NamedTuple):

@@ -29,7 +29,13 @@ from jax.scipy.special import ndtr, ndtri
 
 from .._core import checks
 from .._core.linalg import compute_dtype
-from .._core.samples import (
+from .._core.typing import Array, ArrayLike
+from .delong import DeLongInterval as DeLongInterval
+from .delong import DeLongTest as DeLongTest
+from .delong import delong_interval as delong_interval
+from .delong import delong_test as delong_test
+from .delong import tail_of
+from .samples import (
     host_copies,
     integer_array,
     row_sum,
@@ -37,12 +43,6 @@ from .._core.samples import (
     unsharded,
     weighted_mean,
 )
-from .._core.typing import Array, ArrayLike
-from .delong import DeLongInterval as DeLongInterval
-from .delong import DeLongTest as DeLongTest
-from .delong import delong_interval as delong_interval
-from .delong import delong_test as delong_test
-from .delong import tail_of
 
 __all__ = [
     "BootstrapInterval",

@@ -13,8 +13,8 @@ from jax import lax
 
 from .._core import checks
 from .._core.linalg import compute_dtype
-from .._core.samples import BLOCK, poisoned, row_sum, sample_weights, targets, tree_sums
 from .._core.typing import Array, ArrayLike
+from .samples import BLOCK, poisoned, row_sum, sample_weights, targets, tree_sums
 
 #: Numbers of scores that are evaluated at once; bounds the memory.
 SCORES_AT_ONCE = 2**22

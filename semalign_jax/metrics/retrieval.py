@@ -12,8 +12,8 @@ from jax import lax
 
 from .._core import checks
 from .._core.linalg import matmul
-from .._core.samples import in_range, integers, sample_weights, weighted_mean
 from .._core.typing import Array, ArrayLike
+from .samples import in_range, integers, sample_weights, weighted_mean
 from .similarity import (
     ROWS_AT_ONCE,
     matched_rows,

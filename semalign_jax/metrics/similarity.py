@@ -19,8 +19,8 @@ from .._core.linalg import (
     transpose,
     unit_rows,
 )
-from .._core.samples import poisoned, sample_weights, unsharded, weighted_mean
 from .._core.typing import Array, ArrayLike
+from .samples import poisoned, sample_weights, unsharded, weighted_mean
 
 #: Rows whose similarities with all others are held at a time.
 ROWS_AT_ONCE = 256

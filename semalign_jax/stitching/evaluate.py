@@ -11,11 +11,11 @@ import numpy as np
 
 from .._core import checks
 from .._core.linalg import in_batches
-from .._core.samples import in_range, integers, sample_weights
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap, identity_map
 from ..maps.mlp_head import Head, MlpHead, first_layer
 from ..metrics.classification import predicted_classes, share_of_hits
+from ..metrics.samples import in_range, integers, sample_weights
 
 
 class StitchingScores(NamedTuple):

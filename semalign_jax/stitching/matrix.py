@@ -18,7 +18,6 @@ import numpy as np
 
 from .._core import checks
 from .._core.records import Records, cells_of, shown_counts
-from .._core.samples import in_range
 from .._core.trees import stacked
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import identity_map
@@ -31,6 +30,7 @@ from ..metrics.by_name import (
     score_by_function,
     score_by_name,
 )
+from ..metrics.samples import in_range
 from ..sweeps.many_pairs import checked_methods, sweep_pairs
 from ..sweeps.one_pair import SweepMethod, checked_orders
 from .evaluate import stitch

@@ -10,8 +10,8 @@ import numpy as np
 
 from .._core import checks
 from .._core.linalg import compute_dtype, matmul, safe_inverse, transpose
-from .._core.samples import in_range, integers, poisoned, targets
 from .._core.typing import Array, ArrayLike
+from ..metrics.samples import in_range, integers, poisoned, targets
 
 #: What a head minimises, see `fit_head`.
 Loss: TypeAlias = Literal["multinomial", "binary", "hinge"]

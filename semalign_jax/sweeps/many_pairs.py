@@ -18,12 +18,12 @@ import numpy as np
 from .._core import checks
 from .._core.linalg import common_dtype, compute_dtype
 from .._core.records import Records, cells_of, shown_counts
-from .._core.samples import host_copies
 from .._core.trees import entry, stacked
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.mlp_head import Head, after_first_layer, first_layer
 from ..metrics.by_name import HeadMetric, ScoreMetric, named_metrics
+from ..metrics.samples import host_copies
 from ._shared import Plan, Variant, is_shared, prepare, shared_heads
 from .one_pair import (
     SweepMethod,

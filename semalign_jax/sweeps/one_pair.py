@@ -16,7 +16,6 @@ import numpy as np
 
 from .._core import checks
 from .._core.records import Records, cells_of, shown_counts
-from .._core.samples import host_copies
 from .._core.trees import stacked
 from .._core.typing import ALL_METHODS, METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
@@ -24,6 +23,7 @@ from ..maps.fit import compiled_fit
 from ..maps.mlp_head import Head
 from ..maps.options import check_method, check_options
 from ..metrics.by_name import HeadMetric, named_metrics, score_by_name
+from ..metrics.samples import host_copies
 from .anchors import anchor_order, check_counts
 
 #: How a sweep gives a fit its anchors, see `anchor_sweep`.

@@ -8,9 +8,9 @@ import numpy as np
 
 from .._core import checks
 from .._core.ids import id_texts
-from .._core.samples import integers
 from .._core.typing import Array
 from ..data import check_disjoint
+from ..metrics.samples import integers
 from .scores import EmbeddedPrompts, Task
 
 

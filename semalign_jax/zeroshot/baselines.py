@@ -35,10 +35,10 @@ from .._core.linalg import (
     svd,
     transpose,
 )
-from .._core.samples import in_range, integers
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap, identity_map
 from ..metrics import cosine_similarity, normalize_rows
+from ..metrics.samples import in_range, integers
 from ..stitching.heads import fit_head
 from ..stitching.training_data import checked_known
 from .scores import (

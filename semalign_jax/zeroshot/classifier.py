@@ -13,9 +13,9 @@ import optax
 from jax import lax
 
 from .._core import checks
-from .._core.samples import in_range, integers
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap
+from ..metrics.samples import in_range, integers
 from ..stitching.training_data import checked_known
 from .prompts import PLACEHOLDER, ClassPrompts, PromptSet, embedded_prompts, prompt_texts
 from .scores import (

@@ -20,11 +20,11 @@ from .._core.linalg import (
     svd,
     transpose,
 )
-from .._core.samples import in_range, integers, sample_weights
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap
 from ..metrics import normalize_rows, predicted_classes
 from ..metrics.classification import share_of_hits
+from ..metrics.samples import in_range, integers, sample_weights
 from ..stitching.evaluate import refuse_batch, stitch
 
 #: "single-label": one of the classes; "multi-label": each finding is present or not.

@@ -11,8 +11,8 @@ import numpy as np
 
 from .._core import checks
 from .._core.linalg import compute_dtype
-from .._core.samples import in_range, integers
 from .._core.typing import Array, ArrayLike
+from ..metrics.samples import in_range, integers
 from ..stitching.training_data import checked_known
 from .scores import not_nan
 

@@ -16,9 +16,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from . import checks
-from .linalg import common_dtype, compute_dtype, matmul, power_of_two_scale
-from .typing import Array, ArrayLike
+from .._core import checks
+from .._core.linalg import common_dtype, compute_dtype, matmul, power_of_two_scale
+from .._core.typing import Array, ArrayLike
 
 INT32 = np.iinfo(np.int32)
 
