@@ -8,44 +8,41 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
     __version__: str
-    from . import data as data
-    from . import distributed as distributed
-    from . import encoders as encoders
-    from . import maps as maps
-    from . import metrics as metrics
-    from . import plot as plot
-    from . import stitching as stitching
-    from . import stores as stores
-    from . import studies as studies
-    from . import sweeps as sweeps
-    from . import zeroshot as zeroshot
-    from .maps import AffineMap as AffineMap
-    from .maps import AutoInfo as AutoInfo
-    from .maps import FitInfo as FitInfo
-    from .maps import PairStats as PairStats
-    from .maps import accumulate_stats as accumulate_stats
-    from .maps import fit as fit
-    from .maps import fit_affine as fit_affine
-    from .maps import fit_auto as fit_auto
-    from .maps import fit_from_stats as fit_from_stats
-    from .maps import fit_l_ortho as fit_l_ortho
-    from .maps import fit_linear as fit_linear
-    from .maps import fit_ortho as fit_ortho
-    from .maps import fit_semi as fit_semi
-    from .maps import identity_map as identity_map
-    from .maps import load_map as load_map
-    from .maps import polar_factor as polar_factor
-    from .maps import save_map as save_map
-    from .stitching import evaluate_stitching as evaluate_stitching
-    from .stitching import fit_head as fit_head
-    from .stitching import stitch as stitch
-    from .sweeps import SweepMethod as SweepMethod
-    from .sweeps import SweepResult as SweepResult
-    from .sweeps import anchor_sweep as anchor_sweep
-    from .sweeps import sweep_pairs as sweep_pairs
-    from .zeroshot import zero_shot_classifier as zero_shot_classifier
-    from .zeroshot import zero_shot_logits as zero_shot_logits
-    from .zeroshot import zero_shot_predict as zero_shot_predict
+    from . import (
+        data,
+        distributed,
+        encoders,
+        maps,
+        metrics,
+        plot,
+        stitching,
+        stores,
+        studies,
+        sweeps,
+        zeroshot,
+    )
+    from .maps import (
+        AffineMap,
+        AutoInfo,
+        FitInfo,
+        PairStats,
+        accumulate_stats,
+        fit,
+        fit_affine,
+        fit_auto,
+        fit_from_stats,
+        fit_l_ortho,
+        fit_linear,
+        fit_ortho,
+        fit_semi,
+        identity_map,
+        load_map,
+        polar_factor,
+        save_map,
+    )
+    from .stitching import evaluate_stitching, fit_head, stitch
+    from .sweeps import SweepMethod, SweepResult, anchor_sweep, sweep_pairs
+    from .zeroshot import zero_shot_classifier, zero_shot_logits, zero_shot_predict
 
 #: Where the names are that are no namespaces.
 _FOLDERS = ("maps", "sweeps", "stitching", "zeroshot")

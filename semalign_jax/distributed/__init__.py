@@ -11,13 +11,8 @@ the same map:
     mapping = sa.fit_from_stats("ortho", stats)
 """
 
-from .merge import accumulate_stats as accumulate_stats
-from .merge import merge_across_processes as merge_across_processes
-from .merge import shard_rows as shard_rows
-from .processes import OtherProcessError as OtherProcessError
-from .processes import barrier as barrier
-from .processes import initialize as initialize
-from .processes import this_process as this_process
+from .merge import accumulate_stats, merge_across_processes, shard_rows
+from .processes import OtherProcessError, barrier, initialize, this_process
 
 __all__ = [
     "OtherProcessError",

@@ -15,39 +15,46 @@ mesh with Explicit axes, labels and weights are gathered; scores and embeddings 
 refused: gather them first, or wrap the call in `jax.sharding.auto_axes`.
 """
 
-from . import intervals as intervals
-from .classification import PrecisionRecallF1 as PrecisionRecallF1
-from .classification import accuracy as accuracy
-from .classification import balanced_accuracy as balanced_accuracy
-from .classification import brier_score as brier_score
-from .classification import cohen_kappa as cohen_kappa
-from .classification import confusion_matrix as confusion_matrix
-from .classification import expected_calibration_error as expected_calibration_error
-from .classification import matthews_correlation as matthews_correlation
-from .classification import precision_recall_f1 as precision_recall_f1
-from .classification import predicted_classes as predicted_classes
-from .ranking import RankedScores as RankedScores
-from .ranking import auroc as auroc
-from .ranking import auroc_from_ranking as auroc_from_ranking
-from .ranking import average_precision as average_precision
-from .ranking import average_precision_from_ranking as average_precision_from_ranking
-from .ranking import rank_scores as rank_scores
-from .retrieval import RetrievalRanks as RetrievalRanks
-from .retrieval import mean_reciprocal_rank as mean_reciprocal_rank
-from .retrieval import median_rank as median_rank
-from .retrieval import nearest_neighbors as nearest_neighbors
-from .retrieval import recall_at_k as recall_at_k
-from .retrieval import retrieval_ranks as retrieval_ranks
-from .samples import MacroMean as MacroMean
-from .samples import macro_mean as macro_mean
-from .similarity import cosine_similarity as cosine_similarity
-from .similarity import linear_cka as linear_cka
-from .similarity import mean_cosine as mean_cosine
-from .similarity import mutual_knn as mutual_knn
-from .similarity import normalize_rows as normalize_rows
-from .similarity import orthogonality_error as orthogonality_error
-from .similarity import rbf_cka as rbf_cka
-from .similarity import svcca as svcca
+from . import intervals
+from .classification import (
+    PrecisionRecallF1,
+    accuracy,
+    balanced_accuracy,
+    brier_score,
+    cohen_kappa,
+    confusion_matrix,
+    expected_calibration_error,
+    matthews_correlation,
+    precision_recall_f1,
+    predicted_classes,
+)
+from .ranking import (
+    RankedScores,
+    auroc,
+    auroc_from_ranking,
+    average_precision,
+    average_precision_from_ranking,
+    rank_scores,
+)
+from .retrieval import (
+    RetrievalRanks,
+    mean_reciprocal_rank,
+    median_rank,
+    nearest_neighbors,
+    recall_at_k,
+    retrieval_ranks,
+)
+from .samples import MacroMean, macro_mean
+from .similarity import (
+    cosine_similarity,
+    linear_cka,
+    mean_cosine,
+    mutual_knn,
+    normalize_rows,
+    orthogonality_error,
+    rbf_cka,
+    svcca,
+)
 
 __all__ = [
     "MacroMean",

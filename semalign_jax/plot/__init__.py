@@ -11,16 +11,10 @@ Dotted lines are controls, fitted to wrong pairs, and nothing else; grey ones us
 Needs matplotlib (the `plot` extra). No global figure is made, so nothing has to be closed.
 """
 
-from .looks import Look as Look
-from .looks import looks as looks
-from .scores import anchor_curves as anchor_curves
-from .scores import class_scores as class_scores
-from .scores import score_matrix as score_matrix
-from .spaces import learning_curve as learning_curve
-from .spaces import residual_histogram as residual_histogram
-from .spaces import similarity_histogram as similarity_histogram
-from .spaces import spaces as spaces
-from .style import to_bytes as to_bytes
+from .looks import Look, looks
+from .scores import anchor_curves, class_scores, score_matrix
+from .spaces import learning_curve, residual_histogram, similarity_histogram, spaces
+from .style import to_bytes
 
 __all__ = [
     "Look",

@@ -11,19 +11,21 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import backend_settings as backend_settings
-    from . import demo as demo
-    from . import figures as figures
-    from . import html as html
-    from . import inputs as inputs
-    from . import latex as latex
-    from . import migration as migration
-    from . import outputs as outputs
-    from . import report as report
-    from . import settings as settings
-    from . import stitching as stitching
-    from . import tables as tables
-    from . import zero_shot as zero_shot
+    from . import (
+        backend_settings,
+        demo,
+        figures,
+        html,
+        inputs,
+        latex,
+        migration,
+        outputs,
+        report,
+        settings,
+        stitching,
+        tables,
+        zero_shot,
+    )
 
 __all__ = [
     "backend_settings",
