@@ -4,53 +4,25 @@ On one H100, 100 fits of 768 dimensions take 1.1 times as long as the products t
 vmapped SVD takes 50 times as long.
 """
 
-from functools import cache
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from ..._core.linalg import matmul, power_of_two_scale, safe_inverse, transpose
 from ..._core.typing import Array
 
-#: Singular values from this share of the largest on are brought to 1 by the schedule below;
-#: smaller ones by the steps after it.
-_SMALLEST = 1e-8
-
-
-def _best_quintic(lower: float) -> tuple[np.ndarray, float]:
-    """Odd polynomial of degree 5 nearest to 1 on [lower, 1], by Remez exchange; and its error."""
-    inner = np.array([(3 * lower + 1) / 4, (lower + 3) / 4])
-    signs = np.array([1.0, -1.0, 1.0, -1.0])
-    for _ in range(50):
-        points = np.array([lower, *inner, 1.0])
-        system = np.stack([points, points**3, points**5, signs], axis=1)
-        a, b, c, error = np.linalg.solve(system, np.ones(4))
-        root = np.sqrt(9 * b * b - 20 * a * c)
-        inner = np.sqrt(np.array([(-3 * b - root) / (10 * c), (-3 * b + root) / (10 * c)]))
-        inner = np.sort(inner)
-    return np.array([a, b, c]), float(error)
-
-
-def _value_at(coefficients: np.ndarray, x: float) -> float:
-    return float(coefficients @ np.array([x, x**3, x**5]))
-
-
-@cache
-def _quintic_schedule() -> np.ndarray:
-    """Coefficients [steps, 3] that bring [_SMALLEST, 1] close to 1."""
-    lower, steps = _SMALLEST, []
-    while lower < 0.9:
-        # The best polynomial of a wide range takes some large values down to the smallest,
-        # where rounding buries them: so the range is narrowed, at hardly a loss of speed.
-        coefficients, error = _best_quintic(max(lower, 0.03))
-        # Scaled so that the largest value is just below 1: rounding must not carry it out of
-        # the range where the next polynomial holds.
-        scale = 1 / (1 + error) / 1.002
-        steps.append(coefficients * scale)
-        lower = min(1 - error, _value_at(coefficients, lower)) * scale
-    return np.array(steps)
+#: Odd polynomials a x + b x^3 + c x^5 that in turn bring singular values from 1e-8 to 1 close to 1;
+#: smaller ones are left to the steps after it. Each is the nearest to 1 (by Remez exchange) on the
+#: range [lower, 1] that the one before has left, divided by its largest value and by 1.002, so that
+#: rounding does not carry a value out of the next one's range. Taken is the best for a lower end
+#: of at least 0.03, since that of a wider range takes some large values down to the smallest, where
+#: rounding buries them: the first eleven are the same.
+SCHEDULE = (
+    *11 * ((4.128728823962287, -11.63239831833874, 8.501673486392422),),
+    (4.010361964147948, -10.713717266907345, 7.701359294775365),
+    (3.3408741398128483, -6.414236587020583, 4.071366439223702),
+    (2.222618237366911, -2.0560922488159705, 0.831478003465027),
+)
 
 
 @jax.jit
@@ -83,10 +55,7 @@ def nearest_orthogonal(m: Array) -> Array:
 
     # Made of scalars: an array constant of a custom_vmap fails in a condition that is batched.
     schedule = jnp.stack(
-        [
-            jnp.stack([jnp.full((), float(value), dtype) for value in row])
-            for row in _quintic_schedule()
-        ]
+        [jnp.stack([jnp.full((), value, dtype) for value in row]) for row in SCHEDULE]
     )
     q, _ = lax.scan(lambda q, row: (step(q, (row[0], row[1], row[2])), None), q, schedule)
     # The step that follows the last test takes an error to its third power.
