@@ -262,10 +262,9 @@ def qr(a: Array) -> tuple[Array, Array]:
     return q, r
 
 
-@one_by_one_on_cpu
 def lq(a: Array) -> tuple[Array, Array]:
     """`a` [n, d], n <= d, as a lower triangle [n, n] and orthonormal rows [n, d]; no derivative."""
-    q, r = jnp.linalg.qr(transpose(a))
+    q, r = qr(transpose(a))
     # As LAPACK leaves it in memory. XLA would transpose it, by code that is slow to compile.
     return transpose(r), lax.optimization_barrier(transpose(q))
 

@@ -31,8 +31,8 @@ from ..metrics.by_name import (
     score_by_name,
 )
 from ..metrics.samples import in_range
-from ..sweeps.many_pairs import checked_methods, sweep_pairs
-from ..sweeps.one_pair import SweepMethod, checked_orders
+from ..sweeps.many_pairs import sweep_pairs
+from ..sweeps.one_pair import SweepMethod, checked_lines, checked_orders
 from .evaluate import stitch
 from .heads import HeadInfo, fit_head
 from .training_data import LOSSES, Loss, checked_known, checked_labels
@@ -183,7 +183,7 @@ def evaluate_stitching_pairs(
     scores = _score_metrics(metrics, loss, num_classes)
     if isinstance(methods, Sequence):
         _distinct("methods", methods)
-    lines = checked_methods(methods)
+    lines = checked_lines(methods)
     control = checks.flag("control", control)
     encoders = _embeddings("train", train)
     names = tuple(encoders)
@@ -194,7 +194,7 @@ def evaluate_stitching_pairs(
     source = encoders if anchors is None else _embeddings("anchors", anchors, like=encoders)
     _same_rows("train" if anchors is None else "anchors", source)
     rows = len(source[names[0]])
-    counts, orders = checked_orders(counts, rows, keys, orders, anchor_labels)
+    checked, orders = checked_orders(counts, rows, keys, orders, anchor_labels)
     if control and orders.shape[1] < 2:
         raise ValueError(
             "control needs at least 2 candidate anchors to permute: give larger counts, or "
@@ -236,7 +236,7 @@ def evaluate_stitching_pairs(
 
     sweep = partial(
         sweep_pairs,
-        counts=counts,
+        counts=checked,
         metrics=dict(scores),
         eval_data=truth,
         methods=dict(lines),
@@ -283,7 +283,7 @@ def evaluate_stitching_pairs(
         head_info=info,
         names=names,
         methods=tuple(label for label, _ in lines),
-        counts=counts,
+        counts=checked,
     )
 
 

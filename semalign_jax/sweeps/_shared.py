@@ -37,11 +37,11 @@ from .._core.linalg import (
 from .._core.typing import METHODS, Array
 from ..maps._solvers.float64 import (
     SMALLEST,
+    cross_product,
     determines,
     gram_matrix,
     inverse_root,
     row_sums,
-    transposed_in_memory,
 )
 from ..maps._solvers.polar import Bases, orthogonal_factor
 from ..maps.affine_map import AffineMap
@@ -66,6 +66,10 @@ class Plan(NamedTuple):
     lines: tuple[SweepMethod, ...]
     counts: tuple[int, ...]
     float32: bool
+
+    def lengths(self, center: bool) -> list[int]:
+        """Of the prefix of each count; one less if centred, see `contrasts`."""
+        return [max(n - center, 0) for n in self.counts]
 
     def variants(self) -> list[bool]:
         """Whether there are lines that are not centred, and ones that are."""
@@ -146,7 +150,7 @@ def _variant(plan: Plan, data: Array, center: bool) -> Variant:
         rows, means = contrasts(data), _prefix_means(data, plan.counts)
     unit = power_of_two_scale(rows)
     rows = rows / unit
-    lengths = [max(n - center, 0) for n in plan.counts]
+    lengths = plan.lengths(center)
     ends = zip(lengths, plan.counts, strict=True)
     squares = jnp.stack([jnp.sum(rows[:m] ** 2) / n for m, n in ends])
     variances = jnp.broadcast_to((squares * unit * unit / d)[:, None], means.shape)
@@ -211,8 +215,8 @@ def shared_heads(
     plan: Plan,
     first: dict[bool, Variant],
     second: dict[bool, Variant],
-    readouts: tuple[AffineMap, AffineMap | None],
-) -> list[tuple[AffineMap, Array]]:
+    readouts: tuple[AffineMap, ...],
+) -> list[list[tuple[AffineMap, Array]]]:
     """The shared lines of one pair, each map followed by the target's readout.
 
     Args:
@@ -222,12 +226,10 @@ def shared_heads(
         readouts: of the second encoder, and of the first one if the other direction is wanted.
 
     Returns:
-        For each direction, maps [lines, counts] from the source to the readout's scores, and
-        whether each can be trusted [lines, counts].
+        For each direction and line, maps [counts] from the source to the readout's scores, and
+        whether each can be trusted [counts].
     """
-    sides = [(first, second, readouts[0])]
-    if readouts[1] is not None:
-        sides.append((second, first, readouts[1]))
+    sides = list(zip((first, second), (second, first), readouts, strict=False))
     found: list[list[tuple[AffineMap, Array]]] = [[] for _ in sides]
     for line in plan.lines:
         center = is_centered(line)
@@ -251,17 +253,13 @@ def shared_heads(
             else:
                 safe = x.safe[plan.cuts(center).index(plan.cut(line))]
             cells.append((heads, safe))
-    return [jax.tree.map(lambda *leaves: jnp.stack(leaves), *cells) for cells in found]
+    return found
 
 
 def _spans(plan: Plan, center: bool) -> list[tuple[int, int]]:
     """For each count the length of the prefix, and that of the one before."""
-    lengths = [max(n - center, 0) for n in plan.counts]
+    lengths = plan.lengths(center)
     return list(zip(lengths, [0, *lengths[:-1]], strict=True))
-
-
-def _cross(a: Array, b: Array) -> Array:
-    return matmul(transposed_in_memory(a), b)
 
 
 def _ortho(
@@ -272,7 +270,7 @@ def _ortho(
     total = jnp.zeros((x.rows.shape[1], y.rows.shape[1]), x.rows.dtype)
     found: list[list[Array]] = [[] for _ in variants]
     for m, before in _spans(plan, is_centered(line)):
-        total = total + _cross(x.rows[before:m], y.rows[before:m])
+        total = total + cross_product(x.rows[before:m], y.rows[before:m])
         bases = None
         if 0 < m <= FEW_ANCHORS * min(total.shape):
             inner = matmul(transpose(x.triangle[:m, :m]), y.triangle[:m, :m])
@@ -293,9 +291,9 @@ def _l_ortho(
     d_in, d_out = x.rows.shape[1], y.rows.shape[1]
     total, start = jnp.zeros((d_in, d_out), jnp.float64), 0
     found: list[list[Array]] = [[] for _ in variants]
-    for m, _ in _spans(plan, is_centered(line)):
+    for m in plan.lengths(is_centered(line)):
         if m >= min(d_in, d_out):  # fewer rows have no use for it
-            total = total + row_sums(_cross, x.rows[start:m], y.rows[start:m])
+            total = total + row_sums(cross_product, x.rows[start:m], y.rows[start:m])
             start = m
         for cells, (source, target, readout), cross in zip(
             found, variants, (total, transpose(total)), strict=False
@@ -324,7 +322,7 @@ def _least_squares(
     found = []
     for m, before in _spans(plan, is_centered(line)):
         if m > before:
-            total = total + row_sums(_cross, x.rows[before:m], values[before:m])
+            total = total + row_sums(cross_product, x.rows[before:m], values[before:m])
         found.append(_solution(plan, line, x, m, values[:m], total))
     return found
 
@@ -347,10 +345,10 @@ def _solution(
         return jnp.zeros((d, values.shape[1]), jnp.float64)
     if m < d:
         z = cho_solve((x.few[:m, :m], True), values.astype(jnp.float64))
-        return _cross(x.rows[:m].astype(jnp.float64), z)
+        return cross_product(x.rows[:m].astype(jnp.float64), z)
     center = is_centered(line)
-    lengths = [n - center for n in plan.counts if n - center >= d]
-    root = x.many[lengths.index(m)][plan.cuts(center).index(plan.cut(line))]
+    at = [length for length in plan.lengths(center) if length >= d].index(m)
+    root = x.many[at][plan.cuts(center).index(plan.cut(line))]
     return matmul(root, matmul(transpose(root), cross))
 
 

@@ -141,7 +141,7 @@ def sweep_pairs(
     named = named_metrics(metrics)
     if eval_data is None and not all(map(callable, named.values())):
         raise ValueError("metrics by name need eval_data, the labels of the test rows")
-    lines = checked_methods(methods)
+    lines = checked_lines(methods)
     pairs = _checked_pairs(embeddings, pairs)
     data, tests = _checked_encoders(embeddings, test, readouts, pairs)
     rows = len(next(iter(data.values())))
@@ -165,7 +165,7 @@ def sweep_pairs(
     def of_encoder(order: Array, name: str) -> _Encoder:
         ordered = jnp.take(data[name], order, axis=0)
         with jax.enable_x64(True):
-            return _Encoder(ordered, prepare(plan, ordered) if plan.lines else {})
+            return _Encoder(ordered, prepare(plan, ordered))
 
     def of_pair(prepared: dict[str, _Encoder], directions: Sequence[tuple[str, str]]) -> Any:
         heads = _heads_of_pair(plan, lines, prepared, readouts, directions)
@@ -206,29 +206,22 @@ def _heads_of_pair(
     directions: Sequence[tuple[str, str]],
 ) -> dict[tuple[str, str], list[AffineMap]]:
     """For each direction of a pair and each line, maps [counts] with the readout's first layer."""
-    first, second = (prepared[name] for name in directions[0])
-    layers = [first_layer(readouts[target]) for _, target in directions]
-    shared = [None] * len(directions)
-    if plan.lines:
-        with jax.enable_x64(True):
-            shared = shared_heads(
-                plan, first.variants, second.variants, (layers[0], (*layers[1:], None)[0])
-            )
+    first, second = (prepared[name].variants for name in directions[0])
+    layers = tuple(first_layer(readouts[target]) for _, target in directions)
+    with jax.enable_x64(True):
+        shared = shared_heads(plan, first, second, layers)
     found = {}
-    for (source, target), of_lines, layer in zip(directions, shared, layers, strict=True):
-        x, y = prepared[source].anchors, prepared[target].anchors
-        trusted = None if of_lines is None else np.asarray(of_lines[1])
+    for pair, of_lines, layer in zip(directions, shared, layers, strict=True):
+        x, y = (prepared[name].anchors for name in pair)
+        made = dict(zip(plan.lines, of_lines, strict=True))
         maps = []
         for _, line in lines:
+            heads, trusted = made.get(line, (None, [False] * len(plan.counts)))
             of_counts = []
-            for column, n in enumerate(plan.counts):
-                at = (plan.lines.index(line), column) if line in plan.lines else None
-                if of_lines is not None and trusted is not None and at and trusted[at]:
-                    of_counts.append(entry(of_lines[0], at))
-                else:
-                    of_counts.append(_own_head(line, n, x, y, layer))
-            maps.append(stacked(of_counts, 0))
-        found[source, target] = maps
+            for at, (n, exact) in enumerate(zip(plan.counts, np.asarray(trusted), strict=True)):
+                of_counts.append(entry(heads, at) if exact else _own_head(line, n, x, y, layer))
+            maps.append(stacked(of_counts))
+        found[pair] = maps
     return found
 
 
@@ -251,18 +244,6 @@ def _score(metrics, of_lines, readout, test, eval_data):
 
 
 # --- checks and batches ------------------------------------------------------------------------
-
-
-def checked_methods(
-    methods: Sequence[Method] | Mapping[str, str | SweepMethod],
-) -> tuple[tuple[str, SweepMethod], ...]:
-    """The lines of a sweep with their labels; functions are refused."""
-    lines = []
-    for label, line in checked_lines(methods):
-        if not isinstance(line, SweepMethod):
-            raise ValueError(f"methods[{label!r}] must be a name or a SweepMethod; got {line!r}")
-        lines.append((label, line))
-    return tuple(lines)
 
 
 def _checked_pairs(

@@ -202,24 +202,17 @@ def anchor_sweep(
     by_name = not all(map(callable, named.values()))
     if by_name and not (isinstance(eval_data, tuple) and len(eval_data) == 3):
         raise ValueError("metrics by name need eval_data=(head, test rows, labels)")
-    lines = checked_lines(methods)
+    lines = checked_lines(methods, functions=True)
     checks.option("route", route, ROUTES)
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 8
     batch_size = checks.positive_int("batch_size", batch_size)
-    checked, orders = _counts_and_orders(counts, x.shape[0], keys, orders, labels)
+    checked, orders = checked_orders(counts, x.shape[0], keys, orders, labels, traced=True)
     work = orders.size * x.shape[1] * y.shape[1]
     route = _chosen_route(route, isinstance(checked, tuple), lines, work)
     eval_data = jax.tree.map(checks.on_device, host_copies("eval_data", eval_data))
-    axes = _freeze_axes(eval_in_axes, eval_data)
-    for axis, leaf in zip(axes, jax.tree.leaves(eval_data), strict=True):
-        if axis == 0 and leaf.shape[:1] != (len(orders),):  # JAX would take another row instead
-            raise ValueError(
-                f"eval_in_axes: arrays of eval_data with the entry 0 need one row for each of the "
-                f"{len(orders)} seeds; got shape {leaf.shape}"
-            )
+    axes = _freeze_axes(eval_in_axes, eval_data, len(orders))
     if route == "prefixes":
-        assert isinstance(checked, tuple)
         values = _by_prefixes(lines, scored, axes, checked, x, y, orders, eval_data)
     else:
         sizes = jnp.asarray(checked, jnp.int32)
@@ -251,25 +244,23 @@ def _score_of_map(name: HeadMetric) -> Metric:
 
 
 def checked_lines(
-    methods: Sequence[Method] | Mapping[str, str | SweepMethod | Fitter],
-) -> tuple[tuple[str, SweepMethod | Fitter], ...]:
-    """The lines of a sweep with their labels."""
+    methods: Sequence[Method] | Mapping[str, str | SweepMethod | Fitter], *, functions: bool = False
+) -> tuple[tuple[str, Any], ...]:
+    """The lines of a sweep with their labels: each a `SweepMethod`, or a function if allowed."""
     if not isinstance(methods, Mapping):
         if isinstance(methods, str) or not isinstance(methods, Iterable):
             raise TypeError(f"methods must be a list of names or a mapping; got {methods!r}")
         methods = {name: name for name in methods}
     if not methods:
         raise ValueError("methods is empty: give at least one")
-    return tuple((label, _line(label, method)) for label, method in methods.items())
-
-
-def _line(label: str, method: Any) -> SweepMethod | Fitter:
-    if isinstance(method, SweepMethod):
-        return method
-    if callable(method):
-        return cast(Fitter, method)
-    checks.option(f"methods[{label!r}]", method, ALL_METHODS)
-    return SweepMethod(method)
+    lines = dict(methods)
+    for label, line in lines.items():
+        if callable(line) and not functions:
+            raise ValueError(f"methods[{label!r}] must be a name or a SweepMethod; got {line!r}")
+        if not callable(line) and not isinstance(line, SweepMethod):
+            checks.option(f"methods[{label!r}]", line, ALL_METHODS)
+            lines[label] = SweepMethod(cast(Method, line))
+    return tuple(lines.items())
 
 
 def _chosen_route(
@@ -290,27 +281,18 @@ def _chosen_route(
 
 
 def checked_orders(
-    counts: Sequence[int],
-    rows: int,
-    keys: Array | None,
-    orders: ArrayLike | None,
-    labels: ArrayLike | None,
-) -> tuple[tuple[int, ...], Array]:
-    """The anchor counts, and for each seed the order whose prefixes are the anchors."""
-    checked, orders = _counts_and_orders(counts, rows, keys, orders, labels)
-    if not isinstance(checked, tuple):
-        raise ValueError("counts is traced: call this outside of jax.jit, or use anchor_sweep")
-    return checked, orders
-
-
-def _counts_and_orders(
     counts: Sequence[int] | Array,
     rows: int,
     keys: Array | None,
     orders: ArrayLike | None,
     labels: ArrayLike | None,
-) -> tuple[tuple[int, ...] | Array, Array]:
-    """As `checked_orders`; the counts may be traced."""
+    *,
+    traced: bool = False,
+) -> tuple[Any, Array]:
+    """The anchor counts, and for each seed the order whose prefixes are the anchors.
+
+    The counts are a tuple of ints; the array that was given if they are traced and may be.
+    """
     if (keys is None) == (orders is None):
         raise ValueError("give exactly one of keys (random anchors) and orders (your own)")
     if orders is not None:
@@ -325,34 +307,36 @@ def _counts_and_orders(
                 raise ValueError(f"orders must be rows from 0 to {rows - 1}; got others")
     most = rows if orders is None else orders.shape[1]
     if checks.is_concrete(counts):
-        checked = check_counts(cast(Sequence[int], counts), most)
-        most = max(checked)
+        counts = check_counts(cast(Sequence[int], counts), most)
+        most = max(counts)
+    elif not traced:
+        raise ValueError("counts is traced: call this outside of jax.jit, or use anchor_sweep")
     else:
-        checked = cast(Array, counts)
-        if checked.ndim != 1 or not jnp.issubdtype(checked.dtype, jnp.integer):
-            raise TypeError(
-                f"counts must be integers [counts]; got {checked.dtype} {checked.shape}"
-            )
+        counts = cast(Array, counts)
+        if counts.ndim != 1 or not jnp.issubdtype(counts.dtype, jnp.integer):
+            raise TypeError(f"counts must be integers [counts]; got {counts.dtype} {counts.shape}")
     if orders is None:
         keys = checks.prng_key("keys", keys, ndim=1)
-        orders = _orders(rows, most, keys, labels)
+        orders = jax.vmap(partial(anchor_order, n=rows, size=most, labels=labels))(keys)
     if not orders.shape[0]:
         raise ValueError("keys or orders [seeds, ...] hold no seed: give at least one")
-    return checked, checks.on_device(checks.owned(orders[:, :most]))
+    return counts, checks.on_device(checks.owned(orders[:, :most]))
 
 
-def _orders(rows: int, size: int, keys: Array, labels: ArrayLike | None) -> Array:
-    return jax.vmap(partial(anchor_order, n=rows, size=size, labels=labels))(keys)
-
-
-def _freeze_axes(axes: Any, data: Any) -> tuple[int | None, ...]:
+def _freeze_axes(axes: Any, data: Any, seeds: int) -> tuple[int | None, ...]:
     """One entry (0 or None) per leaf of `data`, hashable."""
     flat: list[int | None] = []
 
     def spread(axis: Any, part: Any) -> None:
         if axis is not None and axis != 0:
             raise ValueError(f"eval_in_axes: entries must be 0 or None; got {axis!r}")
-        flat.extend([axis] * len(jax.tree.leaves(part)))
+        for leaf in jax.tree.leaves(part):
+            if axis == 0 and leaf.shape[:1] != (seeds,):  # JAX would take another row instead
+                raise ValueError(
+                    f"eval_in_axes: arrays of eval_data with the entry 0 need one row for each of "
+                    f"the {seeds} seeds; got shape {leaf.shape}"
+                )
+            flat.append(axis)
 
     try:
         jax.tree.map(spread, axes, data, is_leaf=lambda a: a is None)
@@ -364,17 +348,11 @@ def _freeze_axes(axes: Any, data: Any) -> tuple[int | None, ...]:
 # --- the two routes ----------------------------------------------------------------------------
 
 
-def _own_data(axes: tuple[int | None, ...], data: Any) -> tuple[list[Array], Callable[[Any], Any]]:
-    """The leaves of `data` with a seeds axis, and what puts those of one seed in their place."""
+def _of_seed(axes: tuple[int | None, ...], data: Any, seed: Array | int) -> Any:
+    """`data` with what is that seed's of the leaves that have a seeds axis."""
     leaves, structure = jax.tree.flatten(data)
-
-    def of_seed(own: list[Array]) -> Any:
-        rest = iter(own)
-        return structure.unflatten(
-            next(rest) if axis == 0 else leaf for leaf, axis in zip(leaves, axes, strict=True)
-        )
-
-    return [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis == 0], of_seed
+    pairs = zip(leaves, axes, strict=True)
+    return structure.unflatten([leaf[seed] if axis == 0 else leaf for leaf, axis in pairs])
 
 
 def _fitters(
@@ -400,22 +378,21 @@ def _by_prefixes(
     eval_data: Any,
 ) -> Any:
     """Each fit is a program of its own, which pairs of equal dimensions and later calls share."""
-    own, of_seed = _own_data(axes, eval_data)
     fitters = _fitters(lines, x.shape[1], y.shape[1])
 
-    def one_seed(cell: tuple[Array, list[Array]]) -> Any:
-        order, data, scores = cell[0], of_seed(cell[1]), []
+    def one_seed(cell: tuple[Array | int, Array]) -> Any:
+        (seed, order), scores = cell, []
+        data = _of_seed(axes, eval_data, seed)
         for n in counts:
             source, target, wrong = _anchors(n, order, x, y)
             maps = [fitter(source, wrong if roll else target, None) for fitter, roll in fitters]
             scores.append(_scores(metrics, tuple(maps), data))
         return stacked(scores)
 
-    if checks.is_concrete(x, y, orders, *own):
-        seeds = range(len(orders))
-        values = stacked([one_seed((orders[s], [leaf[s] for leaf in own])) for s in seeds])
+    if checks.is_concrete(x, y, orders, *jax.tree.leaves(eval_data)):
+        values = stacked([one_seed(cell) for cell in enumerate(orders)])
     else:  # inside of a transformation a loop would compile every seed
-        values = jax.lax.map(one_seed, (orders, own))
+        values = jax.lax.map(one_seed, (jnp.arange(len(orders), dtype=jnp.int32), orders))
     return _methods_first(values)
 
 
@@ -449,13 +426,12 @@ def _scores(metrics: tuple[tuple[str, Metric], ...], maps: tuple[AffineMap, ...]
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _by_masks(lines, metrics, axes, batch_size, counts, x, y, orders, eval_data):
-    own, of_seed = _own_data(axes, eval_data)
     seeds, rows = orders.shape
     position = jnp.arange(rows, dtype=jnp.int32)
 
     def one_cell(cell):
         seed, n = cell
-        order, data = orders[seed], of_seed([leaf[seed] for leaf in own])
+        order, data = orders[seed], _of_seed(axes, eval_data, seed)
         source, target, weights = x[order], y[order], position < n
         wrong = target[jnp.where(position > 0, position - 1, n - 1)]
         maps = [

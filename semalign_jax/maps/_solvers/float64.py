@@ -66,7 +66,14 @@ def normal_equations(a: Array, b: Array, ridge: Array | None, rcond: Array | flo
                 w = matmul(transposed_in_memory(a.astype(jnp.float64)), w)
             return w.astype(a.dtype)
 
-        return in_memory(solve, lambda a, b, *_: _nan_solution(a, b), a, b, cut, penalty)
+        def undefined(a: Array, b: Array, *_: Array) -> Array:
+            return a[0, :, None] * b[0, None, :] * jnp.nan
+
+        # Within a branch of a condition, arrays are in memory. What led to them would else be
+        # computed again wherever they are used, each time with other roundings in float32, if
+        # multiplications and additions are fused here and not there: a Gram matrix would be that
+        # of other rows.
+        return lax.cond(jnp.isfinite(jnp.sum(a)), solve, undefined, a, b, cut, penalty)
 
 
 def solve_gram(gram: Array, rhs: Array, penalty: Array, cut: Array) -> Array:
@@ -116,20 +123,6 @@ def _plus(a: Array, shift: Array) -> Array:
     return a + jnp.where(order[:, None] == order[None, :], shift, 0.0)
 
 
-def _nan_solution(a: Array, b: Array) -> Array:
-    return a[0, :, None] * b[0, None, :] * jnp.nan
-
-
-def in_memory(function: Callable[..., Any], otherwise: Callable[..., Any], *arrays: Array) -> Any:
-    """`function(*arrays)` if the values of the first are finite, else `otherwise(*arrays)`.
-
-    Within a branch of a condition, arrays are in memory. What led to them would else be computed
-    again wherever they are used, each time with other roundings in float32, if multiplications
-    and additions are fused here and not there: a Gram matrix would be that of other rows.
-    """
-    return lax.cond(jnp.isfinite(jnp.sum(arrays[0])), function, otherwise, *arrays)
-
-
 def row_sums(products: Callable[..., Any], *sides: Array) -> Any:
     """Sum of `products` over blocks of rows of all sides, in float64."""
 
@@ -154,9 +147,14 @@ def row_sums(products: Callable[..., Any], *sides: Array) -> Any:
     return totals
 
 
+def cross_product(a: Array, b: Array) -> Array:
+    """`a^T b` [d, k] of `a` [n, d] and `b` [n, k]."""
+    return matmul(transposed_in_memory(a), b)
+
+
 def gram_matrix(a: Array) -> Array:
     """`a^T a` [d, d] of `a` [n, d]."""
-    return matmul(transposed_in_memory(a), a)
+    return cross_product(a, a)
 
 
 def gram_and_cross(a: Array, b: Array) -> tuple[Array, Array]:
