@@ -120,6 +120,10 @@ class AffineMap(NamedTuple):
             ValueError: if the last axis of `x` is not d_in, a batch of maps gets a vector, or
                 `batch_size` is given with batches of maps or embeddings.
         """
+        if batch_size is not None:
+            if self.batch_shape:
+                raise ValueError("batch_size is for one map and x [n, d_in]; leave it None")
+            return apply_in_batches(self, x, batch_size)
         x = checks.float_array("x", x, tuple(range(1, 9)))
         if x.shape[-1] != self.d_in:
             raise ValueError(
@@ -130,10 +134,6 @@ class AffineMap(NamedTuple):
             raise ValueError(
                 f"x must be [n, {self.d_in}] for a batch of maps {self.batch_shape}; got a vector"
             )
-        if batch_size is not None:
-            if self.batch_shape:
-                raise ValueError("batch_size is for one map and x [n, d_in]; leave it None")
-            return apply_in_batches(self, x, batch_size)
         return _applied(self, x)
 
     __call__ = apply

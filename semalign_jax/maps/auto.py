@@ -45,7 +45,7 @@ from .leave_one_out import (
 )
 from .mlp_head import Head
 from .options import check_anchors
-from .sides import NormalizedSide, effective_number, normalized_side, row_weights
+from .sides import NormalizedSide, effective_number, normalized_side, row_weights, shares
 
 #: Predictions are made longer by 1 + LENGTHENING (1 - cosine^2) / n: the means of few anchors err
 #: in what is not explained, and a head reads that error as it reads the row. Chosen on validation
@@ -124,8 +124,7 @@ class Problem(NamedTuple):
     @property
     def share(self) -> Array:
         """Share of each row in the means."""
-        total = jnp.sum(self.w)
-        return self.w * safe_inverse(total, total > 0)
+        return shares(self.w)
 
 
 class Choice(NamedTuple):

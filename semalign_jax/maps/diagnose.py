@@ -129,21 +129,15 @@ def diagnose(
     drawn = np.asarray(jax.random.randint(draw_key, (RESAMPLES, n), 0, n))
     resamples = np.stack([np.bincount(row, minlength=n) for row in drawn])
     found = jax.tree.map(np.asarray, _measured(x, y, np.concatenate([nested, resamples])))
-    choice, trusted, mismatch = found["choice"], found["trust"], found["mismatch"]
+    trusted, mismatch = found["trust"], found["mismatch"]
     order = np.argsort(-mismatch)
     values: dict[str, Any] = dict(
         anchors=n,
         d_in=x.shape[1],
         d_out=y.shape[1],
         copies=n - len(np.unique(np.concatenate([np.asarray(x), np.asarray(y)], axis=1), axis=0)),
-        prior=float(choice["prior"]),
-        strength=float(choice["strength"]),
-        loo_cosine=float(choice["cosine"]),
-        explained=float(found["explained"]),
-        explained_back=float(found["explained_back"]),
+        **{name: float(value) for name, value in found["numbers"].items()},
         effective_ranks=tuple(map(float, found["ranks"])),
-        hubness=float(found["hubness"]),
-        stability=float(found["stability"]),
         counts=tuple(counts),
         curve=tuple(map(float, found["curve"])),
         suspicious=tuple(int(row) for row in order if trusted[row] < 0.5),
@@ -175,14 +169,17 @@ def _measured(x: Array, y: Array, parts: Array) -> dict[str, Any]:
         return found.cosine[found.chosen], alike
 
     cosines, alike = lax.map(of_weights, parts.astype(problem.w.dtype))
-    chosen = choice.cosine[choice.chosen]
-    return {
-        "choice": {**choice.best._asdict(), "cosine": chosen},
+    numbers = {
+        **choice.best._asdict(),
+        "loo_cosine": choice.cosine[choice.chosen],
         "explained": _explained(problem, choice),
         "explained_back": _explained(back, back_choice),
-        "ranks": [effective_rank(jnp.sqrt(c.of.squares)) for c in (choice, back_choice)],
         "hubness": _hubness(choice.left_out, problem.y.rows),
         "stability": jnp.mean(alike[-RESAMPLES:]),
+    }
+    return {
+        "numbers": numbers,
+        "ranks": [effective_rank(jnp.sqrt(c.of.squares)) for c in (choice, back_choice)],
         "curve": cosines[:-RESAMPLES],
         "trust": trusted,
         "mismatch": mismatch,

@@ -25,6 +25,7 @@ from .._core.linalg import (
     unit_rows,
 )
 from .._core.typing import Array
+from .sides import shares
 
 #: Strengths that are tried, in units of the mean diagonal of the Gram matrix of the anchors `x`;
 #: the small ones for anchors that are many or free of noise. No larger ones: between unlike spaces
@@ -197,8 +198,8 @@ def best_strength(x: Array, y: Array, w: Array, *, center: bool) -> Array:
         center: whether the rows are deviations from means that a left-out row is part of.
     """
     x, y, w = lax.stop_gradient((x, y, w))
-    of, tried, total = spectrum(x), jnp.asarray(STRENGTHS, x.dtype), jnp.sum(w)
-    share = w * safe_inverse(total, total > 0) * (1.0 if center else 0.0)
+    of, tried = spectrum(x), jnp.asarray(STRENGTHS, x.dtype)
+    share = shares(w) * (1.0 if center else 0.0)
     cross = crossed(of, y)
     scores = lax.map(lambda s: mean_cosine(left_out(of, y, cross, share, s), y, w), tried)
     return tried[jnp.argmax(scores)]

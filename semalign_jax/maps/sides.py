@@ -36,10 +36,15 @@ def row_weights(weights: Array | None, n: int, dtype) -> tuple[Array, Array]:
     return w, jnp.where(w > 0, jnp.sqrt(jnp.where(w > 0, w, 1)), 0)
 
 
+def shares(w: Array) -> Array:
+    """What part each of the weights [n] has of their sum; zeros if that is zero."""
+    total = jnp.sum(w)
+    return w * safe_inverse(total, total > 0)
+
+
 def effective_number(w: Array) -> Array:
     """Kish's effective number of rows of weights [n], (sum w)^2 / sum w^2, in any unit of them."""
-    total = jnp.sum(w)
-    squares = jnp.sum((w * safe_inverse(total, total > 0)) ** 2)
+    squares = jnp.sum(shares(w) ** 2)
     return safe_inverse(squares, squares > 0)
 
 
@@ -68,8 +73,7 @@ def normalized_side(
     if not center:
         unit = power_of_two_scale(data)
         return NormalizedSide(weighted(data / unit), zero, zero, one, unit)
-    total = jnp.sum(w)
-    share = w * safe_inverse(total, total > 0)
+    share = shares(w)
     # Taken relative to one of the rows: a constant column has exactly its value as the mean,
     # and a large common offset costs no digits.
     first = data[0] if weights is None else data[jnp.argmax(w > 0)]
