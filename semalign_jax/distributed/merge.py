@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from .._core import checks
-from ..maps.stats import PairStats, accumulate, merge_host_stats, require_anchors
+from ..maps.stats import PairStats, accumulate, chan_merge, require_anchors
 from .processes import Section, jointly, this_process
 
 
@@ -94,5 +94,5 @@ def _merged(stats: PairStats | None, section: Section) -> PairStats | None:
         arrays = [part.reshape(shape) for part, shape in zip(parts, fields, strict=True)]
         # NumPy arrays stand in for JAX arrays.
         one = PairStats(*(cast(Any, array) for array in arrays))
-        merged = one if merged is None else merge_host_stats(merged, one)
+        merged = one if merged is None else chan_merge(merged, one)
     return merged
