@@ -3,7 +3,7 @@
 Every message names the argument, says what came and what to do about it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -149,15 +149,18 @@ def _refuse_beyond_float32(name: str, value: Any) -> None:
     if not narrowed or isinstance(value, jax.Array):
         return
     largest = np.finfo(np.float32).max
-    rows = np.atleast_1d(value)
-    for start in range(0, len(rows), 4096):  # the answers take memory too
-        block = rows[start : start + 4096]
+    for block in _row_blocks(np.atleast_1d(value)):
         beyond = np.isfinite(block) & ((block > largest) | (block < -largest))
         if beyond.any():
             raise ValueError(
                 f"{name} holds {block[beyond][0]:.3g}, which is infinity in float32: scale it, or "
                 "set jax_enable_x64"
             )
+
+
+def _row_blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Some rows at a time: answers about all values would take memory like these."""
+    return (rows[start : start + 4096] for start in range(0, len(rows), 4096))
 
 
 def host_array(name: str, value: Any) -> Any:
@@ -193,9 +196,7 @@ def refuse_masked(name: str, value: Any) -> None:
 
 def _on_auto_axes(name: str, array: Array) -> Array:
     """Refuse arrays spread over Explicit axes of a mesh, where sums over rows are ambiguous."""
-    sharding = getattr(jax.typeof(array), "sharding", None)
-    spec = getattr(sharding, "spec", ())
-    if any(axis is not None for axis in spec):
+    if any(axis is not None for axis in jax.typeof(array).sharding.spec):
         raise ValueError(
             f"{name} is spread over Explicit axes of a mesh ({jax.typeof(array)}). Make the mesh "
             f"with axis_types=(jax.sharding.AxisType.Auto,), wrap the call in "
@@ -284,10 +285,12 @@ def finite_rows(name: str, value: Array, active: np.ndarray | None = None) -> No
     on_host = not isinstance(value, jax.Array) or (
         value.is_fully_addressable and all(d.platform == "cpu" for d in value.devices())
     )
-    if on_host and _all_finite(np.asarray(value)):
-        return  # NumPy reads it in place, and takes a third of the time
-    isfinite = np.isfinite if on_host else jnp.isfinite
-    finite = np.asarray(isfinite(value).all(axis=tuple(range(1, value.ndim))))
+    values = tuple(range(1, value.ndim))
+    if on_host:  # NumPy reads it in place, and takes a third of the time
+        blocks = _row_blocks(np.asarray(value))
+        finite = np.concatenate([np.isfinite(block).all(axis=values) for block in blocks])
+    else:
+        finite = np.asarray(jnp.isfinite(value).all(axis=values))
     if active is not None:
         finite = finite | ~active
     bad = np.flatnonzero(~finite)
@@ -296,8 +299,3 @@ def finite_rows(name: str, value: Array, active: np.ndarray | None = None) -> No
             f"{name} holds NaN or infinity in {bad.size} of {finite.size} rows, first in row "
             f"{bad[0]}; drop these rows{'' if active is None else ' or give them weight 0'}"
         )
-
-
-def _all_finite(host: np.ndarray, block: int = 4096) -> bool:
-    """Whether all values are finite; in blocks of rows, since the answers take memory too."""
-    return all(np.isfinite(host[i : i + block]).all() for i in range(0, len(host), block))

@@ -35,13 +35,12 @@ from .leave_one_out import (
     Candidate,
     Spectrum,
     compared,
-    crossed,
     left_out_parts,
     mean_cosine,
     predicted,
+    ridge_weight,
     same_length,
     spectrum,
-    weight_at,
 )
 from .mlp_head import Head
 from .options import check_anchors
@@ -359,7 +358,7 @@ def _solution(problem: Problem, choice: Choice) -> tuple[Array, Array]:
     best, equal = choice.best, x.shape == y.shape
     base = best.prior * same_length(x, y)
     rest = y - base * x if equal else y
-    value = weight_at(choice.of, crossed(choice.of, lax.stop_gradient(rest)), best.strength)
+    value = ridge_weight(choice.of, lax.stop_gradient(rest), best.strength)
     gamma = _length(lax.stop_gradient(problem), choice.left_out)
     # The same by a solver that has derivatives; only computed for these.
     ridge = best.strength * jnp.sum(x * x) / x.shape[1]

@@ -93,9 +93,9 @@ def crossed(of: Spectrum, rest: Array) -> Array:
     return matmul(transpose(of.coordinates), rest)
 
 
-def weight_at(of: Spectrum, cross: Array, strength: Array) -> Array:
-    """The ridge solution [d, q] from the rows to those of `crossed`."""
-    return matmul(transpose(of.vt), of.inverse(strength)[:, None] * cross)
+def ridge_weight(of: Spectrum, rest: Array, strength: Array) -> Array:
+    """The ridge solution [d, q] from the rows to `rest` [n, q]."""
+    return matmul(transpose(of.vt), of.inverse(strength)[:, None] * crossed(of, rest))
 
 
 def left_out(of: Spectrum, y: Array, cross: Array, share: Array, strength: Array) -> Array:
