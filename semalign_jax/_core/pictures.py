@@ -7,8 +7,6 @@ import numpy as np
 #: Formats whose decoders only decode (that of EPS runs a program).
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
 
-_FORMATS = f"formats are {', '.join(FORMATS)}"
-
 
 class PictureError(ValueError):
     """A picture cannot be used; the message goes on after the name of the file."""
