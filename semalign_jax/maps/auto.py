@@ -20,6 +20,7 @@ from .._core import checks
 from .._core.linalg import (
     common_dtype,
     compute_dtype,
+    default_rcond,
     matmul,
     replace_value,
     safe_inverse,
@@ -269,14 +270,13 @@ def auto_map(
         problem = anchor_problem(x, y, problem.w * trust(x, y, problem.w)[0])
     choice = choose(problem, readout)
     fitted, gamma = chosen_map(problem, choice, restore_norm=restore_norm)
-    s = jnp.sqrt(choice.of.squares)
     info = AutoInfo(
         *choice.candidates,
         choice.cosine,
         choice.score,
         choice.chosen,
         gamma,
-        effective_rank(s),
+        effective_rank(choice.of.s),
         problem.w,
     )
     return jax.tree.map(lambda a: a.astype(dtype), fitted), info, problem.x.rows
@@ -314,7 +314,7 @@ def anchor_problem(x: Array, y: Array, weights: Array | None) -> Problem:
 def choose(problem: Problem, readout: Head | None) -> Choice:
     """Compare all candidates of a problem, and take the best."""
     problem, readout = lax.stop_gradient((problem, readout))
-    x, y, share = problem.x.rows, problem.y.rows, problem.share
+    x, y = problem.x.rows, problem.y.rows
 
     def judge(found: Array) -> tuple[Array, Array]:
         cosine = mean_cosine(found, y, problem.w)
@@ -324,10 +324,10 @@ def choose(problem: Problem, readout: Head | None) -> Choice:
         target = _centred_scores(readout, problem, y)
         return cosine, cosine + mean_cosine(scores, target, problem.w)
 
-    of = spectrum(x)
-    candidates, (cosine, score) = compared(of, x, y, share, STRENGTHS, judge)
+    of = spectrum(x, problem.share)
+    candidates, (cosine, score) = compared(of, x, y, STRENGTHS, judge)
     chosen = jnp.argmax(score).astype(jnp.int32)
-    found, more = left_out_parts(of, x, y, share)(candidates.strength[chosen])
+    found, more = left_out_parts(of, x, y)(candidates.strength[chosen])
     found = found + candidates.prior[chosen] * more
     return lax.stop_gradient(Choice(of, candidates, cosine, score, chosen, found))
 
@@ -365,7 +365,8 @@ def _solution(problem: Problem, choice: Choice) -> tuple[Array, Array]:
     inverse = least_squares(x, jnp.eye(len(x), dtype=x.dtype), ridge)
     exact = matmul(inverse, rest)
     leverage = jnp.sum(x * transpose(inverse), axis=1) + problem.share
-    exact_left = predicted(y, rest - matmul(x, exact), 1 - leverage)
+    free = jnp.where(1 - leverage > default_rcond(y.dtype), 1 - leverage, 0)
+    exact_left = predicted(y, rest - matmul(x, exact), free)
     weight = replace_value(exact, value)
     gamma = replace_value(_length(problem, exact_left), gamma)
     if equal:

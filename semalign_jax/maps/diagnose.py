@@ -179,7 +179,7 @@ def _measured(x: Array, y: Array, parts: Array) -> dict[str, Any]:
     }
     return {
         "numbers": numbers,
-        "ranks": [effective_rank(jnp.sqrt(c.of.squares)) for c in (choice, back_choice)],
+        "ranks": [effective_rank(c.of.s) for c in (choice, back_choice)],
         "curve": cosines[:-RESAMPLES],
         "trust": trusted,
         "mismatch": mismatch,

@@ -15,7 +15,6 @@ from jax import lax
 
 from .._core.linalg import (
     counts,
-    default_rcond,
     eigh,
     in_float64,
     matmul,
@@ -38,85 +37,109 @@ PRIORS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class Spectrum(NamedTuple):
-    """Weighted rows `x` = coordinates @ vt; constants for differentiation.
+    """Weighted rows `x` = basis * s @ vt; constants for differentiation.
 
     Attributes:
-        coordinates: of the rows [n, r].
-        squares: squared singular values [r].
+        basis: left singular vectors [n, r], zero for directions that do not count.
+        rest: those that do not count, less the mean [n, r]; None for more rows than dimensions,
+            which have others.
+        outside: share of each row that neither the basis nor the mean has a part in [n].
+        s: singular values [r].
         vt: directions [r, d].
         keep: which directions count [r].
         unit: mean diagonal of the Gram matrix, the unit of a strength.
     """
 
-    coordinates: Array
-    squares: Array
+    basis: Array
+    rest: Array | None
+    outside: Array
+    s: Array
     vt: Array
     keep: Array
     unit: Array
 
     def inverse(self, strength: Array) -> Array:
         """1 / (squared singular value + penalty) [r], zero where a direction does not count."""
-        return safe_inverse(self.squares + strength * self.unit, self.keep)
+        return safe_inverse(self.s**2 + strength * self.unit, self.keep)
 
 
-def spectrum(x: Array) -> Spectrum:
-    """The SVD of weighted rows [n, d]; the coordinates are products, exact for tiny rows too.
+def spectrum(x: Array, share: Array) -> Spectrum:
+    """The SVD of weighted rows [n, d].
 
     Of float32 rows by the eigenvectors of a Gram matrix in float64, in a fifth of the time.
+
+    Args:
+        x: the rows, centred if `share` is not zero.
+        share: of each row in the mean [n]; zeros for a fit without offset.
     """
     x = lax.stop_gradient(x)
     if x.dtype == jnp.float32:
         gram = in_float64(_by_gram)
-        s, vt = lax.platform_dependent(x, cpu=gram, cuda=gram, default=_by_svd)
+        u, s, vt = lax.platform_dependent(x, cpu=gram, cuda=gram, default=svd)
     else:
-        s, vt = _by_svd(x)
-    keep, squares = counts(s), s * s
-    return Spectrum(matmul(x, transpose(vt)), squares, vt, keep, jnp.sum(squares) / x.shape[1])
+        u, s, vt = svd(x)
+    mean = jnp.sqrt(share)
+    u = u - mean[:, None] * matmul(mean, u)[None, :]
+    keep = counts(s)
+    basis, rest = jnp.where(keep[None, :], u, 0), None
+    if len(x) <= x.shape[1]:
+        rest = jnp.where(keep[None, :], 0, u)
+        outside = jnp.sum(rest**2, axis=1)
+    else:
+        outside = jnp.maximum(1 - share - jnp.sum(basis**2, axis=1), 0)
+    return Spectrum(basis, rest, outside, s, vt, keep, jnp.sum(s * s) / x.shape[1])
 
 
-def _by_svd(x: Array) -> tuple[Array, Array]:
-    _, s, vt = svd(x)
-    return s, vt
-
-
-def _by_gram(x: Array) -> tuple[Array, Array]:
-    if len(x) > x.shape[1]:
-        values, vectors = eigh(matmul(transpose(x), x))
-        return jnp.sqrt(jnp.maximum(values, 0)), transpose(vectors)
-    values, vectors = eigh(matmul(x, transpose(x)))
+def _by_gram(x: Array) -> tuple[Array, Array, Array]:
+    wide = len(x) <= x.shape[1]
+    values, vectors = eigh(matmul(x, transpose(x)) if wide else matmul(transpose(x), x))
     s = jnp.sqrt(jnp.maximum(values, 0))
-    return s, safe_inverse(s, s > 0)[:, None] * matmul(transpose(vectors), x)
+    inverse = safe_inverse(s, s > 0)
+    if wide:
+        return vectors, s, inverse[:, None] * matmul(transpose(vectors), x)
+    return matmul(x, vectors) * inverse[None, :], s, transpose(vectors)
 
 
 def crossed(of: Spectrum, rest: Array) -> Array:
-    """Products [r, q] of the coordinates with `rest` [n, q], which all strengths share."""
-    return matmul(transpose(of.coordinates), rest)
+    """Products [r, q] of the basis with `rest` [n, q], which all strengths share."""
+    return matmul(transpose(of.basis), rest)
 
 
 def ridge_weight(of: Spectrum, rest: Array, strength: Array) -> Array:
     """The ridge solution [d, q] from the rows to `rest` [n, q]."""
-    return matmul(transpose(of.vt), of.inverse(strength)[:, None] * crossed(of, rest))
+    gain = of.s * of.inverse(strength)
+    return matmul(transpose(of.vt), gain[:, None] * crossed(of, rest))
 
 
-def left_out(of: Spectrum, y: Array, cross: Array, share: Array, strength: Array) -> Array:
+def left_out(of: Spectrum, y: Array) -> Callable[[Array], Array]:
     """What ridges towards zero without each row predict of it [n, q], from the mean of all.
+
+    A function of their strength. The residual, and one less the leverage, are sums over what the
+    ridge leaves of each direction: with far fewer anchors than dimensions both are so small that
+    nothing would be left of them as differences from `y` and 1.
 
     Args:
         of: the rows `x`.
-        y: weighted rows [n, q], centred if `share` is not zero.
-        cross: `crossed` of these.
-        share: of each row in the mean [n]; zeros for a fit without offset.
-        strength: of the ridge.
+        y: weighted rows [n, q], centred if `x` is.
     """
-    inverse = of.inverse(strength)
-    fitted = matmul(of.coordinates * inverse[None, :], cross)
-    leverage = jnp.sum(of.coordinates**2 * inverse[None, :], axis=1) + share
-    return predicted(y, y - fitted, 1 - leverage)
+    cross = crossed(of, y)
+    if of.rest is None:
+        beyond = y - matmul(of.basis, cross)
+    else:
+        beyond = matmul(of.rest, matmul(transpose(of.rest), y))
+
+    def at(strength: Array) -> Array:
+        remains = strength * of.unit * of.inverse(strength)
+        residual = beyond + matmul(of.basis * remains[None, :], cross)
+        free = of.outside + jnp.sum(of.basis**2 * remains[None, :], axis=1)
+        return predicted(y, residual, free)
+
+    return at
 
 
 def predicted(y: Array, residual: Array, free: Array) -> Array:
     """`y` less the leave-one-out residual; zero for rows that nothing is left without."""
-    defined = free > default_rcond(y.dtype)
+    defined = free > 0
     left = y - residual * safe_inverse(free, defined)[:, None]
     return jnp.where(defined[:, None], left, 0)
 
@@ -145,26 +168,21 @@ class Candidate(NamedTuple):
     strength: Array
 
 
-def left_out_parts(
-    of: Spectrum, x: Array, y: Array, share: Array
-) -> Callable[[Array], tuple[Array, Array]]:
+def left_out_parts(of: Spectrum, x: Array, y: Array) -> Callable[[Array], tuple[Array, Array]]:
     """`left_out` as a function of the strength: that of prior 0, and what a prior of 1 adds.
 
     A prior adds its own prediction, less what the ridge, towards zero, makes of that.
     """
-    cross = crossed(of, y)
+    plain = left_out(of, y)
     if x.shape != y.shape:
-        return lambda strength: (left_out(of, y, cross, share, strength), jnp.zeros_like(y))
+        return lambda strength: (plain(strength), jnp.zeros_like(y))
     own = same_length(x, y) * x
-    cross_of_own = crossed(of, own)
-    return lambda strength: (
-        left_out(of, y, cross, share, strength),
-        own - left_out(of, own, cross_of_own, share, strength),
-    )
+    of_own = left_out(of, own)
+    return lambda strength: (plain(strength), own - of_own(strength))
 
 
 def compared(
-    of: Spectrum, x: Array, y: Array, share: Array, tried: tuple[float, ...], judge: Callable
+    of: Spectrum, x: Array, y: Array, tried: tuple[float, ...], judge: Callable
 ) -> tuple[Candidate, Any]:
     """All candidates, and what `judge` says of the left-out predictions of each.
 
@@ -172,12 +190,11 @@ def compared(
         of: the rows `x`.
         x: weighted, centred rows [n, d].
         y: weighted, centred rows [n, q].
-        share: of each row in the mean [n].
         tried: strengths.
         judge: left-out predictions [n, q] -> arrays.
     """
     priors = jnp.asarray(PRIORS if x.shape == y.shape else PRIORS[:1], x.dtype)
-    strengths, parts = jnp.asarray(tried, x.dtype), left_out_parts(of, x, y, share)
+    strengths, parts = jnp.asarray(tried, x.dtype), left_out_parts(of, x, y)
 
     def of_strength(strength: Array) -> Any:
         found, more = parts(strength)
@@ -198,8 +215,7 @@ def best_strength(x: Array, y: Array, w: Array, *, center: bool) -> Array:
         center: whether the rows are deviations from means that a left-out row is part of.
     """
     x, y, w = lax.stop_gradient((x, y, w))
-    of, tried = spectrum(x), jnp.asarray(STRENGTHS, x.dtype)
-    share = shares(w) * (1.0 if center else 0.0)
-    cross = crossed(of, y)
-    scores = lax.map(lambda s: mean_cosine(left_out(of, y, cross, share, s), y, w), tried)
+    tried = jnp.asarray(STRENGTHS, x.dtype)
+    without = left_out(spectrum(x, shares(w) * (1.0 if center else 0.0)), y)
+    scores = lax.map(lambda s: mean_cosine(without(s), y, w), tried)
     return tried[jnp.argmax(scores)]

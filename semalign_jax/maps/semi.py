@@ -104,7 +104,7 @@ def _choose_ridge(x: Array, y: Array) -> tuple[_Ridge, Array, Array]:
         error = jnp.mean(jnp.sum((found - y) ** 2, axis=1))
         return mean_cosine(found, y, ones), _norm(found), error
 
-    candidates, judged = compared(spectrum(x), x, y, ones / len(x), STRENGTHS, judge)
+    candidates, judged = compared(spectrum(x, ones / len(x)), x, y, STRENGTHS, judge)
     best = jnp.argmax(judged[0])
     chosen, (_, norm, error) = jax.tree.map(lambda a: a[best], (candidates, judged))
     gain = _norm(y) * safe_inverse(norm, norm > 0)

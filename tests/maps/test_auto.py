@@ -72,6 +72,18 @@ def test_every_candidate_is_that_of_refits_without_each_row(n, d_in, d_out):
     np.testing.assert_array_equal(sa.fit("auto", x, y, weights=weights).weight, fitted.weight)
 
 
+def test_float32_is_enough_for_few_anchors_of_many_dimensions():
+    x, y = anchors(6, 2048, 6, cond=3)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    _, info = sa.fit_auto(x, y)
+    rows = np.linalg.qr(x.T.astype(np.float64))[1].T  # the same rows in 6 dimensions
+    expected = [
+        cosine(refits(rows, y, strength * 6 / 2048, 0), y - y.mean(0)).mean()
+        for strength in np.asarray(info.strengths, np.float64)
+    ]
+    np.testing.assert_allclose(info.cosine, expected, atol=1e-5)
+
+
 def test_the_identity_is_a_prior_between_spaces_that_are_alike():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((12, 40))
