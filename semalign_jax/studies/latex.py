@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from .._core import checks
+from ..plot.looks import is_control
 from .tables import PAIR, Row, counts_of, grouped, metric_of, metric_title
 
 #: What LaTeX reads as commands, or does not know with its oldest font encoding. Brackets and stars
@@ -40,8 +41,9 @@ def latex_table(
     r"""A table in LaTeX (package booktabs): methods by anchor counts, a part for each pair.
 
     Best is what reads as best after rounding, so ties are all bold. Methods without anchors are
-    references: they span the counts and are never bold, unless there is nothing else. Small type
-    and no leading zeros let seven counts with deviations fit into the usual text width.
+    references: they span the counts and are never bold, unless there is nothing else. Controls
+    ("shuffled" and what begins so) are never bold. Small type and no leading zeros let seven counts
+    with deviations fit into the usual text width.
 
     Args:
         rows: summary of one metric.
@@ -104,15 +106,19 @@ def _lines(
     number: Callable[[float], str],
 ) -> Iterator[str]:
     """The lines of one pair, a method each."""
-    winners = {count: _best(rows, count, best, number) for count in counts}
+    rivals = [row for row in rows if not is_control(row["method"])]
+    winners = {count: _best(rivals, count, best, number) for count in counts}
     for (method,), here in grouped(rows, "method").items():
         cells = {row["anchors"]: row for row in here}
+        winning = {} if is_control(method) else winners
         if None in cells and counts != [None]:
             text = _latex_cell(cells[None], spread, number)
             shown = [rf"\multicolumn{{{len(counts)}}}{{c}}{{{text}}}"]
         else:
             shown = [
-                _latex_cell(cells[count], spread, number, winners[count]) if count in cells else ""
+                _latex_cell(cells[count], spread, number, winning.get(count))
+                if count in cells
+                else ""
                 for count in counts
             ]
         yield " & ".join([latex_text(method), *shown]) + r" \\"

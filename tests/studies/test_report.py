@@ -91,6 +91,13 @@ def test_latex_intervals_parts_gaps_and_undefined_scores():
     assert text.count(r"\midrule") == 2
 
 
+def test_latex_controls_are_never_bold():
+    rows = [row("ortho", 10, 0.4), row("shuffled", 10, 0.4), row("shuffled ortho", 10, 0.5)]
+    text = latex.latex_table(rows, spread="none", digits=2)
+    assert r"ortho & \textbf{.40} \\" in text
+    assert text.count("textbf") == 1
+
+
 def test_latex_table_without_counts_has_one_column():
     text = latex.latex_table([row("a", None, 0.2), row("b", None, 0.4)], spread="none")
     assert "method & macro AUROC \\\\\n" in text
