@@ -74,12 +74,13 @@ def _random_order(n: int, size: int, key: Array) -> Array:
 def _stratified_order(size: int, key: Array, numbers: Array) -> Array:
     n = len(numbers)
     key_rank, key_shift = jax.random.split(key)
-    by_class = jnp.lexsort((jax.random.uniform(key_rank, (n,)), numbers))
+    # Of float32 whether or not JAX has 64-bit types, as in a random order.
+    by_class = jnp.lexsort((jax.random.uniform(key_rank, (n,), jnp.float32), numbers))
     sorted_labels = numbers[by_class]
     first = jnp.searchsorted(sorted_labels, sorted_labels, side="left")
     members = jnp.searchsorted(sorted_labels, sorted_labels, side="right") - first
     # Member r of a class of c rows comes at about the fraction r / c of the order.
-    shift = jax.random.uniform(key_shift, (n,))
+    shift = jax.random.uniform(key_shift, (n,), jnp.float32)
     member = jnp.arange(n, dtype=first.dtype) - first
     when = (member.astype(shift.dtype) + shift) / members.astype(shift.dtype)
     return by_class[jnp.argsort(when)[:size]].astype(jnp.int32)

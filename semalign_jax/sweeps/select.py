@@ -115,7 +115,7 @@ def _by_leverage(x: Array, count: int, key: Array) -> Array:
         return jnp.sum(matmul(rows, vectors) ** 2 / shrunk[None, :], axis=1)
 
     # The largest of the logarithms with Gumbel noise are a draw without replacement.
-    noise = jax.random.gumbel(key, (len(x),), x.dtype)
+    noise = jax.random.gumbel(key, (len(x),), jnp.float32)
     logits = _log(in_batches(scores, x, ROWS_AT_ONCE))
     return lax.top_k(logits + noise, count)[1].astype(jnp.int32)
 
@@ -161,8 +161,12 @@ def _medoids(units: Array, count: int, key: Array) -> Array:
 
 
 def _log(values: Array) -> Array:
-    """Logarithms, finite also where equal rows leave nothing, so that any of these can come."""
-    return jnp.log(jnp.maximum(values, jnp.finfo(values.dtype).tiny))
+    """Logarithms, finite also where equal rows leave nothing, so that any of these can come.
+
+    In float32, so that a key draws the same rows of `x` in any dtype.
+    """
+    values = values.astype(jnp.float32)
+    return jnp.log(jnp.maximum(values, jnp.finfo(jnp.float32).tiny))
 
 
 class LayerChoice(NamedTuple):

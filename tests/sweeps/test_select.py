@@ -43,6 +43,16 @@ def test_rows_are_distinct_and_repeat_themselves(method):
     assert len(set(rows.tolist())) == 12
 
 
+@pytest.mark.parametrize("method", some(SELECTIONS))
+def test_a_key_draws_the_same_rows_in_float64(method):
+    x, labels = planted()
+    labels = labels if method == "stratified" else None
+    wide = select_anchors(x.astype(float), 12, method=method, key=KEYS[0], labels=labels)
+    with jax.enable_x64(False):
+        rows = select_anchors(x, 12, method=method, key=KEYS[0], labels=labels)
+    np.testing.assert_array_equal(rows, wide)
+
+
 def test_random_and_stratified_are_those_of_sweeps():
     x, labels = planted()
     random = select_anchors(x, 7, method="random", key=KEYS[0])
