@@ -257,6 +257,7 @@ def test_a_diagnosis_says_what_was_planted():
     alike = sa.maps.diagnose(x, x @ rotation(8, rng))
     assert alike.loo_cosine > 0.99 < alike.explained * 1.01
     assert not alike.suspicious
+    assert any("more of the same bring little" in sentence for sentence in alike.advice)
     unlike = sa.maps.diagnose(x, noise)
     assert unlike.loo_cosine < 0.2
     assert any("hardly point to their targets" in sentence for sentence in unlike.advice)
