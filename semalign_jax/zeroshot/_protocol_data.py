@@ -1,17 +1,17 @@
 """The data of `zero_shot_protocol`, checked: anchors, labelled images, a multimodal model."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
 from .._core.ids import id_texts
 from .._core.typing import Array
 from ..data import check_disjoint
-from ..metrics.samples import integers
-from .scores import EmbeddedPrompts, Task
+from ..stitching.training_data import checked_known
+from .scores import EmbeddedPrompts
+from .truth import Truth, checked_truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Images:
         labels: for a single-label task classes [n], as integers or names; for a multi-label one
             booleans or 0/1 [n, num_classes] in the order of the prompt set.
         known: of a multi-label task, bool [n, num_classes], which labels are known; the others
-            may be 0 or 1 and count nowhere. None means all.
+            may be anything and count nowhere. None means all.
 
     Raises:
         TypeError: for embeddings that are not floating point, or `known` that is not boolean.
@@ -76,18 +76,13 @@ class Images:
         embeddings = checked_embeddings("embeddings", self.embeddings)
         object.__setattr__(self, "embeddings", embeddings)
         _set_ids(self, len(embeddings))
-        if len(np.asarray(self.labels)) != len(embeddings):
+        labels = checks.host_array("labels", self.labels)
+        if len(labels) != len(embeddings):
             raise ValueError(
                 f"labels must have one entry for each of the {len(embeddings)} images; got "
-                f"{np.shape(self.labels)}"
+                f"{labels.shape}"
             )
-        if self.known is not None and checks.host_array("known", self.known).dtype != np.bool_:
-            raise TypeError(f"known must be booleans; got {np.asarray(self.known).dtype}")
-        if self.known is not None and np.shape(self.known) != np.shape(self.labels):
-            raise ValueError(
-                f"known must have the shape of labels, {np.shape(self.labels)}; got "
-                f"{np.shape(self.known)}"
-            )
+        checked_known("known", self.known, labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,77 +106,49 @@ def checked_embeddings(name: str, value: Any) -> Array:
     return checks.on_device(array)
 
 
+def row_ids(name: str, values: Any, rows: int) -> np.ndarray:
+    """The texts of ids, one a row."""
+    array = np.array(id_texts(name, values), str)
+    if array.shape != (rows,):
+        raise ValueError(
+            f"{name} must have one entry for each of the {rows} rows; got {array.shape}"
+        )
+    return array
+
+
 def _set_ids(part: AnchorPairs | Images, rows: int) -> None:
     for name in ("ids", "patients"):
-        array = np.array(id_texts(name, getattr(part, name)), str)
-        if array.shape != (rows,):
-            raise ValueError(
-                f"{name} must have one entry for each of the {rows} rows; got {array.shape}"
-            )
-        object.__setattr__(part, name, array)
+        object.__setattr__(part, name, row_ids(name, getattr(part, name), rows))
     values, counts = np.unique(part.ids, return_counts=True)
     if (counts > 1).any():
         twice = checks.first_few(map(repr, values[counts > 1].tolist()))
         raise ValueError(f"ids must be all different; repeated: {twice}")
 
 
-def checked_labels(name: str, labels: Any, names: tuple[str, ...], task: Task) -> Array:
-    """Integer classes [n] or booleans [n, num_classes]."""
-    array = np.asarray(checks.host_array(f"labels of {name}", labels))
-    if array.dtype == object and all(isinstance(entry, str) for entry in array.flat):
-        array = array.astype(str)
-    if task == "multi-label":
-        labels = integers(f"labels of {name}", array, (len(array), len(names)))
-        bad = np.argwhere((array != 0) & (array != 1))
-        if bad.size:
-            row, column = bad[0].tolist()
-            raise ValueError(
-                f"labels of {name} must be 0 or 1; row {row} has {array[row, column]} for "
-                f"{names[column]!r}"
-            )
-        return labels == 1
-    if array.ndim != 1:
-        raise ValueError(f"labels of {name} must be classes [n]; got shape {array.shape}")
-    if array.dtype.kind == "U":
-        unknown = np.unique(array[~np.isin(array, names)])
-        if unknown.size:
-            found = checks.first_few(map(repr, unknown.tolist()))
-            raise ValueError(
-                f"labels of {name} hold {found}, which the prompt set lacks; its classes are "
-                f"{', '.join(names)}"
-            )
-        array = np.asarray([names.index(entry) for entry in array.tolist()], np.int32)
-    labels = integers(f"labels of {name}", array)
-    bad = np.flatnonzero((array < 0) | (array >= len(names)))
-    if bad.size:
-        raise ValueError(
-            f"labels of {name} must be in [0, {len(names)}), the classes of the prompt set; row "
-            f"{bad[0]} has {array[bad[0]]}"
-        )
-    return labels
-
-
-class Truth(NamedTuple):
-    """Labels as of `checked_labels`, and which are known, bool [n, num_classes]; None means all."""
-
-    labels: Array
-    known: Array | None
-
-
-def checked_known(name: str, known: Any, labels: Array, task: Task) -> Array | None:
-    if known is None:
-        return None
-    if task == "single-label":
-        raise ValueError(f"{name}: leave out images whose class is not known; it must be None")
-    array = np.asarray(known)
-    if array.dtype != np.bool_ or array.shape != labels.shape:
-        raise ValueError(f"{name} must be booleans {labels.shape}; got {array.dtype} {array.shape}")
-    return jnp.asarray(array)
-
-
 def truth_of(name: str, part: Images, prompts: EmbeddedPrompts) -> Truth:
-    labels = checked_labels(name, part.labels, prompts.names, prompts.task)
-    return Truth(labels, checked_known(f"known of {name}", part.known, labels, prompts.task))
+    """The labels of a part, whose classes may be names."""
+    names = f"labels of {name}", f"known of {name}"
+    labels = checks.host_array(names[0], part.labels)
+    if prompts.task == "single-label":
+        labels = _class_numbers(names[0], labels, prompts.names)
+    shape = len(part.ids), prompts.num_classes
+    return checked_truth(labels, part.known, shape, prompts.task, names)
+
+
+def _class_numbers(name: str, labels: Any, classes: tuple[str, ...]) -> Any:
+    """Labels as they are, and names as their places among the classes."""
+    if labels.dtype == object and all(isinstance(entry, str) for entry in labels.flat):
+        labels = labels.astype(str)
+    if labels.dtype.kind != "U":
+        return labels
+    unknown = np.unique(labels[~np.isin(labels, classes)])
+    if unknown.size:
+        raise ValueError(
+            f"{name} hold {checks.first_few(map(repr, unknown.tolist()))}, which the prompt set "
+            f"lacks; its classes are {', '.join(classes)}"
+        )
+    places = [classes.index(entry) for entry in labels.flat]
+    return np.asarray(places, np.int32).reshape(labels.shape)
 
 
 def check_parts(

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
-from .._core.ids import id_texts
 from .._core.typing import Array, ArrayLike
 from ..metrics import (
     accuracy,
@@ -23,12 +22,13 @@ from ..metrics import (
     predicted_classes,
     rank_scores,
 )
-from ..metrics.by_name import ScoreMetric, scalar_score
+from ..metrics.by_name import ScoreMetric, score_by_function
 from ..metrics.intervals import BootstrapInterval, bootstrap, resamples_at_once
 from ..metrics.ranking import ranking_of_known
-from ._protocol_data import Truth, checked_known, checked_labels
+from ._protocol_data import row_ids
 from .scores import TASKS, Task, not_nan
 from .thresholds import ThresholdRule, choose_threshold
+from .truth import Truth, checked_truth
 
 
 class ScoreReport(NamedTuple):
@@ -90,22 +90,18 @@ class _Statistic:
             n: macro_mean(values[of]).value for n, of in _MACRO.items() if of in values
         }
         if self.task == "single-label":
-            score = partial(self._of_predictions, data["labels"], weights)
-            each |= jax.vmap(score)(data["predicted"])
-        if self.functions:
+            labels, predicted = data["labels"], data["predicted"]
+            each["accuracy"] = jax.vmap(lambda p: accuracy(labels, p, weights=weights))(predicted)
+            each["balanced_accuracy"] = jax.vmap(
+                lambda p: balanced_accuracy(labels, p, self.num_classes, weights=weights).value
+            )(predicted)
+        for name, function in self.functions:
+            score = score_by_function(name, function)
             truth = data["labels"], _weights_of_labels(data, weights)
-            score = {n: partial(_called, n, function, truth) for n, function in self.functions}
-            each |= {n: jax.vmap(of_scores)(data["scores"]) for n, of_scores in score.items()}
+            each[name] = jax.vmap(score, (0, None))(data["scores"], truth).value
         each["classes"] = values
         means = jax.tree_util.tree_map(lambda values: jnp.mean(values, axis=0), each)
         return {"each": each, "mean": means}
-
-    def _of_predictions(self, labels: Array, weights: Array, predicted: Array) -> dict[str, Array]:
-        balanced = balanced_accuracy(labels, predicted, self.num_classes, weights=weights)
-        return {
-            "accuracy": accuracy(labels, predicted, weights=weights),
-            "balanced_accuracy": balanced.value,
-        }
 
 
 def _columns(values: Array, seeds: int) -> Array:
@@ -125,10 +121,6 @@ def _weights_of_labels(data: dict[str, Any], weights: Array) -> Array:
     if labels.ndim == 2:
         weights = jnp.broadcast_to(weights[:, None], labels.shape)
     return weights if known is None else weights * known.astype(weights.dtype)
-
-
-def _called(name: str, function: ScoreMetric, truth: tuple[Array, Array], scores: Array) -> Array:
-    return scalar_score(name, function(scores, truth))
 
 
 # As public: the two parts, and one option for each choice of the evaluation.
@@ -184,24 +176,16 @@ def evaluate_scores(
             f"{arrays[0].shape[-1]} and {classes}"
         )
     checks.option("task", task, TASKS)
-    names = tuple(str(i) for i in range(classes))
-    truth = [
-        checked_labels(name, value, names, task)
-        for name, value in (("validation", validation_labels), ("test", test_labels))
-    ]
-    for name, labels, scores in zip(("validation", "test"), truth, arrays, strict=True):
-        if len(labels) != scores.shape[1]:
-            raise ValueError(
-                f"{name}_labels must have one row for each of the {scores.shape[1]} rows of "
-                f"{name}_scores; got {len(labels)}"
-            )
     parts = [
-        Truth(labels, checked_known(f"{name}_known", known, labels, task))
-        for name, labels, known in zip(
-            ("validation", "test"), truth, (validation_known, test_known), strict=True
+        checked_truth(labels, known, scores.shape[1:], task, (f"{name}_labels", f"{name}_known"))
+        for name, labels, known, scores in (
+            ("validation", validation_labels, validation_known, arrays[0]),
+            ("test", test_labels, test_known, arrays[1]),
         )
     ]
-    clusters = None if patients is None else cluster_numbers(patients, len(truth[1]))
+    clusters = None
+    if patients is not None:
+        clusters = cluster_numbers(row_ids("patients", patients, arrays[1].shape[1]))
     how = Evaluation(task, key, rule, clusters, resamples, level)
     intervals, thresholds = evaluate(parts[0], arrays[0], parts[1], arrays[1], how)
     mean = BootstrapInterval(*(part["mean"] for part in intervals))
@@ -209,11 +193,9 @@ def evaluate_scores(
     return ScoreReport(mean, thresholds[0], test_undefined, validation_undefined)
 
 
-def cluster_numbers(patients: Any, rows: int) -> np.ndarray:
-    array = np.array(id_texts("patients", patients), str)
-    if array.shape != (rows,):
-        raise ValueError(f"patients must have one entry for each of {rows} rows; got {array.shape}")
-    return np.unique(array, return_inverse=True)[1].astype(np.int32)
+def cluster_numbers(patients: np.ndarray) -> np.ndarray:
+    """Numbers in the place of texts."""
+    return np.unique(patients, return_inverse=True)[1]
 
 
 @partial(jax.jit, static_argnums=1)

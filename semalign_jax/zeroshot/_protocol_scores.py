@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._core.trees import entry
 from .._core.typing import Array, Method
 from ..maps.affine_map import AffineMap
 from ..sweeps.anchors import anchor_order
 from ..sweeps.one_pair import Fitter, SweepMethod, anchor_sweep
-from ._protocol_data import AnchorPairs, Images, Multimodal, Truth, checked_embeddings
+from ._protocol_data import AnchorPairs, Images, Multimodal, checked_embeddings
 from .baselines import Baseline, linear_probe_scores, multimodal_scores
 from .scores import (
     AnchorSpace,
@@ -21,6 +22,7 @@ from .scores import (
     anchor_space,
     zero_shot_scores,
 )
+from .truth import Truth
 
 #: Numbers that the maps of a batch of seeds may hold.
 MAP_NUMBERS = 2**27
@@ -158,8 +160,7 @@ def probe_scores(
 @partial(jax.jit, static_argnums=(0, 1))
 def _of_probes(task, num_classes, embeddings, truth, orders, images, l2) -> Array:
     def one_seed(order):
-        known = None if truth.known is None else truth.known[order]
-        labels = truth.labels[order]
+        labels, known = entry(truth, order)
         return linear_probe_scores(
             embeddings[order], labels, images, num_classes, task=task, l2=l2, known=known
         )

@@ -38,9 +38,7 @@ from .._core.linalg import (
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap, identity_map
 from ..metrics import cosine_similarity, normalize_rows
-from ..metrics.samples import in_range, integers
 from ..stitching.heads import fit_head
-from ..stitching.training_data import checked_known
 from .scores import (
     TASKS,
     TEMPERATURE,
@@ -50,6 +48,7 @@ from .scores import (
     prompt_scores,
     prototype_scores,
 )
+from .truth import checked_truth
 
 #: `(source, target, images, prompts) -> scores [n, num_classes]`.
 Baseline: TypeAlias = Callable[[Array, Array, Array, EmbeddedPrompts], Array]
@@ -550,24 +549,16 @@ def linear_probe_scores(
             f"images must have the {embeddings.shape[1]} features of embeddings; got {images.shape}"
         )
     embeddings, images = (a.astype(compute_dtype(a.dtype)) for a in (embeddings, images))
-    rows = embeddings.shape[0]
+    truth = checked_truth(labels, known, (embeddings.shape[0], num_classes), task)
     if task == "single-label":
-        if known is not None:
-            raise ValueError("known must be None for a single-label task: leave images out")
-        labels = integers("labels", labels, (rows,))
-        in_range("labels", labels, num_classes)
-        head = fit_head(embeddings, labels, num_classes, l2=l2)
+        head = fit_head(embeddings, truth.labels, num_classes, l2=l2)
         return jax.nn.softmax(head(images), axis=-1)
-    labels = integers("labels", labels, (rows, num_classes))
-    known = checked_known("known", known, labels)
-    in_range("labels", labels, 2, known)
-    if known is None:
-        known = np.ones(labels.shape, bool)
+    known = np.ones(truth.labels.shape, bool) if truth.known is None else truth.known
 
     def of_class(column: Array, weights: Array) -> AffineMap:
         return fit_head(embeddings, column, 2, l2=l2, weights=weights)
 
-    heads = jax.vmap(of_class, in_axes=1)(labels, jnp.asarray(known))
+    heads = jax.vmap(of_class, in_axes=1)(truth.labels, jnp.asarray(known))
     return _positive_shares(heads, images)
 
 

@@ -15,8 +15,6 @@ from jax import lax
 from .._core import checks
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap
-from ..metrics.samples import in_range, integers
-from ..stitching.training_data import checked_known
 from .prompts import PLACEHOLDER, ClassPrompts, PromptSet, embedded_prompts, prompt_texts
 from .scores import (
     TEMPERATURE,
@@ -28,6 +26,7 @@ from .scores import (
     prompt_scores,
     zero_shot_scores,
 )
+from .truth import checked_truth
 
 if TYPE_CHECKING:
     from ..encoders import Encoder
@@ -154,21 +153,15 @@ class ZeroShotClassifier:
             ValueError: for shapes that do not match, labels out of range, images that hold NaN, or
                 `known` of a single-label task.
         """
-        scores, classes = self.scores(images), self.prompts.num_classes
+        scores, task = self.scores(images), self.prompts.task
         not_nan("images", scores)
-        if self.prompts.task == "single-label":
-            if known is not None:
-                raise ValueError("known must be None for a single-label task: leave images out")
-            labels = integers("labels", labels, scores.shape[:1])
-            in_range("labels", labels, classes)
-            temperature = jnp.full(classes, _temperature(scores, labels))
+        truth = checked_truth(labels, known, (scores.shape[0], scores.shape[1]), task)
+        if task == "single-label":
+            temperature = jnp.full(scores.shape[1], _temperature(scores, truth.labels))
             bias = jnp.zeros_like(temperature)
         else:
-            labels = integers("labels", labels, scores.shape)
-            known = checked_known("known", known, labels)
-            in_range("labels", labels, 2, known)
-            known = jnp.ones(scores.shape, bool) if known is None else known
-            temperature, bias = _platt(scores, labels, known)
+            known = jnp.ones(scores.shape, bool) if truth.known is None else truth.known
+            temperature, bias = _platt(scores, truth.labels, known)
         return replace(self, temperature=temperature, bias=bias)
 
 
@@ -285,7 +278,7 @@ def _temperature(scores: Array, labels: Array) -> Array:
 
 @jax.jit
 def _platt(scores: Array, labels: Array, known: Array) -> tuple[Array, Array]:
-    positive, known = (labels == 1) & known, known.astype(scores.dtype)
+    positive, known = labels & known, known.astype(scores.dtype)
 
     def of_class(scores: Array, positive: Array, known: Array) -> tuple[Array, Array]:
         positives = jnp.sum(positive, dtype=scores.dtype)

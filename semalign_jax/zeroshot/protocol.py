@@ -35,7 +35,7 @@ from ..metrics.delong import tail_of
 from ..metrics.intervals import BootstrapInterval
 from ..sweeps.anchors import check_counts
 from ..sweeps.one_pair import Fitter, SweepMethod
-from ._protocol_data import AnchorPairs, Images, Multimodal, Truth, check_parts, truth_of
+from ._protocol_data import AnchorPairs, Images, Multimodal, check_parts, truth_of
 from ._protocol_metrics import Evaluation, cluster_numbers, evaluate, undefined
 from ._protocol_scores import (
     anchor_orders,
@@ -55,6 +55,7 @@ from .scores import (
     not_nan,
 )
 from .thresholds import THRESHOLD_RULES, ThresholdRule
+from .truth import Truth
 
 #: The metrics of a task by name, the first ones those that tell most.
 TASK_METRICS: Mapping[str, tuple[HeadMetric, ...]] = {
@@ -272,7 +273,7 @@ def zero_shot_protocol(
         parts.append(np.broadcast_to(found, (1, *parts[0].shape[1:])))
         lines.append((name, ""))
     functions = tuple((metrics or {}).items())
-    clusters = cluster_numbers(test.patients, len(test.ids))
+    clusters = cluster_numbers(test.patients)
     how = Evaluation(prompts.task, bootstrap_key, rule, clusters, resamples, level, functions)
     return _result(np.concatenate(parts), lines, checked, prompts.names, truth, how, progress)
 
