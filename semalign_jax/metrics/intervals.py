@@ -228,12 +228,8 @@ def bootstrap(
     estimate, replicates = _replicates(statistic, data, plan, key, resamples, batch_size)
     if method == "bca":
         left_out = _left_out(statistic, data, plan, batch_size)
-        bounds = jax.tree_util.tree_map(
-            partial(_bca, plan.stratum, tail), estimate, replicates, left_out
-        )
-    else:
-        bounds = jax.tree_util.tree_map(partial(_percentile, tail), estimate, replicates)
-    return BootstrapInterval(*_transposed(bounds, estimate, 5))
+        return _by_score(partial(_bca, plan.stratum, tail), estimate, replicates, left_out)
+    return _by_score(partial(_percentile, tail), estimate, replicates)
 
 
 def paired_bootstrap_test(
@@ -286,9 +282,7 @@ def paired_bootstrap_test(
     both, replicates = _replicates(
         _Both(statistic), (first, second), plan, key, resamples, batch_size
     )
-
-    parts = jax.tree_util.tree_map(partial(_paired_bootstrap, tail), both, replicates)
-    return PairedBootstrap(*_transposed(parts, both, 6))
+    return _by_score(partial(_paired_bootstrap, tail), both, replicates)
 
 
 def paired_permutation_test(
@@ -335,26 +329,21 @@ def paired_permutation_test(
     key = checks.prng_key("key", key)
     permutations = checks.positive_int("permutations", permutations)
     batch_size = checks.positive_int("batch_size", batch_size)
-    first, second = (
-        jax.tree_util.tree_map(lambda leaf: unsharded(jnp.asarray(leaf)), data)
-        for data in (first, second)
-    )
-    structures = [jax.tree_util.tree_structure(data) for data in (first, second)]
+    first, second = jax.tree.map(lambda leaf: unsharded(jnp.asarray(leaf)), (first, second))
+    structures = [jax.tree.structure(data) for data in (first, second)]
     if structures[0] != structures[1]:
         raise ValueError(
             f"first and second must have the same structure; got {structures[0]} and "
             f"{structures[1]}"
         )
-    for a, b in zip(*map(jax.tree_util.tree_leaves, (first, second)), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True):
         if a.shape != b.shape or a.shape[:1] != (rows,):
             raise ValueError(
                 f"first and second must hold arrays with one entry for each of the {rows} rows; "
                 f"got {a.shape} and {b.shape}"
             )
     both, replicates = _permuted(statistic, first, second, plan, key, permutations, batch_size)
-
-    parts = jax.tree_util.tree_map(_paired_permutation, both, replicates)
-    return PermutationTest(*_transposed(parts, both, 3))
+    return _by_score(_paired_permutation, both, replicates)
 
 
 @dataclass(frozen=True)
@@ -364,10 +353,8 @@ class _Both:
     statistic: Statistic
 
     def __call__(self, data: tuple[Any, Any], weights: Array) -> Any:
-        return jax.tree_util.tree_map(
-            lambda *results: jnp.stack([_floating(r) for r in results]),
-            *(self.statistic(d, weights) for d in data),
-        )
+        results = [_floats(self.statistic(d, weights)) for d in data]
+        return jax.tree.map(lambda *scores: jnp.stack(scores), *results)
 
 
 def _plan(
@@ -442,23 +429,27 @@ def _drawn_weights(plan: _Plan, key: Array) -> Array:
     return plan.weights * counts[plan.unit]
 
 
-def _floating(value: Array) -> Array:
-    """Results such as counts as floats, so that they have quantiles and can be NaN."""
-    value = jnp.asarray(value)
-    if jnp.issubdtype(value.dtype, jnp.floating):
-        return value.astype(compute_dtype(value.dtype))
-    return value.astype(jnp.float32)
+def _floats(scores: Any) -> Any:
+    """Scores such as counts as floats, so that they have quantiles and can be NaN."""
+
+    def of_score(value: Array) -> Array:
+        value = jnp.asarray(value)
+        if jnp.issubdtype(value.dtype, jnp.floating):
+            return value.astype(compute_dtype(value.dtype))
+        return value.astype(jnp.float32)
+
+    return jax.tree.map(of_score, scores)
 
 
 def _mapped(function: Callable[[Any], Any], cases: Any, batch_size: int) -> Any:
     """`lax.map` in even batches; the last one is filled up, since a rest would compile anew."""
-    total = len(jax.tree_util.tree_leaves(cases)[0])
+    total = len(jax.tree.leaves(cases)[0])
     batches = -(-total // batch_size)
     even = -(-total // batches)
     missing = even * batches - total
-    cases = jax.tree_util.tree_map(lambda leaf: jnp.concatenate([leaf, leaf[:missing]]), cases)
+    cases = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:missing]]), cases)
     found = lax.map(function, cases, batch_size=even)
-    return jax.tree_util.tree_map(lambda leaf: leaf[:total], found)
+    return jax.tree.map(lambda leaf: leaf[:total], found)
 
 
 def _with_itself(of_key: Callable[[Array, Array], Any], key: Array, draws: int, batch_size: int):
@@ -466,8 +457,8 @@ def _with_itself(of_key: Callable[[Array, Array], Any], key: Array, draws: int, 
     keys = jax.random.split(key, draws)
     cases = jnp.arange(draws + 1) > 0, jnp.concatenate([keys[:1], keys])
     found = _mapped(lambda case: of_key(*case), cases, batch_size)
-    itself = jax.tree_util.tree_map(lambda leaf: leaf[0], found)
-    return itself, jax.tree_util.tree_map(lambda leaf: leaf[1:], found)
+    itself = jax.tree.map(lambda leaf: leaf[0], found)
+    return itself, jax.tree.map(lambda leaf: leaf[1:], found)
 
 
 @partial(jax.jit, static_argnums=(0, 4, 5))
@@ -475,8 +466,7 @@ def _replicates(statistic, data, plan, key, resamples, batch_size):
     """The statistic of the data, and of resamples [resamples, ...]."""
 
     def evaluate(drawn, key):
-        weights = jnp.where(drawn, _drawn_weights(plan, key), plan.weights)
-        return jax.tree_util.tree_map(_floating, statistic(data, weights))
+        return _floats(statistic(data, jnp.where(drawn, _drawn_weights(plan, key), plan.weights)))
 
     return _with_itself(evaluate, key, resamples, batch_size)
 
@@ -486,8 +476,7 @@ def _left_out(statistic, data, plan, batch_size):
     """The statistic [n, ...] without each unit in turn."""
 
     def evaluate(unit):
-        weights = jnp.where(plan.unit == unit, 0, plan.weights)
-        return jax.tree_util.tree_map(_floating, statistic(data, weights))
+        return _floats(statistic(data, jnp.where(plan.unit == unit, 0, plan.weights)))
 
     units = jnp.arange(plan.unit.shape[0], dtype=jnp.int32)
     return _mapped(evaluate, units, batch_size)
@@ -505,24 +494,23 @@ def _permuted(statistic, first, second, plan, key, permutations, batch_size):
         def pick(a, b):
             return jnp.where(swap.reshape(rows, *(1,) * (a.ndim - 1)), b, a)
 
-        swapped = [
-            jax.tree_util.tree_map(pick, *pair) for pair in ((first, second), (second, first))
-        ]
-        return both((swapped[0], swapped[1]), plan.weights)
+        swapped = jax.tree.map(pick, first, second), jax.tree.map(pick, second, first)
+        return both(swapped, plan.weights)
 
     return _with_itself(evaluate, key, permutations, batch_size)
 
 
 @jax.jit
-def _percentile(tail: float, estimate: Array, replicates: Array):
-    """(estimate, lower, upper, standard error, undefined) of replicates [resamples, ...]."""
+def _percentile(tail: float, estimate: Array, replicates: Array) -> BootstrapInterval:
+    """The interval of a score by its replicates [resamples, ...]."""
     shares = (jnp.full(estimate.shape, share).astype(estimate.dtype) for share in (tail, 1 - tail))
-    lower, upper = _quantiles(replicates, *shares)
-    return _with_errors(estimate, lower, upper, replicates)
+    return _interval(estimate, replicates, *shares)
 
 
 @jax.jit
-def _bca(stratum: Array, tail: float, estimate: Array, replicates: Array, left_out: Array):
+def _bca(
+    stratum: Array, tail: float, estimate: Array, replicates: Array, left_out: Array
+) -> BootstrapInterval:
     """Like `_percentile` with corrected shares; `left_out` [units, ...] lacks a unit each."""
     tie = TIE_EPS * jnp.finfo(estimate.dtype).eps * jnp.abs(estimate)
     side = jnp.where(
@@ -537,8 +525,7 @@ def _bca(stratum: Array, tail: float, estimate: Array, replicates: Array, left_o
     for share in (tail, 1 - tail):
         shifted = bias + ndtri(jnp.asarray(share).astype(estimate.dtype))
         shares.append(ndtr(bias + shifted / (1 - acceleration * shifted)))
-    lower, upper = _quantiles(replicates, *shares)
-    return _with_errors(estimate, lower, upper, replicates)
+    return _interval(estimate, replicates, *shares)
 
 
 def _acceleration(stratum: Array, left_out: Array) -> Array:
@@ -562,16 +549,19 @@ def _acceleration(stratum: Array, left_out: Array) -> Array:
     return jnp.where(squares > 0, cubes / (6 * jnp.where(squares > 0, squares, 1) ** 1.5), 0)
 
 
-def _with_errors(estimate: Array, lower: Array, upper: Array, replicates: Array):
+def _interval(estimate: Array, replicates: Array, *shares: Array) -> BootstrapInterval:
+    """Between the quantiles of the replicates at two shares."""
     defined = ~jnp.isnan(replicates)
     count = jnp.sum(defined, axis=0, dtype=jnp.int32)
-    shares = defined.astype(estimate.dtype)
-    mean = weighted_mean(replicates, shares)
-    variance = weighted_mean((replicates - mean[None]) ** 2, shares)
+    weights = defined.astype(estimate.dtype)
+    mean = weighted_mean(replicates, weights)
+    variance = weighted_mean((replicates - mean[None]) ** 2, weights)
     total = count.astype(estimate.dtype)
     error = jnp.where(count > 1, jnp.sqrt(variance * total / jnp.maximum(total - 1, 1)), jnp.nan)
-    lower, upper = (jnp.where(jnp.isnan(estimate), jnp.nan, bound) for bound in (lower, upper))
-    return estimate, lower, upper, error, replicates.shape[0] - count
+    lower, upper = (
+        jnp.where(jnp.isnan(estimate), jnp.nan, bound) for bound in _quantiles(replicates, *shares)
+    )
+    return BootstrapInterval(estimate, lower, upper, error, replicates.shape[0] - count)
 
 
 def _quantiles(replicates: Array, *shares: Array) -> list[Array]:
@@ -594,20 +584,20 @@ def _quantiles(replicates: Array, *shares: Array) -> list[Array]:
 
 
 @jax.jit
-def _paired_bootstrap(tail: float, both: Array, replicates: Array):
-    """The fields of `PairedBootstrap` from scores [2, ...] and [resamples, 2, ...]."""
+def _paired_bootstrap(tail: float, both: Array, replicates: Array) -> PairedBootstrap:
+    """Of scores [2, ...] and [resamples, 2, ...]."""
     difference, differences = both[0] - both[1], replicates[:, 0] - replicates[:, 1]
     _, lower, upper, error, undefined = _percentile(tail, difference, differences)
     p_value = _p_value(both, differences - difference[None])
-    return difference, lower, upper, error, p_value, undefined
+    return PairedBootstrap(difference, lower, upper, error, p_value, undefined)
 
 
 @jax.jit
-def _paired_permutation(both: Array, replicates: Array):
-    """The fields of `PermutationTest` from scores [2, ...] and [permutations, 2, ...]."""
+def _paired_permutation(both: Array, replicates: Array) -> PermutationTest:
+    """Of scores [2, ...] and [permutations, 2, ...]."""
     differences = replicates[:, 0] - replicates[:, 1]
     undefined = jnp.sum(jnp.isnan(differences), axis=0, dtype=jnp.int32)
-    return both[0] - both[1], _p_value(both, differences), undefined
+    return PermutationTest(both[0] - both[1], _p_value(both, differences), undefined)
 
 
 def _p_value(both: Array, null: Array) -> Array:
@@ -622,8 +612,7 @@ def _p_value(both: Array, null: Array) -> Array:
     return jnp.where(jnp.isnan(difference) | (defined == 0), jnp.nan, share)
 
 
-def _transposed(parts: Any, structure: Any, fields: int) -> Any:
-    """From a tree of tuples of `fields` entries to a tuple of trees."""
-    outer = jax.tree_util.tree_structure(structure)
-    inner = jax.tree_util.tree_structure((0,) * fields)
-    return jax.tree_util.tree_transpose(outer, inner, parts)
+def _by_score(function: Callable[..., Any], scores: Any, *others: Any) -> Any:
+    """`function` of each score of a tree; the fields of its results become trees like that."""
+    results = jax.tree.map(function, scores, *others)
+    return jax.tree.transpose(jax.tree.structure(scores), None, results)
