@@ -95,21 +95,21 @@ def score_by_name(name: HeadMetric, softmax: bool, num_classes: int) -> Callable
 
     def of_scores(scores: Array, truth: tuple[Array, Array]) -> MacroMean:
         labels, weights = truth
+        if name in ("auroc", "average_precision"):
+            if softmax and labels.ndim == 1:
+                scores = log_odds(scores)
+            score = auroc if name == "auroc" else average_precision
+            return macro_mean(score(labels, scores, weights=weights))
         if labels.ndim == 2:
             return _of_labels(name, scores, labels, weights)
-        return _of_classes(name, softmax, num_classes, scores, labels, weights)
+        return _of_classes(name, num_classes, scores, labels, weights)
 
     return of_scores
 
 
 def _of_classes(
-    name: HeadMetric, softmax: bool, num_classes: int, scores: Array, labels: Array, weights: Array
+    name: HeadMetric, num_classes: int, scores: Array, labels: Array, weights: Array
 ) -> MacroMean:
-    if name in ("auroc", "average_precision"):
-        if softmax:
-            scores = log_odds(scores)
-        score = auroc if name == "auroc" else average_precision
-        return macro_mean(score(labels, scores, weights=weights))
     labels = integers("labels", labels, scores.shape[:1])
     valid = in_range("labels", labels, num_classes, weights)
     # A NaN would be the largest score, and so a class.
@@ -134,9 +134,6 @@ def log_odds(logits: Array) -> Array:
 
 
 def _of_labels(name: HeadMetric, scores: Array, labels: Array, weights: Array) -> MacroMean:
-    if name in ("auroc", "average_precision"):
-        score = auroc if name == "auroc" else average_precision
-        return macro_mean(score(labels, scores, weights=weights))
     truth, valid = targets(labels, scores.shape, weights)
     weights = poisoned(weights, valid & ~jnp.isnan(scores))
     predicted = scores > 0

@@ -364,22 +364,16 @@ def brier_score(
         TypeError: for labels that are not integers or booleans, or probabilities not floats.
         ValueError: for shapes that do not match, values out of range or negative weights.
     """
-    probabilities = checks.float_array("probabilities", probabilities, (1, 2))
-    classes = probabilities.ndim == 2 and np.ndim(labels) == 1
-    shape = probabilities.shape[:1] if classes else probabilities.shape
-    weights = sample_weights(weights, shape, probabilities.dtype)
-    of_entries = weights[:, None] if classes else weights
-    target, valid = targets(labels, probabilities.shape, of_entries)
-    valid = valid & _probabilities(probabilities, of_entries)
-    return _brier(probabilities, target, weights, valid)
+    return _brier(*_checked_probabilities(labels, probabilities, weights))
 
 
 @jax.jit
-def _brier(probabilities: Array, target: Array, weights: Array, valid: Array) -> Array:
+def _brier(target: Array, probabilities: Array, weights: Array, *valid: Array) -> Array:
     errors = (probabilities.astype(weights.dtype) - target.astype(weights.dtype)) ** 2
+    every = reduce(jnp.logical_and, valid)
     if errors.ndim > weights.ndim:
-        errors, valid = jnp.sum(errors, axis=1), jnp.all(valid, axis=1)
-    return weighted_mean(errors, poisoned(weights, valid))
+        errors, every = jnp.sum(errors, axis=1), jnp.all(every, axis=1)
+    return weighted_mean(errors, poisoned(weights, every))
 
 
 def expected_calibration_error(
@@ -413,14 +407,7 @@ def expected_calibration_error(
         ValueError: for shapes that do not match, values out of range or negative weights.
     """
     bins = checks.positive_int("bins", bins)
-    probabilities = checks.float_array("probabilities", probabilities, (1, 2))
-    classes = probabilities.ndim == 2 and np.ndim(labels) == 1
-    shape = probabilities.shape[:1] if classes else probabilities.shape
-    weights = sample_weights(weights, shape, probabilities.dtype)
-    of_entries = weights[:, None] if classes else weights
-    hit, valid = targets(labels, probabilities.shape, of_entries)
-    usable = _probabilities(probabilities, of_entries)
-    return _calibration_error(bins, hit, probabilities, weights, valid, usable)
+    return _calibration_error(bins, *_checked_probabilities(labels, probabilities, weights))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -442,15 +429,21 @@ def _calibration_error(
     return _share(jnp.sum(gaps), row_sum(weights))
 
 
-def _probabilities(values: Array, weights: Array) -> Array:
-    """Which `values` are probabilities; refuses others that have a weight, but for NaN."""
-    valid = (values >= 0) & (values <= 1)
-    wrong = (values < 0) | (values > 1)
-    if checks.is_concrete(values, weights) and np.any(wrong & (np.asarray(weights) != 0)):
+def _checked_probabilities(
+    labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None
+) -> tuple[Array, ...]:
+    """(target, probabilities, weights, which labels are valid, which probabilities are)."""
+    values = checks.float_array("probabilities", probabilities, (1, 2))
+    classes = values.ndim == 2 and np.ndim(labels) == 1
+    w = sample_weights(weights, values.shape[:1] if classes else values.shape, values.dtype)
+    of_entries = w[:, None] if classes else w
+    target, valid = targets(labels, values.shape, of_entries)
+    wrong = (values < 0) | (values > 1)  # NaN makes the score NaN
+    if checks.is_concrete(values, w) and np.any(wrong & (np.asarray(of_entries) != 0)):
         raise ValueError(
             "probabilities must be in [0, 1]; convert logits with jax.nn.softmax or jax.nn.sigmoid"
         )
-    return valid
+    return target, values, w, valid, (values >= 0) & (values <= 1)
 
 
 def _share(part: Array, whole: Array) -> Array:
