@@ -147,12 +147,7 @@ class ChunkFolder:
         return header["sha256"]
 
     def read(self, number: int) -> Chunk:
-        """Read and verify a chunk; `embeddings` is mapped from its file.
-
-        Raises:
-            FileNotFoundError: if it is not there.
-            ValueError: if it is not whole, not as it was written, or of another run or place.
-        """
+        """Read a chunk, mapped from its file; refuses what is not as it was written, or foreign."""
         embeddings, header = self._open(number)
         checksum = header.pop("sha256")
         if checksum != _checksum(header, embeddings):
@@ -162,30 +157,15 @@ class ChunkFolder:
         return Chunk(embeddings, header["truncated"])
 
     def view(self, number: int) -> np.ndarray:
-        """Map a chunk's ``[rows, dimension]`` into memory; checks all but the values.
-
-        Raises:
-            FileNotFoundError: if it is not there.
-            ValueError: if it is not whole, or of another run or place.
-        """
+        """Map a chunk's ``[rows, dimension]`` into memory; as `read`, but looks at no values."""
         return self._open(number)[0]
 
     def read_ids(self) -> list[str]:
-        """Read and verify the ids.
-
-        Raises:
-            FileNotFoundError: if a file is missing.
-            ValueError: if it is not as it was written, or does not hold one id per item.
-        """
+        """Read and verify the ids."""
         return [id_ for number in range(len(self.id_files)) for id_ in self.read_id_file(number)]
 
     def read_id_file(self, number: int) -> list[str]:
-        """Read and verify one file of ids, by its position in `id_files`.
-
-        Raises:
-            FileNotFoundError: if it is missing.
-            ValueError: if it is not as it was written, or does not hold one id per item.
-        """
+        """Read and verify one file of ids, by its position in `id_files`."""
         name, checksum = list(self.id_files.items())[number]
         path = self.folder / name
         if not path.is_file():
@@ -297,15 +277,14 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def refuse_other_contents(folder: Path) -> bool:
-    """Return whether a folder holds anything; raises FileExistsError unless it is embeddings."""
+def refuse_other_contents(folder: Path) -> None:
+    """Raise FileExistsError if a folder holds anything but embeddings."""
     others = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     if others and MANIFEST not in others:
         raise FileExistsError(
             f"{folder} holds {sorted(others)[0]} and no {MANIFEST}: it is no folder of "
             "embeddings; choose another"
         )
-    return bool(others)
 
 
 def refuse_other_run(folder: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:

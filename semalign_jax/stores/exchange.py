@@ -3,11 +3,11 @@
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,17 +19,10 @@ from .._core.ids import id_texts
 from .chunks import DTYPES, ChunkFolder, Part, encoded_ids
 from .store import ROWS_AT_ONCE, EmbeddingStore, create_store
 
-SUFFIXES = (".npy", ".npz", ".parquet", ".h5", ".hdf5")
 _EMBEDDINGS, _IDS = "embeddings", "ids"
 #: No embeddings are compressed to less than one in so many of their bytes: a file that declares
 #: more is damaged or made to fill memory.
 _MOST_COMPRESSED = 50
-
-
-def _suffix(path: Path) -> str:
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"path must end in one of {', '.join(SUFFIXES)}; got {path.name!r}")
-    return path.suffix
 
 
 def ids_path(path: Path) -> Path:
@@ -39,9 +32,8 @@ def ids_path(path: Path) -> Path:
 
 def refuse_missing_package(suffix: str) -> None:
     """Say, before any work, that a file of this ending needs a package that is not there."""
-    needed = {".parquet": _pyarrow, ".h5": _h5py, ".hdf5": _h5py}
-    if suffix in needed:
-        needed[suffix]()
+    if suffix in _FORMATS:
+        _FORMATS[suffix].package()
 
 
 def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
@@ -64,11 +56,11 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
     path = as_path(path)
     if len(store) == 0:
         raise ValueError(f"store: {store.folder} is empty, there is nothing to export")
-    writer = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
+    write = _format(path).write
     dtype = np.dtype(np.float32) if store.dtype == jnp.bfloat16 else store.dtype
     with replaced(path) as temporary:
         try:
-            writer.get(_suffix(path), _write_hdf5)(store, temporary, dtype)
+            write(store, temporary, dtype)
         except UnicodeEncodeError as error:
             raise ValueError(f"{path}: an id is no Unicode text: {error}") from None
         except ValueError as error:  # of an id with a NUL character
@@ -82,13 +74,20 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
             write_atomically(ids_path(path), encoded_ids(store.ids))
 
 
+def _blocks(store: EmbeddingStore, dtype: np.dtype) -> Iterator[tuple[slice, np.ndarray]]:
+    """The rows of a store in blocks, each with its place."""
+    for start in range(0, len(store), ROWS_AT_ONCE):
+        block = slice(start, min(start + ROWS_AT_ONCE, len(store)))
+        yield block, store.rows(block).astype(dtype)
+
+
 def _write_array(store: EmbeddingStore, file: Any, dtype: np.dtype) -> None:
     shape = (len(store), store.dimension)
     descr = np.lib.format.dtype_to_descr(dtype)
     header = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-    for rows in store.batches(ROWS_AT_ONCE):
-        file.write(rows.astype(dtype).tobytes())
+    for _, rows in _blocks(store, dtype):
+        file.write(rows.tobytes())
 
 
 def _write_npy(store: EmbeddingStore, path: Path, dtype: np.dtype) -> None:
@@ -130,12 +129,9 @@ def _write_parquet(store: EmbeddingStore, path: Path, dtype: np.dtype) -> None:
     vector = pa.list_(pa.from_numpy_dtype(dtype), store.dimension)
     schema = pa.schema([(_IDS, pa.string()), (_EMBEDDINGS, vector)])
     with pa.parquet.ParquetWriter(path, schema) as writer:
-        for start, rows in zip(
-            range(0, len(store), ROWS_AT_ONCE), store.batches(ROWS_AT_ONCE), strict=True
-        ):
-            values = pa.array(rows.astype(dtype).reshape(-1))
-            lists = pa.FixedSizeListArray.from_arrays(values, type=vector)
-            ids = pa.array(store.ids[start : start + ROWS_AT_ONCE], pa.string())
+        for block, rows in _blocks(store, dtype):
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), type=vector)
+            ids = pa.array(store.ids[block], pa.string())
             writer.write_table(pa.table([ids, lists], schema=schema))
 
 
@@ -143,10 +139,8 @@ def _write_hdf5(store: EmbeddingStore, path: Path, dtype: np.dtype) -> None:
     h5py = _h5py()
     with h5py.File(path, "w") as file:
         data = file.create_dataset(_EMBEDDINGS, (len(store), store.dimension), dtype)
-        for start, rows in zip(
-            range(0, len(store), ROWS_AT_ONCE), store.batches(ROWS_AT_ONCE), strict=True
-        ):
-            data[start : start + len(rows)] = rows.astype(dtype)
+        for block, rows in _blocks(store, dtype):
+            data[block] = rows
         ids = [name.encode() for name in store.ids]
         file.create_dataset(_IDS, data=ids, shape=(len(ids),), dtype=h5py.string_dtype())
 
@@ -183,13 +177,12 @@ def import_store(
     """
     path = as_path(path)
     chunk_rows = checks.positive_int("chunk_rows", chunk_rows)
-    suffix = _suffix(path)
-    for needed in (path, ids_path(path)) if suffix == ".npy" else (path,):
+    read = _format(path).read
+    for needed in (path, ids_path(path)) if path.suffix == ".npy" else (path,):
         if not needed.is_file():
             hint = "" if needed == path else ": it must hold the ids of the rows, as a JSON list"
             raise FileNotFoundError(f"{needed} is missing{hint}")
-    reader = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
-    with reader.get(suffix, _read_hdf5)(path, embeddings, ids) as (found, rows):
+    with read(path, embeddings, ids) as (found, rows):
         names = id_texts(f"{path}: {ids!r}", found, empty=True)
         _refuse_other_rows(path, repr(embeddings), rows)
         _refuse_other_count(path, ids, len(names), embeddings, rows.shape[0])
@@ -498,3 +491,28 @@ def _read_parquet(path: Path, embeddings: str, ids: str) -> Iterator[tuple[Any, 
             floats = pa.types.is_floating(names.type)
             names = names.to_numpy() if floats else names.to_pylist()
         yield names, rows
+
+
+class _Format(NamedTuple):
+    """How files of an ending are read and written; `package` imports what that needs."""
+
+    read: Callable[[Path, str, str], Any]
+    write: Callable[[EmbeddingStore, Path, np.dtype], None]
+    package: Callable[[], Any] = lambda: None
+
+
+_HDF5 = _Format(_read_hdf5, _write_hdf5, _h5py)
+_FORMATS = {
+    ".npy": _Format(_read_npy, _write_npy),
+    ".npz": _Format(_read_npz, _write_npz),
+    ".parquet": _Format(_read_parquet, _write_parquet, _pyarrow),
+    ".h5": _HDF5,
+    ".hdf5": _HDF5,
+}
+SUFFIXES = tuple(_FORMATS)
+
+
+def _format(path: Path) -> _Format:
+    if path.suffix not in _FORMATS:
+        raise ValueError(f"path must end in one of {', '.join(SUFFIXES)}; got {path.name!r}")
+    return _FORMATS[path.suffix]
