@@ -44,6 +44,7 @@ from .scores import (
     TEMPERATURE,
     EmbeddedPrompts,
     Task,
+    above_zero,
     prompt_prototypes,
     prompt_scores,
     prototype_scores,
@@ -172,7 +173,7 @@ def asif_scores(
     """
     source, target, images, prompts = _checked(source, target, images, prompts)
     top = min(checks.positive_int("top", top), source.shape[0])
-    exponent = _positive("exponent", exponent)
+    exponent = above_zero("exponent", exponent)
     source, target, images, prompts = _centred(center, source, target, images, prompts)
     texts = _sparse(cosine_similarity(prompts.embeddings, target), top, exponent)
     return prompt_scores(
@@ -305,6 +306,7 @@ def csa_scores(
         temperature: see `prompt_scores`.
     """
     source, target, images, prompts = _checked(source, target, images, prompts)
+    temperature = above_zero("temperature", temperature)
     maps = fit_canonical(source, target, ridge=ridge, dims=dims)
     projected = replace(prompts, embeddings=maps.target(prompts.embeddings))
     units = normalize_rows(maps.source(images)) * maps.correlations[None, :]
@@ -339,7 +341,7 @@ def kernel_ridge_scores(
         temperature: see `prompt_scores`.
     """
     source, target, images, prompts = _checked(source, target, images, prompts)
-    values = [_positive(n, a) for n, a in (("ridge", ridge), ("bandwidth", bandwidth))]
+    values = [above_zero(n, a) for n, a in (("ridge", ridge), ("bandwidth", bandwidth))]
     source, target, images, prompts = _centred(True, source, target, images, prompts)
     mapped = _kernel_ridge(source, target, images, *values)
     return prompt_scores(mapped, prompts, temperature=temperature)
@@ -611,13 +613,6 @@ def _checked(
         dtype = common_dtype(dtype, array.dtype)
     source, target, images, texts = (a.astype(dtype) for a in checked.values())
     return source, target, images, replace(prompts, embeddings=texts)
-
-
-def _positive(name: str, value: float | Array) -> Array:
-    value = checks.scalar(name, value)
-    if checks.is_concrete(value) and not float(value) > 0:
-        raise ValueError(f"{name} must be > 0; got {float(value)}")
-    return value
 
 
 def _centred(

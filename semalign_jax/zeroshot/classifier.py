@@ -12,7 +12,6 @@ import numpy as np
 import optax
 from jax import lax
 
-from .._core import checks
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap
 from .prompts import PLACEHOLDER, ClassPrompts, PromptSet, embedded_prompts, prompt_texts
@@ -21,6 +20,7 @@ from .scores import (
     AnchorSpace,
     EmbeddedPrompts,
     SpaceNormalization,
+    above_zero,
     class_of,
     not_nan,
     prompt_scores,
@@ -232,9 +232,7 @@ def zero_shot_classifier(
         )
     if normalization != "none" and map is None:
         raise ValueError(f"normalization {normalization!r} is of a mapped space: give map")
-    one = checks.scalar("temperature", temperature)
-    if not float(one) > 0:
-        raise ValueError(f"temperature must be > 0; got {float(one)}")
+    one = above_zero("temperature", temperature)
     prompts = embedded_prompts(prompt_set, _embedded(text_encoder, prompt_texts(prompt_set).texts))
     dimension = prompts.embeddings.shape[1]
     if map is not None and map.d_out != dimension:

@@ -50,8 +50,8 @@ from .scores import (
     TEMPERATURE,
     EmbeddedPrompts,
     SpaceNormalization,
+    above_zero,
     checked_shrinkage,
-    checked_temperature,
     not_nan,
 )
 from .thresholds import THRESHOLD_RULES, ThresholdRule
@@ -241,7 +241,7 @@ def zero_shot_protocol(
     seeds = checks.positive_int("seeds", seeds)
     resamples, _ = checks.positive_int("resamples", resamples), tail_of(level)
     # Here, since they are traced where they are used.
-    warmth, shrunk = checked_temperature(temperature), checked_shrinkage(shrinkage)
+    warmth, shrunk = above_zero("temperature", temperature), checked_shrinkage(shrinkage)
     penalty = checks.scalar("l2", l2)
     rows = len(validation.ids), len(test.ids)
     of_models = {

@@ -367,7 +367,7 @@ def prompt_scores(
             f"images must live in the space of the prompts, {prompts.embeddings.shape[1]} "
             f"dimensions; got {images.shape}: map them first"
         )
-    temperature = checked_temperature(temperature)
+    temperature = above_zero("temperature", temperature)
     return _prompt_scores(checks.batch_size(batch_size), images, prompts, temperature)
 
 
@@ -387,23 +387,22 @@ def _prompt_scores(
 
 
 def prototype_scores(
-    images: Array, prototypes: Prototypes, task: Task, temperature: float | Array
+    images: Array, prototypes: Prototypes, task: Task, temperature: Array
 ) -> Array:
     """`prompt_scores` of unit vectors [n, d] (or unit vectors with weighted dimensions)."""
     positive = matmul(images, transpose(prototypes.positive))
     if task == "single-label":
         return positive
-    temperature = checked_temperature(temperature)
     negative = matmul(images, transpose(prototypes.negative))
     return jax.nn.sigmoid((positive - negative) / temperature.astype(positive.dtype))
 
 
-def checked_temperature(temperature: float | Array) -> Array:
-    """A temperature, refused unless it is above zero."""
-    temperature = checks.scalar("temperature", temperature)
-    if checks.is_concrete(temperature) and not float(temperature) > 0:
-        raise ValueError(f"temperature must be > 0; got {float(temperature)}")
-    return temperature
+def above_zero(name: str, value: float | Array) -> Array:
+    """A scalar, refused unless it is above zero."""
+    value = checks.scalar(name, value)
+    if checks.is_concrete(value) and not float(value) > 0:
+        raise ValueError(f"{name} must be > 0; got {float(value)}")
+    return value
 
 
 def anchor_space(
@@ -517,7 +516,7 @@ def zero_shot_scores(
     if normalization != "none" and space is None:
         raise ValueError(f"normalization {normalization!r} needs space: give anchor_space(...)")
     static = checks.batch_size(batch_size), normalization
-    temperature = checked_temperature(temperature)
+    temperature = above_zero("temperature", temperature)
     return _zero_shot_scores(*static, mapping, images, prompts, space, temperature)
 
 
