@@ -234,49 +234,42 @@ def evaluate_stitching_pairs(
                 naive[name, target] = _score(scores, through, tests[name], truth)
         report("references", done + 1, len(names))
 
-    sweep = partial(
-        sweep_pairs,
-        counts=checked,
-        metrics=dict(scores),
-        eval_data=truth,
-        methods=dict(lines),
-        max_encoders=max_encoders,
-        workers=workers,
-    )
-    pairs = [(a, b) for a in names for b in names if a != b]
-    # The permuted encoder is always the later one of a pair, so that both directions of a pair
-    # share its factorisation and the polar factor.
-    later = {name: number for number, name in enumerate(names)}
-    jobs = [((a, False), (b, False)) for a, b in pairs]
+    numbered = list(permutations(enumerate(names), 2))
+    jobs = [((a, False), (b, False)) for (_, a), (_, b) in numbered]
     if control:
-        jobs += [((a, later[a] > later[b]), (b, later[b] > later[a])) for a, b in pairs]
+        # The permuted encoder is always the later one of a pair, so that both directions of a pair
+        # share its factorisation and the polar factor.
+        jobs += [((a, i > j), (b, j > i)) for (i, a), (j, b) in numbered]
 
     def of_side(values: Mapping[str, Any]) -> dict[str, Any]:
         return {_side(name, flag): values[name] for name in names for flag in (False, True)}
 
-    found = []
-    for seed, order in enumerate(orders):
-        data = of_side(source)
+    def of_seed(seed: int, order: Array) -> dict[str, Any]:
+        data, before = of_side(source), seed * len(jobs)
         if control:
             wrong = _cycle(jax.random.fold_in(control_key, seed), order)
             for name in names[1:]:
                 data[_side(name, True)] = _permuted(source[name], order, wrong)
-        before = seed * len(jobs)
-        result = sweep(
+        return sweep_pairs(
             data,
+            checked,
             orders=order[None],
+            methods=dict(lines),
+            metrics=dict(scores),
             readouts=of_side(decoders),
             test=of_side(tests),
+            eval_data=truth,
             pairs=[(_side(*a), _side(*b)) for a, b in jobs],
-            progress=lambda done, _, before=before: report(
-                "pairs", before + done, len(orders) * len(jobs)
-            ),
-        )
-        found.append(result.values)
-    numbers = np.array([[names.index(name) for name in pair] for pair in pairs])
+            max_encoders=max_encoders,
+            workers=workers,
+            progress=lambda done, _: report("pairs", before + done, len(orders) * len(jobs)),
+        ).values
+
+    found = [of_seed(seed, order) for seed, order in enumerate(orders)]
+    pairs = np.array(list(permutations(range(len(names)), 2)))
     return StitchingMatrix(
-        aligned=_matrix(len(names), 0, numbers, found),
-        shuffled=_matrix(len(names), 1, numbers, found) if control else None,
+        aligned=_matrix(len(names), 0, pairs, found),
+        shuffled=_matrix(len(names), 1, pairs, found) if control else None,
         naive=stacked([stacked([naive[a, b] for b in names]) for a in names]),
         upper_bound=stacked([upper[name] for name in names]),
         heads=decoders,
