@@ -35,12 +35,7 @@ HEAD_METRICS: tuple[HeadMetric, ...] = get_args(HeadMetric)
 def named_metrics(
     metrics: Sequence[HeadMetric] | Mapping[str, HeadMetric | Callable[..., Any]],
 ) -> dict[str, HeadMetric | Callable[..., Any]]:
-    """Metrics by their labels; each is a name of `HEAD_METRICS` or a function.
-
-    Raises:
-        TypeError: if they are neither a list of names nor a mapping.
-        ValueError: if there is none, or a name is unknown or given twice.
-    """
+    """Metrics by their labels, at least one; each is a name of `HEAD_METRICS` or a function."""
     if isinstance(metrics, str):
         raise ValueError(f"metrics must be a list of names; got {metrics!r}, write [{metrics!r}]")
     if not isinstance(metrics, Iterable):
@@ -62,11 +57,7 @@ def named_metrics(
 
 
 def scalar_score(name: str, found: Any) -> Array:
-    """What a score of one's own has returned.
-
-    Raises:
-        ValueError: if it is no scalar; names it.
-    """
+    """What a score of one's own has returned, which must be a scalar."""
     value = jnp.asarray(getattr(found, "value", found))
     if value.shape:
         raise ValueError(f"metrics[{name!r}] must return a scalar; got the shape {value.shape}")

@@ -14,7 +14,6 @@ from .._core.typing import Array, ArrayLike
 from .samples import (
     INT32,
     MacroMean,
-    in_32_bits,
     in_range,
     integers,
     macro_mean,
@@ -96,9 +95,9 @@ def accuracy(labels: ArrayLike, predicted: ArrayLike, *, weights: ArrayLike | No
     labels = integers("labels", labels)
     predicted = integers("predicted", predicted, labels.shape)
     weights = sample_weights(weights, labels.shape, jnp.float32)
-    valid = in_range("labels", labels, INT32.max, weights) & in_32_bits(
-        "predicted", predicted, weights
-    )
+    valid = in_range("labels", labels, INT32.max, weights)
+    # Any that `integers` has not cut off.
+    valid &= in_range("predicted", predicted, INT32.max, weights, start=-INT32.max)
     return share_of_hits(labels, predicted, weights, valid)
 
 

@@ -182,15 +182,12 @@ def average_precision_from_ranking(
 
 
 def placements(ranking: RankedScores, weights: Array) -> tuple[Array, Array]:
-    """How every row stands to the opposite class; their means are the AUROC (DeLong 1988).
-
-    Args:
-        ranking: of one binary problem, [n].
-        weights: [n].
+    """How every row of a binary problem stands to the opposite class (DeLong 1988).
 
     Returns:
         (placement, positive), both [n] in the order of the rows: the share of negatives that a
-        positive row outranks, or of positives that outrank a negative row; ties count half.
+        positive row outranks, or of positives that outrank a negative row; ties count half. The
+        means of the placements are the AUROC.
     """
     weights, positive = _by_position(ranking, weights[:, None])
     above = []

@@ -63,12 +63,9 @@ def _macro_mean(values: Array) -> MacroMean:
 
 
 def sample_weights(weights: ArrayLike | None, shape: tuple[int, ...], dtype) -> Array:
-    """Weights of `shape`, [n] or [n, labels], as floats.
+    """Weights [n] or of `shape` as floats of `shape`; None means ones.
 
-    Args:
-        weights: floats, integers (counts) or booleans, [n] or `shape`; None means ones.
-        shape: of the scores.
-        dtype: floating; the result has it or, if `weights` are more precise, theirs.
+    They have the floating `dtype` or, if `weights` are more precise, theirs.
     """
     dtype = compute_dtype(dtype)
     if weights is None:
@@ -142,12 +139,7 @@ def unsharded(array: Any) -> Any:
 
 
 def host_copies(name: str, data: Any) -> Any:
-    """A pytree with `checks.owned` copies of its NumPy arrays.
-
-    Raises:
-        TypeError: if JAX cannot take an array.
-        ValueError: if JAX would wrap integers of one.
-    """
+    """A pytree with `checks.owned` copies of its NumPy arrays, none of which JAX may wrap."""
 
     def of_leaf(leaf: Any) -> Any:
         if not isinstance(leaf, np.ndarray | np.generic):
@@ -166,14 +158,9 @@ def host_copies(name: str, data: Any) -> Any:
 def in_range(
     name: str, labels: Array, stop: int, weights: Array | None = None, *, start: int = 0
 ) -> Array:
-    """Which of the integer `labels` are in [start, stop); refuses others that have a weight.
+    """Which of the `labels` of `integers` are in [start, stop); refuses others that have a weight.
 
-    Args:
-        name: argument name used in the message.
-        labels: of `integers`.
-        stop: first value that is too large.
-        weights: of the shape of `labels`; None means that none is zero.
-        start: first value that is allowed.
+    `weights` are of the shape of `labels`; None means that none is zero.
     """
     if not checks.is_concrete(labels, weights):
         return (labels >= start) & (labels < stop)
@@ -191,11 +178,6 @@ def in_range(
     return cast(Array, valid)
 
 
-def in_32_bits(name: str, labels: Array, weights: Array) -> Array:
-    """Like `in_range`, for any integers: which `integers` has not cut off."""
-    return in_range(name, labels, INT32.max, weights, start=-INT32.max)
-
-
 def poisoned(weights: Array, valid: Array) -> Array:
     """`weights` with NaN for invalid rows of positive weight, so that the score becomes NaN."""
     return jnp.where(valid | (weights == 0), weights, jnp.nan)
@@ -204,16 +186,10 @@ def poisoned(weights: Array, valid: Array) -> Array:
 def targets(
     labels: ArrayLike, shape: tuple[int, ...], weights: Array | None = None
 ) -> tuple[Array, Array]:
-    """True classes in the shape of the scores, one column a class, and which are valid.
+    """True classes in the `shape` of the scores, one column a class, and which are valid.
 
-    Args:
-        labels: for scores [n] or [n, labels] booleans or 0/1 of this shape; for scores
-            [n, num_classes] also classes [n].
-        shape: of the scores.
-        weights: of `shape`; None means that none is zero.
-
-    Returns:
-        Booleans (target, valid), both of `shape`.
+    `labels` are booleans or 0/1 of this shape, or classes [n] for scores [n, num_classes];
+    `weights` are of this shape, and None means that none is zero.
     """
     ndim = np.ndim(labels)
     if ndim not in (1, len(shape)):
@@ -259,11 +235,9 @@ def tree_sums(values: Array) -> Array:
 
 @jax.jit
 def weighted_mean(values: Array, weights: Array) -> Array:
-    """Mean over the first axis; NaN where all weights are zero.
+    """Mean of `values` [n, ...] over the first axis; NaN where all weights are zero.
 
-    Args:
-        values: [n, ...]; anything in entries of weight zero.
-        weights: of the same shape, >= 0.
+    Entries of weight zero may hold anything. `weights` are of the same shape.
     """
     dtype = common_dtype(values.dtype, weights.dtype)
     values, weights = values.astype(dtype), weights.astype(dtype)
@@ -277,12 +251,8 @@ def weighted_mean(values: Array, weights: Array) -> Array:
 def segment_sum(values: Array, segments: Array, num_segments: int) -> Array:
     """Sums of the `values` [n] of each segment, accurate for any n below 2^22.
 
-    A scatter adds one value after the other, by which float32 would lose several digits.
-
-    Args:
-        values: [n].
-        segments: int32 [n]; values of segments outside of [0, num_segments) are dropped.
-        num_segments: static.
+    A scatter adds one value after the other, by which float32 would lose several digits. Values of
+    `segments` [n] outside of [0, num_segments) are dropped.
     """
     segments = jnp.where(segments < 0, num_segments, segments)
 

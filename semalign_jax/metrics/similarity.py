@@ -340,9 +340,7 @@ def _mutual_knn(x: Array, y: Array, k: int, weights: Array) -> Array:
 def _centred(x: Array, weights: Array) -> Array:
     """Rows minus their weighted mean, times the root of their weights, in a unit near 1.
 
-    Args:
-        x: [n, d], zero in rows of weight zero.
-        weights: [n]; booleans select rows.
+    Rows of weight zero are zero; boolean `weights` select rows.
     """
     weights = weights.astype(x.dtype)
     x = x / power_of_two_scale(x)

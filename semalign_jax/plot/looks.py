@@ -89,11 +89,7 @@ def checked_looks(
     rows: Sequence[Mapping[str, Any]],
     references: Sequence[str] = (),
 ) -> Mapping[str, Look]:
-    """The looks that are given, else those of the rows.
-
-    Raises:
-        ValueError: if one is missing.
-    """
+    """The looks that are given, none of which may be missing, else those of the rows."""
     own = looks(rows, references)
     missing = [] if given is None else [name for name in own if name not in given]
     if missing:

@@ -14,12 +14,7 @@ _PAIR = {"protocol": "", "source": "source", "target": "target"}
 
 
 def rows_of(scores: Scores, metric: str | None) -> list[Row]:
-    """Rows of one metric, which must be named if there are several.
-
-    Raises:
-        TypeError: if they are no rows.
-        ValueError: if there are no rows of it, or of several metrics.
-    """
+    """Rows of one metric, which must be named if there are several."""
     rows = scores.summary() if isinstance(scores, Records) else scores
     if not all(isinstance(row, Mapping) for row in rows):
         kind = type(scores).__name__

@@ -10,7 +10,7 @@ from .._core import checks
 from .._core.rows import PAIR, ClassScore, Row, counts_of, grouped, metric_title
 from .looks import DOTTED, HOLLOW, Look, checked_looks, is_control, label_of
 from .rows import Scores, of_metric, rows_of
-from .style import axes_of, plain
+from .style import axes_of, log_anchors, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,21 +62,15 @@ def anchor_curves(
     looked = checked_looks(looks, rows, tuple(references))
     with axes_of(ax, 2.4, legend) as axis:
         for name, value in references.items():
-            look = looked[name]
-            axis.axhline(
-                value, color=look.color, linestyle=look.linestyle, linewidth=1, label=plain(name)
-            )
+            axis.axhline(value, linewidth=1, label=plain(name), **_line(looked[name]))
         for (method,), mine in grouped(rows, "method").items():
             _draw_curve(axis, mine, looked[method], label_of(method, looked[method]))
         if any(looked[row["method"]].control for row in rows):
             axis.plot([], [], ":", color="0.2", label=DOTTED)
         if counts and (band := _band(rows)):
             axis.plot([], [], color="0.2", alpha=0.25, linewidth=5, label=band)
-        axis.set_xscale("log")
-        axis.set_xticks(counts, [str(count) for count in counts], minor=False)
-        axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        log_anchors(axis, counts)
         axis.tick_params(axis="x", which="major", labelrotation=45 if len(counts) > 6 else 0)
-        axis.set_xlabel("anchors")
         axis.set_ylabel(plain(metric_title(rows[0]["metric"])))
         axis.grid(visible=True)
         return axis
@@ -99,8 +93,12 @@ def _check_cells(rows: Sequence[Row]) -> None:
             raise ValueError(f"scores: method {method!r} has two rows of {count} anchors")
 
 
+def _line(look: Look) -> dict[str, Any]:
+    return {"color": look.color, "linestyle": look.linestyle}
+
+
 def _draw_curve(axis: "Axes", rows: list[Row], look: Look, label: str) -> None:
-    line: dict[str, Any] = {"color": look.color, "linestyle": look.linestyle, "label": label}
+    line = {**_line(look), "label": label}
     if rows[0]["anchors"] is None:
         axis.axhline(rows[0]["mean"], linewidth=1, **line)
         return
@@ -268,10 +266,7 @@ def class_scores(
             options: Any = {"marker": "o", "linestyle": "", "markerfacecolor": "none"}
             axis.plot([], [], color="0.2", label=HOLLOW, **options)
         if chance is not None:
-            look = looked["chance"]
-            axis.axvline(
-                chance, color=look.color, linestyle=look.linestyle, linewidth=1, label="chance"
-            )
+            axis.axvline(chance, linewidth=1, label="chance", **_line(looked["chance"]))
         for i in range(0, len(labels), 2):  # which points are of which class
             axis.axhspan(i - 0.5, i + 0.5, color="0.5", alpha=0.1, linewidth=0)
         axis.set_yticks(range(len(labels)), [plain(label) for label in labels])

@@ -10,7 +10,7 @@ from .._core.typing import ArrayLike
 from ..maps import Diagnosis
 from .looks import PALETTE, Look
 from .looks import looks as _looks
-from .style import axes_of, plain
+from .style import axes_of, log_anchors, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,10 +147,8 @@ def learning_curve(
             look = looks[name]
             options: Any = {"color": look.color, "marker": look.marker, "label": plain(name) or "_"}
             axis.plot(one.counts, one.curve, **options)
-        axis.set_xscale("log")
-        axis.set_xticks(counts, [str(count) for count in counts], minor=False)
-        axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-        axis.set(xlabel="anchors", ylabel="leave-one-out cosine")
+        log_anchors(axis, counts)
+        axis.set_ylabel("leave-one-out cosine")
         axis.grid(visible=True)
         return axis
 

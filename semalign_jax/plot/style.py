@@ -40,11 +40,7 @@ STYLE: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Our settings of matplotlib, whatever those of the user are.
-
-    Raises:
-        ImportError: if matplotlib is missing.
-    """
+    """Our settings of matplotlib, whatever those of the user are."""
     try:
         import matplotlib
     except ImportError:
@@ -74,6 +70,14 @@ def axes_of(ax: "Axes | None", height: float, legend: bool = True) -> Iterator["
         if legend:
             add_legend(figure, [axes])
         fix_layout(figure)
+
+
+def log_anchors(axis: "Axes", counts: Sequence[int]) -> None:
+    """Numbers of anchors along a log axis, with a tick for each count and no other."""
+    axis.set_xscale("log")
+    axis.set_xticks(counts, [str(count) for count in counts], minor=False)
+    axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+    axis.set_xlabel("anchors")
 
 
 def add_legend(figure: "Figure", axes: Sequence["Axes"]) -> None:

@@ -94,11 +94,7 @@ def _is_number(text: str) -> bool:
 
 
 def class_count(labels: Any) -> int:
-    """How many classes, or columns of 0 and 1, concrete labels have.
-
-    Raises:
-        TypeError: if they are traced.
-    """
+    """How many classes, or columns of 0 and 1, labels have, which must be concrete."""
     if not checks.is_concrete(labels):
         raise TypeError("num_classes is needed where labels are traced: give the number of classes")
     values = np.asarray(labels)

@@ -257,9 +257,6 @@ def locked(folder: Path) -> Iterator[None]:
 
     The lock belongs to the process, not to the file ``.lock``, which stays: it ends with the
     process, however that ends.
-
-    Raises:
-        RuntimeError: if another process has it.
     """
     import filelock  # only who writes needs it
 
@@ -309,12 +306,7 @@ def differing(
 
 
 def write_manifest(chunks: ChunkFolder, versions: Mapping[str, str] | None = None) -> None:
-    """Write the manifest in one step.
-
-    Args:
-        chunks: what it describes.
-        versions: of the packages that made the embeddings; by default those installed.
-    """
+    """Write the manifest in one step, with the versions of packages, by default those installed."""
     if versions is None:
         packages = ("semalign_jax", "jax", "jaxlib")
         versions = {name: importlib.metadata.version(name) for name in packages}
@@ -330,12 +322,7 @@ def write_manifest(chunks: ChunkFolder, versions: Mapping[str, str] | None = Non
 
 
 def read_manifest(folder: Path) -> tuple[ChunkFolder, dict[str, str]]:
-    """Return what the manifest of a folder of embeddings says, and the versions of packages.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is malformed or of another format version.
-    """
+    """Return what the manifest of a folder of embeddings says, and the versions of packages."""
     path = folder / MANIFEST
     if not path.is_file():
         if not folder.exists():

@@ -262,10 +262,6 @@ def open_array(path: Path) -> EmbeddingStore:
     """The rows of a .npy file as a store to read; nothing is copied.
 
     Ids are those of ``<name>.ids.json``, or without it the positions from "0".
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it holds no rows of floats, or there is not one id per row; names it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
