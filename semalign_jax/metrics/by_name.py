@@ -56,20 +56,18 @@ def named_metrics(
     return found
 
 
-def scalar_score(name: str, found: Any) -> Array:
-    """What a score of one's own has returned, which must be a scalar."""
-    value = jnp.asarray(getattr(found, "value", found))
-    if value.shape:
-        raise ValueError(f"metrics[{name!r}] must return a scalar; got the shape {value.shape}")
-    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32)
-
-
 @cache
 def score_by_function(name: str, function: ScoreMetric) -> Callable[..., MacroMean]:
     """A score of one's own as those of `score_by_name`, with no class left out."""
 
     def of_scores(scores: Array, truth: tuple[Array, Array]) -> MacroMean:
-        return MacroMean(scalar_score(name, function(scores, truth)), jnp.zeros((), jnp.int32))
+        found = function(scores, truth)
+        value = jnp.asarray(getattr(found, "value", found))
+        if value.shape:
+            raise ValueError(f"metrics[{name!r}] must return a scalar; got the shape {value.shape}")
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            value = value.astype(jnp.float32)
+        return MacroMean(value, jnp.zeros((), jnp.int32))
 
     return of_scores
 

@@ -132,8 +132,7 @@ def relative_scores(
         center: whether the anchors' mean is subtracted on either side (static; not in the paper).
         temperature: see `prompt_scores`.
     """
-    source, target, images, prompts = _checked(source, target, images, prompts)
-    source, target, images, prompts = _centred(center, source, target, images, prompts)
+    source, target, images, prompts = _centred(source, target, images, prompts, center)
     texts = cosine_similarity(prompts.embeddings, target)
     return prompt_scores(
         cosine_similarity(images, source),
@@ -171,10 +170,9 @@ def asif_scores(
         center: whether the anchors' mean is subtracted on either side (static; not in the paper).
         temperature: see `prompt_scores`.
     """
-    source, target, images, prompts = _checked(source, target, images, prompts)
+    source, target, images, prompts = _centred(source, target, images, prompts, center)
     top = min(checks.positive_int("top", top), source.shape[0])
     exponent = above_zero("exponent", exponent)
-    source, target, images, prompts = _centred(center, source, target, images, prompts)
     texts = _sparse(cosine_similarity(prompts.embeddings, target), top, exponent)
     return prompt_scores(
         _sparse(cosine_similarity(images, source), top, exponent),
@@ -340,9 +338,8 @@ def kernel_ridge_scores(
         bandwidth: > 0, may be traced.
         temperature: see `prompt_scores`.
     """
-    source, target, images, prompts = _checked(source, target, images, prompts)
+    source, target, images, prompts = _centred(source, target, images, prompts)
     values = [above_zero(n, a) for n, a in (("ridge", ridge), ("bandwidth", bandwidth))]
-    source, target, images, prompts = _centred(True, source, target, images, prompts)
     mapped = _kernel_ridge(source, target, images, *values)
     return prompt_scores(mapped, prompts, temperature=temperature)
 
@@ -391,9 +388,8 @@ def reduced_rank_scores(
         ridge: in units of the mean diagonal of the Gram matrix, >= 0; may be traced.
         temperature: see `prompt_scores`.
     """
-    source, target, images, prompts = _checked(source, target, images, prompts)
+    source, target, images, prompts = _centred(source, target, images, prompts)
     rank, ridge = checks.positive_int("rank", rank), checks.scalar("ridge", ridge)
-    source, target, images, prompts = _centred(True, source, target, images, prompts)
     weight = _reduced_rank(rank, *_moments(source, target), ridge)
     return prompt_scores(matmul(images, weight), prompts, temperature=temperature)
 
@@ -424,7 +420,7 @@ def diagonal_scores(
         rounds: how often both are fitted (static).
         temperature: see `prompt_scores`.
     """
-    source, target, images, prompts = _checked(source, target, images, prompts)
+    source, target, images, prompts = _centred(source, target, images, prompts)
     if source.shape[1] != target.shape[1]:
         raise ValueError(
             f"source and target must have equal dimensions for a diagonal; got {source.shape} and "
@@ -432,7 +428,6 @@ def diagonal_scores(
         )
     rank, ridge = checks.positive_int("rank", rank), checks.scalar("ridge", ridge)
     rounds = checks.positive_int("rounds", rounds)
-    source, target, images, prompts = _centred(True, source, target, images, prompts)
     weight = _diagonal_and_low_rank(rank, rounds, *_moments(source, target), ridge)
     return prompt_scores(matmul(images, weight), prompts, temperature=temperature)
 
@@ -457,9 +452,8 @@ def whitened_scores(
             and the mean variance, >= 0; may be traced.
         temperature: see `prompt_scores`.
     """
-    source, target, images, prompts = _checked(source, target, images, prompts)
+    source, target, images, prompts = _centred(source, target, images, prompts)
     ridge = checks.scalar("ridge", ridge)
-    source, target, images, prompts = _centred(True, source, target, images, prompts)
     weight = _reduced_rank(target.shape[1], *_moments(source, target), ridge)
     _, whiten, _ = _whitened(target, ridge.astype(target.dtype))
     whitened = replace(prompts, embeddings=matmul(prompts.embeddings, whiten))
@@ -616,11 +610,15 @@ def _checked(
 
 
 def _centred(
-    center: bool, source: Array, target: Array, images: Array, prompts: EmbeddedPrompts
+    source: ArrayLike,
+    target: ArrayLike,
+    images: ArrayLike,
+    prompts: EmbeddedPrompts,
+    center: bool = True,
 ) -> tuple[Array, Array, Array, EmbeddedPrompts]:
-    if not checks.flag("center", center):
-        return source, target, images, prompts
-    return _without_means(source, target, images, prompts)
+    """As `_checked`, as deviations from the anchors' means if wanted."""
+    checked = _checked(source, target, images, prompts)
+    return _without_means(*checked) if checks.flag("center", center) else checked
 
 
 @jax.jit
