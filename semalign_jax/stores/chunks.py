@@ -69,6 +69,14 @@ class Part(NamedTuple):
     sha256: str
 
 
+class IdFile(NamedTuple):
+    """What the manifest says of a file of ids."""
+
+    name: str
+    rows: int
+    sha256: str
+
+
 @dataclass(frozen=True)
 class ChunkFolder:
     """The chunks of one folder.
@@ -109,11 +117,11 @@ class ChunkFolder:
         return sum(part.rows for part in self.parts)
 
     @cached_property
-    def id_files(self) -> dict[str, str]:
-        """The names of the files of ids, in order, and their sha256."""
+    def id_files(self) -> list[IdFile]:
+        """The files of ids, in order."""
         if self.parts is None:
-            return {IDS: self.run["ids"]}
-        return {ids_name(number): part.ids for number, part in enumerate(self.parts)}
+            return [IdFile(IDS, self.items, self.run["ids"])]
+        return [IdFile(ids_name(n), part.rows, part.ids) for n, part in enumerate(self.parts)]
 
     def span(self, number: int) -> range:
         """Return the positions of a chunk's items."""
@@ -130,7 +138,7 @@ class ChunkFolder:
         it.
         """
         known = {self.path(number) for number in range(self.count)}
-        known |= {self.folder / name for name in self.id_files}
+        known |= {self.folder / file.name for file in self.id_files}
         if self.parts is not None:
             known |= {self.path(self.count), self.folder / ids_name(self.count)}
         found = [*self.folder.glob("chunk-*"), *self.folder.glob("ids-*.json")]
@@ -162,23 +170,21 @@ class ChunkFolder:
 
     def read_ids(self) -> list[str]:
         """Read and verify the ids."""
-        return [id_ for number in range(len(self.id_files)) for id_ in self.read_id_file(number)]
+        return [name for file in self.id_files for name in self.read_id_file(file)]
 
-    def read_id_file(self, number: int) -> list[str]:
-        """Read and verify one file of ids, by its position in `id_files`."""
-        name, checksum = list(self.id_files.items())[number]
-        path = self.folder / name
+    def read_id_file(self, file: IdFile) -> list[str]:
+        """Read and verify one of `id_files`."""
+        path = self.folder / file.name
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: {self._remedy}")
         data = path.read_bytes()
-        if content_hash([data]) != checksum:
+        if content_hash([data]) != file.sha256:
             raise ValueError(f"{path} is damaged: its sha256 is not the one in {MANIFEST}")
         ids = parse_json(data, path)
-        items = self.items if self.parts is None else self.parts[number].rows
         if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
             raise ValueError(f"{path} must hold a JSON list of ids, which are texts")
-        if len(ids) != items:
-            raise ValueError(f"{path} holds {len(ids)} ids; {MANIFEST} says {items} items")
+        if len(ids) != file.rows:
+            raise ValueError(f"{path} holds {len(ids)} ids; {MANIFEST} says {file.rows} items")
         return ids
 
     def _open(self, number: int) -> tuple[np.ndarray, dict[str, Any]]:

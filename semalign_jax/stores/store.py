@@ -323,18 +323,18 @@ def verify_store(folder: str | os.PathLike) -> list[StoreProblem]:
         return [StoreProblem(_chunks.MANIFEST, _why(folder / _chunks.MANIFEST, error))]
     problems = []
     seen: set[str] = set()
-    for number, file in enumerate(chunks.id_files):
+    for file in chunks.id_files:
         try:
-            ids = chunks.read_id_file(number)
+            ids = chunks.read_id_file(file)
         except (OSError, ValueError) as error:
-            problems.append(StoreProblem(file, _why(folder / file, error)))
+            problems.append(StoreProblem(file.name, _why(folder / file.name, error)))
             if chunks.parts is None:  # then it alone says how many chunks there are
                 return problems
             continue
         for position, name in enumerate(map(id_text, ids)):
             if name in seen:
-                message = f"{folder / file}: {name!r}, number {position}, is there twice"
-                problems.append(StoreProblem(file, message))
+                message = f"{folder / file.name}: {name!r}, number {position}, is there twice"
+                problems.append(StoreProblem(file.name, message))
             seen.add(name)
     for number in range(chunks.count):
         path = chunks.path(number)
