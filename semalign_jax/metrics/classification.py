@@ -184,15 +184,13 @@ def precision_recall_f1(
         raise ValueError(f"labels must have shape [n] or [n, num_labels]; got {shape}")
     labels = integers("labels", labels, shape)
     predicted = integers("predicted", predicted, shape)
-    if len(shape) == 1 or (weights is not None and np.ndim(weights) == 2):
-        weights = sample_weights(weights, shape, jnp.float32)
-    else:
-        weights = sample_weights(weights, shape[:1], jnp.float32)[:, None]
-    valid = in_range("labels", labels, 2, weights)
-    valid &= in_range("predicted", predicted, 2, weights)
-    if weights.shape == shape:
-        return _scores_of_rows(labels, predicted, weights, valid)
-    return _scores_of_common_weights(labels, predicted, weights[:, 0], valid)
+    common = len(shape) == 2 and (weights is None or np.ndim(weights) == 1)
+    weights = sample_weights(weights, shape[:1] if common else shape, jnp.float32)
+    of_entries = weights[:, None] if common else weights
+    valid = in_range("labels", labels, 2, of_entries)
+    valid &= in_range("predicted", predicted, 2, of_entries)
+    scores = _scores_of_common_weights if common else _scores_of_rows
+    return scores(labels, predicted, weights, valid)
 
 
 @jax.jit
