@@ -157,18 +157,10 @@ def _conjugate_gradients(
     accuracy: float,
     wanted: Array | bool = True,
 ) -> tuple[Array, Array]:
-    """Solve product(x) = b.
+    """Solve product(x) = b for a symmetric, positive semi-definite matrix, from x = 0.
 
-    Args:
-        product: with a symmetric, positive semi-definite matrix.
-        precondition: product with about its inverse.
-        b: right-hand side.
-        start: precondition(b).
-        accuracy: stop where the norm of the residual falls by this factor.
-        wanted: if False, x is 0.
-
-    Returns:
-        (x, whether that accuracy was reached).
+    `precondition` is about its inverse, and `start` precondition(b). Stops where the norm of the
+    residual has fallen by the factor `accuracy`, and says whether it has; at once if not `wanted`.
     """
     size = jnp.sum(b * start)
     goal = accuracy**2 * size

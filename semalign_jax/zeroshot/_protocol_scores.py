@@ -11,7 +11,6 @@ import numpy as np
 from .._core.trees import entry
 from .._core.typing import Array, Method
 from ..maps.affine_map import AffineMap
-from ..sweeps.anchors import anchor_order
 from ..sweeps.one_pair import Fitter, SweepMethod, anchor_sweep
 from ._protocol_data import AnchorPairs, Images, Multimodal, checked_embeddings
 from .baselines import Baseline, linear_probe_scores, multimodal_scores
@@ -26,11 +25,6 @@ from .truth import Truth
 
 #: Numbers that the maps of a batch of seeds may hold.
 MAP_NUMBERS = 2**27
-
-
-def anchor_orders(key: Array, rows: int, seeds: int, size: int) -> Array:
-    """A random order for each seed [seeds, size]."""
-    return jax.vmap(partial(anchor_order, n=rows, size=size))(jax.random.split(key, seeds))
 
 
 def map_scores(

@@ -33,12 +33,10 @@ from ..maps.affine_map import AffineMap, identity_map
 from ..metrics.by_name import HeadMetric, ScoreMetric
 from ..metrics.delong import tail_of
 from ..metrics.intervals import BootstrapInterval
-from ..sweeps.anchors import check_counts
-from ..sweeps.one_pair import Fitter, SweepMethod
+from ..sweeps.one_pair import Fitter, SweepMethod, checked_orders
 from ._protocol_data import AnchorPairs, Images, Multimodal, check_parts, truth_of
 from ._protocol_metrics import Evaluation, cluster_numbers, evaluate, undefined
 from ._protocol_scores import (
-    anchor_orders,
     baseline_scores,
     map_scores,
     probe_scores,
@@ -223,7 +221,6 @@ def zero_shot_protocol(
     """
     check_parts(anchors, validation, test, labelled, prompts)
     truth = [truth_of(name, p, prompts) for name, p in (("validation", validation), ("test", test))]
-    checked = check_counts(counts, len(anchors.ids))
     for normalization in normalizations:
         checks.option("normalizations", normalization, SPACE_NORMALIZATIONS)
     checks.option("rule", rule, THRESHOLD_RULES)
@@ -232,13 +229,17 @@ def zero_shot_protocol(
             raise TypeError(f"metrics[{name!r}] must be a function; got {function!r}")
         if name in ("classes", *TASK_METRICS[prompts.task]):
             raise ValueError(f"metrics: {name!r} is the name of what there is already")
-    learnt = None  # what the linear probe learns from
-    if labelled is not None:
-        check_counts(checked, len(labelled.ids))
-        learnt = truth_of("labelled", labelled, prompts)
     if not (methods and normalizations or baselines):
         raise ValueError("methods and baselines are empty: give at least one line")
+    anchor_key, label_key, bootstrap_key = jax.random.split(checks.prng_key("key", key), 3)
     seeds = checks.positive_int("seeds", seeds)
+    keys = jax.random.split(anchor_key, seeds)
+    checked, orders = checked_orders(counts, len(anchors.ids), keys, None, None)
+    learnt = None  # what the linear probe learns from, and the orders in which it takes that
+    if labelled is not None:
+        keys = jax.random.split(label_key, seeds)
+        _, own = checked_orders(checked, len(labelled.ids), keys, None, None)
+        learnt = truth_of("labelled", labelled, prompts), own
     resamples, _ = checks.positive_int("resamples", resamples), tail_of(level)
     # Here, since they are traced where they are used.
     warmth, shrunk = above_zero("temperature", temperature), checked_shrinkage(shrinkage)
@@ -248,8 +249,6 @@ def zero_shot_protocol(
         name: np.asarray(scores_of_multimodal(name, model, prompts, rows, warmth))
         for name, model in (multimodal or {}).items()
     }
-    anchor_key, label_key, bootstrap_key = jax.random.split(checks.prng_key("key", key), 3)
-    orders = anchor_orders(anchor_key, len(anchors.ids), seeds, max(checked))
     dtype = common_dtype(validation.embeddings.dtype, test.embeddings.dtype)
     images = jnp.concatenate([a.embeddings.astype(dtype) for a in (validation, test)])
     lines = [(name, how) for name in methods for how in normalizations]
@@ -266,8 +265,7 @@ def zero_shot_protocol(
         found = baseline_scores(baselines, anchors, orders, checked, images, prompts, warmth)
         parts.append(found.astype(parts[0].dtype) if parts else found)
     if labelled is not None and learnt is not None:
-        own = anchor_orders(label_key, len(labelled.ids), seeds, max(checked))
-        parts.append(probe_scores(labelled, learnt, own, checked, images, prompts, penalty))
+        parts.append(probe_scores(labelled, *learnt, checked, images, prompts, penalty))
         lines.append((PROBE_LINE, ""))
     for name, found in of_models.items():
         parts.append(np.broadcast_to(found, (1, *parts[0].shape[1:])))
