@@ -178,6 +178,20 @@ def in_range(
     return cast(Array, valid)
 
 
+def checked_known(name: str, known: Any, labels: Array) -> Array | None:
+    """A boolean mask of the shape of `labels`, or None."""
+    if known is None:
+        return None
+    known = checks.host_array(name, known)
+    if known.dtype != np.bool_:
+        raise TypeError(f"{name} must be booleans, True for known labels; got dtype {known.dtype}")
+    if known.shape != labels.shape:
+        raise ValueError(
+            f"{name} must have the shape of the labels {labels.shape}; got {known.shape}"
+        )
+    return known
+
+
 def poisoned(weights: Array, valid: Array) -> Array:
     """`weights` with NaN for invalid rows of positive weight, so that the score becomes NaN."""
     return jnp.where(valid | (weights == 0), weights, jnp.nan)

@@ -30,12 +30,12 @@ from ..metrics.by_name import (
     score_by_function,
     score_by_name,
 )
-from ..metrics.samples import in_range
+from ..metrics.samples import checked_known, in_range
 from ..sweeps.many_pairs import sweep_pairs
 from ..sweeps.one_pair import SweepMethod, checked_lines, checked_orders
 from .evaluate import stitch
 from .heads import HeadInfo, fit_head
-from .training_data import LOSSES, Loss, checked_known, checked_labels
+from .training_data import LOSSES, Loss, checked_labels
 
 
 @jax.tree_util.register_dataclass

@@ -11,7 +11,7 @@ import numpy as np
 from .._core import checks
 from .._core.linalg import compute_dtype, matmul, safe_inverse, transpose
 from .._core.typing import Array, ArrayLike
-from ..metrics.samples import in_range, integers, poisoned, targets
+from ..metrics.samples import checked_known, in_range, integers, poisoned, targets
 
 #: What a head minimises, see `fit_head`.
 Loss: TypeAlias = Literal["multinomial", "binary", "hinge"]
@@ -108,20 +108,6 @@ def checked_labels(name: str, labels: Any, rows: int, num_classes: int, loss: Lo
     labels = checks.host_array(name, labels)
     columns = loss == "binary" or (loss == "hinge" and labels.ndim == 2)
     return integers(name, labels, (rows, num_classes) if columns else (rows,))
-
-
-def checked_known(name: str, known: Any, labels: Array) -> Array | None:
-    """A boolean mask of the shape of `labels`, or None."""
-    if known is None:
-        return None
-    known = checks.host_array(name, known)
-    if known.dtype != np.bool_:
-        raise TypeError(f"{name} must be booleans, True for known labels; got dtype {known.dtype}")
-    if known.shape != labels.shape:
-        raise ValueError(
-            f"{name} must have the shape of the labels {labels.shape}; got {known.shape}"
-        )
-    return known
 
 
 def _check_present(labels: np.ndarray, active: np.ndarray, num_classes: int) -> None:

@@ -9,7 +9,7 @@ from .._core import checks
 from .._core.ids import id_texts
 from .._core.typing import Array
 from ..data import check_disjoint
-from ..stitching.training_data import checked_known
+from ..metrics.samples import checked_known
 from .scores import EmbeddedPrompts
 from .truth import Truth, checked_truth
 

@@ -12,8 +12,7 @@ import numpy as np
 from .._core import checks
 from .._core.linalg import compute_dtype
 from .._core.typing import Array, ArrayLike
-from ..metrics.samples import in_range, integers
-from ..stitching.training_data import checked_known
+from ..metrics.samples import checked_known, in_range, integers
 from .scores import not_nan
 
 #: How a threshold is chosen: largest sensitivity + specificity - 1, or largest F1.

@@ -3,8 +3,7 @@
 from typing import Any, NamedTuple
 
 from .._core.typing import Array
-from ..metrics.samples import in_range, integers
-from ..stitching.training_data import checked_known
+from ..metrics.samples import checked_known, in_range, integers
 from .scores import Task
 
 
