@@ -286,7 +286,7 @@ def matthews_correlation(
 
 @jax.jit
 def _matthews(matrix: Array) -> Array:
-    matrix = _shares(matrix)
+    matrix = _share(matrix, jnp.sum(matrix))
     # Covariances as sums of one-class determinants and p (1 - p), 1 - p being the sum of the
     # other classes: `total^2 - sum p^2` would cancel for a rare class.
     off_diagonal = jnp.where(jnp.eye(len(matrix), dtype=bool), 0, matrix)
@@ -330,7 +330,8 @@ def cohen_kappa(
 
 @partial(jax.jit, static_argnums=0)
 def _kappa(disagreement: str, matrix: Array) -> Array:
-    matrix, index = _shares(matrix), jnp.arange(len(matrix), dtype=matrix.dtype)
+    matrix = _share(matrix, jnp.sum(matrix))
+    index = jnp.arange(len(matrix), dtype=matrix.dtype)
     distance = jnp.abs(index[:, None] - index[None, :])
     if disagreement == "nominal":
         distance = jnp.minimum(distance, 1)
@@ -446,8 +447,3 @@ def _checked_probabilities(
 def _share(part: Array, whole: Array) -> Array:
     """`part / whole`; NaN where `whole` is zero or NaN."""
     return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), jnp.nan)
-
-
-def _shares(matrix: Array) -> Array:
-    """A matrix of weights divided by their total."""
-    return _share(matrix, jnp.broadcast_to(jnp.sum(matrix), matrix.shape))
