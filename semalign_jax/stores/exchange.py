@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
-from .._core.documents import parse_json
+from .._core.documents import read_json
 from .._core.files import as_path, reading, replaced, write_atomically
 from .._core.ids import id_texts
 from .chunks import DTYPES, ChunkFolder, Part, encoded_ids
@@ -233,14 +233,7 @@ def _refuse_declared(path: Path, key: str, declared: int) -> None:
 
 @contextmanager
 def _read_npy(path: Path, embeddings: str, ids: str) -> Iterator[tuple[Any, Any]]:
-    yield _read_ids(path), _map_array(path)
-
-
-def _read_ids(path: Path) -> list[Any]:
-    names = parse_json(ids_path(path).read_bytes(), ids_path(path))
-    if not isinstance(names, list):
-        raise ValueError(f"{ids_path(path)} must hold a JSON list of ids")
-    return names
+    yield read_json(ids_path(path), list), _map_array(path)
 
 
 def _map_array(path: Path) -> np.ndarray:
@@ -268,7 +261,7 @@ def open_array(path: Path) -> EmbeddingStore:
     array = _map_array(path)
     _refuse_other_rows(path, "the array", array)
     count, dimension = array.shape
-    found = _read_ids(path) if ids_path(path).is_file() else range(count)
+    found = read_json(ids_path(path), list) if ids_path(path).is_file() else range(count)
     names = id_texts(str(ids_path(path)), found, empty=True)
     _refuse_other_count(path, ids_path(path).name, len(names), "the array", count)
     run = {"dimension": dimension, "dtype": array.dtype.name, "description": {"file": path.name}}
