@@ -2,8 +2,9 @@
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
+_T = TypeVar("_T")
 _REQUIRED = object()
 
 #: Keys that do not change what an encoder computes at inference.
@@ -97,9 +98,9 @@ class ConfigError(ValueError):
 class ConfigReader:
     """Reads the values of one configuration, notes each problem and reports all of them at once.
 
-    A family's ``parse`` asks for every key that changes the computation (`get`, `only`) and names
-    those that do not (`neutral`). `finish` then raises if a value is missing, of the wrong type or
-    not supported, or if a key is left that nobody asked for.
+    A family's ``parse`` asks for every key that changes the computation (`read`, `get`, `only`) and
+    names those that do not (`neutral`). `finish` then raises if a value is missing, of the wrong
+    type or not supported, or if a key is left that nobody asked for.
 
     Args:
         values: the decoded JSON object.
@@ -115,6 +116,31 @@ class ConfigReader:
         self._neutral: list[str] = list(_NEUTRAL)
         self._problems: list[str] = []
         self._sections: list[ConfigReader] = []
+
+    def read(self, config: type[_T], **own: Any) -> _T:
+        """Return a configuration whose fields are the values of the keys of their names.
+
+        The annotation of a field says what its value must be: a type, as for `get`;
+        ``Annotated[type, choices]``; ``tuple[int, int]``, see `pair`; ``tuple[int, ...]``, see
+        `sizes`. Its default is that of an absent key.
+
+        Args:
+            config: a dataclass.
+            **own: the fields that are not keys, or read in another way.
+        """
+        for name, kind in get_type_hints(config, include_extras=True).items():
+            default = getattr(config, name, _REQUIRED)
+            if name in own:
+                continue
+            if kind == tuple[int, int]:
+                own[name] = self.pair(name, default)
+            elif kind == tuple[int, ...]:
+                own[name] = self.sizes(name, default)
+            elif get_origin(kind) is Annotated:
+                own[name] = self.get(name, default, kind.__origin__, *kind.__metadata__)
+            else:
+                own[name] = self.get(name, default, kind)
+        return config(**own)
 
     def get(
         self,
@@ -169,12 +195,12 @@ class ConfigReader:
             return (1, 1)
         return values
 
-    def sizes(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
+    def sizes(self, name: str, default: Any = _REQUIRED) -> tuple[int, ...]:
         """Return a list of whole numbers, none negative."""
         values = self.get(name, default, kind=(list, tuple))
         if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
             self._problems.append(f"{name} must be a list of whole numbers; it is {values!r}")
-            return tuple(default)
+            return () if default is _REQUIRED else tuple(default)
         return tuple(values)
 
     def section(self, name: str) -> "ConfigReader":

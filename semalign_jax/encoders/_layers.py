@@ -7,7 +7,7 @@ cast, donated and saved by any JAX code without a library's own wrapper types.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -68,6 +68,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
 }
 ACTIVATION_NAMES = tuple(ACTIVATIONS)
+#: The type of a field that holds one of these names, see `ConfigReader.read`.
+Activation = Annotated[str, ACTIVATION_NAMES]
 
 
 class LayerNorm(nn.Module):

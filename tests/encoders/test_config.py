@@ -1,6 +1,8 @@
 """Strict reading of configurations."""
 
 import json
+from dataclasses import dataclass
+from typing import Annotated
 
 import pytest
 
@@ -55,6 +57,29 @@ def test_missing_values_and_all_problems_in_one_error():
     message = str(error.value)
     for part in ("folder/config.json", "vocab_count is missing", "hidden_size must", "odd = 1"):
         assert part in message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    layers: int
+    eps: float = 1e-6
+    size: tuple[int, int] = (8, 8)
+    depths: tuple[int, ...]
+    kind: Annotated[str, ("a", "b")] = "a"
+    own: bool = False
+
+
+def test_fields_are_read_by_their_annotations():
+    reader = ConfigReader({"layers": 2, "eps": 1, "size": 4, "depths": [1, 2]}, "c")
+    expected = Read(layers=2, eps=1.0, size=(4, 4), depths=(1, 2), own=True)
+    assert reader.read(Read, own=True) == expected
+    reader.finish()
+    reader = ConfigReader({"size": "x", "depths": ["x"], "kind": "c", "own": True}, "c")
+    reader.read(Read, own=False)
+    with pytest.raises(ConfigError) as error:
+        reader.finish()
+    for part in ("layers is missing", "size must", "depths must", "kind = 'c' is", "own = True is"):
+        assert part in str(error.value)
 
 
 def test_numbers_sections_and_pairs():

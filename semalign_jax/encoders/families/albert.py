@@ -6,12 +6,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._layers import Array, Outputs, PostNormBlock, padding_mask
+from .._layers import Activation, Array, Outputs, PostNormBlock, padding_mask
 from .._weights import linear, norm
 from . import bert
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AlbertConfig(bert.BertConfig):
     """And the width of the embeddings and how layers share their weights.
 
@@ -20,27 +20,22 @@ class AlbertConfig(bert.BertConfig):
         inner_group_num: number of blocks of a group, all applied in each layer.
     """
 
-    embedding_size: int
-    num_hidden_groups: int
-    inner_group_num: int
+    hidden_act: Activation = "gelu_new"
+    embedding_size: int = 128
+    num_hidden_groups: int = 1
+    inner_group_num: int = 1
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> AlbertConfig:
     """Read the configuration."""
     # Of the first files, without effect.
     reader.neutral("down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks")
-    options = bert.common_options(reader, tensors, "gelu_new")
-    groups = reader.get("num_hidden_groups", 1)
-    if not 1 <= groups <= options["num_hidden_layers"]:
+    has_pooler = "pooler.weight" in tensors
+    config = bert.parse(reader, tensors, AlbertConfig, has_pooler=has_pooler)
+    groups = config.num_hidden_groups
+    if not 1 <= groups <= config.num_hidden_layers:
         reader.problem(f"num_hidden_groups must be from 1 to num_hidden_layers; it is {groups}")
-        groups = 1
-    options["has_pooler"] = "pooler.weight" in tensors
-    return AlbertConfig(
-        **options,
-        embedding_size=reader.get("embedding_size", 128),
-        num_hidden_groups=groups,
-        inner_group_num=reader.get("inner_group_num", 1),
-    )
+    return config
 
 
 class Albert(nn.Module):

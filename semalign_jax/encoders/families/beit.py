@@ -14,7 +14,7 @@ import numpy as np
 from .._config import ConfigReader
 from .._family import IMAGE, Family
 from .._layers import (
-    ACTIVATION_NAMES,
+    Activation,
     Array,
     Outputs,
     PatchEmbedding,
@@ -25,24 +25,24 @@ from .._layers import (
 from .._weights import Rule, linear, norm, patch_embedding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BeitConfig:
     """Sizes and options, named as in ``config.json``."""
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    hidden_act: str
-    layer_norm_eps: float
-    image_size: tuple[int, int]
-    patch_size: tuple[int, int]
-    num_channels: int
-    use_absolute_position_embeddings: bool
-    use_relative_position_bias: bool
-    use_shared_relative_position_bias: bool
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: float = 1e-12
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: tuple[int, int] = (16, 16)
+    num_channels: int = 3
+    use_absolute_position_embeddings: bool = False
+    use_relative_position_bias: bool = False
+    use_shared_relative_position_bias: bool = False
     layer_scale: bool
-    use_mean_pooling: bool
+    use_mean_pooling: bool = True
     has_pooler: bool
 
     @property
@@ -57,28 +57,9 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> BeitConfig:
     reader.neutral("vocab_size", "use_mask_token", "stage_names", "out_features", "out_indices")
     reader.neutral("segmentation_indices", "add_fpn", "reshape_hidden_states", "pool_scales")
     reader.neutral("use_auxiliary_head", "auxiliary_*", "semantic_loss_ignore_index")
-    use_mean_pooling = reader.get("use_mean_pooling", True, bool)
-    config = BeitConfig(
-        hidden_size=reader.get("hidden_size", 768),
-        num_hidden_layers=reader.get("num_hidden_layers", 12),
-        num_attention_heads=reader.get("num_attention_heads", 12),
-        intermediate_size=reader.get("intermediate_size", 3072),
-        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
-        layer_norm_eps=reader.get("layer_norm_eps", 1e-12, float),
-        image_size=reader.pair("image_size", 224),
-        patch_size=reader.pair("patch_size", 16),
-        num_channels=reader.get("num_channels", 3),
-        use_absolute_position_embeddings=reader.get(
-            "use_absolute_position_embeddings", False, bool
-        ),
-        use_relative_position_bias=reader.get("use_relative_position_bias", False, bool),
-        use_shared_relative_position_bias=reader.get(
-            "use_shared_relative_position_bias", False, bool
-        ),
-        layer_scale=reader.get("layer_scale_init_value", 0.1, float) > 0,
-        use_mean_pooling=use_mean_pooling,
-        has_pooler=not use_mean_pooling or "pooler.layernorm.weight" in tensors,
-    )
+    scale = reader.get("layer_scale_init_value", 0.1, float)
+    has_pooler = "pooler.layernorm.weight" in tensors
+    config = reader.read(BeitConfig, layer_scale=scale > 0, has_pooler=has_pooler)
     rows, columns = config.grid
     relative = config.use_relative_position_bias or config.use_shared_relative_position_bias
     # The reference reads the table of such a model with rows and columns exchanged.

@@ -5,7 +5,7 @@ Devlin et al. 2018, arXiv 1810.04805; CXR-BERT: Boecking et al. 2022, arXiv 2204
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from .._config import ConfigReader
 from .._family import TEXT, Family
 from .._layers import (
-    ACTIVATION_NAMES,
     ACTIVATIONS,
+    Activation,
     Array,
     Outputs,
     PostNormBlock,
@@ -23,8 +23,10 @@ from .._layers import (
 )
 from .._weights import embedding, linear, norm
 
+_Config = TypeVar("_Config", bound="BertConfig")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class BertConfig:
     """Sizes and options, named as in ``config.json``."""
 
@@ -33,56 +35,41 @@ class BertConfig:
     num_hidden_layers: int
     num_attention_heads: int
     intermediate_size: int
-    hidden_act: str
-    max_position_embeddings: int
-    type_vocab_size: int
-    layer_norm_eps: float
+    hidden_act: Activation = "gelu"
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
     has_pooler: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CxrBertConfig(BertConfig):
     """And the width of the space shared with images; None without the head into it."""
 
     projection_size: int | None
 
 
-def common_options(
-    reader: ConfigReader, tensors: frozenset[str], activation: str = "gelu"
-) -> dict[str, Any]:
-    """Read what BERT and its relatives have in common: the fields of `BertConfig`."""
+def parse(
+    reader: ConfigReader,
+    tensors: frozenset[str],
+    config: type[_Config] = BertConfig,
+    **own: Any,
+) -> _Config:
+    """Read the configuration of BERT or of a relative; `own` as in `ConfigReader.read`."""
     reader.only("position_embedding_type", "absolute", None)
     reader.only("is_decoder", False)
     reader.only("add_cross_attention", False)
     reader.only("is_encoder_decoder", False)
     reader.only("pruned_heads", {}, None)
     reader.neutral("language", "name")
-    return {
-        "vocab_size": reader.get("vocab_size"),
-        "hidden_size": reader.get("hidden_size"),
-        "num_hidden_layers": reader.get("num_hidden_layers"),
-        "num_attention_heads": reader.get("num_attention_heads"),
-        "intermediate_size": reader.get("intermediate_size"),
-        "hidden_act": reader.get("hidden_act", activation, str, ACTIVATION_NAMES),
-        "max_position_embeddings": reader.get("max_position_embeddings", 512),
-        "type_vocab_size": reader.get("type_vocab_size", 2),
-        "layer_norm_eps": reader.get("layer_norm_eps", 1e-12, float),
-        "has_pooler": "pooler.dense.weight" in tensors,
-    }
-
-
-def parse(reader: ConfigReader, tensors: frozenset[str]) -> BertConfig:
-    """Read the configuration."""
-    return BertConfig(**common_options(reader, tensors))
+    return reader.read(config, **{"has_pooler": "pooler.dense.weight" in tensors} | own)
 
 
 def parse_cxr(reader: ConfigReader, tensors: frozenset[str]) -> CxrBertConfig:
     """Read the configuration of CXR-BERT."""
     size = reader.get("projection_size", 128)
     has_head = "cls_projection_head.dense_to_output.weight" in tensors
-    return CxrBertConfig(
-        **common_options(reader, tensors), projection_size=size if has_head else None
-    )
+    return parse(reader, tensors, CxrBertConfig, projection_size=size if has_head else None)
 
 
 def embed_without_norm(

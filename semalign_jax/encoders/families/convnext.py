@@ -10,13 +10,14 @@ it is the pooler alone.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
-from .._layers import ACTIVATION_NAMES, Array, LayerScale, Mlp, Outputs, PatchEmbedding, layer_norm
+from .._layers import Activation, Array, LayerScale, Mlp, Outputs, PatchEmbedding, layer_norm
 from .._maps import Conv, flatten_map, global_average
 from .._weights import Rule, conv, linear, norm, patch_embedding
 
@@ -35,56 +36,48 @@ class ConvNextConfig:
         norm_tokens: whether the final norm is of the feature map, too.
     """
 
-    num_channels: int
-    image_size: tuple[int, int]
-    patch_size: tuple[int, int]
-    hidden_sizes: tuple[int, ...]
-    depths: tuple[int, ...]
-    hidden_act: str
-    layer_norm_eps: float
+    num_channels: int = 3
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: tuple[int, int] = (4, 4)
+    hidden_sizes: tuple[int, ...] = (96, 192, 384, 768)
+    depths: tuple[int, ...] = (3, 3, 9, 3)
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: float = 1e-12
     inner_eps: float = INNER_EPS
     layer_scale: bool = True
     response_norm: bool = False
     norm_tokens: bool = False
 
 
-def _common(reader: ConfigReader, eps: float) -> ConvNextConfig:
-    """Read what all have in common; `eps` is the default of ``layer_norm_eps``."""
+def _read(reader: ConfigReader, **own: Any) -> ConvNextConfig:
+    """Read what all have in common; `own` are the fields of one of them."""
     reader.neutral("out_features", "out_indices", "stage_names")
-    hidden_sizes = reader.sizes("hidden_sizes", (96, 192, 384, 768))
-    depths = reader.sizes("depths", (3, 3, 9, 3))
+    usual = dict(inner_eps=INNER_EPS, layer_scale=True, response_norm=False, norm_tokens=False)
+    config = reader.read(ConvNextConfig, **usual | own)
     stages = reader.get("num_stages", 4)
-    if not stages == len(hidden_sizes) == len(depths):
+    if not stages == len(config.hidden_sizes) == len(config.depths):
         reader.problem("hidden_sizes and depths must have num_stages values")
-    return ConvNextConfig(
-        num_channels=reader.get("num_channels", 3),
-        image_size=reader.pair("image_size", 224),
-        patch_size=reader.pair("patch_size", 4),
-        hidden_sizes=hidden_sizes,
-        depths=depths,
-        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
-        layer_norm_eps=reader.get("layer_norm_eps", eps, float),
-    )
+    return config
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> ConvNextConfig:
     """Read the configuration of ConvNeXt."""
-    scale = reader.get("layer_scale_init_value", 1e-6, float)
-    return replace(_common(reader, 1e-12), layer_scale=scale > 0)
+    return _read(reader, layer_scale=reader.get("layer_scale_init_value", 1e-6, float) > 0)
 
 
 def parse_v2(reader: ConfigReader, tensors: frozenset[str]) -> ConvNextConfig:
     """Read the configuration of ConvNeXt V2."""
-    return replace(_common(reader, 1e-12), layer_scale=False, response_norm=True)
+    return _read(reader, layer_scale=False, response_norm=True)
 
 
 def parse_dinov3(reader: ConfigReader, tensors: frozenset[str]) -> ConvNextConfig:
     """Read the configuration of DINOv3's ConvNeXt."""
     reader.neutral("layer_scale_init_value")
-    config = _common(reader, 1e-6)
+    eps = reader.get("layer_norm_eps", 1e-6, float)
+    config = _read(reader, layer_norm_eps=eps, inner_eps=eps, norm_tokens=True)
     if len(config.depths) != 4:
         reader.problem(f"depths must have 4 values; it is {list(config.depths)}")
-    return replace(config, inner_eps=config.layer_norm_eps, norm_tokens=True)
+    return config
 
 
 class ConvNextLayer(nn.Module):

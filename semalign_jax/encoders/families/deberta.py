@@ -3,7 +3,7 @@
 He et al. 2020, arXiv 2006.03654; He et al. 2021, arXiv 2111.09543.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 from .._config import ConfigReader
 from .._family import TEXT, Family
 from .._layers import (
-    ACTIVATION_NAMES,
+    Activation,
     Array,
     Mlp,
     Outputs,
@@ -23,7 +23,7 @@ from .._layers import (
 from .._weights import Rule, embedding, linear, norm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DebertaConfig:
     """Sizes and options, most named as in ``config.json``.
 
@@ -37,21 +37,21 @@ class DebertaConfig:
         norm_relative: whether the embeddings of distances are normalised.
     """
 
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    hidden_act: str
-    max_position_embeddings: int
-    type_vocab_size: int
-    layer_norm_eps: float
+    vocab_size: int = 128100
+    hidden_size: int = 1536
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 24
+    intermediate_size: int = 6144
+    hidden_act: Activation = "gelu"
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 0
+    layer_norm_eps: float = 1e-7
     max_relative_positions: int
     position_buckets: int
     content_to_position: bool
     position_to_content: bool
-    share_att_key: bool
-    position_biased_input: bool
+    share_att_key: bool = False
+    position_biased_input: bool = True
     norm_relative: bool
 
     @property
@@ -66,33 +66,23 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> DebertaConfig:
     reader.only("conv_kernel_size", 0)
     if not reader.get("relative_attention", False, bool):
         reader.problem("relative_attention = False is not supported (supported: True)")
-    width = reader.get("hidden_size", 1536)
-    reader.only("embedding_size", width)
     terms = reader.get("pos_att_type", None, (str, list)) or []
     terms = [term.strip() for term in terms.lower().split("|")] if isinstance(terms, str) else terms
     if not {"c2p", "p2c"}.issuperset(terms):
         reader.problem(f"pos_att_type may have c2p and p2c; it is {terms}")
     norms = reader.get("norm_rel_ebd", "none", str, ("none", "layer_norm"))
-    longest = reader.get("max_position_embeddings", 512)
-    farthest = reader.get("max_relative_positions", -1)
-    return DebertaConfig(
-        vocab_size=reader.get("vocab_size", 128100),
-        hidden_size=width,
-        num_hidden_layers=reader.get("num_hidden_layers", 24),
-        num_attention_heads=reader.get("num_attention_heads", 24),
-        intermediate_size=reader.get("intermediate_size", 6144),
-        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
-        max_position_embeddings=longest,
-        type_vocab_size=reader.get("type_vocab_size", 0),
-        layer_norm_eps=reader.get("layer_norm_eps", 1e-7, float),
-        max_relative_positions=farthest if farthest > 0 else longest,
+    config = reader.read(
+        DebertaConfig,
+        max_relative_positions=reader.get("max_relative_positions", -1),
         position_buckets=max(reader.get("position_buckets", -1), 0),
         content_to_position="c2p" in terms,
         position_to_content="p2c" in terms,
-        share_att_key=reader.get("share_att_key", False, bool),
-        position_biased_input=reader.get("position_biased_input", True, bool),
         norm_relative=norms == "layer_norm",
     )
+    reader.only("embedding_size", config.hidden_size)
+    if config.max_relative_positions > 0:
+        return config
+    return replace(config, max_relative_positions=config.max_position_embeddings)
 
 
 def relative_rows(config: DebertaConfig, tokens: int) -> np.ndarray:

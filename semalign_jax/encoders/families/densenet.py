@@ -25,25 +25,18 @@ from .._weights import batch_norm, conv, conv_norm
 class DenseNetConfig:
     """Sizes, with the defaults of DenseNet-121."""
 
-    growth_rate: int
-    block_config: tuple[int, ...]
-    num_init_features: int
-    bn_size: int
-    in_channels: int
-    image_size: tuple[int, int]
+    growth_rate: int = 32
+    block_config: tuple[int, ...] = (6, 12, 24, 16)
+    num_init_features: int = 64
+    bn_size: int = 4
+    in_channels: int = 3
+    image_size: tuple[int, int] = (224, 224)
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> DenseNetConfig:
     """Read the configuration."""
     reader.neutral("num_classes", "memory_efficient")
-    return DenseNetConfig(
-        growth_rate=reader.get("growth_rate", 32),
-        block_config=reader.sizes("block_config", (6, 12, 24, 16)),
-        num_init_features=reader.get("num_init_features", 64),
-        bn_size=reader.get("bn_size", 4),
-        in_channels=reader.get("in_channels", 3),
-        image_size=reader.pair("image_size", 224),
-    )
+    return reader.read(DenseNetConfig)
 
 
 def halve(x: Array) -> Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from .._config import ConfigReader
 from .._family import IMAGE, Family
 from .._layers import (
-    ACTIVATION_NAMES,
+    Activation,
     Array,
     Outputs,
     PatchEmbedding,
@@ -37,21 +37,21 @@ BACKBONE_KEYS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dinov2Config:
     """Sizes and options, named as in ``config.json``."""
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    mlp_ratio: float
-    hidden_act: str
-    layer_norm_eps: float
-    image_size: tuple[int, int]
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    mlp_ratio: float = 4.0
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: float = 1e-6
+    image_size: tuple[int, int] = (224, 224)
     patch_size: tuple[int, int]
-    num_channels: int
-    qkv_bias: bool
-    use_swiglu_ffn: bool
+    num_channels: int = 3
+    qkv_bias: bool = True
+    use_swiglu_ffn: bool = False
     num_register_tokens: int | None
 
     @property
@@ -67,18 +67,9 @@ def parse(reader: ConfigReader, tensors: frozenset[str], *, registers: bool) -> 
     if registers:
         reader.only("interpolate_antialias", True)
         reader.only("interpolate_offset", 0.0, None)
-    return Dinov2Config(
-        hidden_size=reader.get("hidden_size", 768),
-        num_hidden_layers=reader.get("num_hidden_layers", 12),
-        num_attention_heads=reader.get("num_attention_heads", 12),
-        mlp_ratio=reader.get("mlp_ratio", 4.0, float),
-        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
-        layer_norm_eps=reader.get("layer_norm_eps", 1e-6, float),
-        image_size=reader.pair("image_size", 224),
+    return reader.read(
+        Dinov2Config,
         patch_size=reader.pair("patch_size", 16 if registers else 14),
-        num_channels=reader.get("num_channels", 3),
-        qkv_bias=reader.get("qkv_bias", True, bool),
-        use_swiglu_ffn=reader.get("use_swiglu_ffn", False, bool),
         num_register_tokens=reader.get("num_register_tokens", 4) if registers else None,
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
-from .._layers import ACTIVATION_NAMES, Array, Outputs, PatchEmbedding, PreNormBlock, layer_norm
+from .._layers import Activation, Array, Outputs, PatchEmbedding, PreNormBlock, layer_norm
 from .._weights import Rule, linear, norm, patch_embedding
 
 
@@ -17,23 +17,23 @@ from .._weights import Rule, linear, norm, patch_embedding
 class Dinov3Config:
     """Sizes and options, named as in ``config.json``."""
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    hidden_act: str
-    layer_norm_eps: float
-    image_size: tuple[int, int]
-    patch_size: tuple[int, int]
-    num_channels: int
-    num_register_tokens: int
-    rope_theta: float
-    query_bias: bool
-    key_bias: bool
-    value_bias: bool
-    proj_bias: bool
-    mlp_bias: bool
-    use_gated_mlp: bool
+    hidden_size: int = 384
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 6
+    intermediate_size: int = 1536
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: float = 1e-5
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: tuple[int, int] = (16, 16)
+    num_channels: int = 3
+    num_register_tokens: int = 0
+    rope_theta: float = 100.0
+    query_bias: bool = True
+    key_bias: bool = False
+    value_bias: bool = True
+    proj_bias: bool = True
+    mlp_bias: bool = True
+    use_gated_mlp: bool = False
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> Dinov3Config:
@@ -42,32 +42,14 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> Dinov3Config:
     reader.neutral("reshape_hidden_states", "return_class_token", "layerscale_value")
     # Augmentations of the coordinates in training.
     reader.neutral("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale")
-    hidden_size = reader.get("hidden_size", 384)
-    heads = reader.get("num_attention_heads", 6)
-    if heads < 1 or hidden_size % (4 * heads):
+    config = reader.read(Dinov3Config)
+    width, heads = config.hidden_size, config.num_attention_heads
+    if heads < 1 or width % (4 * heads):
         reader.problem(
-            f"hidden_size = {hidden_size} must be a multiple of 4 * num_attention_heads "
-            f"(= 4 * {heads}), as each head rotates pairs of channels by two coordinates"
+            f"hidden_size = {width} must be a multiple of 4 * num_attention_heads (= 4 * {heads}), "
+            "as each head rotates pairs of channels by two coordinates"
         )
-    return Dinov3Config(
-        hidden_size=hidden_size,
-        num_hidden_layers=reader.get("num_hidden_layers", 12),
-        num_attention_heads=heads,
-        intermediate_size=reader.get("intermediate_size", 1536),
-        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
-        layer_norm_eps=reader.get("layer_norm_eps", 1e-5, float),
-        image_size=reader.pair("image_size", 224),
-        patch_size=reader.pair("patch_size", 16),
-        num_channels=reader.get("num_channels", 3),
-        num_register_tokens=reader.get("num_register_tokens", 0),
-        rope_theta=reader.get("rope_theta", 100.0, float),
-        query_bias=reader.get("query_bias", True, bool),
-        key_bias=reader.get("key_bias", False, bool),
-        value_bias=reader.get("value_bias", True, bool),
-        proj_bias=reader.get("proj_bias", True, bool),
-        mlp_bias=reader.get("mlp_bias", True, bool),
-        use_gated_mlp=reader.get("use_gated_mlp", False, bool),
-    )
+    return config
 
 
 def patch_angles(rows: int, columns: int, head_width: int, theta: float) -> np.ndarray:

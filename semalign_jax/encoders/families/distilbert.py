@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .._config import ConfigReader
 from .._family import TEXT, Family
-from .._layers import ACTIVATION_NAMES, Array, Outputs, PostNormBlock, layer_norm, padding_mask
+from .._layers import Activation, Array, Outputs, PostNormBlock, layer_norm, padding_mask
 from .._weights import embedding, linear, norm
 
 #: The reference fixes it.
@@ -18,13 +18,13 @@ EPS = 1e-12
 class DistilBertConfig:
     """Sizes and options, named as in ``config.json``."""
 
-    vocab_size: int
-    dim: int
-    n_layers: int
-    n_heads: int
-    hidden_dim: int
-    activation: str
-    max_position_embeddings: int
+    vocab_size: int = 30522
+    dim: int = 768
+    n_layers: int = 6
+    n_heads: int = 12
+    hidden_dim: int = 3072
+    activation: Activation = "gelu"
+    max_position_embeddings: int = 512
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> DistilBertConfig:
@@ -34,15 +34,7 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> DistilBertConfig:
     reader.only("pruned_heads", {}, None)
     # Only how training starts: sinusoidal positions are a table in the checkpoint, too.
     reader.neutral("sinusoidal_pos_embds", "language", "name")
-    return DistilBertConfig(
-        vocab_size=reader.get("vocab_size", 30522),
-        dim=reader.get("dim", 768),
-        n_layers=reader.get("n_layers", 6),
-        n_heads=reader.get("n_heads", 12),
-        hidden_dim=reader.get("hidden_dim", 3072),
-        activation=reader.get("activation", "gelu", str, ACTIVATION_NAMES),
-        max_position_embeddings=reader.get("max_position_embeddings", 512),
-    )
+    return reader.read(DistilBertConfig)
 
 
 class DistilBert(nn.Module):

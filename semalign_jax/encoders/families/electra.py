@@ -11,19 +11,17 @@ from .._weights import linear
 from . import bert
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ElectraConfig(bert.BertConfig):
     """And the width of the embeddings, which can be smaller than that of the layers."""
 
-    embedding_size: int
+    embedding_size: int = 128
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> ElectraConfig:
     """Read the configuration."""
     reader.neutral("summary_*", "generator_size")
-    options = bert.common_options(reader, tensors)
-    options["has_pooler"] = False
-    return ElectraConfig(**options, embedding_size=reader.get("embedding_size", 128))
+    return bert.parse(reader, tensors, ElectraConfig, has_pooler=False)
 
 
 class Electra(nn.Module):

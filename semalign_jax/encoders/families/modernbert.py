@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._config import ConfigReader
 from .._family import TEXT, Family
 from .._layers import (
-    ACTIVATION_NAMES,
+    Activation,
     Array,
     GatedMlp,
     Outputs,
@@ -22,7 +22,7 @@ from .._weights import Rule, embedding, linear, linear_kernel, norm
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModernBertConfig:
     """Sizes and options, named as in ``config.json``.
 
@@ -33,16 +33,16 @@ class ModernBertConfig:
             in those.
     """
 
-    vocab_size: int
-    hidden_size: int
-    num_attention_heads: int
-    intermediate_size: int
-    hidden_activation: str
-    max_position_embeddings: int
-    norm_eps: float
-    norm_bias: bool
-    attention_bias: bool
-    mlp_bias: bool
+    vocab_size: int = 50368
+    hidden_size: int = 768
+    num_attention_heads: int = 12
+    intermediate_size: int = 1152
+    hidden_activation: Activation = "gelu"
+    max_position_embeddings: int = 8192
+    norm_eps: float = 1e-5
+    norm_bias: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
     local_layers: tuple[bool, ...]
     window: int
     global_rope_theta: float
@@ -82,17 +82,8 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> ModernBertConfig:
     if local_attention < 0:
         reader.problem(f"local_attention must not be negative; it is {local_attention}")
     rope = reader.section("rope_parameters")
-    return ModernBertConfig(
-        vocab_size=reader.get("vocab_size", 50368),
-        hidden_size=reader.get("hidden_size", 768),
-        num_attention_heads=reader.get("num_attention_heads", 12),
-        intermediate_size=reader.get("intermediate_size", 1152),
-        hidden_activation=reader.get("hidden_activation", "gelu", str, ACTIVATION_NAMES),
-        max_position_embeddings=reader.get("max_position_embeddings", 8192),
-        norm_eps=reader.get("norm_eps", 1e-5, float),
-        norm_bias=reader.get("norm_bias", False, bool),
-        attention_bias=reader.get("attention_bias", False, bool),
-        mlp_bias=reader.get("mlp_bias", False, bool),
+    return reader.read(
+        ModernBertConfig,
         local_layers=tuple(kind == SLIDING for kind in kinds),
         window=local_attention // 2,
         global_rope_theta=_theta(rope, FULL, reader.get("global_rope_theta", 160_000.0, float)),

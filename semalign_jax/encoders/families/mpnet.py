@@ -8,7 +8,7 @@ import numpy as np
 
 from .._config import ConfigReader
 from .._layers import (
-    ACTIVATION_NAMES,
+    Activation,
     Array,
     Outputs,
     layer_norm,
@@ -21,18 +21,18 @@ from . import bert
 PAD, BUCKETS, MAX_DISTANCE = 1, 32, 128
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MPNetConfig:
     """Sizes and options, named as in ``config.json``."""
 
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    hidden_act: str
-    max_position_embeddings: int
-    layer_norm_eps: float
+    vocab_size: int = 30527
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: Activation = "gelu"
+    max_position_embeddings: int = 512
+    layer_norm_eps: float = 1e-12
     has_pooler: bool
 
 
@@ -42,17 +42,7 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> MPNetConfig:
     reader.only("is_decoder", False)
     reader.only("is_encoder_decoder", False)
     reader.only("pruned_heads", {}, None)
-    return MPNetConfig(
-        vocab_size=reader.get("vocab_size", 30527),
-        hidden_size=reader.get("hidden_size", 768),
-        num_hidden_layers=reader.get("num_hidden_layers", 12),
-        num_attention_heads=reader.get("num_attention_heads", 12),
-        intermediate_size=reader.get("intermediate_size", 3072),
-        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
-        max_position_embeddings=reader.get("max_position_embeddings", 512),
-        layer_norm_eps=reader.get("layer_norm_eps", 1e-12, float),
-        has_pooler="pooler.dense.weight" in tensors,
-    )
+    return reader.read(MPNetConfig, has_pooler="pooler.dense.weight" in tensors)
 
 
 def relative_buckets(tokens: int) -> np.ndarray:

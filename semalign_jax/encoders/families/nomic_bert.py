@@ -20,7 +20,7 @@ from .._weights import Rule, embedding, linear, linear_kernel, norm
 from . import bert
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NomicBertConfig(bert.BertConfig):
     """And the base of the rotary positions."""
 

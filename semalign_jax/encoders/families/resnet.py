@@ -5,12 +5,13 @@ rows * columns, channels]``.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import flax.linen as nn
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
-from .._layers import ACTIVATION_NAMES, ACTIVATIONS, Array, Outputs
+from .._layers import ACTIVATIONS, Activation, Array, Outputs
 from .._maps import ConvNorm, channels_last, flatten_map, global_average, stem_pool
 from .._weights import conv_norm
 
@@ -22,29 +23,20 @@ REDUCTION = 4
 class ResNetConfig:
     """Sizes and options, named as in ``config.json``."""
 
-    num_channels: int
-    embedding_size: int
-    hidden_sizes: tuple[int, ...]
-    depths: tuple[int, ...]
-    layer_type: str
-    hidden_act: str
-    downsample_in_first_stage: bool
-    downsample_in_bottleneck: bool
+    num_channels: int = 3
+    embedding_size: int = 64
+    hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    layer_type: Annotated[str, ("basic", "bottleneck")] = "bottleneck"
+    hidden_act: Activation = "relu"
+    downsample_in_first_stage: bool = False
+    downsample_in_bottleneck: bool = False
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> ResNetConfig:
     """Read the configuration."""
     reader.neutral("out_features", "out_indices", "stage_names")
-    config = ResNetConfig(
-        num_channels=reader.get("num_channels", 3),
-        embedding_size=reader.get("embedding_size", 64),
-        hidden_sizes=reader.sizes("hidden_sizes", (256, 512, 1024, 2048)),
-        depths=reader.sizes("depths", (3, 4, 6, 3)),
-        layer_type=reader.get("layer_type", "bottleneck", str, ("basic", "bottleneck")),
-        hidden_act=reader.get("hidden_act", "relu", str, ACTIVATION_NAMES),
-        downsample_in_first_stage=reader.get("downsample_in_first_stage", False, bool),
-        downsample_in_bottleneck=reader.get("downsample_in_bottleneck", False, bool),
-    )
+    config = reader.read(ResNetConfig)
     if len(config.hidden_sizes) != len(config.depths):
         reader.problem("hidden_sizes and depths must have one value a stage")
     return config

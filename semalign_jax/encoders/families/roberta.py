@@ -4,25 +4,19 @@ Liu et al. 2019, arXiv 1907.11692; Conneau et al. 2019, 1911.02116; Martin et al
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import flax.linen as nn
 
-from .._config import ConfigReader
 from .._layers import Array, Outputs, positions_past_padding
 from . import bert
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RobertaConfig(bert.BertConfig):
     """And the id of the padding token, past which positions are numbered."""
 
-    pad_token_id: int
-
-
-def parse(reader: ConfigReader, tensors: frozenset[str]) -> RobertaConfig:
-    """Read the configuration."""
-    options = bert.common_options(reader, tensors)
-    return RobertaConfig(**options, pad_token_id=reader.get("pad_token_id", 1))
+    pad_token_id: int = 1
 
 
 class Roberta(nn.Module):
@@ -46,7 +40,7 @@ def max_tokens(config: RobertaConfig) -> int:
 ROBERTA = replace(
     bert.BERT,
     name="roberta",
-    parse=parse,
+    parse=partial(bert.parse, config=RobertaConfig),
     build=Roberta,
     max_tokens=max_tokens,
     prefixes=("roberta.",),

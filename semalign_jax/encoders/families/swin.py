@@ -6,7 +6,7 @@ number of tokens shrinks from stage to stage.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 from .._config import ConfigReader
 from .._family import IMAGE, Family
 from .._layers import (
-    ACTIVATION_NAMES,
+    Activation,
     Array,
     Mlp,
     Outputs,
@@ -33,53 +33,43 @@ PATCH_EPS = 1e-5
 APART = -100.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SwinConfig:
     """Sizes and options, named as in ``config.json``."""
 
-    num_channels: int
-    image_size: tuple[int, int]
-    patch_size: tuple[int, int]
-    embed_dim: int
-    depths: tuple[int, ...]
-    num_heads: tuple[int, ...]
-    window_size: int
-    mlp_ratio: float
-    qkv_bias: bool
-    hidden_act: str
-    use_absolute_embeddings: bool
-    layer_norm_eps: float
+    num_channels: int = 3
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: tuple[int, int] = (4, 4)
+    embed_dim: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    window_size: int = 7
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    hidden_act: Activation = "gelu"
+    use_absolute_embeddings: bool = False
+    layer_norm_eps: float = 1e-5
 
 
-def common_options(reader: ConfigReader) -> dict[str, Any]:
-    """Read what the versions have in common: the fields of `SwinConfig`."""
+_Config = TypeVar("_Config", bound=SwinConfig)
+
+
+def parse(
+    reader: ConfigReader,
+    tensors: frozenset[str],
+    config: type[_Config] = SwinConfig,
+    **own: Any,
+) -> _Config:
+    """Read the configuration of any version; `own` as in `ConfigReader.read`."""
     # The width and the number of stages follow from embed_dim and depths; path_norm is of the
     # first files and has no effect.
     reader.neutral("hidden_size", "num_layers", "path_norm", "encoder_stride")
     reader.neutral("out_features", "out_indices", "stage_names")
     reader.only("pruned_heads", {}, None)
-    options = dict(
-        num_channels=reader.get("num_channels", 3),
-        image_size=reader.pair("image_size", 224),
-        patch_size=reader.pair("patch_size", 4),
-        embed_dim=reader.get("embed_dim", 96),
-        depths=reader.sizes("depths", (2, 2, 6, 2)),
-        num_heads=reader.sizes("num_heads", (3, 6, 12, 24)),
-        window_size=reader.get("window_size", 7),
-        mlp_ratio=reader.get("mlp_ratio", 4.0, float),
-        qkv_bias=reader.get("qkv_bias", True, bool),
-        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
-        use_absolute_embeddings=reader.get("use_absolute_embeddings", False, bool),
-        layer_norm_eps=reader.get("layer_norm_eps", 1e-5, float),
-    )
-    if len(options["num_heads"]) != len(options["depths"]):
+    found = reader.read(config, **own)
+    if len(found.num_heads) != len(found.depths):
         reader.problem("num_heads and depths must have one value a stage")
-    return options
-
-
-def parse(reader: ConfigReader, tensors: frozenset[str]) -> SwinConfig:
-    """Read the configuration."""
-    return SwinConfig(**common_options(reader))
+    return found
 
 
 def relative_positions(window: int) -> np.ndarray:

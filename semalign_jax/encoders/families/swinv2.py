@@ -13,6 +13,7 @@ import numpy as np
 from .._config import ConfigReader
 from .._layers import Array, Mlp, attention, layer_norm, unit_length
 from .._weights import Rule, linear
+from . import swin
 from .swin import (
     COMMON_RULES,
     IGNORED,
@@ -20,7 +21,6 @@ from .swin import (
     SWIN,
     Swin,
     SwinConfig,
-    common_options,
     four_to_one,
     in_windows,
     relative_positions,
@@ -30,7 +30,7 @@ from .swin import (
 BIAS_WIDTH = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SwinV2Config(SwinConfig):
     """And the sizes of the windows, per stage, that the position bias was trained for; 0: these."""
 
@@ -41,11 +41,11 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> SwinV2Config:
     """Read the configuration."""
     # The reference fails with them: its table has one position too many.
     reader.only("use_absolute_embeddings", False)
-    options = common_options(reader)
-    sizes = reader.sizes("pretrained_window_sizes", (0,) * len(options["depths"]))
-    if len(sizes) < len(options["depths"]):
+    config = swin.parse(reader, tensors, SwinV2Config, pretrained_window_sizes=())
+    sizes = reader.sizes("pretrained_window_sizes", (0,) * len(config.depths))
+    if len(sizes) < len(config.depths):
         reader.problem("pretrained_window_sizes must have one value a stage, as depths has")
-    return SwinV2Config(**options, pretrained_window_sizes=sizes)
+    return replace(config, pretrained_window_sizes=sizes)
 
 
 def log_places(window: int, pretrained: int) -> np.ndarray:

@@ -226,13 +226,9 @@ def parse_resnet(args: ConfigReader, name: str, channels: int) -> ResNetConfig:
         args.problem("channels and layers must have four values")
     return ResNetConfig(
         num_channels=args.get("in_chans", channels),
-        embedding_size=64,
         hidden_sizes=tuple(n * (4 if kind == "bottleneck" else 1) for n in widths),
         depths=depths,
         layer_type=kind,
-        hidden_act="relu",
-        downsample_in_first_stage=False,
-        downsample_in_bottleneck=False,
     )
 
 

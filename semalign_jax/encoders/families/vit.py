@@ -16,6 +16,7 @@ from .._family import IMAGE, Family
 from .._layers import (
     ACTIVATION_NAMES,
     ACTIVATIONS,
+    Activation,
     Array,
     Outputs,
     PatchEmbedding,
@@ -26,43 +27,33 @@ from .._layers import (
 from .._weights import Rule, linear, norm, patch_embedding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ViTConfig:
     """Sizes and options, named as in ``config.json``."""
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    hidden_act: str
-    layer_norm_eps: float
-    image_size: tuple[int, int]
-    patch_size: tuple[int, int]
-    num_channels: int
-    qkv_bias: bool
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: float = 1e-12
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: tuple[int, int] = (16, 16)
+    num_channels: int = 3
+    qkv_bias: bool = True
     pooler_act: str | None
-    pooler_output_size: int
+    pooler_output_size: int | None
     distilled: bool
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str], *, distilled: bool) -> ViTConfig:
     """Read the configuration, of a model with or without a distillation token."""
     reader.neutral("encoder_stride")
-    hidden_size = reader.get("hidden_size", 768)
     pooler_act = reader.get("pooler_act", "tanh", str, ACTIVATION_NAMES)
-    return ViTConfig(
-        hidden_size=hidden_size,
-        num_hidden_layers=reader.get("num_hidden_layers", 12),
-        num_attention_heads=reader.get("num_attention_heads", 12),
-        intermediate_size=reader.get("intermediate_size", 3072),
-        hidden_act=reader.get("hidden_act", "gelu", str, ACTIVATION_NAMES),
-        layer_norm_eps=reader.get("layer_norm_eps", 1e-12, float),
-        image_size=reader.pair("image_size", 224),
-        patch_size=reader.pair("patch_size", 16),
-        num_channels=reader.get("num_channels", 3),
-        qkv_bias=reader.get("qkv_bias", True, bool),
+    return reader.read(
+        ViTConfig,
         pooler_act=pooler_act if "pooler.dense.weight" in tensors else None,
-        pooler_output_size=reader.get("pooler_output_size", None) or hidden_size,
+        pooler_output_size=reader.get("pooler_output_size", None),
         distilled=distilled,
     )
 
@@ -107,7 +98,7 @@ class ViT(nn.Module):
         last = layer_norm(c.layer_norm_eps, "norm")(states[-1])
         pooled = None
         if c.pooler_act is not None:
-            pooled = nn.Dense(c.pooler_output_size, name="pooler")(last[:, 0])
+            pooled = nn.Dense(c.pooler_output_size or width, name="pooler")(last[:, 0])
             pooled = ACTIVATIONS[c.pooler_act](pooled)
         return Outputs(tuple(states), last, prefix_tokens=len(prefix), pooled=pooled)
 
