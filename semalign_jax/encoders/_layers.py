@@ -101,11 +101,6 @@ class LayerNorm(nn.Module):
         return value.astype(x.dtype)
 
 
-def layer_norm(eps: float, name: str | None = None, **options: Any) -> LayerNorm:
-    """Return a `LayerNorm`."""
-    return LayerNorm(eps, name=name, **options)
-
-
 class RMSNorm(nn.Module):
     """Division by the root of the mean square over the last axis, in float32 inside.
 
@@ -312,10 +307,10 @@ class PostNormBlock(nn.Module):
         """Apply to tokens."""
         has = self.bias
         attend = SelfAttention(self.heads, (has, has, has, has), name="attention")
-        x = layer_norm(self.eps, "attention_norm")(x + attend(x, mask, bias, rotate))
+        x = LayerNorm(self.eps, name="attention_norm")(x + attend(x, mask, bias, rotate))
         kind = GatedMlp if self.gated else Mlp
         mlp = kind(self.hidden, self.activation, self.bias, name="mlp")
-        return layer_norm(self.eps, "mlp_norm")(x + mlp(x))
+        return LayerNorm(self.eps, name="mlp_norm")(x + mlp(x))
 
 
 class LayerScale(nn.Module):
@@ -358,11 +353,11 @@ class PreNormBlock(nn.Module):
     ) -> Array:
         """Apply to tokens."""
         attend = SelfAttention(self.heads, self.bias, name="attention")
-        part = attend(layer_norm(self.eps, "attention_norm")(x), mask, bias, rotate)
+        part = attend(LayerNorm(self.eps, name="attention_norm")(x), mask, bias, rotate)
         x = x + (LayerScale(name="attention_scale")(part) if self.layer_scale else part)
         kind = GatedMlp if self.gated else Mlp
         mlp = kind(self.hidden, self.activation, self.mlp_bias, name="mlp")
-        part = mlp(layer_norm(self.eps, "mlp_norm")(x))
+        part = mlp(LayerNorm(self.eps, name="mlp_norm")(x))
         return x + (LayerScale(name="mlp_scale")(part) if self.layer_scale else part)
 
 
@@ -429,27 +424,46 @@ def resize_smoothly(grid: Array, size: tuple[int, int]) -> Array:
     return jax.image.resize(wide, (*size, grid.shape[-1]), "cubic").astype(grid.dtype)
 
 
-def positions_of_grid(
-    table: Array,
+def behind_tokens(module: nn.Module, patches: Array, **tokens: int) -> Array:
+    """Patches ``[batch, rows, columns, width]`` row by row, behind learned tokens.
+
+    Called inside of a compact method, whose `module` gets so many ``tokens`` of each name.
+    """
+    count, rows, columns, width = patches.shape
+    front = [
+        module.param(name, nn.initializers.zeros, (1, number, width), jnp.float32)
+        for name, number in tokens.items()
+    ]
+    front = [jnp.broadcast_to(token, (count, *token.shape[1:])) for token in front]
+    return jnp.concatenate([*front, patches.reshape(count, rows * columns, width)], axis=1)
+
+
+def with_positions(
+    module: nn.Module,
+    x: Array,
     prefix_tokens: int,
-    learned: tuple[int, int],
+    config: Any,
     size: tuple[int, int],
     resize: Callable[[Array, tuple[int, int]], Array] = resize_positions,
 ) -> Array:
-    """Position embeddings ``[1, prefix + rows * columns, width]`` for another grid of patches.
+    """Add ``position_embeddings`` to tokens ``[batch, prefix + rows * columns, width]``.
 
     Args:
-        table: those that were learned, of the prefix tokens and then row by row of the patches.
-        prefix_tokens: number of tokens in front of the patches; their embeddings stay.
-        learned: rows and columns of `table`.
-        size: rows and columns that are wanted.
-        resize: how the patches' embeddings ``[rows, columns, width]`` are interpolated.
+        module: gets the parameter; called inside of its compact method.
+        x: the tokens.
+        prefix_tokens: number of tokens in front of the patches.
+        config: its ``image_size`` and ``patch_size`` say for which patches there are positions.
+        size: rows and columns of the patches.
+        resize: how positions ``[rows, columns, width]`` are interpolated to another size.
     """
-    if size == learned:
-        return table
-    width = table.shape[-1]
-    grid = resize(table[0, prefix_tokens:].reshape(*learned, width), size)
-    return jnp.concatenate([table[:, :prefix_tokens], grid.reshape(1, -1, width)], axis=1)
+    width = x.shape[-1]
+    rows, columns = (n // p for n, p in zip(config.image_size, config.patch_size, strict=True))
+    shape = (1, prefix_tokens + rows * columns, width)
+    table = module.param("position_embeddings", nn.initializers.zeros, shape, jnp.float32)
+    if size != (rows, columns):
+        grid = resize(table[0, prefix_tokens:].reshape(rows, columns, width), size)
+        table = jnp.concatenate([table[:, :prefix_tokens], grid.reshape(1, -1, width)], axis=1)
+    return x + table
 
 
 def padding_mask(attention_mask: Array | None) -> Array | None:
@@ -473,6 +487,25 @@ def masked_mean(x: Array, mask: Array | None) -> Array:
     shown = mask[:, :, None] != 0
     count = jnp.maximum(jnp.sum(shown, axis=1, dtype=wide.dtype), 1)
     return (jnp.sum(jnp.where(shown, wide, 0), axis=1) / count).astype(x.dtype)
+
+
+def layers(
+    config: Any,
+    x: Array,
+    attention_mask: Array | None,
+    kind: Callable[..., Any] = PostNormBlock,
+    **options: Any,
+) -> list[Array]:
+    """Tokens in front of and behind each layer, one of a kind that is called with `options`.
+
+    Called inside of a compact method; the sizes in `config` have the names that BERT gives them.
+    """
+    c, mask = config, padding_mask(attention_mask)
+    sizes = (c.num_attention_heads, c.intermediate_size, c.hidden_act, c.layer_norm_eps)
+    states = [x]
+    for i in range(c.num_hidden_layers):
+        states.append(kind(*sizes, name=f"layer_{i}")(states[-1], mask, **options))
+    return states
 
 
 def positions_past_padding(ids: Array, pad: int) -> Array:

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from ._layers import (
     Array,
+    LayerNorm,
     Mlp,
     Outputs,
     PatchEmbedding,
     PreNormBlock,
     attention,
-    layer_norm,
     padding_mask,
     resize_positions,
     resize_smoothly,
@@ -155,7 +155,7 @@ class TextTower(nn.Module):
                 name=f"layer_{i}",
             )
             states.append(block(states[-1], mask))
-        last = layer_norm(c.eps, "norm")(states[-1])
+        last = LayerNorm(c.eps, name="norm")(states[-1])
         position = token_position(c.token, ids, c.eos_token_id)
         pooled = projected = jnp.take_along_axis(last, position[:, None, None], axis=1)[:, 0]
         if c.projection is not None:
@@ -187,7 +187,7 @@ class AttentionPool(nn.Module):
             attention(query, key, value, mask=mask).reshape(count, width)
         )
         mlp = Mlp(self.hidden, self.activation, name="mlp")
-        return x + mlp(layer_norm(self.eps, "norm")(x))
+        return x + mlp(LayerNorm(self.eps, name="norm")(x))
 
 
 class VisionTower(nn.Module):
@@ -226,7 +226,7 @@ class VisionTower(nn.Module):
             front = jnp.concatenate(tokens) + (table[:placed] if placed else 0)
             x = jnp.concatenate([jnp.broadcast_to(front, (count, *front.shape)), x], axis=1)
         if c.pre_norm:
-            x = layer_norm(c.eps, "pre_norm")(x)
+            x = LayerNorm(c.eps, name="pre_norm")(x)
         states = [x]
         for i in range(c.layers):
             block = PreNormBlock(
@@ -240,7 +240,7 @@ class VisionTower(nn.Module):
                 name=f"layer_{i}",
             )
             states.append(block(states[-1]))
-        norm = layer_norm(c.eps, "norm")
+        norm = LayerNorm(c.eps, name="norm")
         last = norm(states[-1]) if c.norm_tokens else states[-1]
         pooled = None
         if c.pooling == "attention":

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from .._config import ConfigReader
 from .._layers import Activation, Array, Outputs, PostNormBlock, padding_mask
@@ -47,8 +46,7 @@ class Albert(nn.Module):
     def __call__(self, batch: dict[str, Array]) -> Outputs:
         """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
         c = self.config
-        positions = jnp.arange(batch["input_ids"].shape[1])[None]
-        x = bert.embed(c, batch, positions, c.embedding_size)
+        x = bert.embed(c, batch, width=c.embedding_size)
         states = [nn.Dense(c.hidden_size, name="embeddings_project")(x)]
         mask = padding_mask(batch.get("attention_mask"))
         groups = [

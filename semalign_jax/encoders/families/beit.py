@@ -16,11 +16,12 @@ from .._family import IMAGE, Family
 from .._layers import (
     Activation,
     Array,
+    LayerNorm,
     Outputs,
     PatchEmbedding,
     PreNormBlock,
-    layer_norm,
-    positions_of_grid,
+    behind_tokens,
+    with_positions,
 )
 from .._weights import Rule, linear, norm, patch_embedding
 
@@ -127,16 +128,11 @@ class Beit(nn.Module):
     def __call__(self, batch: dict[str, Array]) -> Outputs:
         """Run on ``pixel_values``."""
         c = self.config
-        zeros = nn.initializers.zeros
         x = PatchEmbedding(c.hidden_size, c.patch_size, name="patches")(batch["pixel_values"])
-        count, rows, columns, width = x.shape
-        cls = self.param("cls_token", zeros, (1, 1, width), jnp.float32)
-        x = x.reshape(count, rows * columns, width)
-        x = jnp.concatenate([jnp.broadcast_to(cls, (count, 1, width)), x], axis=1)
+        _, rows, columns, _ = x.shape
+        x = behind_tokens(self, x, cls_token=1)
         if c.use_absolute_position_embeddings:
-            shape = (1, 1 + c.grid[0] * c.grid[1], width)
-            table = self.param("position_embeddings", zeros, shape, jnp.float32)
-            x = x + positions_of_grid(table, 1, c.grid, (rows, columns))
+            x = with_positions(self, x, 1, c, (rows, columns))
 
         # One constant for all layers.
         index = jnp.asarray(relative_index(rows, columns))
@@ -164,10 +160,10 @@ class Beit(nn.Module):
             states.append(block(states[-1], bias=bias))
         last, pooled = states[-1], None
         if not c.use_mean_pooling:
-            last = layer_norm(c.layer_norm_eps, "norm")(last)
+            last = LayerNorm(c.layer_norm_eps, name="norm")(last)
             pooled = last[:, 0]
         elif c.has_pooler:
-            pooled = layer_norm(c.layer_norm_eps, "pooler_norm")(jnp.mean(last[:, 1:], axis=1))
+            pooled = LayerNorm(c.layer_norm_eps, name="pooler_norm")(jnp.mean(last[:, 1:], axis=1))
         return Outputs(tuple(states), last, prefix_tokens=1, pooled=pooled)
 
 

@@ -3,7 +3,6 @@
 Devlin et al. 2018, arXiv 1810.04805; CXR-BERT: Boecking et al. 2022, arXiv 2204.09817.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -16,10 +15,9 @@ from .._layers import (
     ACTIVATIONS,
     Activation,
     Array,
+    LayerNorm,
     Outputs,
-    PostNormBlock,
-    layer_norm,
-    padding_mask,
+    layers,
 )
 from .._weights import embedding, linear, norm
 
@@ -73,7 +71,10 @@ def parse_cxr(reader: ConfigReader, tensors: frozenset[str]) -> CxrBertConfig:
 
 
 def embed_without_norm(
-    config: BertConfig, batch: dict[str, Array], positions: Array, width: int | None = None
+    config: BertConfig,
+    batch: dict[str, Array],
+    positions: Array | None = None,
+    width: int | None = None,
 ) -> Array:
     """Sum of the embeddings of words, positions and segments.
 
@@ -82,11 +83,12 @@ def embed_without_norm(
     Args:
         config: sizes.
         batch: with ``input_ids [batch, tokens]`` and optional ``token_type_ids``.
-        positions: ``[batch, tokens]`` or ``[1, tokens]``.
+        positions: ``[batch, tokens]``; by default those of the batch.
         width: of the embeddings; by default ``hidden_size``.
     """
     width = width or config.hidden_size
     ids = batch["input_ids"]
+    positions = jnp.arange(ids.shape[1])[None] if positions is None else positions
     types = batch.get("token_type_ids", jnp.zeros_like(ids))
     x = nn.Embed(config.vocab_size, width, name="word_embeddings")(ids)
     x += nn.Embed(config.type_vocab_size, width, name="token_type_embeddings")(types)
@@ -94,28 +96,10 @@ def embed_without_norm(
     return x
 
 
-def embed(
-    config: BertConfig, batch: dict[str, Array], positions: Array, width: int | None = None
-) -> Array:
+def embed(config: BertConfig, batch: dict[str, Array], **options: Any) -> Array:
     """Those embeddings and their norm; called likewise."""
-    x = embed_without_norm(config, batch, positions, width)
-    return layer_norm(config.layer_norm_eps, "embeddings_norm")(x)
-
-
-def layers(
-    config: Any,
-    x: Array,
-    attention_mask: Array | None,
-    kind: Callable[..., Any] = PostNormBlock,
-    **options: Any,
-) -> list[Array]:
-    """The states of layers of a kind, each called with `options`; called likewise."""
-    c, mask = config, padding_mask(attention_mask)
-    sizes = (c.num_attention_heads, c.intermediate_size, c.hidden_act, c.layer_norm_eps)
-    states = [x]
-    for i in range(c.num_hidden_layers):
-        states.append(kind(*sizes, name=f"layer_{i}")(states[-1], mask, **options))
-    return states
+    x = embed_without_norm(config, batch, **options)
+    return LayerNorm(config.layer_norm_eps, name="embeddings_norm")(x)
 
 
 def transform(config: BertConfig, x: Array, attention_mask: Array | None) -> Outputs:
@@ -139,8 +123,7 @@ class Bert(nn.Module):
     @nn.compact
     def __call__(self, batch: dict[str, Array]) -> Outputs:
         """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
-        positions = jnp.arange(batch["input_ids"].shape[1])[None]
-        x = embed(self.config, batch, positions)
+        x = embed(self.config, batch)
         return transform(self.config, x, batch.get("attention_mask"))
 
 
@@ -152,15 +135,14 @@ class CxrBert(nn.Module):
     @nn.compact
     def __call__(self, batch: dict[str, Array]) -> Outputs:
         """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
-        positions = jnp.arange(batch["input_ids"].shape[1])[None]
-        x = embed(self.config, batch, positions)
+        x = embed(self.config, batch)
         outputs = transform(self.config, x, batch.get("attention_mask"))
         size = self.config.projection_size
         if size is None:
             return outputs
         # The reference fixes the activation and the eps of this head.
         x = ACTIVATIONS["gelu"](nn.Dense(size, name="projection_hidden")(outputs.last[:, 0]))
-        x = layer_norm(1e-12, "projection_norm")(x)
+        x = LayerNorm(1e-12, name="projection_norm")(x)
         return outputs._replace(projected=nn.Dense(size, name="projection_out")(x))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
-from .._layers import Activation, Array, LayerScale, Mlp, Outputs, PatchEmbedding, layer_norm
+from .._layers import Activation, Array, LayerNorm, LayerScale, Mlp, Outputs, PatchEmbedding
 from .._maps import Conv, flatten_map, global_average
 from .._weights import Rule, conv, linear, norm, patch_embedding
 
@@ -90,7 +90,7 @@ class ConvNextLayer(nn.Module):
         """Apply to feature maps ``[batch, rows, columns, channels]``."""
         c, width = self.config, x.shape[-1]
         depthwise = Conv(width, 7, depthwise=True, use_bias=True, name="depthwise")
-        y = layer_norm(c.inner_eps, "norm")(depthwise(x))
+        y = LayerNorm(c.inner_eps, name="norm")(depthwise(x))
         y = Mlp(4 * width, c.hidden_act, response_norm=c.response_norm, name="mlp")(y)
         return x + (LayerScale(name="scale")(y) if c.layer_scale else y)
 
@@ -105,17 +105,17 @@ class ConvNext(nn.Module):
         """Run on ``pixel_values``."""
         c = self.config
         patches = PatchEmbedding(c.hidden_sizes[0], c.patch_size, name="patches")
-        x = layer_norm(c.inner_eps, "patches_norm")(patches(batch["pixel_values"]))
+        x = LayerNorm(c.inner_eps, name="patches_norm")(patches(batch["pixel_values"]))
         states = [flatten_map(x)]
         for stage, (features, depth) in enumerate(zip(c.hidden_sizes, c.depths, strict=True)):
             if stage > 0:
-                x = layer_norm(c.inner_eps, f"stage_{stage}_norm")(x)
+                x = LayerNorm(c.inner_eps, name=f"stage_{stage}_norm")(x)
                 none, name = ((0, 0), (0, 0)), f"stage_{stage}_halve"
                 x = Conv(features, 2, 2, none, use_bias=True, name=name)(x)
             for i in range(depth):
                 x = ConvNextLayer(c, name=f"stage_{stage}_layer_{i}")(x)
             states.append(flatten_map(x))
-        norm = layer_norm(c.layer_norm_eps, "norm")
+        norm = LayerNorm(c.layer_norm_eps, name="norm")
         last = norm(states[-1]) if c.norm_tokens else states[-1]
         return Outputs(tuple(states), last, pooled=norm(global_average(x)))
 

@@ -14,10 +14,10 @@ from .._family import TEXT, Family
 from .._layers import (
     Activation,
     Array,
+    LayerNorm,
     Mlp,
     Outputs,
     attention,
-    layer_norm,
     padding_mask,
 )
 from .._weights import Rule, embedding, linear, norm
@@ -160,9 +160,9 @@ class DebertaBlock(nn.Module):
         """Apply to tokens."""
         c = self.config
         attended = DisentangledAttention(c, name="attention")(x, relative, mask)
-        x = layer_norm(c.layer_norm_eps, "attention_norm")(x + attended)
+        x = LayerNorm(c.layer_norm_eps, name="attention_norm")(x + attended)
         mlp = Mlp(c.intermediate_size, c.hidden_act, name="mlp")(x)
-        return layer_norm(c.layer_norm_eps, "mlp_norm")(x + mlp)
+        return LayerNorm(c.layer_norm_eps, name="mlp_norm")(x + mlp)
 
 
 class Deberta(nn.Module):
@@ -182,7 +182,7 @@ class Deberta(nn.Module):
         if c.type_vocab_size:
             types = batch.get("token_type_ids", jnp.zeros_like(ids))
             x += nn.Embed(c.type_vocab_size, c.hidden_size, name="token_type_embeddings")(types)
-        x = layer_norm(c.layer_norm_eps, "embeddings_norm")(x)
+        x = LayerNorm(c.layer_norm_eps, name="embeddings_norm")(x)
         mask = padding_mask(shown)
         if shown is not None and mask is not None:
             x *= shown[:, :, None].astype(x.dtype)
@@ -190,7 +190,7 @@ class Deberta(nn.Module):
         zeros = nn.initializers.zeros
         relative = self.param("relative", zeros, (2 * c.span, c.hidden_size), jnp.float32)
         if c.norm_relative:
-            relative = layer_norm(c.layer_norm_eps, "relative_norm")(relative)
+            relative = LayerNorm(c.layer_norm_eps, name="relative_norm")(relative)
         states = [x]
         for i in range(c.num_hidden_layers):
             states.append(DebertaBlock(c, name=f"layer_{i}")(states[-1], relative, mask))

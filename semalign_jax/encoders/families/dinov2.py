@@ -15,13 +15,15 @@ from .._family import IMAGE, Family
 from .._layers import (
     Activation,
     Array,
+    LayerNorm,
     Outputs,
     PatchEmbedding,
     PreNormBlock,
-    layer_norm,
-    positions_of_grid,
+    behind_tokens,
+    layers,
     resize_positions,
     resize_smoothly,
+    with_positions,
 )
 from .._weights import Rule, linear, linear_kernel, norm, patch_embedding
 
@@ -55,7 +57,7 @@ class Dinov2Config:
     num_register_tokens: int | None
 
     @property
-    def mlp_size(self) -> int:
+    def intermediate_size(self) -> int:
         """Width inside of the MLP; a gated one has two thirds, in multiples of 8."""
         size = int(self.hidden_size * self.mlp_ratio)
         return (int(size * 2 / 3) + 7) // 8 * 8 if self.use_swiglu_ffn else size
@@ -67,11 +69,13 @@ def parse(reader: ConfigReader, tensors: frozenset[str], *, registers: bool) -> 
     if registers:
         reader.only("interpolate_antialias", True)
         reader.only("interpolate_offset", 0.0, None)
-    return reader.read(
+    config = reader.read(
         Dinov2Config,
         patch_size=reader.pair("patch_size", 16 if registers else 14),
         num_register_tokens=reader.get("num_register_tokens", 4) if registers else None,
     )
+    # A gated MLP has this activation, whatever the file says.
+    return replace(config, hidden_act="silu") if config.use_swiglu_ffn else config
 
 
 class Dinov2(nn.Module):
@@ -83,36 +87,25 @@ class Dinov2(nn.Module):
     def __call__(self, batch: dict[str, Array]) -> Outputs:
         """Run on ``pixel_values``."""
         c = self.config
-        zeros = nn.initializers.zeros
         x = PatchEmbedding(c.hidden_size, c.patch_size, name="patches")(batch["pixel_values"])
         count, rows, columns, width = x.shape
-        learned = (c.image_size[0] // c.patch_size[0], c.image_size[1] // c.patch_size[1])
-        cls = self.param("cls_token", zeros, (1, 1, width), jnp.float32)
-        x = x.reshape(count, rows * columns, width)
-        x = jnp.concatenate([jnp.broadcast_to(cls, (count, 1, width)), x], axis=1)
-        shape = (1, 1 + learned[0] * learned[1], width)
-        table = self.param("position_embeddings", zeros, shape, jnp.float32)
+        x = behind_tokens(self, x, cls_token=1)
         resize = resize_positions if c.num_register_tokens is None else resize_smoothly
-        x = x + positions_of_grid(table, 1, learned, (rows, columns), resize)
+        x = with_positions(self, x, 1, c, (rows, columns), resize)
         if c.num_register_tokens is not None:
             shape = (1, c.num_register_tokens, width)
+            zeros = nn.initializers.zeros
             registers = self.param("register_tokens", zeros, shape, jnp.float32)
             registers = jnp.broadcast_to(registers, (count, *shape[1:]))
             x = jnp.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
-        states = [x]
-        for i in range(c.num_hidden_layers):
-            block = PreNormBlock(
-                c.num_attention_heads,
-                c.mlp_size,
-                "silu" if c.use_swiglu_ffn else c.hidden_act,
-                c.layer_norm_eps,
-                bias=(c.qkv_bias, c.qkv_bias, c.qkv_bias, True),
-                layer_scale=True,
-                gated=c.use_swiglu_ffn,
-                name=f"layer_{i}",
-            )
-            states.append(block(states[-1]))
-        last = layer_norm(c.layer_norm_eps, "norm")(states[-1])
+        kind = partial(
+            PreNormBlock,
+            bias=(c.qkv_bias, c.qkv_bias, c.qkv_bias, True),
+            layer_scale=True,
+            gated=c.use_swiglu_ffn,
+        )
+        states = layers(c, x, None, kind)
+        last = LayerNorm(c.layer_norm_eps, name="norm")(states[-1])
         prefix = 1 + (c.num_register_tokens or 0)
         return Outputs(tuple(states), last, prefix_tokens=prefix, pooled=last[:, 0])
 

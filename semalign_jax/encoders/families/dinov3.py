@@ -9,7 +9,16 @@ import numpy as np
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
-from .._layers import Activation, Array, Outputs, PatchEmbedding, PreNormBlock, layer_norm
+from .._layers import (
+    Activation,
+    Array,
+    LayerNorm,
+    Outputs,
+    PatchEmbedding,
+    PreNormBlock,
+    behind_tokens,
+    layers,
+)
 from .._weights import Rule, linear, norm, patch_embedding
 
 
@@ -85,32 +94,19 @@ class Dinov3(nn.Module):
     def __call__(self, batch: dict[str, Array]) -> Outputs:
         """Run on ``pixel_values``."""
         c = self.config
-        zeros = nn.initializers.zeros
         x = PatchEmbedding(c.hidden_size, c.patch_size, name="patches")(batch["pixel_values"])
-        count, rows, columns, width = x.shape
-        prefix = [
-            self.param("cls_token", zeros, (1, 1, width), jnp.float32),
-            self.param("register_tokens", zeros, (1, c.num_register_tokens, width), jnp.float32),
-        ]
-        prefix = [jnp.broadcast_to(token, (count, *token.shape[1:])) for token in prefix]
-        x = jnp.concatenate([*prefix, x.reshape(count, rows * columns, width)], axis=1)
+        _, rows, columns, width = x.shape
+        x = behind_tokens(self, x, cls_token=1, register_tokens=c.num_register_tokens)
         angles = patch_angles(rows, columns, width // c.num_attention_heads, c.rope_theta)
-        rotate = partial(rotate_patches, angles=angles)
-        states = [x]
-        for i in range(c.num_hidden_layers):
-            block = PreNormBlock(
-                c.num_attention_heads,
-                c.intermediate_size,
-                c.hidden_act,
-                c.layer_norm_eps,
-                bias=(c.query_bias, c.key_bias, c.value_bias, c.proj_bias),
-                layer_scale=True,
-                gated=c.use_gated_mlp,
-                mlp_bias=c.mlp_bias,
-                name=f"layer_{i}",
-            )
-            states.append(block(states[-1], rotate=rotate))
-        last = layer_norm(c.layer_norm_eps, "norm")(states[-1])
+        kind = partial(
+            PreNormBlock,
+            bias=(c.query_bias, c.key_bias, c.value_bias, c.proj_bias),
+            layer_scale=True,
+            gated=c.use_gated_mlp,
+            mlp_bias=c.mlp_bias,
+        )
+        states = layers(c, x, None, kind, rotate=partial(rotate_patches, angles=angles))
+        last = LayerNorm(c.layer_norm_eps, name="norm")(states[-1])
         return Outputs(
             tuple(states), last, prefix_tokens=1 + c.num_register_tokens, pooled=last[:, 0]
         )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .._config import ConfigReader
 from .._family import TEXT, Family
-from .._layers import Activation, Array, Outputs, PostNormBlock, layer_norm, padding_mask
+from .._layers import Activation, Array, LayerNorm, Outputs, PostNormBlock, padding_mask
 from .._weights import embedding, linear, norm
 
 #: The reference fixes it.
@@ -50,7 +50,7 @@ class DistilBert(nn.Module):
         positions = jnp.arange(ids.shape[1])[None]
         x = nn.Embed(c.vocab_size, c.dim, name="word_embeddings")(ids)
         x += nn.Embed(c.max_position_embeddings, c.dim, name="position_embeddings")(positions)
-        states = [layer_norm(EPS, "embeddings_norm")(x)]
+        states = [LayerNorm(EPS, name="embeddings_norm")(x)]
         mask = padding_mask(batch.get("attention_mask"))
         for i in range(c.n_layers):
             block = PostNormBlock(c.n_heads, c.hidden_dim, c.activation, EPS, name=f"layer_{i}")

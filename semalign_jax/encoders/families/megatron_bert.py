@@ -6,9 +6,8 @@ Shoeybi et al. 2019, arXiv 1909.08053; GatorTron: Yang et al. 2022, arXiv 2203.0
 from dataclasses import replace
 
 import flax.linen as nn
-import jax.numpy as jnp
 
-from .._layers import Array, Outputs, PreNormBlock, layer_norm
+from .._layers import Array, LayerNorm, Outputs, PreNormBlock, layers
 from .._weights import norm
 from . import bert
 
@@ -25,10 +24,9 @@ class MegatronBert(nn.Module):
     def __call__(self, batch: dict[str, Array]) -> Outputs:
         """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
         c = self.config
-        positions = jnp.arange(batch["input_ids"].shape[1])[None]
-        x = bert.embed_without_norm(c, batch, positions)
-        states = bert.layers(c, x, batch.get("attention_mask"), PreNormBlock)
-        states[-1] = layer_norm(c.layer_norm_eps, "norm")(states[-1])
+        x = bert.embed_without_norm(c, batch)
+        states = layers(c, x, batch.get("attention_mask"), PreNormBlock)
+        states[-1] = LayerNorm(c.layer_norm_eps, name="norm")(states[-1])
         return bert.outputs_of(c.has_pooler, states)
 
 

@@ -11,9 +11,9 @@ from .._layers import (
     Activation,
     Array,
     GatedMlp,
+    LayerNorm,
     Outputs,
     SelfAttention,
-    layer_norm,
     padding_mask,
     rotate,
 )
@@ -113,7 +113,7 @@ class ModernBert(nn.Module):
         c = self.config
 
         def normed(x: Array, name: str) -> Array:
-            return layer_norm(c.norm_eps, name, use_bias=c.norm_bias)(x)
+            return LayerNorm(c.norm_eps, use_bias=c.norm_bias, name=name)(x)
 
         ids = batch["input_ids"]
         x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
@@ -149,11 +149,11 @@ class ModernBertBlock(nn.Module):
         c = self.config
         y = x
         if not self.first:
-            y = layer_norm(c.norm_eps, "attention_norm", use_bias=c.norm_bias)(x)
+            y = LayerNorm(c.norm_eps, use_bias=c.norm_bias, name="attention_norm")(x)
         has = c.attention_bias
         attend = SelfAttention(c.num_attention_heads, (has, has, has, has), name="attention")
         x += attend(y, mask, rotate=lambda heads: rotate(heads, self.theta))
-        y = layer_norm(c.norm_eps, "mlp_norm", use_bias=c.norm_bias)(x)
+        y = LayerNorm(c.norm_eps, use_bias=c.norm_bias, name="mlp_norm")(x)
         return x + GatedMlp(c.intermediate_size, c.hidden_activation, c.mlp_bias, name="mlp")(y)
 
 

@@ -10,8 +10,9 @@ from .._config import ConfigReader
 from .._layers import (
     Activation,
     Array,
+    LayerNorm,
     Outputs,
-    layer_norm,
+    layers,
     positions_past_padding,
 )
 from .._weights import embedding, linear, norm
@@ -75,10 +76,10 @@ class MPNet(nn.Module):
         positions = positions_past_padding(ids, PAD)
         x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
         place = nn.Embed(c.max_position_embeddings, c.hidden_size, name="position_embeddings")
-        x = layer_norm(c.layer_norm_eps, "embeddings_norm")(x + place(positions))
+        x = LayerNorm(c.layer_norm_eps, name="embeddings_norm")(x + place(positions))
         biases = nn.Embed(BUCKETS, c.num_attention_heads, name="relative_attention_bias")
         bias = biases(jnp.asarray(relative_buckets(ids.shape[1]))).transpose(2, 0, 1)[None]
-        states = bert.layers(c, x, batch.get("attention_mask"), bias=bias)
+        states = layers(c, x, batch.get("attention_mask"), bias=bias)
         return bert.outputs_of(c.has_pooler, states)
 
 

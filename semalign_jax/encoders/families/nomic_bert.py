@@ -11,9 +11,10 @@ from .._config import ConfigReader
 from .._layers import (
     ACTIVATION_NAMES,
     Array,
+    LayerNorm,
     Outputs,
     PostNormBlock,
-    layer_norm,
+    layers,
     rotate,
 )
 from .._weights import Rule, embedding, linear, linear_kernel, norm
@@ -93,10 +94,10 @@ class NomicBert(nn.Module):
         types = batch.get("token_type_ids", jnp.zeros_like(ids))
         x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
         x += nn.Embed(c.type_vocab_size, c.hidden_size, name="token_type_embeddings")(types)
-        x = layer_norm(c.layer_norm_eps, "embeddings_norm")(x)
+        x = LayerNorm(c.layer_norm_eps, name="embeddings_norm")(x)
         kind = partial(PostNormBlock, bias=False, gated=True)
         turn = partial(rotate, theta=c.rope_theta)
-        states = bert.layers(c, x, batch.get("attention_mask"), kind, rotate=turn)
+        states = layers(c, x, batch.get("attention_mask"), kind, rotate=turn)
         return bert.outputs_of(c.has_pooler, states)
 
 

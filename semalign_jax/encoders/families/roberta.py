@@ -28,7 +28,7 @@ class Roberta(nn.Module):
     def __call__(self, batch: dict[str, Array]) -> Outputs:
         """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
         positions = positions_past_padding(batch["input_ids"], self.config.pad_token_id)
-        x = bert.embed(self.config, batch, positions)
+        x = bert.embed(self.config, batch, positions=positions)
         return bert.transform(self.config, x, batch.get("attention_mask"))
 
 

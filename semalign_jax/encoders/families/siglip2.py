@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._layers import Array, Outputs, PreNormBlock, layer_norm, padding_mask
+from .._layers import Array, LayerNorm, Outputs, PreNormBlock, padding_mask
 from .._towers import AttentionPool, TextTower, TwoTowers, VisionTowerConfig
 from .._weights import linear
 from . import siglip
@@ -76,7 +76,7 @@ class NaflexTower(nn.Module):
         for i in range(c.layers):
             block = PreNormBlock(c.heads, c.hidden, c.activation, c.eps, name=f"layer_{i}")
             states.append(block(states[-1], mask))
-        last = layer_norm(c.eps, "norm")(states[-1])
+        last = LayerNorm(c.eps, name="norm")(states[-1])
         pooled = None
         if c.pooling is not None:
             pool = AttentionPool(c.heads, c.hidden, c.activation, c.eps, name="pool")

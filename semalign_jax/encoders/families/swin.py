@@ -17,11 +17,11 @@ from .._family import IMAGE, Family
 from .._layers import (
     Activation,
     Array,
+    LayerNorm,
     Mlp,
     Outputs,
     PatchEmbedding,
     SelfAttention,
-    layer_norm,
     resize_positions,
 )
 from .._maps import flatten_map, global_average
@@ -160,10 +160,10 @@ class SwinLayer(nn.Module):
         def attend(tokens: Array, apart: Array | None) -> Array:
             return attention(tokens, bias=places if apart is None else places + apart)
 
-        y = layer_norm(c.layer_norm_eps, "attention_norm")(x)
+        y = LayerNorm(c.layer_norm_eps, name="attention_norm")(x)
         x = x + in_windows(y, window, shift, attend)
         mlp = Mlp(int(c.mlp_ratio * width), c.hidden_act, name="mlp")
-        return x + mlp(layer_norm(c.layer_norm_eps, "mlp_norm")(x))
+        return x + mlp(LayerNorm(c.layer_norm_eps, name="mlp_norm")(x))
 
 
 def four_to_one(x: Array) -> Array:
@@ -180,7 +180,7 @@ class PatchMerging(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Apply to ``[batch, rows, columns, width]``."""
-        x = layer_norm(PATCH_EPS, "norm")(four_to_one(x))
+        x = LayerNorm(PATCH_EPS, name="norm")(four_to_one(x))
         return nn.Dense(x.shape[-1] // 2, use_bias=False, name="reduction")(x)
 
 
@@ -205,7 +205,7 @@ class Swin(nn.Module):
         right = ((0, -n % p) for n, p in zip(pixels.shape[2:], c.patch_size, strict=True))
         pixels = jnp.pad(pixels, ((0, 0), (0, 0), *right))
         x = PatchEmbedding(c.embed_dim, c.patch_size, name="patches")(pixels)
-        x = layer_norm(PATCH_EPS, "patches_norm")(x)
+        x = LayerNorm(PATCH_EPS, name="patches_norm")(x)
         if c.use_absolute_embeddings:
             learned = (c.image_size[0] // c.patch_size[0], c.image_size[1] // c.patch_size[1])
             shape = (1, learned[0] * learned[1], c.embed_dim)
@@ -219,7 +219,7 @@ class Swin(nn.Module):
             if stage + 1 < len(c.depths):
                 x = self.merging(name=f"stage_{stage}_merge")(x)
             states.append(flatten_map(x))
-        x = layer_norm(c.layer_norm_eps, "norm")(x)
+        x = LayerNorm(c.layer_norm_eps, name="norm")(x)
         return Outputs(tuple(states), flatten_map(x), pooled=global_average(x))
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._config import ConfigReader
-from .._layers import Array, Mlp, attention, layer_norm, unit_length
+from .._layers import Array, LayerNorm, Mlp, attention, unit_length
 from .._weights import Rule, linear
 from . import swin
 from .swin import (
@@ -115,9 +115,9 @@ class SwinV2Layer(nn.Module):
             name="attention",
         )
         y = in_windows(x, window, shift, attend)
-        x = x + layer_norm(c.layer_norm_eps, "attention_norm")(y)
+        x = x + LayerNorm(c.layer_norm_eps, name="attention_norm")(y)
         y = Mlp(int(c.mlp_ratio * x.shape[-1]), c.hidden_act, name="mlp")(x)
-        return x + layer_norm(c.layer_norm_eps, "mlp_norm")(y)
+        return x + LayerNorm(c.layer_norm_eps, name="mlp_norm")(y)
 
 
 class PatchMergingV2(nn.Module):
@@ -128,7 +128,7 @@ class PatchMergingV2(nn.Module):
         """Apply to ``[batch, rows, columns, width]``."""
         x = four_to_one(x)
         x = nn.Dense(x.shape[-1] // 2, use_bias=False, name="reduction")(x)
-        return layer_norm(PATCH_EPS, "norm")(x)
+        return LayerNorm(PATCH_EPS, name="norm")(x)
 
 
 _SOURCE = "encoder.layers.*.blocks.*.attention.self"

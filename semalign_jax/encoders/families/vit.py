@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from .._config import ConfigReader
 from .._family import IMAGE, Family
@@ -18,11 +17,13 @@ from .._layers import (
     ACTIVATIONS,
     Activation,
     Array,
+    LayerNorm,
     Outputs,
     PatchEmbedding,
     PreNormBlock,
-    layer_norm,
-    positions_of_grid,
+    behind_tokens,
+    layers,
+    with_positions,
 )
 from .._weights import Rule, linear, norm, patch_embedding
 
@@ -73,29 +74,14 @@ class ViT(nn.Module):
     def __call__(self, batch: dict[str, Array]) -> Outputs:
         """Run on ``pixel_values``."""
         c = self.config
-        zeros = nn.initializers.zeros
         x = PatchEmbedding(c.hidden_size, c.patch_size, name="patches")(batch["pixel_values"])
-        count, rows, columns, width = x.shape
-        learned = (c.image_size[0] // c.patch_size[0], c.image_size[1] // c.patch_size[1])
+        _, rows, columns, width = x.shape
         prefix = ("cls_token", "distillation_token") if c.distilled else ("cls_token",)
-        tokens = [self.param(name, zeros, (1, 1, width), jnp.float32) for name in prefix]
-        tokens = [jnp.broadcast_to(token, (count, 1, width)) for token in tokens]
-        x = jnp.concatenate([*tokens, x.reshape(count, rows * columns, width)], axis=1)
-        shape = (1, len(prefix) + learned[0] * learned[1], width)
-        table = self.param("position_embeddings", zeros, shape, jnp.float32)
-        x = x + positions_of_grid(table, len(prefix), learned, (rows, columns))
-        states = [x]
-        for i in range(c.num_hidden_layers):
-            block = PreNormBlock(
-                c.num_attention_heads,
-                c.intermediate_size,
-                c.hidden_act,
-                c.layer_norm_eps,
-                bias=(c.qkv_bias, c.qkv_bias, c.qkv_bias, True),
-                name=f"layer_{i}",
-            )
-            states.append(block(states[-1]))
-        last = layer_norm(c.layer_norm_eps, "norm")(states[-1])
+        x = behind_tokens(self, x, **dict.fromkeys(prefix, 1))
+        x = with_positions(self, x, len(prefix), c, (rows, columns))
+        kind = partial(PreNormBlock, bias=(c.qkv_bias, c.qkv_bias, c.qkv_bias, True))
+        states = layers(c, x, None, kind)
+        last = LayerNorm(c.layer_norm_eps, name="norm")(states[-1])
         pooled = None
         if c.pooler_act is not None:
             pooled = nn.Dense(c.pooler_output_size or width, name="pooler")(last[:, 0])
