@@ -76,11 +76,28 @@ class Rule:
         return (self.target,) if isinstance(self.target, str) else self.target
 
 
+def _layer(source: str, target: str, transform: Callable) -> tuple[Rule, Rule]:
+    return (
+        Rule(f"{source}.weight", f"{target}/kernel", transform),
+        Rule(f"{source}.bias", f"{target}/bias"),
+    )
+
+
 def linear(source: str, target: str) -> tuple[Rule, Rule]:
     """Rules of a linear layer: ``source.weight``, ``source.bias`` (if the module has one)."""
+    return _layer(source, target, linear_kernel)
+
+
+def packed(
+    source: str, target: str, names: Sequence[str] = ("query", "key", "value")
+) -> tuple[Rule, Rule]:
+    """Rules of linear layers in one tensor, which are ``names`` below `target`.
+
+    The tensors are `source` and "weight" or "bias" behind it, so `source` ends in "." or "_".
+    """
     return (
-        Rule(f"{source}.weight", f"{target}/kernel", linear_kernel),
-        Rule(f"{source}.bias", f"{target}/bias"),
+        Rule(f"{source}weight", tuple(f"{target}/{name}/kernel" for name in names), linear_kernel),
+        Rule(f"{source}bias", tuple(f"{target}/{name}/bias" for name in names)),
     )
 
 
@@ -96,18 +113,12 @@ def embedding(source: str, target: str) -> tuple[Rule]:
 
 def conv(source: str, target: str) -> tuple[Rule, Rule]:
     """Rules of a convolution: ``source.weight``, ``source.bias``."""
-    return (
-        Rule(f"{source}.weight", f"{target}/kernel", conv_kernel),
-        Rule(f"{source}.bias", f"{target}/bias"),
-    )
+    return _layer(source, target, conv_kernel)
 
 
 def patch_embedding(source: str, target: str) -> tuple[Rule, Rule]:
     """Rules of a convolution whose stride is its size, which we compute as one product."""
-    return (
-        Rule(f"{source}.weight", f"{target}/kernel", patch_kernel),
-        Rule(f"{source}.bias", f"{target}/bias"),
-    )
+    return _layer(source, target, patch_kernel)
 
 
 def batch_norm(source: str, target: str) -> tuple[Rule, ...]:

@@ -23,7 +23,8 @@ from .._layers import (
     behind_tokens,
     with_positions,
 )
-from .._weights import Rule, linear, norm, patch_embedding
+from .._weights import Rule, norm
+from . import vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,22 +170,12 @@ class Beit(nn.Module):
 
 _TABLE = "relative_position_bias.relative_position_bias_table"
 RULES = (
-    Rule("embeddings.cls_token", "cls_token"),
-    Rule("embeddings.position_embeddings", "position_embeddings"),
-    *patch_embedding("embeddings.patch_embeddings.projection", "patches/projection"),
+    *vit.COMMON_RULES,
+    *vit.BLOCK_RULES,
     Rule(f"encoder.{_TABLE}", "position_bias/table"),
     Rule(f"encoder.layer.*.attention.attention.{_TABLE}", "position_bias_*/table"),
-    *linear("encoder.layer.*.attention.attention.query", "layer_*/attention/query"),
-    *linear("encoder.layer.*.attention.attention.key", "layer_*/attention/key"),
-    *linear("encoder.layer.*.attention.attention.value", "layer_*/attention/value"),
-    *linear("encoder.layer.*.attention.output.dense", "layer_*/attention/out"),
-    *norm("encoder.layer.*.layernorm_before", "layer_*/attention_norm"),
-    *norm("encoder.layer.*.layernorm_after", "layer_*/mlp_norm"),
     Rule("encoder.layer.*.lambda_1", "layer_*/attention_scale/gamma"),
     Rule("encoder.layer.*.lambda_2", "layer_*/mlp_scale/gamma"),
-    *linear("encoder.layer.*.intermediate.dense", "layer_*/mlp/up"),
-    *linear("encoder.layer.*.output.dense", "layer_*/mlp/down"),
-    *norm("layernorm", "norm"),
     *norm("pooler.layernorm", "pooler_norm"),
 )
 

@@ -25,7 +25,8 @@ from .._layers import (
     resize_smoothly,
     with_positions,
 )
-from .._weights import Rule, linear, linear_kernel, norm, patch_embedding
+from .._weights import Rule, linear, norm, packed
+from . import vit
 
 #: Keys of a configuration that only a backbone inside of a detector uses, and initial values.
 BACKBONE_KEYS = (
@@ -110,31 +111,17 @@ class Dinov2(nn.Module):
         return Outputs(tuple(states), last, prefix_tokens=prefix, pooled=last[:, 0])
 
 
-#: The packed first layer of a gated MLP.
-PACKED = ("layer_*/mlp/gate", "layer_*/mlp/up")
 RULES = (
-    Rule("embeddings.cls_token", "cls_token"),
+    *vit.COMMON_RULES,
     Rule("embeddings.register_tokens", "register_tokens"),
-    Rule("embeddings.position_embeddings", "position_embeddings"),
-    *patch_embedding("embeddings.patch_embeddings.projection", "patches/projection"),
-    *linear("encoder.layer.*.attention.attention.query", "layer_*/attention/query"),
-    *linear("encoder.layer.*.attention.attention.key", "layer_*/attention/key"),
-    *linear("encoder.layer.*.attention.attention.value", "layer_*/attention/value"),
-    *linear("encoder.layer.*.attention.output.dense", "layer_*/attention/out"),
     *norm("encoder.layer.*.norm1", "layer_*/attention_norm"),
     *norm("encoder.layer.*.norm2", "layer_*/mlp_norm"),
     Rule("encoder.layer.*.layer_scale1.lambda1", "layer_*/attention_scale/gamma"),
     Rule("encoder.layer.*.layer_scale2.lambda1", "layer_*/mlp_scale/gamma"),
     *linear("encoder.layer.*.mlp.fc1", "layer_*/mlp/up"),
     *linear("encoder.layer.*.mlp.fc2", "layer_*/mlp/down"),
-    Rule(
-        "encoder.layer.*.mlp.weights_in.weight",
-        tuple(f"{layer}/kernel" for layer in PACKED),
-        linear_kernel,
-    ),
-    Rule("encoder.layer.*.mlp.weights_in.bias", tuple(f"{layer}/bias" for layer in PACKED)),
+    *packed("encoder.layer.*.mlp.weights_in.", "layer_*/mlp", ("gate", "up")),
     *linear("encoder.layer.*.mlp.weights_out", "layer_*/mlp/down"),
-    *norm("layernorm", "norm"),
 )
 
 DINOV2 = Family(

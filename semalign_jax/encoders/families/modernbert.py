@@ -17,9 +17,8 @@ from .._layers import (
     padding_mask,
     rotate,
 )
-from .._weights import Rule, embedding, linear, linear_kernel, norm
-
-FULL, SLIDING = "full_attention", "sliding_attention"
+from .._weights import embedding, linear, norm, packed
+from .qwen3 import FULL, SLIDING, layer_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +69,7 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> ModernBertConfig:
     period = reader.get("global_attn_every_n_layers", 3)
     if period < 1:
         reader.problem(f"global_attn_every_n_layers must be positive; it is {period}")
-    kinds = reader.get("layer_types", None, list)
-    if kinds is None:
-        kinds = [SLIDING if i % max(period, 1) else FULL for i in range(layers)]
-    if len(kinds) != layers or not {FULL, SLIDING}.issuperset(kinds):
-        reader.problem(
-            f"layer_types must be {layers} (num_hidden_layers) times {FULL!r} or {SLIDING!r}; "
-            f"it is {kinds}"
-        )
+    kinds = layer_types(reader, [SLIDING if i % max(period, 1) else FULL for i in range(layers)])
     local_attention = reader.get("local_attention", 128)
     if local_attention < 0:
         reader.problem(f"local_attention must not be negative; it is {local_attention}")
@@ -157,18 +149,14 @@ class ModernBertBlock(nn.Module):
         return x + GatedMlp(c.intermediate_size, c.hidden_activation, c.mlp_bias, name="mlp")(y)
 
 
-_QKV = ("layer_*/attention/query", "layer_*/attention/key", "layer_*/attention/value")
-_WI = ("layer_*/mlp/gate", "layer_*/mlp/up")
 RULES = (
     *embedding("embeddings.tok_embeddings", "word_embeddings"),
     *norm("embeddings.norm", "embeddings_norm"),
     *norm("layers.*.attn_norm", "layer_*/attention_norm"),
-    Rule("layers.*.attn.Wqkv.weight", tuple(f"{part}/kernel" for part in _QKV), linear_kernel),
-    Rule("layers.*.attn.Wqkv.bias", tuple(f"{part}/bias" for part in _QKV)),
+    *packed("layers.*.attn.Wqkv.", "layer_*/attention"),
     *linear("layers.*.attn.Wo", "layer_*/attention/out"),
     *norm("layers.*.mlp_norm", "layer_*/mlp_norm"),
-    Rule("layers.*.mlp.Wi.weight", tuple(f"{part}/kernel" for part in _WI), linear_kernel),
-    Rule("layers.*.mlp.Wi.bias", tuple(f"{part}/bias" for part in _WI)),
+    *packed("layers.*.mlp.Wi.", "layer_*/mlp", ("gate", "up")),
     *linear("layers.*.mlp.Wo", "layer_*/mlp/down"),
     *norm("final_norm", "norm"),
 )

@@ -17,7 +17,7 @@ from .._layers import (
     layers,
     rotate,
 )
-from .._weights import Rule, embedding, linear, linear_kernel, norm
+from .._weights import embedding, linear, norm, packed
 from . import bert
 
 
@@ -101,17 +101,12 @@ class NomicBert(nn.Module):
         return bert.outputs_of(c.has_pooler, states)
 
 
-_PARTS = ("query", "key", "value")
 RULES = (
     *embedding("embeddings.word_embeddings", "word_embeddings"),
     *embedding("embeddings.token_type_embeddings", "token_type_embeddings"),
     *linear("pooler.dense", "pooler"),
     *norm("emb_ln", "embeddings_norm"),
-    Rule(
-        "encoder.layers.*.attn.Wqkv.weight",
-        tuple(f"layer_*/attention/{part}/kernel" for part in _PARTS),
-        linear_kernel,
-    ),
+    *packed("encoder.layers.*.attn.Wqkv.", "layer_*/attention"),
     *linear("encoder.layers.*.attn.out_proj", "layer_*/attention/out"),
     *norm("encoder.layers.*.norm1", "layer_*/attention_norm"),
     *linear("encoder.layers.*.mlp.fc11", "layer_*/mlp/up"),

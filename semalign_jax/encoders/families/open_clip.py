@@ -25,6 +25,7 @@ from .._weights import (
     embedding,
     linear,
     norm,
+    packed,
     patch_embedding,
     prefixed,
     scalar,
@@ -281,12 +282,7 @@ _LAYER = "transformer.resblocks.*"
 #: Of one layer of OpenCLIP's transformer, in either tower.
 LAYER_RULES = (
     *norm(f"{_LAYER}.ln_1", "layer_*/attention_norm"),
-    *timm.packed(
-        f"{_LAYER}.attn.in_proj_weight",
-        f"{_LAYER}.attn.in_proj_bias",
-        "layer_*/attention",
-        timm.QKV,
-    ),
+    *packed(f"{_LAYER}.attn.in_proj_", "layer_*/attention"),
     *linear(f"{_LAYER}.attn.out_proj", "layer_*/attention/out"),
     Rule(f"{_LAYER}.ls_1.gamma", "layer_*/attention_scale/gamma"),
     *norm(f"{_LAYER}.ln_2", "layer_*/mlp_norm"),

@@ -23,8 +23,8 @@ from .._weights import (
     conv,
     conv_norm,
     linear,
-    linear_kernel,
     norm,
+    packed,
     patch_embedding,
     prefixed,
 )
@@ -337,25 +337,13 @@ def _vector(w: np.ndarray) -> np.ndarray:
     return w.reshape(w.shape[2:])
 
 
-def packed(weight: str, bias: str, target: str, names: tuple[str, ...]) -> tuple[Rule, Rule]:
-    """Rules of several linear layers in one tensor."""
-    targets = [f"{target}/{name}" for name in names]
-    return (
-        Rule(weight, tuple(f"{target}/kernel" for target in targets), linear_kernel),
-        Rule(bias, tuple(f"{target}/bias" for target in targets)),
-    )
-
-
-QKV = ("query", "key", "value")
 _BLOCK = "blocks.*"
 
 
 def vit_rules(config: VisionTowerConfig) -> tuple[Rule, ...]:
     """Rules of a vision transformer."""
     if config.gated:
-        up = packed(
-            f"{_BLOCK}.mlp.fc1.weight", f"{_BLOCK}.mlp.fc1.bias", "layer_*/mlp", ("gate", "up")
-        )
+        up = packed(f"{_BLOCK}.mlp.fc1.", "layer_*/mlp", ("gate", "up"))
     else:
         up = linear(f"{_BLOCK}.mlp.fc1", "layer_*/mlp/up")
     return (
@@ -365,7 +353,7 @@ def vit_rules(config: VisionTowerConfig) -> tuple[Rule, ...]:
         *patch_embedding("patch_embed.proj", "patches/projection"),
         *norm("norm_pre", "pre_norm"),
         *norm(f"{_BLOCK}.norm1", "layer_*/attention_norm"),
-        *packed(f"{_BLOCK}.attn.qkv.weight", f"{_BLOCK}.attn.qkv.bias", "layer_*/attention", QKV),
+        *packed(f"{_BLOCK}.attn.qkv.", "layer_*/attention"),
         *linear(f"{_BLOCK}.attn.proj", "layer_*/attention/out"),
         Rule(f"{_BLOCK}.ls1.gamma", "layer_*/attention_scale/gamma"),
         *norm(f"{_BLOCK}.norm2", "layer_*/mlp_norm"),
@@ -375,7 +363,7 @@ def vit_rules(config: VisionTowerConfig) -> tuple[Rule, ...]:
         *norm("norm" if config.norm_tokens else "fc_norm", "norm"),
         Rule("attn_pool.latent", "pool/probe"),
         *linear("attn_pool.q", "pool/query"),
-        *packed("attn_pool.kv.weight", "attn_pool.kv.bias", "pool", ("key", "value")),
+        *packed("attn_pool.kv.", "pool", ("key", "value")),
         *linear("attn_pool.proj", "pool/out"),
         *norm("attn_pool.norm", "pool/norm"),
         *linear("attn_pool.mlp.fc1", "pool/mlp/up"),

@@ -89,20 +89,27 @@ class ViT(nn.Module):
         return Outputs(tuple(states), last, prefix_tokens=len(prefix), pooled=pooled)
 
 
-RULES = (
+#: What DINOv2 has, too, and then BEiT.
+COMMON_RULES = (
     Rule("embeddings.cls_token", "cls_token"),
-    Rule("embeddings.distillation_token", "distillation_token"),
     Rule("embeddings.position_embeddings", "position_embeddings"),
     *patch_embedding("embeddings.patch_embeddings.projection", "patches/projection"),
     *linear("encoder.layer.*.attention.attention.query", "layer_*/attention/query"),
     *linear("encoder.layer.*.attention.attention.key", "layer_*/attention/key"),
     *linear("encoder.layer.*.attention.attention.value", "layer_*/attention/value"),
     *linear("encoder.layer.*.attention.output.dense", "layer_*/attention/out"),
+    *norm("layernorm", "norm"),
+)
+BLOCK_RULES = (
     *norm("encoder.layer.*.layernorm_before", "layer_*/attention_norm"),
     *norm("encoder.layer.*.layernorm_after", "layer_*/mlp_norm"),
     *linear("encoder.layer.*.intermediate.dense", "layer_*/mlp/up"),
     *linear("encoder.layer.*.output.dense", "layer_*/mlp/down"),
-    *norm("layernorm", "norm"),
+)
+RULES = (
+    *COMMON_RULES,
+    *BLOCK_RULES,
+    Rule("embeddings.distillation_token", "distillation_token"),
     *linear("pooler.dense", "pooler"),
 )
 
