@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .._core.documents import read_json
 from .._core.files import as_path, replaced, write_atomically
 from ._encoder import read_config
 from ._hub import DENSE_PICKLES, is_small, resolve_checkpoint
-from ._weights import SINGLE_FILE, CheckpointError, pickled_name
+from ._weights import SINGLE_FILE, CheckpointError, pickled_name, shards
 
 
 def convert_checkpoint(
@@ -68,7 +67,8 @@ def convert_checkpoint(
         raise FileExistsError(
             f"{target / there[0]} exists already: give overwrite (--overwrite) to replace it"
         )
-    shards = _shards(folder / name)
+    indexed = name.endswith(".index.json")
+    sources = shards(folder / name) if indexed else (folder / name,)
     target.mkdir(parents=True, exist_ok=True)
     if target.resolve() != folder.resolve():
         _copy_small(folder, target)
@@ -79,14 +79,12 @@ def convert_checkpoint(
         if overwrite or not place.exists():
             place.parent.mkdir(exist_ok=True)
             _save(_tensors(path), place, path)
-    for number, shard in enumerate(shards, 1):
+    for number, shard in enumerate(sources, 1):
         tensors = _tensors(shard)
-        file = wanted
-        if name.endswith(".index.json"):
-            file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = f"{stem}-{number:05d}-of-{len(sources):05d}.safetensors" if indexed else wanted
         weight_map |= dict.fromkeys(tensors, file)
         _save(tensors, target / file, shard)
-    if name.endswith(".index.json"):
+    if indexed:
         text = json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1)
         write_atomically(target / index, text.encode())
         (target / wanted).unlink(missing_ok=True)  # it would be read before the index
@@ -101,21 +99,6 @@ def _save(tensors: dict[str, Any], place: Path, source: Path) -> None:
             save_file(tensors, temporary, {"format": "pt"})
         except Exception as error:  # sparse, quantized or otherwise unusual tensors
             raise CheckpointError(f"{source} cannot be converted: {error}") from error
-
-
-def _shards(path: Path) -> list[Path]:
-    """The file itself, or those of an index."""
-    if not path.name.endswith(".index.json"):
-        return [path]
-    try:
-        names = sorted(set(read_json(path, dict)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not an index of checkpoint files: {error}") from None
-    # A name such as ../x would read outside of the folder.
-    wrong = [n for n in names if Path(n).name != n or not (path.parent / n).is_file()]
-    if wrong or not names:
-        raise CheckpointError(f"{path} names files that are not there: {wrong or 'none at all'}")
-    return [path.parent / name for name in names]
 
 
 def _copy_small(folder: Path, target: Path) -> None:

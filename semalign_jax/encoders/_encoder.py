@@ -20,6 +20,7 @@ from ._layers import ACTIVATIONS, Array, Outputs, masked_mean, unit_length
 from ._sentence import Dense, sentence_settings
 from ._weights import (
     SINGLE_FILE,
+    WEIGHTS_OF,
     CheckpointError,
     Rule,
     canonical_names,
@@ -107,13 +108,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str, str]:
             f"{folder} has an adapter of the package peft ({ADAPTER_FILE}), which is not applied "
             "here: merge it into the weights (merge_and_unload), save the model, and load that"
         )
-    for name, weight_names in (
-        ("config.json", (SINGLE_FILE,)),
-        (
-            "open_clip_config.json",
-            ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
-        ),
-    ):
+    for name, weight_names in WEIGHTS_OF.items():
         path = folder / name
         if not path.is_file():
             continue

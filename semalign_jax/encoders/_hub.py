@@ -11,6 +11,7 @@ from .._core.files import as_path
 from ._sentence import MODULES_FILE, PROMPT_FILE, TRANSFORMER_FILES
 from ._weights import (
     SINGLE_FILE,
+    WEIGHTS_OF,
     CheckpointError,
     PickledCheckpointError,
     no_safetensors,
@@ -33,9 +34,8 @@ IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
 ADAPTER_FILE = "adapter_config.json"
 #: Names (shell patterns) of what is downloaded besides the weights.
 _SMALL_FILES = (
-    "config.json",
+    *WEIGHTS_OF,
     ADAPTER_FILE,
-    "open_clip_config.json",
     *TOKENIZER_FILES,
     *IMAGE_FILES,
     MODULES_FILE,
@@ -47,7 +47,6 @@ _SMALL_FILES = (
 )
 #: Of the Dense layers of sentence-transformers.
 DENSE_PICKLES = "[0-9]_*/pytorch_model.bin"
-_OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 _ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 
 
@@ -202,11 +201,8 @@ def is_small(name: str) -> bool:
 
 def _weights(source: str, names: Collection[str], pickled: bool) -> list[str]:
     """Return the files of weights that belong to the configuration in use."""
-    if "config.json" in names:
-        choices = (SINGLE_FILE,)
-    elif "open_clip_config.json" in names:
-        choices = _OPEN_CLIP_FILES
-    else:
+    choices = next((WEIGHTS_OF[config] for config in WEIGHTS_OF if config in names), ())
+    if not choices:
         raise FileNotFoundError(f"{source} has no config.json and no open_clip_config.json")
     wanted = choices[0]
     if pickled:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .._core.documents import read_json
 
@@ -87,8 +87,7 @@ class SentenceSettings(NamedTuple):
         normalize: whether embeddings are scaled to length 1.
         max_tokens: longest text, special tokens included; None if nothing is said.
         lower_case: whether texts are put in lower case, whatever the tokenizer does.
-        prompt: put before every text, unless another is asked for.
-        prompt_name: what that is called; None without.
+        prompt_name: of the prompt that is put before every text, unless another is asked for.
         prompts: all by name.
         pools_prompt: whether the pooling sees the tokens of the prompt.
         dense: linear layers behind the pooling, in their order.
@@ -98,7 +97,6 @@ class SentenceSettings(NamedTuple):
     normalize: bool = False
     max_tokens: int | None = None
     lower_case: bool = False
-    prompt: str = ""
     prompt_name: str | None = None
     prompts: Mapping[str, str] = MappingProxyType({})
     pools_prompt: bool = True
@@ -168,7 +166,6 @@ def sentence_settings(folder: Path) -> SentenceSettings:
         normalize=normalize,
         max_tokens=max_tokens,
         lower_case=lower_case,
-        prompt="" if prompt_name is None else prompts[prompt_name],
         prompt_name=prompt_name,
         prompts=prompts,
         pools_prompt=pools_prompt,
@@ -209,7 +206,9 @@ def _modules(path: Path) -> tuple[list[str], list[str]]:
     """Return the modules' class names and sub-folders, in their order."""
     kinds, folders = [], []
     for entry in read_json(path, list):
-        kind, place = (entry.get("type"), entry.get("path", "")) if _is_object(entry) else (0, 0)
+        kind = place = None
+        if isinstance(entry, dict):
+            kind, place = entry.get("type"), entry.get("path", "")
         if not isinstance(kind, str) or not isinstance(place, str):
             raise ValueError(f"{path} must list objects with type and path; it has {entry!r}")
         # The package has moved within sentence-transformers; other packages bring their own code.
@@ -219,10 +218,6 @@ def _modules(path: Path) -> tuple[list[str], list[str]]:
             raise ValueError(f"{path} names a folder outside of its own: {place!r}")
         folders.append(place)
     return kinds, folders
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _pooling(path: Path) -> tuple[str, bool]:

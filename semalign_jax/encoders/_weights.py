@@ -23,6 +23,11 @@ import safetensors
 from .._core.documents import read_json
 
 SINGLE_FILE = "model.safetensors"
+#: Names of the weights that belong to a configuration, the usual one first.
+WEIGHTS_OF = {
+    "config.json": (SINGLE_FILE,),
+    "open_clip_config.json": ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
+}
 
 
 class CheckpointError(ValueError):
@@ -174,20 +179,26 @@ def checkpoint_files(folder: Path, name: str = SINGLE_FILE) -> tuple[Path, ...]:
     if (folder / name).is_file():
         return (folder / name,)
     if index.is_file():
-        try:
-            names = sorted(set(read_json(index, dict)["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{index} is not an index of safetensors files: {error}"
-            ) from None
-        # A name such as ../x would read outside of the folder.
-        outside = [name for name in names if Path(name).name != name]
-        missing = [name for name in names if not (folder / name).is_file()]
-        if outside or missing:
-            raise CheckpointError(f"{index} names files that are not there: {outside or missing}")
-        return tuple(folder / name for name in names)
+        return shards(index)
     names = [path.name for path in folder.iterdir()]
     raise no_safetensors(str(folder), name, names)
+
+
+def shards(index: Path) -> tuple[Path, ...]:
+    """Return the files that an index names, of safetensors or of pickles.
+
+    Raises:
+        CheckpointError: if it is malformed or names files that are not there.
+    """
+    try:
+        names = sorted(set(read_json(index, dict)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is not an index of checkpoint files: {error}") from None
+    # A name such as ../x would read outside of the folder.
+    wrong = [n for n in names if Path(n).name != n or not (index.parent / n).is_file()]
+    if wrong or not names:
+        raise CheckpointError(f"{index} names files that are not there: {wrong or 'none at all'}")
+    return tuple(index.parent / name for name in names)
 
 
 class PickledCheckpointError(FileNotFoundError):

@@ -29,7 +29,7 @@ def write(folder, pooling, *, modules=("Transformer", "Pooling"), package=OLD, f
 
 
 def test_plain_folder_says_nothing(tmp_path):
-    assert sentence_settings(tmp_path) == SentenceSettings(None, False, None, False, "")
+    assert sentence_settings(tmp_path) == SentenceSettings(None, False, None, False)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,7 @@ def test_all_settings(tmp_path):
         },
     )
     prompts = {"query": "query: ", "document": ""}
-    assert sentence_settings(tmp_path) == SentenceSettings(
-        "cls", True, 12, True, "query: ", "query", prompts
-    )
+    assert sentence_settings(tmp_path) == SentenceSettings("cls", True, 12, True, "query", prompts)
 
 
 @pytest.mark.parametrize(
