@@ -2,7 +2,7 @@
 
 import enum
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,8 @@ from .._core.ids import id_texts
 
 _SHOWN = 10  # problems or ids in one message
 _GROUPS = 20  # names of splits or views in a summary
+#: Fields of a data set with a text for each image.
+_COLUMNS = ("ids", "patients", "studies", "images", "texts", "splits", "views")
 
 
 class DatasetError(ValueError):
@@ -34,6 +36,15 @@ class Label(enum.IntEnum):
     NEGATIVE = 0
     UNCERTAIN = -1
     BLANK = -2  # not mentioned, or not labelled
+
+
+def codes_of(
+    found: Collection[str] | None, names: Iterable[str], absent: Label = Label.NEGATIVE
+) -> list[Label]:
+    """Codes of labels of which those `found` are positive; all are blank if that is not known."""
+    if found is None:
+        return [Label.BLANK for _ in names]
+    return [Label.POSITIVE if name in found else absent for name in names]
 
 
 class Box(NamedTuple):
@@ -165,7 +176,7 @@ class ImageTextDataset:
                 raise DatasetError(error) from None
             object.__setattr__(self, name, tuple(texts))
         n = len(self.ids)
-        for name in ("patients", "studies", "images", "texts", "splits", "views", "boxes"):
+        for name in (*_COLUMNS, "boxes"):
             length = len(getattr(self, name))
             if length != n and not (name == "boxes" and length == 0):
                 raise DatasetError(f"{name} has {length} entries, but there are {n} ids")
@@ -224,9 +235,8 @@ class ImageTextDataset:
         if index.size and not (0 <= index.min() and index.max() < n):
             raise IndexError(f"rows must be in 0..{n - 1}; got {index.min()}..{index.max()}")
         picked = index.tolist()
-        names = ("ids", "patients", "studies", "images", "texts", "splits", "views")
         changes: dict[str, Any] = {
-            name: tuple(getattr(self, name)[i] for i in picked) for name in names
+            name: tuple(getattr(self, name)[i] for i in picked) for name in _COLUMNS
         }
         if self.boxes:
             changes["boxes"] = tuple(self.boxes[i] for i in picked)
@@ -356,7 +366,8 @@ class Rows:
     def __init__(self, name: str, label_names: Sequence[str]) -> None:
         self._name = name
         self._label_names = tuple(label_names)
-        self._rows: list[tuple] = []
+        self._rows: list[tuple[str, ...]] = []
+        self._labels: list[Sequence[int]] = []
         self._boxes: list[tuple[Box, ...]] = []
 
     def add(
@@ -373,7 +384,8 @@ class Rows:
         boxes: Sequence[Box] = (),
     ) -> None:
         """Add one image; without a study id it is a study of its own."""
-        self._rows.append((id, patient, study or id, image, text, split, view, labels))
+        self._rows.append((id, patient, study or id, image, text, split, view))
+        self._labels.append(labels)
         self._boxes.append(tuple(boxes))
 
     def build(self, problems: Problems) -> ImageTextDataset:
@@ -383,17 +395,10 @@ class Rows:
             why = f"; skipped: {checks.first_few(skipped)}" if skipped else ""
             why += f"; left out: {_counts(problems.left_out)}" if problems.left_out else ""
             raise DatasetError(f"{self._name}: no image was found{why}")
-        columns = list(zip(*self._rows, strict=True))
-        labels = np.array(columns[7], np.int8).reshape(len(self._rows), len(self._label_names))
+        labels = np.array(self._labels, np.int8).reshape(len(self._rows), len(self._label_names))
         return ImageTextDataset(
             name=self._name,
-            ids=columns[0],
-            patients=columns[1],
-            studies=columns[2],
-            images=columns[3],
-            texts=columns[4],
-            splits=columns[5],
-            views=columns[6],
+            **dict(zip(_COLUMNS, zip(*self._rows, strict=True), strict=True)),
             labels=labels,
             label_names=self._label_names,
             boxes=tuple(self._boxes) if any(self._boxes) else (),

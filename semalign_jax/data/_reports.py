@@ -4,12 +4,11 @@ import difflib
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from .._core import checks
 
 Section = Literal["findings", "impression", "both", "all"]
-_WANTED = ("findings", "impression", "both", "all")
 
 #: What is wanted, and the parts of a report in which it is.
 _INTO = {
@@ -261,7 +260,7 @@ def report_text(report: str, section: Section = "both", *, keep_blanks: bool = T
         TypeError: if the report is no string.
         ValueError: for another section.
     """
-    checks.option("section", section, _WANTED)
+    checks.option("section", section, get_args(Section))
     if section == "all":
         text = _clean(_lines(report))
     else:

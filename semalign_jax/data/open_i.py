@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from .._core import checks
-from ._dataset import DatasetError, ImageTextDataset, Label, Problems, Rows
+from ._dataset import DatasetError, ImageTextDataset, Label, Problems, Rows, codes_of
 from ._files import files_without_rows, find_files, folder, stem_index
 from ._reports import Section, report_text, sections_text
 
@@ -73,10 +73,7 @@ def read_open_i(
     other = Label.NEGATIVE if absent == "negative" else Label.BLANK
     rows, seen, named = Rows("Open-i", names), {}, []
     for path, report in reports.items():
-        if report.terms is None:
-            codes = [Label.BLANK] * len(names)
-        else:
-            codes = [Label.POSITIVE if name in report.terms else other for name in names]
+        codes = codes_of(report.terms, names, other)
         if not report.images:
             problems.left_out["reports without images"] += 1
         for image in report.images:

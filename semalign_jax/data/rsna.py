@@ -8,7 +8,7 @@ import numpy as np
 
 from .._core.documents import parse_json
 from .._core.ids import id_text
-from ._dataset import Box, DatasetError, ImageTextDataset, Label, Problems, Rows
+from ._dataset import Box, DatasetError, ImageTextDataset, Label, Problems, Rows, codes_of
 from ._files import (
     files_without_rows,
     find_files,
@@ -116,7 +116,7 @@ def read_rsna(
             patient=name if patients is None else patients[name],
             image=files[name],
             split="train",
-            labels=[Label.POSITIVE if kind == label else Label.NEGATIVE for label in RSNA_LABELS],
+            labels=codes_of([kind], RSNA_LABELS),
             boxes=boxes.get(name, ()),
         )
     for name in classes.keys() - targets.keys() - bad:

@@ -12,7 +12,7 @@ import numpy as np
 from .._core import checks
 from .._core.files import as_path, reading
 from .._core.ids import id_text
-from ._dataset import DatasetError, ImageTextDataset, Label, Problems, Rows
+from ._dataset import DatasetError, ImageTextDataset, Label, Problems, Rows, codes_of
 from ._files import (
     cell,
     files_without_rows,
@@ -174,10 +174,6 @@ def read_padchest(
     other = Label.NEGATIVE if absent == "negative" else Label.BLANK
     rows = Rows("PadChest", names)
     for row, findings in kept:
-        if findings is None:
-            codes = [Label.BLANK] * len(names)
-        else:
-            codes = [Label.POSITIVE if name in findings else other for name in names]
         rows.add(
             id=row["ImageID"],
             patient=id_text(row["PatientID"]),
@@ -185,7 +181,7 @@ def read_padchest(
             image=files[Path(row["ImageID"]).stem],
             text=" ".join(row["Report"].split()),
             view=row["Projection"],
-            labels=codes,
+            labels=codes_of(findings, names, other),
         )
     files_without_rows(files.values(), named, path, problems)
     return rows.build(problems)
@@ -266,11 +262,13 @@ def read_table(
     problems = Problems(title, on_error)
     columns = [label] if isinstance(label, str) else list(label)
     wanted = [*columns, *(c for c in (image, text, patient, split, view, id, study) if c)]
-    read = _read_parquet if path.suffix == ".parquet" else read_csv
-    options = {} if path.suffix == ".parquet" else {"encoding": encoding}
+    if path.suffix == ".parquet":
+        found = _read_parquet(path, wanted)
+    else:
+        found = read_csv(path, wanted, encoding=encoding)
     kept: list[dict[str, Any]] = []
     seen: set[str] = set()
-    for where, row in read(path, wanted, **options):
+    for where, row in found:
         try:
             file = base / cell(row, image, where) if image else None
             key = id_cell(row, key_column, where)
@@ -303,17 +301,11 @@ def read_table(
                 f'of its own; give label as a list, ["{label}"]'
             )
         for row in kept:
-            row["labels"] = _one_hot(row["labels"], columns)
+            row["labels"] = codes_of([row["labels"]] if row["labels"] else None, columns)
     rows = Rows(title, columns)
     for row in kept:
         rows.add(**row)
     return rows.build(problems)
-
-
-def _one_hot(value: str, names: Sequence[str]) -> list[Label]:
-    if not value:
-        return [Label.BLANK] * len(names)
-    return [Label.POSITIVE if value == name else Label.NEGATIVE for name in names]
 
 
 def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
