@@ -341,11 +341,7 @@ def _descriptor(descriptor: Any, limits: _Range) -> tuple[int, int, int]:
     All are 16 bits, the second is signed where input values can be negative (PS3.3 C.11.1.1,
     C.11.2.1.1, C.7.6.3.1.5). Some files write it with the other sign, e.g. 65534 for -2: what is
     not written as it should be is read so that the table covers more of the input, and what is, so
-    that it covers any.
-
-    Args:
-        descriptor: of the file.
-        limits: of the input.
+    that it covers any. The limits are those of the input.
     """
     count, written, bits = (int(part) for part in descriptor)
     count = count % 2**16 or 2**16
@@ -480,7 +476,7 @@ def _voi(
     if voi is None:
         return None
     if isinstance(voi, _Window):
-        return window_values(values, *voi)
+        return _window_values(values, *voi)
     limits = _modality_limits(header)
     white = 2 ** _descriptor(voi.LUTDescriptor, limits)[2] - 1
     return _unit(_look_up(values, voi.LUTDescriptor, voi.LUTData, header, limits), 0, white)
@@ -492,23 +488,8 @@ def _floats(value: Any) -> list[float]:
     return [float(part) for part in (value if hasattr(value, "__len__") else (value,))]
 
 
-def window_values(
-    values: np.ndarray, center: float, width: float, function: str = "LINEAR"
-) -> np.ndarray:
-    """A VOI window as a map to 0..1, after DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3.
-
-    Args:
-        values: modality values, any shape.
-        center: of the window.
-        width: of the window.
-        function: "LINEAR", "LINEAR_EXACT" or "SIGMOID".
-
-    Returns:
-        float64 of the same shape.
-
-    Raises:
-        PixelError: for another function, a width below 1 (LINEAR) or not above 0.
-    """
+def _window_values(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
+    """Modality values in 0..1 through a VOI window (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
     x = values.astype(np.float64)
     function = function.upper()
     if width < 1 if function == "LINEAR" else width <= 0:

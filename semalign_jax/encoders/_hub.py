@@ -267,7 +267,5 @@ def _has_hash(path: Path, described: Any) -> bool:
         digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     else:
         return True
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest() == expected
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: digest).hexdigest() == expected

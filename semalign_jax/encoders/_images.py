@@ -174,18 +174,11 @@ def _processor_transform(folder: Path, channels: int, names: Sequence[str]) -> T
 
 
 def _outline(
-    transform: Transform,
-    channels: int,
-    values: int | None,
-    folder: Path,
+    transform: Transform, channels: int, values: int | None, folder: Path
 ) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Return shapes and dtypes that two blank images of other proportions both get.
 
-    Args:
-        transform: the preprocessing.
-        channels: of the images.
-        values: of each patch, if images come as patches.
-        folder: for messages.
+    `values` is the number in each patch, if images come as patches.
     """
     from PIL import Image
 

@@ -93,20 +93,9 @@ def _normalising(
     problems: list[str],
     where: str,
 ) -> Transform:
-    """Return what resizes, crops and normalises.
+    """Return what resizes to `scale`, crops to `size` and normalises; raise all `problems`.
 
-    Args:
-        settings: with ``interpolation``, ``mean`` and ``std``.
-        usual: mean and deviation, if they are not there.
-        channels: of the images.
-        scale: see `_resized_and_cropped`.
-        size: of the result.
-        squash: whether the proportions change.
-        problems: found in other settings.
-        where: for messages.
-
-    Raises:
-        ValueError: if there are problems; lists all.
+    The settings are ``interpolation``, and ``mean`` and ``std``, of which `usual` has the defaults.
     """
     from PIL import Image
 

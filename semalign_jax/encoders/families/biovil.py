@@ -78,17 +78,12 @@ class BioViL(nn.Module):
         return Outputs(outputs.hidden_states, x, pooled=pooled, projected=projected)
 
 
-def _vector(w: np.ndarray) -> np.ndarray:
-    """``[1, width, 1, 1]`` to ``[width]``."""
-    return w.reshape(w.shape[1])
-
-
 def rules(config: BioViLConfig) -> tuple[Rule, ...]:
     """Rules of the network and the projector."""
     return (
         *prefixed(timm.resnet_rules(config.resnet), "encoder.encoder.", "resnet/"),
         *patch_embedding("encoder.backbone_to_vit", "static"),
-        Rule("encoder.missing_previous_emb", "missing", _vector),
+        Rule("encoder.missing_previous_emb", "missing", np.ravel),
         *patch_embedding("projector.model.0", "hidden"),
         *batch_norm("projector.model.1", "hidden_norm"),
         *patch_embedding("projector.model.3", "projection"),

@@ -10,9 +10,10 @@ that a model's card passes to ``timm.create_model`` belong there too, classes by
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from .._config import ConfigReader
@@ -332,11 +333,6 @@ def _first(w: np.ndarray) -> np.ndarray:
     return w.reshape(w.shape[1:])
 
 
-def _vector(w: np.ndarray) -> np.ndarray:
-    """``[1, 1, width]`` to ``[width]``."""
-    return w.reshape(w.shape[2:])
-
-
 _BLOCK = "blocks.*"
 
 
@@ -347,7 +343,7 @@ def vit_rules(config: VisionTowerConfig) -> tuple[Rule, ...]:
     else:
         up = linear(f"{_BLOCK}.mlp.fc1", "layer_*/mlp/up")
     return (
-        Rule("cls_token", "class_token", _vector),
+        Rule("cls_token", "class_token", np.ravel),
         Rule("reg_token", "registers", _first),
         Rule("pos_embed", "position_embedding", _first),
         *patch_embedding("patch_embed.proj", "patches/projection"),
@@ -418,22 +414,13 @@ def efficientnet_rules(config: EfficientNetConfig) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def rules(config: Config) -> tuple[Rule, ...]:
-    """Rules of the network that the configuration is of."""
-    if isinstance(config, VisionTowerConfig):
-        return vit_rules(config)
-    if isinstance(config, ResNetConfig):
-        return resnet_rules(config)
-    return CONVNEXT_RULES if isinstance(config, ConvNextConfig) else efficientnet_rules(config)
-
-
-def build(config: Config) -> Any:
-    """Return the module."""
-    if isinstance(config, VisionTowerConfig):
-        return VisionTower(config)
-    if isinstance(config, ResNetConfig):
-        return ResNet(config)
-    return ConvNext(config) if isinstance(config, ConvNextConfig) else EfficientNet(config)
+#: Module and rules of each kind of network.
+_NETWORKS: dict[type, tuple[Callable[[Any], nn.Module], Callable[[Any], tuple[Rule, ...]]]] = {
+    VisionTowerConfig: (VisionTower, vit_rules),
+    ResNetConfig: (ResNet, resnet_rules),
+    ConvNextConfig: (ConvNext, lambda config: CONVNEXT_RULES),
+    EfficientNetConfig: (EfficientNet, efficientnet_rules),
+}
 
 
 def poolings(config: Config) -> tuple[str, ...]:
@@ -456,8 +443,8 @@ TIMM = Family(
     name="timm",
     modalities=(IMAGE,),
     parse=parse,
-    build=build,
-    rules=rules,
+    build=lambda config: _NETWORKS[type(config)][0](config),
+    rules=lambda config: _NETWORKS[type(config)][1](config),
     poolings=poolings,
     image_size=image_size,
     # The classifiers.
