@@ -88,7 +88,21 @@ _NEUTRAL = (
     "exponential_decay_length_penalty",
     "suppress_tokens",
     "begin_suppress_tokens",
+    # Of backbones inside of detectors.
+    "stage_names",
+    "out_features",
+    "out_indices",
+    "apply_layernorm",
+    "reshape_hidden_states",
 )
+
+#: Keys that no encoder may have with another value: it would be a decoder, or lack heads.
+_OFF = {
+    "is_decoder": (False,),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "pruned_heads": ({}, None),
+}
 
 
 class ConfigError(ValueError):
@@ -100,7 +114,7 @@ class ConfigReader:
 
     A family's ``parse`` asks for every key that changes the computation (`read`, `get`, `only`) and
     names those that do not (`neutral`). `finish` then raises if a value is missing, of the wrong
-    type or not supported, or if a key is left that nobody asked for.
+    type or not supported, if a key is left that nobody asked for, or if it is no encoder.
 
     Args:
         values: the decoded JSON object.
@@ -229,6 +243,9 @@ class ConfigReader:
         self._problems.append(text)
 
     def _all_problems(self) -> list[str]:
+        for name, usual in _OFF.items():
+            if name not in self._seen:
+                self.only(name, *usual)
         harmless = (*self._neutral, *self._ignore)
         unknown = [
             f"{name} = {value!r} is not known for this family"

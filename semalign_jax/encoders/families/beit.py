@@ -55,9 +55,8 @@ class BeitConfig:
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> BeitConfig:
     """Read the configuration."""
-    # Of masked image modelling, of backbones and of segmentation.
-    reader.neutral("vocab_size", "use_mask_token", "stage_names", "out_features", "out_indices")
-    reader.neutral("segmentation_indices", "add_fpn", "reshape_hidden_states", "pool_scales")
+    # Of masked image modelling and of segmentation.
+    reader.neutral("vocab_size", "use_mask_token", "segmentation_indices", "add_fpn", "pool_scales")
     reader.neutral("use_auxiliary_head", "auxiliary_*", "semantic_loss_ignore_index")
     scale = reader.get("layer_scale_init_value", 0.1, float)
     has_pooler = "pooler.layernorm.weight" in tensors

@@ -55,10 +55,6 @@ def parse(
 ) -> _Config:
     """Read the configuration of BERT or of a relative; `own` as in `ConfigReader.read`."""
     reader.only("position_embedding_type", "absolute", None)
-    reader.only("is_decoder", False)
-    reader.only("add_cross_attention", False)
-    reader.only("is_encoder_decoder", False)
-    reader.only("pruned_heads", {}, None)
     reader.neutral("language", "name")
     return reader.read(config, **{"has_pooler": "pooler.dense.weight" in tensors} | own)
 

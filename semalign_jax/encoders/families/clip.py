@@ -19,13 +19,6 @@ from .._weights import Rule, embedding, linear, norm, patch_embedding, prefixed,
 _WRONG_EOS = 2
 
 
-def encoder_only(reader: ConfigReader) -> None:
-    """Refuse what would make a decoder of a tower."""
-    for name in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
-        reader.only(name, False)
-    reader.only("pruned_heads", {}, None)
-
-
 def section(reader: ConfigReader, name: str) -> ConfigReader:
     """Return the reader of a tower; what old files say under ``*_dict`` replaces the section."""
     reader.neutral("text_config", "vision_config")
@@ -35,7 +28,6 @@ def section(reader: ConfigReader, name: str) -> ConfigReader:
 
 def text_tower(reader: ConfigReader) -> TextTowerConfig:
     """Read the text tower, without its projection."""
-    encoder_only(reader)
     eos = reader.get("eos_token_id", 49407)
     return TextTowerConfig(
         vocab_size=reader.get("vocab_size", 49408),
@@ -57,7 +49,6 @@ def text_tower(reader: ConfigReader) -> TextTowerConfig:
 
 def vision_tower(reader: ConfigReader) -> VisionTowerConfig:
     """Read the vision tower, without its projection."""
-    encoder_only(reader)
     image_size, patch = reader.get("image_size", 224), reader.get("patch_size", 32)
     return VisionTowerConfig(
         channels=reader.get("num_channels", 3),

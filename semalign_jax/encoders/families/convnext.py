@@ -51,7 +51,6 @@ class ConvNextConfig:
 
 def _read(reader: ConfigReader, **own: Any) -> ConvNextConfig:
     """Read what all have in common; `own` are the fields of one of them."""
-    reader.neutral("out_features", "out_indices", "stage_names")
     usual = dict(inner_eps=INNER_EPS, layer_scale=True, response_norm=False, norm_tokens=False)
     config = reader.read(ConvNextConfig, **usual | own)
     stages = reader.get("num_stages", 4)

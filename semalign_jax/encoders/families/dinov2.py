@@ -28,17 +28,6 @@ from .._layers import (
 from .._weights import Rule, linear, norm, packed
 from . import vit
 
-#: Keys of a configuration that only a backbone inside of a detector uses, and initial values.
-BACKBONE_KEYS = (
-    "stage_names",
-    "out_features",
-    "out_indices",
-    "apply_layernorm",
-    "reshape_hidden_states",
-    "use_mask_token",
-    "layerscale_value",
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Dinov2Config:
@@ -66,7 +55,7 @@ class Dinov2Config:
 
 def parse(reader: ConfigReader, tensors: frozenset[str], *, registers: bool) -> Dinov2Config:
     """Read the configuration, of the model with or without register tokens."""
-    reader.neutral(*BACKBONE_KEYS)
+    reader.neutral("use_mask_token", "layerscale_value")
     if registers:
         reader.only("interpolate_antialias", True)
         reader.only("interpolate_offset", 0.0, None)

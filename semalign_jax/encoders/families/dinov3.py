@@ -47,8 +47,7 @@ class Dinov3Config:
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> Dinov3Config:
     """Read the configuration."""
-    reader.neutral("stage_names", "out_features", "out_indices", "apply_layernorm")
-    reader.neutral("reshape_hidden_states", "return_class_token", "layerscale_value")
+    reader.neutral("return_class_token", "layerscale_value")
     # Augmentations of the coordinates in training.
     reader.neutral("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale")
     config = reader.read(Dinov3Config)

@@ -29,9 +29,6 @@ class DistilBertConfig:
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> DistilBertConfig:
     """Read the configuration."""
-    reader.only("is_decoder", False)
-    reader.only("is_encoder_decoder", False)
-    reader.only("pruned_heads", {}, None)
     # Only how training starts: sinusoidal positions are a table in the checkpoint, too.
     reader.neutral("sinusoidal_pos_embds", "language", "name")
     return reader.read(DistilBertConfig)

@@ -62,8 +62,6 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> ModernBertConfig:
         "position_embedding_type",
     )
     reader.only("rope_scaling", None)
-    reader.only("is_decoder", False)
-    reader.only("is_encoder_decoder", False)
     layers = reader.get("num_hidden_layers", 22)
     # Of both forms of a setting the newer one counts, as in the reference.
     period = reader.get("global_attn_every_n_layers", 3)

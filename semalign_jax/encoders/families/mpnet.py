@@ -40,9 +40,6 @@ class MPNetConfig:
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> MPNetConfig:
     """Read the configuration."""
     reader.only("relative_attention_num_buckets", BUCKETS)
-    reader.only("is_decoder", False)
-    reader.only("is_encoder_decoder", False)
-    reader.only("pruned_heads", {}, None)
     return reader.read(MPNetConfig, has_pooler="pooler.dense.weight" in tensors)
 
 

@@ -38,8 +38,6 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> NomicBertConfig:
     reader.neutral("reorder_and_upcast_attn")
     for name in (
         "causal",
-        "is_decoder",
-        "add_cross_attention",
         "prenorm",
         "parallel_block",
         "parallel_block_tied_norm",

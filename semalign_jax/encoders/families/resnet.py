@@ -35,7 +35,6 @@ class ResNetConfig:
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> ResNetConfig:
     """Read the configuration."""
-    reader.neutral("out_features", "out_indices", "stage_names")
     config = reader.read(ResNetConfig)
     if len(config.hidden_sizes) != len(config.depths):
         reader.problem("hidden_sizes and depths must have one value a stage")

@@ -33,12 +33,11 @@ from .._weights import (
     prefixed,
     scalar,
 )
-from .clip import LAYER_RULES, encoder_only
+from .clip import LAYER_RULES
 
 
 def parse_text(reader: ConfigReader, tensors: frozenset[str]) -> TextTowerConfig:
     """Read the configuration of a text tower."""
-    encoder_only(reader)
     width = reader.get("hidden_size", 768)
     return TextTowerConfig(
         vocab_size=reader.get("vocab_size", 32000),
@@ -60,7 +59,6 @@ def parse_text(reader: ConfigReader, tensors: frozenset[str]) -> TextTowerConfig
 
 def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTowerConfig:
     """Read the configuration of a vision tower."""
-    encoder_only(reader)
     image_size, patch = reader.get("image_size", 224), reader.get("patch_size", 16)
     return VisionTowerConfig(
         channels=reader.get("num_channels", 3),

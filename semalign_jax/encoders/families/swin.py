@@ -64,8 +64,6 @@ def parse(
     # The width and the number of stages follow from embed_dim and depths; path_norm is of the
     # first files and has no effect.
     reader.neutral("hidden_size", "num_layers", "path_norm", "encoder_stride")
-    reader.neutral("out_features", "out_indices", "stage_names")
-    reader.only("pruned_heads", {}, None)
     found = reader.read(config, **own)
     if len(found.num_heads) != len(found.depths):
         reader.problem("num_heads and depths must have one value a stage")
