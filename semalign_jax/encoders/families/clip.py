@@ -1,6 +1,7 @@
 """CLIP: Radford et al. 2021, arXiv 2103.00020. Both towers, or one of them."""
 
 from dataclasses import replace
+from typing import Any
 
 from .._config import ConfigReader
 from .._family import IMAGE, TEXT, Family
@@ -26,18 +27,34 @@ def section(reader: ConfigReader, name: str) -> ConfigReader:
     return reader.section(name if old is None else f"{name}_dict")
 
 
+def layer_options(
+    reader: ConfigReader, width: int, heads: int, hidden: int, activation: str, eps: float
+) -> dict[str, Any]:
+    """Read what describes the layers of a tower; the arguments are its defaults."""
+    return dict(
+        width=reader.get("hidden_size", width),
+        layers=reader.get("num_hidden_layers", 12),
+        heads=reader.get("num_attention_heads", heads),
+        hidden=reader.get("intermediate_size", hidden),
+        activation=reader.get("hidden_act", activation, str, ACTIVATION_NAMES),
+        eps=reader.get("layer_norm_eps", eps, float),
+    )
+
+
+def image_options(reader: ConfigReader, patch: int) -> dict[str, Any]:
+    """Read what describes the images of a tower; `patch` is the default of the patches' size."""
+    size, patch = reader.get("image_size", 224), reader.get("patch_size", patch)
+    channels = reader.get("num_channels", 3)
+    return dict(channels=channels, image_size=(size, size), patch=(patch, patch))
+
+
 def text_tower(reader: ConfigReader) -> TextTowerConfig:
     """Read the text tower, without its projection."""
     eos = reader.get("eos_token_id", 49407)
     return TextTowerConfig(
         vocab_size=reader.get("vocab_size", 49408),
         max_tokens=reader.get("max_position_embeddings", 77),
-        width=reader.get("hidden_size", 512),
-        layers=reader.get("num_hidden_layers", 12),
-        heads=reader.get("num_attention_heads", 8),
-        hidden=reader.get("intermediate_size", 2048),
-        activation=reader.get("hidden_act", "quick_gelu", str, ACTIVATION_NAMES),
-        eps=reader.get("layer_norm_eps", 1e-5, float),
+        **layer_options(reader, 512, 8, 2048, "quick_gelu", 1e-5),
         causal=True,
         padding=True,
         # The end has the highest id of the original vocabulary.
@@ -49,17 +66,9 @@ def text_tower(reader: ConfigReader) -> TextTowerConfig:
 
 def vision_tower(reader: ConfigReader) -> VisionTowerConfig:
     """Read the vision tower, without its projection."""
-    image_size, patch = reader.get("image_size", 224), reader.get("patch_size", 32)
     return VisionTowerConfig(
-        channels=reader.get("num_channels", 3),
-        image_size=(image_size, image_size),
-        patch=(patch, patch),
-        width=reader.get("hidden_size", 768),
-        layers=reader.get("num_hidden_layers", 12),
-        heads=reader.get("num_attention_heads", 12),
-        hidden=reader.get("intermediate_size", 3072),
-        activation=reader.get("hidden_act", "quick_gelu", str, ACTIVATION_NAMES),
-        eps=reader.get("layer_norm_eps", 1e-5, float),
+        **image_options(reader, 32),
+        **layer_options(reader, 768, 12, 3072, "quick_gelu", 1e-5),
         pooling="cls",
         projection=None,
         norm_tokens=False,

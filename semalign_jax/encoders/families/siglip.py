@@ -13,7 +13,6 @@ from dataclasses import replace
 
 from .._config import ConfigReader
 from .._family import IMAGE, TEXT, Family
-from .._layers import ACTIVATION_NAMES
 from .._towers import (
     TextTower,
     TextTowerConfig,
@@ -33,43 +32,30 @@ from .._weights import (
     prefixed,
     scalar,
 )
-from .clip import LAYER_RULES
+from .clip import LAYER_RULES, image_options, layer_options
 
 
 def parse_text(reader: ConfigReader, tensors: frozenset[str]) -> TextTowerConfig:
     """Read the configuration of a text tower."""
-    width = reader.get("hidden_size", 768)
+    options = layer_options(reader, 768, 12, 3072, "gelu_pytorch_tanh", 1e-6)
     return TextTowerConfig(
         vocab_size=reader.get("vocab_size", 32000),
         max_tokens=reader.get("max_position_embeddings", 64),
-        width=width,
-        layers=reader.get("num_hidden_layers", 12),
-        heads=reader.get("num_attention_heads", 12),
-        hidden=reader.get("intermediate_size", 3072),
-        activation=reader.get("hidden_act", "gelu_pytorch_tanh", str, ACTIVATION_NAMES),
-        eps=reader.get("layer_norm_eps", 1e-6, float),
+        **options,
         causal=False,
         padding=True,
         token="last",
         eos_token_id=None,
-        projection=reader.get("projection_size", None) or width,
+        projection=reader.get("projection_size", None) or options["width"],
         projection_bias=True,
     )
 
 
 def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTowerConfig:
     """Read the configuration of a vision tower."""
-    image_size, patch = reader.get("image_size", 224), reader.get("patch_size", 16)
     return VisionTowerConfig(
-        channels=reader.get("num_channels", 3),
-        image_size=(image_size, image_size),
-        patch=(patch, patch),
-        width=reader.get("hidden_size", 768),
-        layers=reader.get("num_hidden_layers", 12),
-        heads=reader.get("num_attention_heads", 12),
-        hidden=reader.get("intermediate_size", 3072),
-        activation=reader.get("hidden_act", "gelu_pytorch_tanh", str, ACTIVATION_NAMES),
-        eps=reader.get("layer_norm_eps", 1e-6, float),
+        **image_options(reader, 16),
+        **layer_options(reader, 768, 12, 3072, "gelu_pytorch_tanh", 1e-6),
         pooling="attention" if reader.get("vision_use_head", True, bool) else None,
         projection=None,
         class_token=False,
