@@ -332,6 +332,8 @@ class PreNormBlock(nn.Module):
         layer_scale: whether each part is multiplied by a learned factor per channel.
         gated: whether the MLP is gated (SwiGLU).
         mlp_bias: whether its layers have biases.
+        norm_bias: whether the norms have biases.
+        first_norm: whether there is a norm before the attention.
     """
 
     heads: int
@@ -342,6 +344,8 @@ class PreNormBlock(nn.Module):
     layer_scale: bool = False
     gated: bool = False
     mlp_bias: bool = True
+    norm_bias: bool = True
+    first_norm: bool = True
 
     @nn.compact
     def __call__(
@@ -352,12 +356,13 @@ class PreNormBlock(nn.Module):
         rotate: Callable[[Array], Array] | None = None,
     ) -> Array:
         """Apply to tokens."""
-        attend = SelfAttention(self.heads, self.bias, name="attention")
-        part = attend(LayerNorm(self.eps, name="attention_norm")(x), mask, bias, rotate)
+        norm = partial(LayerNorm, self.eps, use_bias=self.norm_bias)
+        part = norm(name="attention_norm")(x) if self.first_norm else x
+        part = SelfAttention(self.heads, self.bias, name="attention")(part, mask, bias, rotate)
         x = x + (LayerScale(name="attention_scale")(part) if self.layer_scale else part)
         kind = GatedMlp if self.gated else Mlp
         mlp = kind(self.hidden, self.activation, self.mlp_bias, name="mlp")
-        part = mlp(LayerNorm(self.eps, name="mlp_norm")(x))
+        part = mlp(norm(name="mlp_norm")(x))
         return x + (LayerScale(name="mlp_scale")(part) if self.layer_scale else part)
 
 

@@ -72,7 +72,7 @@ def embed_without_norm(
     positions: Array | None = None,
     width: int | None = None,
 ) -> Array:
-    """Sum of the embeddings of words, positions and segments.
+    """Sum of the embeddings of words, positions and segments, if the model has these.
 
     Called inside of a compact method, whose module gets the tables.
 
@@ -85,9 +85,10 @@ def embed_without_norm(
     width = width or config.hidden_size
     ids = batch["input_ids"]
     positions = jnp.arange(ids.shape[1])[None] if positions is None else positions
-    types = batch.get("token_type_ids", jnp.zeros_like(ids))
     x = nn.Embed(config.vocab_size, width, name="word_embeddings")(ids)
-    x += nn.Embed(config.type_vocab_size, width, name="token_type_embeddings")(types)
+    if config.type_vocab_size:
+        types = batch.get("token_type_ids", jnp.zeros_like(ids))
+        x += nn.Embed(config.type_vocab_size, width, name="token_type_embeddings")(types)
     x += nn.Embed(config.max_position_embeddings, width, name="position_embeddings")(positions)
     return x
 

@@ -1,58 +1,29 @@
 """DistilBERT: Sanh et al. 2019, arXiv 1910.01108."""
 
-from dataclasses import dataclass
-
-import flax.linen as nn
-import jax.numpy as jnp
+from dataclasses import replace
 
 from .._config import ConfigReader
-from .._family import TEXT, Family
-from .._layers import Activation, Array, LayerNorm, Outputs, PostNormBlock, padding_mask
+from .._layers import ACTIVATION_NAMES
 from .._weights import embedding, linear, norm
-
-#: The reference fixes it.
-EPS = 1e-12
+from . import bert
 
 
-@dataclass(frozen=True)
-class DistilBertConfig:
-    """Sizes and options, named as in ``config.json``."""
-
-    vocab_size: int = 30522
-    dim: int = 768
-    n_layers: int = 6
-    n_heads: int = 12
-    hidden_dim: int = 3072
-    activation: Activation = "gelu"
-    max_position_embeddings: int = 512
-
-
-def parse(reader: ConfigReader, tensors: frozenset[str]) -> DistilBertConfig:
-    """Read the configuration."""
+def parse(reader: ConfigReader, tensors: frozenset[str]) -> bert.BertConfig:
+    """Read the configuration, which is that of a BERT without segments and pooler."""
     # Only how training starts: sinusoidal positions are a table in the checkpoint, too.
     reader.neutral("sinusoidal_pos_embds", "language", "name")
-    return reader.read(DistilBertConfig)
-
-
-class DistilBert(nn.Module):
-    """Embeddings without segments and post-norm layers."""
-
-    config: DistilBertConfig
-
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``input_ids`` and ``attention_mask``."""
-        c = self.config
-        ids = batch["input_ids"]
-        positions = jnp.arange(ids.shape[1])[None]
-        x = nn.Embed(c.vocab_size, c.dim, name="word_embeddings")(ids)
-        x += nn.Embed(c.max_position_embeddings, c.dim, name="position_embeddings")(positions)
-        states = [LayerNorm(EPS, name="embeddings_norm")(x)]
-        mask = padding_mask(batch.get("attention_mask"))
-        for i in range(c.n_layers):
-            block = PostNormBlock(c.n_heads, c.hidden_dim, c.activation, EPS, name=f"layer_{i}")
-            states.append(block(states[-1], mask))
-        return Outputs(tuple(states), states[-1])
+    return bert.BertConfig(
+        vocab_size=reader.get("vocab_size", 30522),
+        hidden_size=reader.get("dim", 768),
+        num_hidden_layers=reader.get("n_layers", 6),
+        num_attention_heads=reader.get("n_heads", 12),
+        intermediate_size=reader.get("hidden_dim", 3072),
+        hidden_act=reader.get("activation", "gelu", str, ACTIVATION_NAMES),
+        max_position_embeddings=reader.get("max_position_embeddings", 512),
+        type_vocab_size=0,
+        layer_norm_eps=1e-12,  # the reference fixes it
+        has_pooler=False,
+    )
 
 
 RULES = (
@@ -69,14 +40,11 @@ RULES = (
     *norm("transformer.layer.*.output_layer_norm", "layer_*/mlp_norm"),
 )
 
-DISTILBERT = Family(
+DISTILBERT = replace(
+    bert.BERT,
     name="distilbert",
-    modalities=(TEXT,),
     parse=parse,
-    build=DistilBert,
     rules=RULES,
-    poolings=lambda config: ("mean", "cls", "eos"),
-    max_tokens=lambda config: config.max_position_embeddings,
     prefixes=("distilbert.",),
     ignored=(
         "embeddings.position_ids",

@@ -1,6 +1,7 @@
 """ModernBERT: Warner et al. 2024, arXiv 2412.13663."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,10 +11,9 @@ from .._family import TEXT, Family
 from .._layers import (
     Activation,
     Array,
-    GatedMlp,
     LayerNorm,
     Outputs,
-    SelfAttention,
+    PreNormBlock,
     padding_mask,
     rotate,
 )
@@ -112,39 +112,25 @@ class ModernBert(nn.Module):
         places = jnp.arange(ids.shape[1])
         near = (jnp.abs(places[:, None] - places[None, :]) <= c.window)[None, None]
         local_mask = near if mask is None else mask & near
+        has = c.attention_bias
         for i, local in enumerate(c.local_layers):
             theta = c.local_rope_theta if local else c.global_rope_theta
-            block = ModernBertBlock(c, first=i == 0, theta=theta, name=f"layer_{i}")
-            states.append(block(states[-1], local_mask if local else mask))
+            block = PreNormBlock(
+                c.num_attention_heads,
+                c.intermediate_size,
+                c.hidden_activation,
+                c.norm_eps,
+                bias=(has, has, has, has),
+                gated=True,
+                mlp_bias=c.mlp_bias,
+                norm_bias=c.norm_bias,
+                first_norm=i > 0,
+                name=f"layer_{i}",
+            )
+            turn = partial(rotate, theta=theta)
+            states.append(block(states[-1], local_mask if local else mask, rotate=turn))
         states[-1] = normed(states[-1], "norm")
         return Outputs(tuple(states), states[-1])
-
-
-class ModernBertBlock(nn.Module):
-    """One layer.
-
-    Attributes:
-        config: sizes and options.
-        first: whether it is the first, which has no norm before its attention.
-        theta: base of its rotary embedding.
-    """
-
-    config: ModernBertConfig
-    first: bool
-    theta: float
-
-    @nn.compact
-    def __call__(self, x: Array, mask: Array | None) -> Array:
-        """Apply to tokens."""
-        c = self.config
-        y = x
-        if not self.first:
-            y = LayerNorm(c.norm_eps, use_bias=c.norm_bias, name="attention_norm")(x)
-        has = c.attention_bias
-        attend = SelfAttention(c.num_attention_heads, (has, has, has, has), name="attention")
-        x += attend(y, mask, rotate=lambda heads: rotate(heads, self.theta))
-        y = LayerNorm(c.norm_eps, use_bias=c.norm_bias, name="mlp_norm")(x)
-        return x + GatedMlp(c.intermediate_size, c.hidden_activation, c.mlp_bias, name="mlp")(y)
 
 
 RULES = (

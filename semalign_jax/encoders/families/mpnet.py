@@ -7,14 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._config import ConfigReader
-from .._layers import (
-    Activation,
-    Array,
-    LayerNorm,
-    Outputs,
-    layers,
-    positions_past_padding,
-)
+from .._layers import Array, Outputs, layers, positions_past_padding
 from .._weights import embedding, linear, norm
 from . import bert
 
@@ -23,24 +16,21 @@ PAD, BUCKETS, MAX_DISTANCE = 1, 32, 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class MPNetConfig:
-    """Sizes and options, named as in ``config.json``."""
+class MPNetConfig(bert.BertConfig):
+    """That of BERT with other defaults."""
 
     vocab_size: int = 30527
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     intermediate_size: int = 3072
-    hidden_act: Activation = "gelu"
-    max_position_embeddings: int = 512
-    layer_norm_eps: float = 1e-12
-    has_pooler: bool
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> MPNetConfig:
     """Read the configuration."""
     reader.only("relative_attention_num_buckets", BUCKETS)
-    return reader.read(MPNetConfig, has_pooler="pooler.dense.weight" in tensors)
+    has_pooler = "pooler.dense.weight" in tensors
+    return reader.read(MPNetConfig, type_vocab_size=0, has_pooler=has_pooler)
 
 
 def relative_buckets(tokens: int) -> np.ndarray:
@@ -70,10 +60,7 @@ class MPNet(nn.Module):
         """Run on ``input_ids`` and ``attention_mask``."""
         c = self.config
         ids = batch["input_ids"]
-        positions = positions_past_padding(ids, PAD)
-        x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
-        place = nn.Embed(c.max_position_embeddings, c.hidden_size, name="position_embeddings")
-        x = LayerNorm(c.layer_norm_eps, name="embeddings_norm")(x + place(positions))
+        x = bert.embed(c, batch, positions=positions_past_padding(ids, PAD))
         biases = nn.Embed(BUCKETS, c.num_attention_heads, name="relative_attention_bias")
         bias = biases(jnp.asarray(relative_buckets(ids.shape[1]))).transpose(2, 0, 1)[None]
         states = layers(c, x, batch.get("attention_mask"), bias=bias)
