@@ -36,6 +36,7 @@ from .leave_one_out import (
     Candidate,
     Spectrum,
     compared,
+    dual_inverse,
     left_out_parts,
     mean_cosine,
     predicted,
@@ -360,13 +361,20 @@ def _solution(problem: Problem, choice: Choice) -> tuple[Array, Array]:
     rest = y - base * x if equal else y
     value = ridge_weight(choice.of, lax.stop_gradient(rest), best.strength)
     gamma = _length(lax.stop_gradient(problem), choice.left_out)
-    # The same by a solver that has derivatives; only computed for these.
+    # The same with derivatives; only computed for these.
     ridge = best.strength * jnp.sum(x * x) / x.shape[1]
-    inverse = least_squares(x, jnp.eye(len(x), dtype=x.dtype), ridge)
-    exact = matmul(inverse, rest)
-    leverage = jnp.sum(x * transpose(inverse), axis=1) + problem.share
-    free = jnp.where(1 - leverage > default_rcond(y.dtype), 1 - leverage, 0)
-    exact_left = predicted(y, rest - matmul(x, exact), free)
+    if choice.of.rest is None:
+        inverse = least_squares(x, jnp.eye(len(x), dtype=x.dtype), ridge)
+        exact = matmul(inverse, rest)
+        residual = rest - matmul(x, exact)
+        free = 1 - jnp.sum(x * transpose(inverse), axis=1) - problem.share
+        free = jnp.where(free > default_rcond(y.dtype), free, 0)
+    else:
+        dual, of_mean = dual_inverse(choice.of, x, problem.w, ridge)
+        exact = matmul(transpose(x), matmul(dual, rest))
+        residual = ridge * matmul(dual, rest)
+        free = ridge * (jnp.diagonal(dual) - of_mean * problem.share)
+    exact_left = predicted(y, residual, free)
     weight = replace_value(exact, value)
     gamma = replace_value(_length(problem, exact_left), gamma)
     if equal:

@@ -24,7 +24,8 @@ from .._core.linalg import (
     unit_rows,
 )
 from .._core.typing import Array
-from .sides import shares
+from ._solvers.least_squares import gram_solve
+from .sides import row_weights, shares
 
 #: Strengths that are tried, in units of the mean diagonal of the Gram matrix of the anchors `x`;
 #: the small ones for anchors that are many or free of noise. No larger ones: between unlike spaces
@@ -109,6 +110,33 @@ def ridge_weight(of: Spectrum, rest: Array, strength: Array) -> Array:
     """The ridge solution [d, q] from the rows to `rest` [n, q]."""
     gain = of.s * of.inverse(strength)
     return matmul(transpose(of.vt), gain[:, None] * crossed(of, rest))
+
+
+def dual_inverse(of: Spectrum, x: Array, w: Array, penalty: Array) -> tuple[Array, Array]:
+    """`(x x^T + penalty)^-1` [n, n] for no more rows than dimensions, with derivatives.
+
+    Times the penalty it is what the ridge leaves of each row. Of the mean of centred rows that
+    would be all, next to which float32 loses what is left of the others: here the mean has a power
+    instead, that of all rows. Also returned is what the matrix is for the mean.
+    """
+    assert of.rest is not None  # no more rows than dimensions
+    total, power = jnp.sum(w), jnp.sum(x * x)
+    _, mean = row_weights(w, len(x), x.dtype)
+    mean = mean * safe_inverse(jnp.sqrt(total), total > 0)
+    of_mean = safe_inverse(power + penalty, power > 0)
+    some = jnp.where(power > 0, power, 1)
+    columns = jnp.concatenate([transpose(x), (jnp.sqrt(some) * mean)[None, :]])
+    root = lax.stop_gradient(
+        jnp.concatenate(
+            [
+                of.basis * jnp.sqrt(safe_inverse(of.s**2 + penalty, of.keep))[None, :],
+                of.rest * jnp.sqrt(safe_inverse(penalty, penalty > 0)),
+                (jnp.sqrt(of_mean) * mean)[:, None],
+            ],
+            axis=1,
+        )
+    )
+    return gram_solve(root, columns, penalty, jnp.eye(len(x), dtype=x.dtype)), of_mean
 
 
 def left_out(of: Spectrum, y: Array) -> Callable[[Array], Array]:

@@ -163,6 +163,33 @@ def test_transformations_agree_with_eager():
     assert slope == pytest.approx((above - below) / 2e-5, rel=1e-5)
 
 
+def test_derivatives_of_few_anchors_in_many_dimensions():
+    x, y = anchors(6, 20, 20, cond=3)
+    weights = np.array([1, 2, 1, 0, 1, 3], float)
+    rng = np.random.default_rng(0)
+    steps = [rng.standard_normal(a.shape) for a in (x, y)] + [
+        rng.standard_normal(6) * (weights > 0)
+    ]
+
+    @partial(jax.jit, static_argnums=0)
+    @partial(jax.value_and_grad, argnums=(1, 2, 3))
+    def score(dtype, *arguments):
+        return jnp.sum(sa.fit_auto(*arguments[:2], weights=arguments[2])[0].weight ** 2)
+
+    def slope(dtype):
+        gradient = score(dtype, *(a.astype(dtype) for a in (x, y, weights)))[1]
+        return sum(np.sum(np.asarray(g) * s) for g, s in zip(gradient, steps, strict=True))
+
+    above, below = (
+        float(
+            score("float64", *(a + e * s for a, s in zip((x, y, weights), steps, strict=True)))[0]
+        )
+        for e in (1e-6, -1e-6)
+    )
+    assert slope("float64") == pytest.approx((above - below) / 2e-6, rel=1e-5)
+    assert slope("float32") == pytest.approx(slope("float64"), rel=1e-3)
+
+
 @pytest.mark.parametrize("precision", ["x32"], indirect=True)
 def test_answers_are_defined_at_the_edges(precision):
     x, y = anchors(6, 8, 8, cond=3)
