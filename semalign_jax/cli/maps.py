@@ -18,7 +18,7 @@ from ..maps.diagnose import diagnose
 from ..maps.fit_from_stats import fit_from_stats
 from ..maps.io import load_map, save_map
 from ..maps.options import check_method, check_options
-from ..maps.semi import fit_semi
+from ..maps.semi import FOLDS, fit_semi
 from ..maps.stats import PairStats
 from ..metrics import normalize_rows
 from ..stores.store import ROWS_AT_ONCE, EmbeddingStore, create_store, paired_batches
@@ -138,8 +138,10 @@ def _unpaired(
     """The stores of unpaired rows, or None; before anything is read."""
     if settings.unpaired_source is None or settings.unpaired_target is None:
         return None
-    if len(pairs) < 2:
-        raise ValueError("--unpaired-source needs at least 2 pairs to fit to; there is 1")
+    if len(pairs) < FOLDS:
+        raise ValueError(
+            f"--unpaired-source needs at least {FOLDS} pairs to fit to; there are {len(pairs)}"
+        )
     stores = open_rows(settings.unpaired_source), open_rows(settings.unpaired_target)
     for store, like in zip(stores, (pairs.source, pairs.target), strict=True):
         if not len(store):

@@ -197,11 +197,10 @@ def _root_mean_square(rows: Array) -> Array:
     return jnp.sqrt(jnp.mean(jnp.sum(rows * rows, axis=1)))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=0)
 def _fit(
-    folds: int, block: int, x: Array, y: Array, pools: Sequence[Array], epsilon: Array,
-    key: Array,
-) -> tuple[AffineMap, SemiInfo]:  # fmt: skip
+    block: int, x: Array, y: Array, pools: Sequence[Array], epsilon: Array, key: Array
+) -> tuple[AffineMap, SemiInfo]:
     dtype = common_dtype(x.dtype, y.dtype)
     work = compute_dtype(dtype)
     # Products of rows stay in range, whatever their unit.
@@ -221,13 +220,13 @@ def _fit(
     ]
 
     def without(fold: Array) -> Array:
-        out = (jnp.arange(n) % folds == fold).astype(work)
+        out = (jnp.arange(n) % FOLDS == fold).astype(work)
         means, *weights = _two_maps(x, y, 1 - out, some, ridge, epsilon, key_gate, block)
         truth = unit_rows(y - means[1][None, :])
         mapped = (unit_rows(matmul(x - means[0][None, :], weight)) for weight in weights)
         return jnp.stack([jnp.sum(out[:, None] * rows * truth) for rows in mapped])
 
-    cosines = jnp.sum(lax.map(without, jnp.arange(folds)), axis=0) / n
+    cosines = jnp.sum(lax.map(without, jnp.arange(FOLDS)), axis=0) / n
     means, alone, joint = _two_maps(x, y, jnp.ones(n, work), pools, ridge, epsilon, key_fit, block)
     source, target = (pool - mean[None, :] for pool, mean in zip(pools, means, strict=True))
     shift = _shift(source, target, alone, error / n)
@@ -277,7 +276,7 @@ def fit_semi(
     rows need no more.
 
     Args:
-        x: source anchors [n, d_in], floating point, n >= 2; row i matches row i of `y`.
+        x: source anchors [n, d_in], floating point, n >= 4; row i matches row i of `y`.
         y: target anchors [n, d_out].
         x_unpaired: rows of the source space [n_x, d_in].
         y_unpaired: rows of the target space [n_y, d_out], drawn from what `x_unpaired` shows but
@@ -306,8 +305,11 @@ def fit_semi(
         (20, 4)
     """
     x, y, _ = check_anchors(x, y, None, validate)
-    if x.shape[0] < 2:
-        raise ValueError("x and y have 1 row: fit_semi needs at least 2 anchors, to leave some out")
+    if x.shape[0] < FOLDS:
+        raise ValueError(
+            f"x and y have {x.shape[0]} rows: fit_semi needs at least {FOLDS} anchors, of which "
+            "some are left out in turn"
+        )
     pools = {"x_unpaired": (x_unpaired, x), "y_unpaired": (y_unpaired, y)}
     checked = []
     for name, (pool, anchors) in pools.items():
@@ -324,7 +326,7 @@ def fit_semi(
         raise ValueError(f"epsilon must be > 0; got {float(epsilon)}")
     key = jax.random.key(0) if key is None else checks.prng_key("key", key)
     block = checks.positive_int("block_rows", block_rows)
-    mapping, info = _fit(min(FOLDS, len(x)), block, x, y, tuple(checked), epsilon, key)
+    mapping, info = _fit(block, x, y, tuple(checked), epsilon, key)
     if validate and checks.is_concrete(*info):
         _warn(info)
     return mapping, info

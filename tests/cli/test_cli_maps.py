@@ -177,7 +177,7 @@ UNPAIRED = ("--unpaired-source", "four.npy", "--unpaired-target", "four.npy")
         (("--unpaired-source", "a.npy"), "--unpaired-source and --unpaired-target: give both"),
         ((*UNPAIRED, "--ridge", "1"), "--ridge and --unpaired-source: a fit with unpaired rows is"),
         ((*UNPAIRED, "--method", "ortho"), "--method and --unpaired-source: a fit with unpaired"),
-        ((*UNPAIRED, "--anchors", "1"), "--unpaired-source needs at least 2 pairs to fit to"),
+        ((*UNPAIRED, "--anchors", "3"), "--unpaired-source needs at least 4 pairs to fit to"),
         (UNPAIRED, "four.npy has 4 dimensions; "),
         (("--out", "no/folder/map.safetensors"), "there is no such folder for the map"),
     ],
