@@ -164,7 +164,7 @@ def bootstrap_weights(
         weights: [n], see `bootstrap`.
 
     Returns:
-        [resamples, n]: number of times that each row was drawn, times `weights`.
+        An array [resamples, n], the number of times that each row was drawn, times `weights`.
 
     Raises:
         TypeError: for a `key` that is none, `strata` or `clusters` that are not integers.
