@@ -38,6 +38,7 @@ from .._core.linalg import (
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap, identity_map
 from ..metrics import cosine_similarity, normalize_rows
+from ..metrics.samples import integers
 from ..stitching.heads import fit_head
 from .scores import (
     TASKS,
@@ -550,11 +551,13 @@ def linear_probe_scores(
         head = fit_head(embeddings, truth.labels, num_classes, l2=l2)
         return jax.nn.softmax(head(images), axis=-1)
     known = np.ones(truth.labels.shape, bool) if truth.known is None else truth.known
+    # As they came: of traced labels, those that are neither 0 nor 1 make the scores NaN.
+    columns = integers("labels", labels, truth.labels.shape)
 
     def of_class(column: Array, weights: Array) -> AffineMap:
         return fit_head(embeddings, column, 2, l2=l2, weights=weights)
 
-    heads = jax.vmap(of_class, in_axes=1)(truth.labels, jnp.asarray(known))
+    heads = jax.vmap(of_class, in_axes=1)(columns, jnp.asarray(known))
     return _positive_shares(heads, images)
 
 

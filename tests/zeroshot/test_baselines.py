@@ -335,6 +335,12 @@ def test_linear_probe_of_a_finding_that_never_occurs_and_bad_labels():
     got = np.asarray(baselines.linear_probe_scores(x, labels, x, 2, task="multi-label"))
     assert np.isfinite(got).all()
     assert got[:, 0].max() < 0.5
+    bad = labels.astype(int)
+    bad[3, 1] = 7
+    probe = partial(baselines.linear_probe_scores, task="multi-label")
+    traced = np.asarray(jax.jit(lambda labels: probe(x, labels, x, 2))(bad))
+    np.testing.assert_allclose(traced[:, 0], got[:, 0], atol=1e-5)
+    assert np.isnan(traced[:, 1]).all()
     with pytest.raises(ValueError, match="labels must have shape"):
         baselines.linear_probe_scores(x, labels[:, :1], x, 2, task="multi-label")
     with pytest.raises(ValueError, match=r"labels must be in \[0, 2\)"):
