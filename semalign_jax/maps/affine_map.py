@@ -125,11 +125,7 @@ class AffineMap(NamedTuple):
                 raise ValueError("batch_size is for one map and x [n, d_in]; leave it None")
             return apply_in_batches(self, x, batch_size)
         x = checks.float_array("x", x, tuple(range(1, 9)))
-        if x.shape[-1] != self.d_in:
-            raise ValueError(
-                f"x must have {self.d_in} features in its last axis, as the map's source space; "
-                f"got shape {x.shape}"
-            )
+        _check_features(x, self.d_in)
         if x.ndim == 1 and self.batch_shape:
             raise ValueError(
                 f"x must be [n, {self.d_in}] for a batch of maps {self.batch_shape}; got a vector"
@@ -262,11 +258,20 @@ def _identity(d_in: int, d_out: int, dtype: np.dtype) -> AffineMap:
     return AffineMap(weight, jnp.zeros(d_in, dtype), jnp.zeros(d_out, dtype))
 
 
+def _check_features(x: Array, d_in: int) -> None:
+    if x.shape[-1] != d_in:
+        raise ValueError(
+            f"x must have {d_in} features in its last axis, as the map's source space; got shape "
+            f"{x.shape}"
+        )
+
+
 def apply_in_batches(function: Any, x: ArrayLike, batch_size: int) -> Array:
     """`function(x)` of rows `x` [n, d], a pytree such as a map or a head, in batches of rows."""
     x = checks.float_array("x", x, (1, 2))
     if x.ndim != 2:
         raise ValueError(f"batch_size is for x [n, d_in]; leave it None for shape {x.shape}")
+    _check_features(x, function.d_in)  # here, where the shape is that of all rows
     return _apply_in_batches(checks.batch_size(batch_size), function, x)
 
 

@@ -222,5 +222,8 @@ def test_many_rows_in_batches():
     assert memory.temp_size_in_bytes < 200_000  # the result itself has 3.2 MB
     with pytest.raises(ValueError, match="x must have"):
         fitted.apply(X, batch_size=2)
+    for one in (fitted, sa.stitching.MlpHead(fitted, fitted, "relu")):
+        with pytest.raises(ValueError, match=r"x must have 4 features .* got shape \(7, 5\)"):
+            one.apply(np.zeros((7, 5)), batch_size=2)
     with pytest.raises(ValueError, match="batch_size is for one map"):
         jax.tree.map(lambda a: a[None], fitted).apply(X[0], batch_size=2)
