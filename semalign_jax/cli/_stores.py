@@ -49,7 +49,21 @@ class MatchedStores:
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Those of the source and of the target, float32."""
         found = self.source.rows(self.matched.rows_a), self.target.rows(self.matched.rows_b)
+        self.check_finite(*found)
         return found[0].astype(np.float32), found[1].astype(np.float32)
+
+    def check_finite(self, x: np.ndarray, y: np.ndarray, start: int = 0) -> None:
+        """Refuse NaN and infinity in rows that were read, the first of which is number `start`."""
+        for store, at, rows in (
+            (self.source, self.matched.rows_a, x),
+            (self.target, self.matched.rows_b, y),
+        ):
+            bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+            if bad.size:
+                raise ValueError(
+                    f"{store.folder} holds NaN or infinity, first in the row of the id "
+                    f"{store.ids[at[start + bad[0]]]!r}: leave such rows out"
+                )
 
 
 def open_pair(source: Path, target: Path) -> MatchedStores:

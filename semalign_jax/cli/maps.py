@@ -1,5 +1,6 @@
 """`semalign fit` and `semalign apply`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,8 @@ def _fit(console: Console, settings: FitSettings) -> Outcome:
         )
     console.note(f"{count} pairs of {settings.source} and {settings.target}")
     pools = _unpaired(settings, pairs)
-    batches = paired_batches(
-        pairs.source, pairs.target, pairs.matched, settings.batch_rows, shard=this_process()
-    )
     with console.progress("fit", len(shard_rows(count))) as shown:
-        stats = accumulate_stats(batches, progress=shown.update)
+        stats = accumulate_stats(_batches(pairs, settings.batch_rows), progress=shown.update)
     about: dict[str, Any] = {}
     if pools is not None:
         mapping, about = _fit_with_unpaired(settings, pairs, pools)
@@ -116,6 +114,16 @@ def _fit(console: Console, settings: FitSettings) -> Outcome:
             "--method auto finds a penalty"
         )
     return Outcome(values, "\n".join(lines))
+
+
+def _batches(pairs: MatchedStores, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """This process's share of the rows, each batch checked."""
+    start = shard_rows(len(pairs)).start
+    stores = pairs.source, pairs.target, pairs.matched
+    for x, y in paired_batches(*stores, size, shard=this_process()):
+        pairs.check_finite(x, y, start)
+        start += len(x)
+        yield x, y
 
 
 def _fit_auto(pairs: MatchedStores) -> tuple[AffineMap, dict[str, Any]]:

@@ -255,6 +255,25 @@ def test_an_interrupted_apply_goes_on(stores, mapping, tmp_path, monkeypatch):
     np.testing.assert_allclose(rows, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", "--method", "affine", "--batch-rows", "20"),
+        ("sweep", "--anchors", "9"),
+        ("migrate",),
+    ],
+)
+def test_rows_with_nan_are_named(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x, y = np.random.default_rng(0).standard_normal((2, 120, 4)).astype(np.float32)
+    y[41:] = np.nan
+    np.save("x.npy", x)
+    np.save("y.npy", y)
+    message = error_of(words[0], "x.npy", "y.npy", *words[1:], "--out", "to.safetensors")
+    assert "y.npy holds NaN or infinity, first in the row of the id '" in message
+    assert words[0] != "fit" or "'41': leave such rows out" in message
+
+
 def test_plain_arrays_are_matched_by_position(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((30, 6)).astype(np.float32)
