@@ -265,12 +265,15 @@ class _Group:
         )
         lines = {} if settings.intervals is None else self._logits(pool, test, heads)
         rows, classes, trust = [], [], []
+        records = matrix.to_records()
         for source, target in ((a, b), (b, a)):
             pair = self.protocol, source, target
             rows += summarize(
                 record | dict(zip(PAIR, pair, strict=True))
-                for record in matrix.to_records()
-                if record["target"] == target  # by that of the target itself: the upper bound
+                for metric in self.metrics  # the first is shown most; JAX sorts them by name
+                for record in records
+                # One by the target itself is the upper bound.
+                if record["metric"] == metric and record["target"] == target
             )
             if settings.intervals is not None:
                 classes += class_rows(
