@@ -159,8 +159,8 @@ def _refuse_beyond_float32(name: str, value: Any) -> None:
 
 
 def _row_blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Some rows at a time: answers about all values would take memory like these."""
-    return (rows[start : start + 4096] for start in range(0, len(rows), 4096))
+    """Some rows at a time, at least one block: answers about all values would take memory, too."""
+    return (rows[start : start + 4096] for start in range(0, max(len(rows), 1), 4096))
 
 
 def host_array(name: str, value: Any) -> Any:

@@ -25,7 +25,7 @@ from .._core.linalg import (
 )
 from .._core.typing import Array
 from ._solvers.least_squares import gram_solve
-from .sides import row_weights, shares
+from .sides import mean_direction, row_weights, shares
 
 #: Strengths that are tried, in units of the mean diagonal of the Gram matrix of the anchors `x`;
 #: the small ones for anchors that are many or free of noise. No larger ones: between unlike spaces
@@ -120,9 +120,8 @@ def dual_inverse(of: Spectrum, x: Array, w: Array, penalty: Array) -> tuple[Arra
     instead, that of all rows. Also returned is what the matrix is for the mean.
     """
     assert of.rest is not None  # no more rows than dimensions
-    total, power = jnp.sum(w), jnp.sum(x * x)
-    _, mean = row_weights(w, len(x), x.dtype)
-    mean = mean * safe_inverse(jnp.sqrt(total), total > 0)
+    power = jnp.sum(x * x)
+    mean = mean_direction(*row_weights(w, len(x), x.dtype))
     of_mean = safe_inverse(power + penalty, power > 0)
     some = jnp.where(power > 0, power, 1)
     columns = jnp.concatenate([transpose(x), (jnp.sqrt(some) * mean)[None, :]])

@@ -42,6 +42,12 @@ def shares(w: Array) -> Array:
     return w * safe_inverse(total, total > 0)
 
 
+def mean_direction(w: Array, root: Array) -> Array:
+    """The unit vector [n] that weighted, centred rows have no part in; `root` are roots of `w`."""
+    total = jnp.sum(w)
+    return root * safe_inverse(jnp.sqrt(total), total > 0)
+
+
 def effective_number(w: Array) -> Array:
     """Kish's effective number of rows of weights [n], (sum w)^2 / sum w^2, in any unit of them."""
     squares = jnp.sum(shares(w) ** 2)

@@ -30,11 +30,7 @@ from jax.scipy.special import ndtr, ndtri
 from .._core import checks
 from .._core.linalg import compute_dtype
 from .._core.typing import Array, ArrayLike
-from .delong import DeLongInterval as DeLongInterval
-from .delong import DeLongTest as DeLongTest
-from .delong import delong_interval as delong_interval
-from .delong import delong_test as delong_test
-from .delong import tail_of
+from .delong import DeLongInterval, DeLongTest, delong_interval, delong_test, tail_of
 from .samples import (
     host_copies,
     integer_array,
