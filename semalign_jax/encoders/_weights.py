@@ -54,6 +54,11 @@ def same(w: np.ndarray) -> np.ndarray:
     return w
 
 
+def first(w: np.ndarray) -> np.ndarray:
+    """``[1, ...]`` to ``[...]``."""
+    return w.reshape(w.shape[1:])
+
+
 def scalar(w: np.ndarray) -> np.ndarray:
     """``[]`` or ``[1]`` to ``[]``."""
     return w.reshape(())
@@ -367,6 +372,8 @@ def load_params(
     problems, quantized = [], []
     for name, tensor in tensors.items():
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored):
+            continue
+        if 0 in tensor.shape:  # e.g. of no register tokens
             continue
         matches = [(m, rule) for p, rule in compiled if (m := p.fullmatch(name))]
         if len(matches) != 1:

@@ -10,15 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._family import TEXT, Family
-from .._layers import (
-    ACTIVATIONS,
-    Activation,
-    Array,
-    LayerNorm,
-    Outputs,
-    layers,
-)
+from .._family import Family
+from .._layers import ACTIVATIONS, Activation, Array, LayerNorm, Outputs, layers
 from .._weights import embedding, linear, norm
 
 _Config = TypeVar("_Config", bound="BertConfig")
@@ -183,7 +176,6 @@ def cxr_poolings(config: CxrBertConfig) -> tuple[str, ...]:
 
 BERT = Family(
     name="bert",
-    modalities=(TEXT,),
     parse=parse,
     build=Bert,
     rules=RULES,

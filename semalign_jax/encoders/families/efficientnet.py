@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._family import IMAGE, Family
+from .._family import Family
 from .._layers import ACTIVATION_NAMES, ACTIVATIONS, Array, Outputs
 from .._maps import ConvNorm, Padding, channels_last, flatten_map, global_average
 from .._weights import conv_norm, patch_embedding
@@ -291,7 +291,6 @@ def image_size(config: EfficientNetConfig) -> tuple[int, int, int]:
 
 EFFICIENTNET = Family(
     name="efficientnet",
-    modalities=(IMAGE,),
     parse=parse,
     build=EfficientNet,
     rules=RULES,
@@ -302,7 +301,6 @@ EFFICIENTNET = Family(
 )
 EFFICIENTNET_LITE = Family(
     name="efficientnet_lite",
-    modalities=(IMAGE,),
     parse=parse_lite,
     build=EfficientNet,
     rules=LITE_RULES,

@@ -7,16 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._family import TEXT, Family
-from .._layers import (
-    Activation,
-    Array,
-    LayerNorm,
-    Outputs,
-    PreNormBlock,
-    padding_mask,
-    rotate,
-)
+from .._family import Family
+from .._layers import Activation, Array, LayerNorm, Outputs, PreNormBlock, padding_mask, rotate
 from .._weights import embedding, linear, norm, packed
 from .qwen3 import FULL, SLIDING, layer_types
 
@@ -147,7 +139,6 @@ RULES = (
 
 MODERNBERT = Family(
     name="modernbert",
-    modalities=(TEXT,),
     parse=parse,
     build=ModernBert,
     rules=RULES,

@@ -68,19 +68,13 @@ class MPNet(nn.Module):
 
 
 RULES = (
-    *embedding("embeddings.word_embeddings", "word_embeddings"),
-    *embedding("embeddings.position_embeddings", "position_embeddings"),
-    *norm("embeddings.LayerNorm", "embeddings_norm"),
+    *bert.RULES,
     *embedding("encoder.relative_attention_bias", "relative_attention_bias"),
     *linear("encoder.layer.*.attention.attn.q", "layer_*/attention/query"),
     *linear("encoder.layer.*.attention.attn.k", "layer_*/attention/key"),
     *linear("encoder.layer.*.attention.attn.v", "layer_*/attention/value"),
     *linear("encoder.layer.*.attention.attn.o", "layer_*/attention/out"),
     *norm("encoder.layer.*.attention.LayerNorm", "layer_*/attention_norm"),
-    *linear("encoder.layer.*.intermediate.dense", "layer_*/mlp/up"),
-    *linear("encoder.layer.*.output.dense", "layer_*/mlp/down"),
-    *norm("encoder.layer.*.output.LayerNorm", "layer_*/mlp_norm"),
-    *linear("pooler.dense", "pooler"),
 )
 
 MPNET = replace(

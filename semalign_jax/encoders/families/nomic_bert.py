@@ -8,15 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._layers import (
-    ACTIVATION_NAMES,
-    Array,
-    LayerNorm,
-    Outputs,
-    PostNormBlock,
-    layers,
-    rotate,
-)
+from .._layers import ACTIVATION_NAMES, Array, LayerNorm, Outputs, PostNormBlock, layers, rotate
 from .._weights import embedding, linear, norm, packed
 from . import bert
 

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._family import TEXT, Family
+from .._family import Family
 from .._layers import (
     ACTIVATION_NAMES,
     Array,
@@ -211,7 +211,6 @@ RULES = (
 
 QWEN3 = Family(
     name="qwen3",
-    modalities=(TEXT,),
     parse=parse,
     build=Decoder,
     rules=(*RULES, Rule(f"{_LAYER}.post_attention_layernorm.weight", "layer_*/mlp_norm/scale")),

@@ -12,36 +12,30 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from .._config import ConfigReader
-from .._family import IMAGE, TEXT, Family
+from .._family import Family
 from .._towers import (
     TextTower,
     TextTowerConfig,
     TwoTowers,
     TwoTowersConfig,
-    VisionTower,
-    VisionTowerConfig,
+    VisionTransformer,
+    VisionTransformerConfig,
+    image_options,
+    layer_options,
     reads_padding,
 )
-from .._weights import (
-    Rule,
-    embedding,
-    linear,
-    norm,
-    packed,
-    patch_embedding,
-    prefixed,
-    scalar,
-)
-from .clip import LAYER_RULES, image_options, layer_options
+from .._weights import Rule, embedding, linear, norm, packed, patch_embedding, prefixed, scalar
+from .clip import LAYER_RULES
 
 
 def parse_text(reader: ConfigReader, tensors: frozenset[str]) -> TextTowerConfig:
     """Read the configuration of a text tower."""
-    options = layer_options(reader, 768, 12, 3072, "gelu_pytorch_tanh", 1e-6)
+    options = layer_options(reader, 768, 12, "gelu_pytorch_tanh", 1e-6)
     return TextTowerConfig(
         vocab_size=reader.get("vocab_size", 32000),
         max_tokens=reader.get("max_position_embeddings", 64),
         **options,
+        hidden=reader.get("intermediate_size", 3072),
         causal=False,
         padding=True,
         token="last",
@@ -51,24 +45,22 @@ def parse_text(reader: ConfigReader, tensors: frozenset[str]) -> TextTowerConfig
     )
 
 
-def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTowerConfig:
+def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTransformerConfig:
     """Read the configuration of a vision tower."""
-    return VisionTowerConfig(
+    return VisionTransformerConfig(
         **image_options(reader, 16),
-        **layer_options(reader, 768, 12, 3072, "gelu_pytorch_tanh", 1e-6),
+        **layer_options(reader, 768, 12, "gelu_pytorch_tanh", 1e-6),
+        hidden=reader.get("intermediate_size", 3072),
         pooling="attention" if reader.get("vision_use_head", True, bool) else None,
-        projection=None,
         class_token=False,
-        patch_bias=True,
-        pre_norm=False,
-        interpolate=True,
+        placed=0,
     )
 
 
 def parse(
     reader: ConfigReader,
     tensors: frozenset[str],
-    parse_vision: Callable[[ConfigReader, frozenset[str]], VisionTowerConfig] = parse_vision,
+    parse_vision: Callable[[ConfigReader, frozenset[str]], VisionTransformerConfig] = parse_vision,
 ) -> TwoTowersConfig:
     """Read the configuration of both towers."""
     text = parse_text(reader.section("text_config"), tensors)
@@ -118,21 +110,19 @@ _IGNORED = ("*embeddings.position_ids",)
 
 SIGLIP = Family(
     name="siglip",
-    modalities=(TEXT, IMAGE),
     parse=parse,
     build=lambda config: TwoTowers(
-        TextTower(config.text), VisionTower(config.vision), config.logit_bias
+        TextTower(config.text), VisionTransformer(config.vision), config.logit_bias
     ),
     rules=two_tower_rules(VISION_RULES),
     poolings=lambda config: ("projection", "mean"),
-    image_size=lambda config: (config.vision.channels, *config.vision.image_size),
+    image_size=lambda config: (config.vision.num_channels, *config.vision.image_size),
     max_tokens=lambda config: config.text.max_tokens,
     fixed_length=lambda config: reads_padding(config.text),
     ignored=_IGNORED,
 )
 SIGLIP_TEXT = Family(
     name="siglip_text",
-    modalities=(TEXT,),
     parse=parse_text,
     build=TextTower,
     rules=TEXT_RULES,
@@ -144,12 +134,11 @@ SIGLIP_TEXT = Family(
 )
 SIGLIP_VISION = Family(
     name="siglip_vision",
-    modalities=(IMAGE,),
     parse=parse_vision,
-    build=VisionTower,
+    build=VisionTransformer,
     rules=VISION_RULES,
     poolings=lambda config: ("mean",) if config.pooling is None else ("projection", "mean"),
-    image_size=lambda config: (config.channels, *config.image_size),
+    image_size=lambda config: (config.num_channels, *config.image_size),
     prefixes=("vision_model.",),
     ignored=_IGNORED,
 )

@@ -12,19 +12,19 @@ import jax.numpy as jnp
 
 from .._config import ConfigReader
 from .._layers import Array, LayerNorm, Outputs, PreNormBlock, padding_mask
-from .._towers import AttentionPool, TextTower, TwoTowers, VisionTowerConfig
+from .._towers import AttentionPool, TextTower, TwoTowers, VisionTransformerConfig
 from .._weights import linear
 from . import siglip
 
 
-def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTowerConfig:
+def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTransformerConfig:
     """Read the configuration of a vision tower."""
     patches = reader.get("num_patches", 256)
     side = int(max(patches, 0) ** 0.5)
     if side < 1 or side * side != patches:
         reader.problem(f"num_patches must be a square number; it is {patches}")
     config = siglip.parse_vision(reader, tensors)
-    return replace(config, image_size=(side * config.patch[0], side * config.patch[1]))
+    return replace(config, image_size=(side * config.patch_size[0], side * config.patch_size[1]))
 
 
 def resized_positions(table: Array, shapes: Array, count: int) -> Array:
@@ -58,14 +58,14 @@ def resized_positions(table: Array, shapes: Array, count: int) -> Array:
 class NaflexTower(nn.Module):
     """Patches with positions resized to each image's grid, pre-norm layers, attention pooling."""
 
-    config: VisionTowerConfig
+    config: VisionTransformerConfig
 
     @nn.compact
     def __call__(self, batch: dict[str, Array]) -> Outputs:
         """Run on ``pixel_values``, ``pixel_attention_mask`` and ``spatial_shapes``."""
         c = self.config
         pixels = batch["pixel_values"]
-        side = c.image_size[0] // c.patch[0]
+        side = c.image_size[0] // c.patch_size[0]
         shape = (side * side, c.width)
         table = self.param("position_embedding", nn.initializers.zeros, shape, jnp.float32)
         x = nn.Dense(c.width, name="patches")(pixels)
@@ -84,10 +84,12 @@ class NaflexTower(nn.Module):
         return Outputs(tuple(states), last, pooled=pooled, projected=pooled)
 
 
-def patches(config: VisionTowerConfig) -> tuple[int, int]:
+def patches(config: VisionTransformerConfig) -> tuple[int, int]:
     """Number of patches of the learned grid and of values of each."""
-    count = config.image_size[0] * config.image_size[1] // (config.patch[0] * config.patch[1])
-    return count, config.channels * config.patch[0] * config.patch[1]
+    count = (
+        config.image_size[0] * config.image_size[1] // (config.patch_size[0] * config.patch_size[1])
+    )
+    return count, config.num_channels * config.patch_size[0] * config.patch_size[1]
 
 
 VISION_RULES = (*siglip.COMMON_VISION_RULES, *linear("embeddings.patch_embedding", "patches"))
