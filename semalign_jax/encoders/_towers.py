@@ -1,5 +1,6 @@
 """Transformers that families share: of images, and of the texts of two-tower models."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +115,11 @@ class VisionTransformerConfig:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches of images of `image_size`."""
-        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+        return self.grid_of(self.image_size)
+
+    def grid_of(self, size: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of patches of images of another size."""
+        return size[0] // self.patch_size[0], size[1] // self.patch_size[1]
 
 
 def layer_options(
@@ -227,13 +232,12 @@ class VisionTransformer(nn.Module):
 
     config: VisionTransformerConfig
 
-    def attention_options(self, rows: int, columns: int) -> list[dict[str, Any]]:
-        """Return what each layer gets besides the tokens, of images with so many patches."""
+    def attention_options(self, batch: dict[str, Array]) -> list[dict[str, Any]]:
+        """Return what each layer gets besides tokens and mask."""
         return [{}] * self.config.layers
 
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``pixel_values``."""
+    def embed(self, batch: dict[str, Array]) -> Array:
+        """Return the tokens in front of the first layer, ``[batch, tokens, width]``."""
         c = self.config
         zeros = nn.initializers.zeros
         pixels = batch["pixel_values"]
@@ -262,11 +266,18 @@ class VisionTransformer(nn.Module):
                 tokens = jnp.concatenate(front)
                 front = [tokens[: c.placed] + table[: c.placed], tokens[c.placed :]]
         front = [jnp.broadcast_to(tokens, (count, *tokens.shape)) for tokens in front]
-        x = jnp.concatenate([*front, x.reshape(count, rows * columns, width)], axis=1)
+        return jnp.concatenate([*front, x.reshape(count, rows * columns, width)], axis=1)
+
+    @nn.compact
+    def __call__(self, batch: dict[str, Array]) -> Outputs:
+        """Run on ``pixel_values``, and with ``pixel_attention_mask`` if images are padded."""
+        c = self.config
+        x = self.embed(batch)
         if c.pre_norm:
             x = LayerNorm(c.eps, name="pre_norm")(x)
         states = [x]
-        for i, options in enumerate(self.attention_options(rows, columns)):
+        mask = padding_mask(batch.get("pixel_attention_mask"))
+        for i, options in enumerate(self.attention_options(batch)):
             block = PreNormBlock(
                 c.heads,
                 c.hidden,
@@ -278,14 +289,14 @@ class VisionTransformer(nn.Module):
                 mlp_bias=c.mlp_bias,
                 name=f"layer_{i}",
             )
-            states.append(block(states[-1], **options))
+            states.append(block(states[-1], mask, **options))
         norm = LayerNorm(c.eps, name="norm")
         last = norm(states[-1]) if c.norm_tokens else states[-1]
         prefix = int(c.class_token) + c.registers
         pooled = None
         if c.pooling == "attention":
             pool = AttentionPool(c.heads, c.hidden, c.activation, c.eps, name="pool")
-            pooled = pool(last[:, prefix:])
+            pooled = pool(last[:, prefix:], mask)
         elif c.pooling is not None:
             pooled = last[:, 0] if c.pooling == "cls" else jnp.mean(last[:, prefix:], axis=1)
         if pooled is not None and not c.norm_tokens:

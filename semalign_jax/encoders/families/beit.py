@@ -109,9 +109,10 @@ class Beit(VisionTransformer):
 
     config: BeitConfig
 
-    def attention_options(self, rows: int, columns: int) -> list[dict[str, Any]]:
+    def attention_options(self, batch: dict[str, Array]) -> list[dict[str, Any]]:
         """Return the bias of each layer, or None."""
         c = self.config
+        rows, columns = c.grid_of(batch["pixel_values"].shape[2:])
         # One constant for all layers.
         index = jnp.asarray(relative_index(rows, columns))
 

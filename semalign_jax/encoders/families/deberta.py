@@ -206,8 +206,7 @@ RULES = (
 
 def ignored(config: DebertaConfig) -> tuple[str, ...]:
     """Buffers, the heads of tasks, and absolute positions that are only of the trained head."""
-    heads = ("embeddings.position_ids", "cls.*", "lm_predictions.*", "mask_predictions.*")
-    heads += ("pooler.*", "classifier.*", "qa_outputs.*")
+    heads = (*bert.IGNORED, "lm_predictions.*", "mask_predictions.*", "pooler.*")
     return heads if config.position_biased_input else (*heads, "embeddings.position_embeddings.*")
 
 

@@ -82,10 +82,11 @@ class Dinov3(VisionTransformer):
 
     config: Dinov3Config
 
-    def attention_options(self, rows: int, columns: int) -> list[dict[str, Any]]:
+    def attention_options(self, batch: dict[str, Array]) -> list[dict[str, Any]]:
         """Return the rotation, the same in each layer."""
         c = self.config
-        angles = patch_angles(rows, columns, c.width // c.heads, c.rope_theta)
+        grid = c.grid_of(batch["pixel_values"].shape[2:])
+        angles = patch_angles(*grid, c.width // c.heads, c.rope_theta)
         return [{"rotate": partial(rotate_patches, angles=angles)}] * c.layers
 
 

@@ -44,12 +44,6 @@ DISTILBERT = replace(
     parse=parse,
     rules=RULES,
     prefixes=("distilbert.",),
-    ignored=(
-        "embeddings.position_ids",
-        "vocab_*",
-        "pre_classifier.*",
-        "classifier.*",
-        "qa_outputs.*",
-    ),
+    ignored=(*bert.IGNORED, "vocab_*", "pre_classifier.*"),
 )
 FAMILIES = {"distilbert": DISTILBERT}

@@ -50,12 +50,10 @@ ELECTRA = replace(
     ),
     prefixes=("electra.",),
     ignored=(
-        "embeddings.position_ids",
+        *bert.IGNORED,
         "discriminator_predictions.*",
         "generator_predictions.*",
         "generator_lm_head.*",
-        "classifier.*",
-        "qa_outputs.*",
         "sequence_summary.*",
     ),
 )

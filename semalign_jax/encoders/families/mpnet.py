@@ -85,6 +85,6 @@ MPNET = replace(
     rules=RULES,
     max_tokens=lambda config: config.max_position_embeddings - PAD - 1,
     prefixes=("mpnet.",),
-    ignored=("embeddings.position_ids", "lm_head.*", "classifier.*", "qa_outputs.*"),
+    ignored=(*bert.IGNORED, "lm_head.*"),
 )
 FAMILIES = {"mpnet": MPNET}

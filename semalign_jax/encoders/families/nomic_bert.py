@@ -11,6 +11,7 @@ from .._config import ConfigReader
 from .._layers import ACTIVATION_NAMES, Array, LayerNorm, Outputs, PostNormBlock, layers, rotate
 from .._weights import embedding, linear, norm, packed
 from . import bert
+from .qwen3 import rope_theta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,7 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> NomicBertConfig:
     def get(name: str, old: str, default: Any, kind: type = int) -> Any:
         return reader.get(name, reader.get(old, default, kind), kind)
 
-    rope = reader.section("rope_parameters")
-    rope.only("rope_type", "default")
+    theta = reader.get("rotary_emb_base", 1000.0, float)
     width = get("hidden_size", "n_embd", 768)
     heads = get("num_attention_heads", "n_head", 12)
     reader.only("head_dim", None, width // max(heads, 1))
@@ -66,7 +66,7 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> NomicBertConfig:
         max_position_embeddings=get("max_position_embeddings", "max_trained_positions", 2048),
         type_vocab_size=reader.get("type_vocab_size", 2),
         layer_norm_eps=get("layer_norm_eps", "layer_norm_epsilon", 1e-12, float),
-        rope_theta=rope.get("rope_theta", reader.get("rotary_emb_base", 1000.0, float), float),
+        rope_theta=rope_theta(reader.section("rope_parameters"), theta),
         has_pooler="pooler.dense.weight" in tensors,
     )
 

@@ -44,6 +44,6 @@ ROBERTA = replace(
     build=Roberta,
     max_tokens=max_tokens,
     prefixes=("roberta.",),
-    ignored=("embeddings.position_ids", "lm_head.*", "classifier.*", "qa_outputs.*"),
+    ignored=(*bert.IGNORED, "lm_head.*"),
 )
 FAMILIES = {name: replace(ROBERTA, name=name) for name in ("roberta", "xlm-roberta", "camembert")}
