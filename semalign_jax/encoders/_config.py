@@ -97,6 +97,9 @@ _OFF = {
 }
 
 
+_REMEDY = "(keys that do not change the embeddings can be named in ignore_config_keys)"
+
+
 class ConfigError(ValueError):
     """A configuration file has values that are missing, malformed or not supported."""
 
@@ -112,14 +115,25 @@ class ConfigReader:
         values: the decoded JSON object.
         where: the file (and section) as named in messages.
         ignore: further keys that the user declares harmless.
+        neutral: the first of those that `neutral` declares.
+        remedy: what a user can do about problems.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str, ignore: Sequence[str] = ()):
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        where: str,
+        ignore: Sequence[str] = (),
+        *,
+        neutral: Sequence[str] = _NEUTRAL,
+        remedy: str = _REMEDY,
+    ):
         self._values = values
         self._where = where
         self._ignore = tuple(ignore)
         self._seen: set[str] = set()
-        self._neutral: list[str] = list(_NEUTRAL)
+        self._neutral: list[str] = list(neutral)
+        self._remedy = remedy
         self._problems: list[str] = []
         self._sections: list[ConfigReader] = []
 
@@ -240,7 +254,7 @@ class ConfigReader:
                 self.only(name, *usual)
         harmless = (*self._neutral, *self._ignore)
         unknown = [
-            f"{name} = {value!r} is not known for this family"
+            f"{name} = {value!r} is not known"
             for name, value in self._values.items()
             if name not in self._seen
             and not any(fnmatch.fnmatchcase(name, pattern) for pattern in harmless)
@@ -255,7 +269,4 @@ class ConfigReader:
         problems = self._all_problems()
         if problems:
             listing = "\n  ".join(problems)
-            raise ConfigError(
-                f"{self._where} cannot be used:\n  {listing}\n"
-                "(keys that do not change the embeddings can be named in ignore_config_keys)"
-            )
+            raise ConfigError(f"{self._where} cannot be used:\n  {listing}\n{self._remedy}")
