@@ -7,7 +7,7 @@ cast, donated and saved by any JAX code without a library's own wrapper types.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -450,25 +450,6 @@ def masked_mean(x: Array, mask: Array | None) -> Array:
     shown = mask[:, :, None] != 0
     count = jnp.maximum(jnp.sum(shown, axis=1, dtype=wide.dtype), 1)
     return (jnp.sum(jnp.where(shown, wide, 0), axis=1) / count).astype(x.dtype)
-
-
-def layers(
-    config: Any,
-    x: Array,
-    attention_mask: Array | None,
-    kind: Callable[..., Any] = PostNormBlock,
-    **options: Any,
-) -> list[Array]:
-    """Tokens in front of and behind each layer, one of a kind that is called with `options`.
-
-    Called inside of a compact method; the sizes in `config` have the names that BERT gives them.
-    """
-    c, mask = config, padding_mask(attention_mask)
-    sizes = (c.num_attention_heads, c.intermediate_size, c.hidden_act, c.layer_norm_eps)
-    states = [x]
-    for i in range(c.num_hidden_layers):
-        states.append(kind(*sizes, name=f"layer_{i}")(states[-1], mask, **options))
-    return states
 
 
 def positions_past_padding(ids: Array, pad: int) -> Array:

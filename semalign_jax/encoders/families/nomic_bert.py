@@ -1,14 +1,14 @@
 """Nomic BERT, with rotary positions and gated MLPs: Nussbaum et al. 2024, arXiv 2402.01613."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._layers import ACTIVATION_NAMES, Array, LayerNorm, Outputs, PostNormBlock, layers, rotate
+from .._layers import ACTIVATION_NAMES, Array, PostNormBlock, rotate
 from .._weights import embedding, linear, norm, packed
 from . import bert
 from .qwen3 import rope_theta
@@ -71,24 +71,18 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> NomicBertConfig:
     )
 
 
-class NomicBert(nn.Module):
-    """Embeddings of words and segments, post-norm layers with rotary positions, the pooler."""
+class NomicBert(bert.Bert):
+    """BERT with rotary positions and gated MLPs."""
 
     config: NomicBertConfig
+    block: Callable[..., nn.Module] = partial(PostNormBlock, bias=False, gated=True)
 
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
-        c = self.config
-        ids = batch["input_ids"]
-        types = batch.get("token_type_ids", jnp.zeros_like(ids))
-        x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
-        x += nn.Embed(c.type_vocab_size, c.hidden_size, name="token_type_embeddings")(types)
-        x = LayerNorm(c.layer_norm_eps, name="embeddings_norm")(x)
-        kind = partial(PostNormBlock, bias=False, gated=True)
-        turn = partial(rotate, theta=c.rope_theta)
-        states = layers(c, x, batch.get("attention_mask"), kind, rotate=turn)
-        return bert.outputs_of(c.has_pooler, states)
+    def positions(self, ids: Array) -> None:
+        """There is no table."""
+
+    def attention_options(self, batch: dict[str, Array]) -> dict[str, Any]:
+        """Return the rotation."""
+        return {"rotate": partial(rotate, theta=self.config.rope_theta)}
 
 
 RULES = (
