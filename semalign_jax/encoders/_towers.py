@@ -171,10 +171,6 @@ class TextTower(nn.Module):
         c = self.config
         ids = batch["input_ids"]
         tokens = ids.shape[1]
-        if tokens > c.max_tokens:
-            raise ValueError(
-                f"input_ids has {tokens} tokens and this model takes {c.max_tokens}: truncate"
-            )
         x = nn.Embed(c.vocab_size, c.width, name="token_embedding")(ids)
         place = nn.Embed(c.max_tokens, c.width, name="position_embedding")
         states = [x + place(jnp.arange(tokens))[None]]

@@ -24,8 +24,8 @@ from .._towers import (
     layer_options,
     reads_padding,
 )
-from .._weights import Rule, embedding, linear, norm, packed, patch_embedding, prefixed, scalar
-from .clip import LAYER_RULES
+from .._weights import Rule, linear, norm, packed, patch_embedding, prefixed, scalar
+from . import clip
 
 
 def parse_text(reader: ConfigReader, tensors: frozenset[str]) -> TextTowerConfig:
@@ -71,17 +71,11 @@ def parse(
     return TwoTowersConfig(text, vision, logit_bias=True)
 
 
-TEXT_RULES = (
-    *embedding("embeddings.token_embedding", "token_embedding"),
-    *embedding("embeddings.position_embedding", "position_embedding"),
-    *LAYER_RULES,
-    *norm("final_layer_norm", "norm"),
-    *linear("head", "projection"),
-)
+TEXT_RULES = (*clip.TEXT_RULES, *linear("head", "projection"))
 #: All but those of the patches.
 COMMON_VISION_RULES = (
     Rule("embeddings.position_embedding.weight", "position_embedding"),
-    *LAYER_RULES,
+    *clip.LAYER_RULES,
     *norm("post_layernorm", "norm"),
     Rule("head.probe", "pool/probe"),
     *packed("head.attention.in_proj_", "pool"),
