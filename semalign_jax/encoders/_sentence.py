@@ -9,16 +9,9 @@ from .._core.documents import read_json
 from ._config import ConfigReader
 
 MODULES_FILE = "modules.json"
-#: The newest first; the others are of the first releases.
-TRANSFORMER_FILES = (
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-)
+TRANSFORMER_FILE = "sentence_bert_config.json"
+#: Of the first releases, e.g. of RoBERTa; a shell pattern that matches the usual name as well.
+TRANSFORMER_FILES = "sentence_*_config.json"
 PROMPT_FILE = "config_sentence_transformers.json"
 
 #: The modes of pooling that are supported, and their names in `EncoderConfig`.
@@ -215,9 +208,12 @@ def _pooling(path: Path) -> tuple[str, bool]:
 
 
 def _text_options(folder: Path) -> tuple[int | None, bool]:
-    path = next((folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
-    if path is None:
+    paths = sorted(
+        folder.glob(TRANSFORMER_FILES), key=lambda path: (path.name != TRANSFORMER_FILE, path)
+    )
+    if not paths:
         return None, False
+    path = paths[0]
     values = {k: v for k, v in read_json(path, dict).items() if v not in (None, {})}
     reader = _reader(path, values, "unpad_inputs")
     length = reader.get("max_seq_length", None)

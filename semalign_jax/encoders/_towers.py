@@ -151,15 +151,6 @@ def reads_padding(config: Any) -> bool:
     return config.token == "last" or not (config.causal or config.padding)
 
 
-def token_position(kind: str, ids: Array, eos_token_id: int | None) -> Array:
-    """Return where the token that stands for a text is, ``[batch]``; see `TextTowerConfig`."""
-    if kind == "eos":
-        return jnp.argmax(ids == eos_token_id, axis=1)
-    if kind == "highest":
-        return jnp.argmax(ids, axis=1)
-    return jnp.full(ids.shape[0], 0 if kind == "first" else ids.shape[1] - 1)
-
-
 class TextTower(nn.Module):
     """Embeddings, pre-norm layers, final norm; one token, projected, stands for the text."""
 
@@ -189,7 +180,12 @@ class TextTower(nn.Module):
             )
             states.append(block(states[-1], mask))
         last = LayerNorm(c.eps, name="norm")(states[-1])
-        position = token_position(c.token, ids, c.eos_token_id)
+        if c.token == "eos":
+            position = jnp.argmax(ids == c.eos_token_id, axis=1)
+        elif c.token == "highest":
+            position = jnp.argmax(ids, axis=1)
+        else:
+            position = jnp.full(len(ids), 0 if c.token == "first" else tokens - 1)
         pooled = projected = jnp.take_along_axis(last, position[:, None, None], axis=1)[:, 0]
         if c.projection is not None:
             projected = nn.Dense(c.projection, use_bias=c.projection_bias, name="projection")(

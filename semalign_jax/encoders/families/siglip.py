@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from .._config import ConfigReader
-from .._family import Family
 from .._towers import (
     TextTower,
     TextTowerConfig,
@@ -100,9 +99,8 @@ def two_tower_rules(vision: Iterable[Rule]) -> tuple[Rule, ...]:
     )
 
 
-_IGNORED = ("*embeddings.position_ids",)
-
-SIGLIP = Family(
+SIGLIP = replace(
+    clip.CLIP,
     name="siglip",
     parse=parse,
     build=lambda config: TwoTowers(
@@ -110,31 +108,23 @@ SIGLIP = Family(
     ),
     rules=two_tower_rules(VISION_RULES),
     poolings=lambda config: ("projection", "mean"),
-    image_size=lambda config: (config.vision.num_channels, *config.vision.image_size),
-    max_tokens=lambda config: config.text.max_tokens,
     fixed_length=lambda config: reads_padding(config.text),
-    ignored=_IGNORED,
+    prefixes=(),
 )
-SIGLIP_TEXT = Family(
+SIGLIP_TEXT = replace(
+    clip.CLIP_TEXT,
     name="siglip_text",
     parse=parse_text,
-    build=TextTower,
     rules=TEXT_RULES,
     poolings=lambda config: ("projection", "mean"),
-    max_tokens=lambda config: config.max_tokens,
     fixed_length=reads_padding,
-    prefixes=("text_model.",),
-    ignored=_IGNORED,
 )
-SIGLIP_VISION = Family(
+SIGLIP_VISION = replace(
+    clip.CLIP_VISION,
     name="siglip_vision",
     parse=parse_vision,
-    build=VisionTransformer,
     rules=VISION_RULES,
     poolings=lambda config: ("mean",) if config.pooling is None else ("projection", "mean"),
-    image_size=lambda config: (config.num_channels, *config.image_size),
-    prefixes=("vision_model.",),
-    ignored=_IGNORED,
 )
 FAMILIES = {
     "siglip": SIGLIP,
