@@ -35,7 +35,8 @@ def read_picture(source: Any) -> tuple[Any, int]:
         given = isinstance(source, Image.Image)
         picture: Any = source if given else Image.open(source, formats=FORMATS)
         frames = getattr(picture, "n_frames", 1)
-        if frames > 1:
+        # The further ones of an MPO are what phones put behind a JPEG: a preview, a map of depth.
+        if frames > 1 and picture.format != "MPO":
             raise PictureError(f"has {frames} frames, and one is expected: extract a frame")
         decoding = picture.tile[0] if getattr(picture, "tile", ()) else None
         picture.load()

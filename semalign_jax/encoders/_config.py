@@ -7,94 +7,27 @@ from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 _T = TypeVar("_T")
 _REQUIRED = object()
 
-#: Keys that do not change what an encoder computes at inference.
+#: Keys (shell patterns) that do not change what an encoder computes at inference.
 _NEUTRAL = (
-    "_name_or_path",
-    "_attn_implementation*",
-    "_commit_hash",
-    "architectures",
-    "auto_map",
-    "transformers_version",
-    "adapters",
-    "torch_dtype",
-    "dtype",
-    "model_type",
-    "id2label",
-    "label2id",
-    "num_labels",
-    "problem_type",
-    "use_cache",
-    "*dropout*",
-    "*drop_path*",
-    "*drop_rate*",
-    "initializer_*",
-    "gradient_checkpointing",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "sep_token_id",
-    "cls_token_id",
-    "mask_token_id",
-    "decoder_start_token_id",
-    "output_hidden_states",
-    "output_attentions",
-    "output_scores",
-    "return_dict*",
-    "torchscript",
-    "tie_word_embeddings",
-    "tie_encoder_decoder",
-    "tie_weights_",
-    "chunk_size_feed_forward",
-    "cross_attention_hidden_size",
-    "task_specific_params",
-    "finetuning_task",
-    "tokenizer_class",
-    "prefix",
-    "use_bfloat16",
-    "output_past",
-    "eos_token_ids",
-    "_num_labels",
-    "xla_device",
-    "sbert_ce_default_activation_function",
-    "sentence_transformers",
-    "tf_legacy_loss",
-    "directionality",
-    "pooler_fc_size",
-    "pooler_num_attention_heads",
-    "pooler_num_fc_layers",
-    "pooler_size_per_head",
-    "pooler_type",
-    # Settings of text generation, which old files of every model carry.
-    "max_length",
-    "min_length",
-    "do_sample",
-    "early_stopping",
-    "num_beams",
-    "num_beam_groups",
-    "diversity_penalty",
-    "temperature",
-    "top_k",
-    "top_p",
-    "typical_p",
-    "repetition_penalty",
-    "length_penalty",
-    "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size",
-    "bad_words_ids",
-    "num_return_sequences",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "remove_invalid_values",
-    "exponential_decay_length_penalty",
-    "suppress_tokens",
-    "begin_suppress_tokens",
+    # Of files and of the software that wrote or runs them.
+    "_name_or_path _attn_implementation* _commit_hash architectures auto_map model_type adapters "
+    "transformers_version sentence_transformers torch_dtype dtype torchscript use_bfloat16 "
+    "xla_device use_cache chunk_size_feed_forward output_hidden_states output_attentions "
+    "output_scores output_past return_dict* tokenizer_class prefix *_token_id eos_token_ids "
+    # Of training and of the heads of tasks.
+    "*dropout* *drop_path* *drop_rate* initializer_* gradient_checkpointing id2label label2id "
+    "num_labels _num_labels problem_type task_specific_params finetuning_task tf_legacy_loss "
+    "tie_word_embeddings tie_encoder_decoder tie_weights_ cross_attention_hidden_size "
+    "sbert_ce_default_activation_function directionality pooler_fc_size "
+    "pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type "
+    # Of text generation, which old files of every model carry.
+    "max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty "
+    "temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size "
+    "encoder_no_repeat_ngram_size bad_words_ids num_return_sequences remove_invalid_values "
+    "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens "
     # Of backbones inside of detectors.
-    "stage_names",
-    "out_features",
-    "out_indices",
-    "apply_layernorm",
-    "reshape_hidden_states",
-)
+    "stage_names out_features out_indices apply_layernorm reshape_hidden_states"
+).split()
 
 #: Keys that no encoder may have with another value: it would be a decoder, or lack heads.
 _OFF = {
@@ -103,6 +36,9 @@ _OFF = {
     "add_cross_attention": (False,),
     "pruned_heads": ({}, None),
 }
+
+
+_REMEDY = "(keys that do not change the embeddings can be named in ignore_config_keys)"
 
 
 class ConfigError(ValueError):
@@ -120,14 +56,25 @@ class ConfigReader:
         values: the decoded JSON object.
         where: the file (and section) as named in messages.
         ignore: further keys that the user declares harmless.
+        neutral: the first of those that `neutral` declares.
+        remedy: what a user can do about problems.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str, ignore: Sequence[str] = ()):
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        where: str,
+        ignore: Sequence[str] = (),
+        *,
+        neutral: Sequence[str] = _NEUTRAL,
+        remedy: str = _REMEDY,
+    ):
         self._values = values
         self._where = where
         self._ignore = tuple(ignore)
         self._seen: set[str] = set()
-        self._neutral: list[str] = list(_NEUTRAL)
+        self._neutral: list[str] = list(neutral)
+        self._remedy = remedy
         self._problems: list[str] = []
         self._sections: list[ConfigReader] = []
 
@@ -248,7 +195,7 @@ class ConfigReader:
                 self.only(name, *usual)
         harmless = (*self._neutral, *self._ignore)
         unknown = [
-            f"{name} = {value!r} is not known for this family"
+            f"{name} = {value!r} is not known"
             for name, value in self._values.items()
             if name not in self._seen
             and not any(fnmatch.fnmatchcase(name, pattern) for pattern in harmless)
@@ -263,7 +210,4 @@ class ConfigReader:
         problems = self._all_problems()
         if problems:
             listing = "\n  ".join(problems)
-            raise ConfigError(
-                f"{self._where} cannot be used:\n  {listing}\n"
-                "(keys that do not change the embeddings can be named in ignore_config_keys)"
-            )
+            raise ConfigError(f"{self._where} cannot be used:\n  {listing}\n{self._remedy}")

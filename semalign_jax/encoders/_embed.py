@@ -112,15 +112,15 @@ def embed(
     Items are taken in chunks of `chunk_size`. Within a chunk texts are sorted by length, so that a
     batch is padded little, and a batch of long texts has fewer of them; the last batch of a chunk
     is filled up with a repeated item. So the encoder is compiled once per padded length and once
-    for images. How a text is padded depends on
-    its chunk, so between other chunk sizes embeddings are equal up to rounding.
+    for images. Between other chunk sizes texts are padded in other ways, and embeddings are equal
+    up to rounding.
 
     With `out`, each chunk is written as a file when it is done, and every 15 s what is done of the
     next one. A run that was interrupted continues from there (a damaged chunk is made again, with a
-    warning); a note of the exception that ended it says how many items are kept. Its
-    files are then those of an uninterrupted run, byte for byte, as far as XLA compiles the same
-    program to the same kernels: it does on CPUs; on GPUs its autotuning may not, and values then
-    agree up to rounding. `read_embeddings` reads such a folder.
+    warning); a note of the exception that ended it says how many items are kept. Its files are then
+    those of an uninterrupted run, byte for byte, as far as XLA compiles the same program to the
+    same kernels: it does on CPUs; on GPUs its autotuning may not, and values then agree up to
+    rounding. `read_embeddings` reads such a folder.
 
     All embeddings are held in memory, also with `out`.
 

@@ -47,7 +47,8 @@ class EncoderConfig:
         model: the family's own configuration.
         pooling: from tokens to one vector: "cls" (first token), "mean" (over the tokens that the
             mask shows; over patches for images), "eos" (last token), "pooler" (the model's own) or
-            "projection" (into the space shared by two towers).
+            "projection" (into the space shared by two towers). As in sentence-transformers, "mean"
+            and "eos" of a text without any token are zeros.
         layer: hidden layer that is pooled, 0 for the embeddings; None for the final output. Several
             are pooled each, and their vectors stand one after the other.
         normalize: whether embeddings are scaled to length 1.
@@ -322,11 +323,12 @@ def pool(
             vectors = masked_mean(x[:, outputs.prefix_tokens :], attention_mask)
         else:
             last = outputs.eos
-            if last is None:
-                shown = (
-                    jnp.ones(x.shape[:2], bool) if attention_mask is None else attention_mask != 0
-                )
+            if last is None and attention_mask is None:
+                last = jnp.full(len(x), x.shape[1] - 1)
+            elif last is None:
+                shown = attention_mask != 0
                 last = x.shape[1] - 1 - jnp.argmax(shown[:, ::-1], axis=1)
+                x = jnp.where(shown[:, :, None], x, 0)
             vectors = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
     assert vectors is not None  # load_encoder offers only the poolings that a model has
     for i, activation in enumerate(config.dense):

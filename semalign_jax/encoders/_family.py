@@ -1,8 +1,10 @@
 """What a family of encoders is, and the table of families."""
 
 import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +21,6 @@ class Family:
 
     Attributes:
         name: its name, unique.
-        modalities: what it embeds: "text", "image" or both.
         parse: from the reader of ``config.json`` and the names of the checkpoint's tensors to a
             frozen, hashable configuration. The names tell what a checkpoint lacks (a pooler).
             The caller calls the reader's ``finish``.
@@ -47,7 +48,6 @@ class Family:
     """
 
     name: str
-    modalities: tuple[str, ...]
     parse: Callable[[ConfigReader, frozenset[str]], Any]
     build: Callable[[Any], nn.Module]
     rules: tuple[Rule, ...] | Callable[[Any], tuple[Rule, ...]]
@@ -59,55 +59,23 @@ class Family:
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it embeds: "text", "image" or both."""
+        sizes = {TEXT: self.max_tokens, IMAGE: self.image_size}
+        return tuple(kind for kind, size in sizes.items() if size is not None)
 
-#: Module (under ``families``) by ``model_type``, imported when needed.
-_BUILT_IN = {
-    "albert": "albert",
-    "beit": "beit",
-    "bert": "bert",
-    "biovil": "biovil",
-    "biovil-t": "biovil",
-    "camembert": "roberta",
-    "clip": "clip",
-    "clip_text_model": "clip",
-    "clip_vision_model": "clip",
-    "convnext": "convnext",
-    "convnextv2": "convnext",
-    "cxr-bert": "bert",
-    "deberta-v2": "deberta",
-    "deit": "vit",
-    "densenet": "densenet",
-    "dinov2": "dinov2",
-    "dinov2_with_registers": "dinov2",
-    "dinov3_convnext": "convnext",
-    "dinov3_vit": "dinov3",
-    "distilbert": "distilbert",
-    "efficientnet": "efficientnet",
-    "efficientnet_lite": "efficientnet",
-    "electra": "electra",
-    "gemma3_text": "gemma3",
-    "megatron-bert": "megatron_bert",
-    "modernbert": "modernbert",
-    "mpnet": "mpnet",
-    "nomic_bert": "nomic_bert",
-    "open_clip": "open_clip",
-    "qwen3": "qwen3",
-    "resnet": "resnet",
-    "roberta": "roberta",
-    "siglip": "siglip",
-    "siglip2": "siglip2",
-    "siglip2_text_model": "siglip2",
-    "siglip2_vision_model": "siglip2",
-    "siglip_text_model": "siglip",
-    "siglip_vision_model": "siglip",
-    "swin": "swin",
-    "swinv2": "swinv2",
-    "timm": "timm",
-    "vit": "vit",
-    "vit_mae": "vit",
-    "xlm-roberta": "roberta",
-}
+
 _registered: dict[str, Family] = {}
+
+
+@cache
+def _built_in() -> dict[str, Family]:
+    """Return the families of the modules in ``families``, which are imported when needed."""
+    package = importlib.import_module(".families", __package__)
+    names = [info.name for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
+    tables = [importlib.import_module(name).FAMILIES for name in names]
+    return {model_type: family for table in tables for model_type, family in table.items()}
 
 
 def register_encoder(model_type: str, family: Family) -> None:
@@ -123,14 +91,14 @@ def register_encoder(model_type: str, family: Family) -> None:
     """
     if not isinstance(family, Family):
         raise TypeError(f"family must be a Family; got {type(family).__name__}")
-    if model_type in _BUILT_IN or _registered.get(model_type, family) != family:
+    if model_type in _built_in() or _registered.get(model_type, family) != family:
         raise ValueError(f"model_type {model_type!r} is taken by another family")
     _registered[model_type] = family
 
 
 def model_types() -> tuple[str, ...]:
     """Return all values of ``model_type`` that can be loaded."""
-    return tuple(sorted({*_BUILT_IN, *_registered}))
+    return tuple(sorted({*_built_in(), *_registered}))
 
 
 def family_of(model_type: str) -> Family:
@@ -139,12 +107,10 @@ def family_of(model_type: str) -> Family:
     Raises:
         ValueError: if there is none; lists those that there are.
     """
-    if model_type in _registered:
-        return _registered[model_type]
-    if model_type in _BUILT_IN:
-        module = importlib.import_module(f".families.{_BUILT_IN[model_type]}", __package__)
-        return module.FAMILIES[model_type]
-    raise ValueError(
-        f"model_type {model_type!r} is not supported; there are {', '.join(model_types())}. "
-        "Add your own with register_encoder."
-    )
+    families = _built_in() | _registered
+    if model_type not in families:
+        raise ValueError(
+            f"model_type {model_type!r} is not supported; there are {', '.join(model_types())}. "
+            "Add your own with register_encoder."
+        )
+    return families[model_type]

@@ -40,7 +40,7 @@ _SMALL_FILES = (
     *IMAGE_FILES,
     MODULES_FILE,
     PROMPT_FILE,
-    *TRANSFORMER_FILES,
+    TRANSFORMER_FILES,
     # Of the modules of sentence-transformers.
     "[0-9]_*/config.json",
     f"[0-9]_*/{SINGLE_FILE}",

@@ -49,7 +49,8 @@ class ImagePreprocessor:
     - transparent pixels are blended with black;
     - palettes and CMYK are converted to RGB by Pillow, colour profiles ignored;
     - the orientation noted in EXIF is applied, as viewers and transformers' `load_image` do;
-    - files of several frames are refused.
+    - files of several frames are refused; of a JPEG with more pictures behind it (MPO, as phones
+      write it) the first is read.
 
     `data.read_pixels` reads pictures by the same rules.
 

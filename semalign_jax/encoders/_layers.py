@@ -7,7 +7,7 @@ cast, donated and saved by any JAX code without a library's own wrapper types.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -429,48 +429,6 @@ def resize_smoothly(grid: Array, size: tuple[int, int]) -> Array:
     return jax.image.resize(wide, (*size, grid.shape[-1]), "cubic").astype(grid.dtype)
 
 
-def behind_tokens(module: nn.Module, patches: Array, **tokens: int) -> Array:
-    """Patches ``[batch, rows, columns, width]`` row by row, behind learned tokens.
-
-    Called inside of a compact method, whose `module` gets so many ``tokens`` of each name.
-    """
-    count, rows, columns, width = patches.shape
-    front = [
-        module.param(name, nn.initializers.zeros, (1, number, width), jnp.float32)
-        for name, number in tokens.items()
-    ]
-    front = [jnp.broadcast_to(token, (count, *token.shape[1:])) for token in front]
-    return jnp.concatenate([*front, patches.reshape(count, rows * columns, width)], axis=1)
-
-
-def with_positions(
-    module: nn.Module,
-    x: Array,
-    prefix_tokens: int,
-    config: Any,
-    size: tuple[int, int],
-    resize: Callable[[Array, tuple[int, int]], Array] = resize_positions,
-) -> Array:
-    """Add ``position_embeddings`` to tokens ``[batch, prefix + rows * columns, width]``.
-
-    Args:
-        module: gets the parameter; called inside of its compact method.
-        x: the tokens.
-        prefix_tokens: number of tokens in front of the patches.
-        config: its ``image_size`` and ``patch_size`` say for which patches there are positions.
-        size: rows and columns of the patches.
-        resize: how positions ``[rows, columns, width]`` are interpolated to another size.
-    """
-    width = x.shape[-1]
-    rows, columns = (n // p for n, p in zip(config.image_size, config.patch_size, strict=True))
-    shape = (1, prefix_tokens + rows * columns, width)
-    table = module.param("position_embeddings", nn.initializers.zeros, shape, jnp.float32)
-    if size != (rows, columns):
-        grid = resize(table[0, prefix_tokens:].reshape(rows, columns, width), size)
-        table = jnp.concatenate([table[:, :prefix_tokens], grid.reshape(1, -1, width)], axis=1)
-    return x + table
-
-
 def padding_mask(attention_mask: Array | None) -> Array | None:
     """Attention mask ``[batch, 1, 1, keys]`` from a mask of tokens ``[batch, tokens]``."""
     return None if attention_mask is None else attention_mask[:, None, None, :].astype(bool)
@@ -492,25 +450,6 @@ def masked_mean(x: Array, mask: Array | None) -> Array:
     shown = mask[:, :, None] != 0
     count = jnp.maximum(jnp.sum(shown, axis=1, dtype=wide.dtype), 1)
     return (jnp.sum(jnp.where(shown, wide, 0), axis=1) / count).astype(x.dtype)
-
-
-def layers(
-    config: Any,
-    x: Array,
-    attention_mask: Array | None,
-    kind: Callable[..., Any] = PostNormBlock,
-    **options: Any,
-) -> list[Array]:
-    """Tokens in front of and behind each layer, one of a kind that is called with `options`.
-
-    Called inside of a compact method; the sizes in `config` have the names that BERT gives them.
-    """
-    c, mask = config, padding_mask(attention_mask)
-    sizes = (c.num_attention_heads, c.intermediate_size, c.hidden_act, c.layer_norm_eps)
-    states = [x]
-    for i in range(c.num_hidden_layers):
-        states.append(kind(*sizes, name=f"layer_{i}")(states[-1], mask, **options))
-    return states
 
 
 def positions_past_padding(ids: Array, pad: int) -> Array:

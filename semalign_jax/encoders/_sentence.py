@@ -3,25 +3,20 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .._core.documents import read_json
+from ._config import ConfigReader
 
 MODULES_FILE = "modules.json"
-#: The newest first; the others are of the first releases.
-TRANSFORMER_FILES = (
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-)
+TRANSFORMER_FILE = "sentence_bert_config.json"
+#: Of the first releases, e.g. of RoBERTa; a shell pattern that matches the usual name as well.
+TRANSFORMER_FILES = "sentence_*_config.json"
 PROMPT_FILE = "config_sentence_transformers.json"
 
+#: The modes of pooling that are supported, and their names in `EncoderConfig`.
 _POOLINGS = {"cls": "cls", "mean": "mean", "lasttoken": "eos"}
-#: Flags of the pooling's file and the modes that newer files name instead.
+#: Flags of older files of the pooling, and the modes that newer files name instead.
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -30,31 +25,15 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_POOLING_KEYS = {
-    *_POOLING_FLAGS,
-    "pooling_mode",
-    "include_prompt",
-    "word_embedding_dimension",
-    "embedding_dimension",
-}
-#: Of the transformer's file: what a key may hold besides the two that are read.
-_TRANSFORMER_KEYS = {
-    "transformer_task": ("feature-extraction",),
-    "module_output_name": ("token_embeddings",),
-    "modality_config": (
-        {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-    ),
-    "unpad_inputs": (None, True, False),
-}
 #: What can always be asked for, as ``encode_query`` and ``encode_document`` do.
 _USUAL_PROMPTS = ("query", "document")
 #: Of Dense modules: the name in `ACTIVATIONS` by the class of PyTorch; None for none.
 _DENSE_ACTIVATIONS = {
-    "Identity": None,
-    "Tanh": "tanh",
-    "ReLU": "relu",
-    "GELU": "gelu",
-    "SiLU": "silu",
+    "torch.nn.modules.linear.Identity": None,
+    "torch.nn.modules.activation.Tanh": "tanh",
+    "torch.nn.modules.activation.ReLU": "relu",
+    "torch.nn.modules.activation.GELU": "gelu",
+    "torch.nn.modules.activation.SiLU": "silu",
 }
 _REMEDY = (
     "To embed without it, copy the model's and the tokenizer's files to another folder, without "
@@ -177,29 +156,21 @@ def _dense(folder: Path) -> Dense:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {MODULES_FILE} says that it has a Dense layer")
-    values = read_json(path, dict)
-    inputs, outputs = (values.pop(name, None) for name in ("in_features", "out_features"))
-    bias = values.pop("bias", True)
-    kind = values.pop("activation_function", "torch.nn.modules.activation.Tanh")
-    name = str(kind).rpartition(".")[2]
-    problems = [
-        f"{key} must be a positive number; it is {size!r}"
-        for key, size in (("in_features", inputs), ("out_features", outputs))
-        if type(size) is not int or size < 1
-    ]
-    if not isinstance(bias, bool):
-        problems.append(f"bias must be true or false; it is {bias!r}")
-    if not str(kind).startswith("torch.nn.modules.") or name not in _DENSE_ACTIVATIONS:
-        problems.append(
-            f"activation_function = {kind!r} is not supported (supported, of torch.nn.modules: "
-            f"{', '.join(_DENSE_ACTIVATIONS)})"
-        )
-    for key, value in values.items():
-        if not (key.startswith("module_") and value in (None, "sentence_embedding")):
-            problems.append(f"{key} = {value!r} is not supported")
-    if problems:
-        raise ValueError(f"{path}: {'; '.join(problems)}. {_REMEDY}")
-    return Dense(folder, inputs, outputs, bias, _DENSE_ACTIVATIONS[name])
+    reader = _reader(path, read_json(path, dict))
+    inputs, outputs = (reader.get(name, 0) for name in ("in_features", "out_features"))
+    if min(inputs, outputs) < 1:
+        reader.problem("in_features and out_features must be positive numbers")
+    bias = reader.get("bias", True, bool)
+    usual = "torch.nn.modules.activation.Tanh"
+    kind = reader.get("activation_function", usual, str, tuple(_DENSE_ACTIVATIONS))
+    for name in ("module_input_name", "module_output_name"):
+        reader.only(name, None, "sentence_embedding")
+    reader.finish()
+    return Dense(folder, inputs, outputs, bias, _DENSE_ACTIVATIONS[kind])
+
+
+def _reader(path: Path, values: dict[str, Any], *neutral: str) -> ConfigReader:
+    return ConfigReader(values, str(path), neutral=neutral, remedy=_REMEDY)
 
 
 def _modules(path: Path) -> tuple[list[str], list[str]]:
@@ -224,43 +195,36 @@ def _pooling(path: Path) -> tuple[str, bool]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {MODULES_FILE} says that it has the pooling")
     values = read_json(path, dict)
-    unknown = sorted(values.keys() - _POOLING_KEYS)
-    if unknown:
-        raise ValueError(f"{path} has unknown options: {', '.join(unknown)}. {_REMEDY}")
-    pools_prompt = values.get("include_prompt", True)
-    if not isinstance(pools_prompt, bool):
-        raise ValueError(f"{path}: include_prompt must be true or false; it is {pools_prompt!r}")
-    modes = values.get("pooling_mode")
-    if modes is None:
-        modes = [mode for flag, mode in _POOLING_FLAGS.items() if values.get(flag)]
-        modes = modes or ["mean"]
+    reader = _reader(path, values, "word_embedding_dimension", "embedding_dimension")
+    pools_prompt = reader.get("include_prompt", True, bool)
+    flags = [mode for flag, mode in _POOLING_FLAGS.items() if reader.get(flag, None, bool)]
+    modes = reader.get("pooling_mode", None, (str, list)) or flags or "mean"
     modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in _POOLINGS:
-        raise ValueError(
-            f"{path}: the pooling {modes} is not supported; it must be one of "
-            f"{', '.join(_POOLINGS)}. {_REMEDY}"
-        )
+    if len(modes) != 1 or modes[0] not in _POOLINGS:
+        supported = ", ".join(_POOLINGS)
+        reader.problem(f"the pooling {modes} is not supported; it must be one of {supported}")
+    reader.finish()
     return _POOLINGS[modes[0]], pools_prompt
 
 
 def _text_options(folder: Path) -> tuple[int | None, bool]:
-    path = next((folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
-    if path is None:
+    paths = sorted(
+        folder.glob(TRANSFORMER_FILES), key=lambda path: (path.name != TRANSFORMER_FILE, path)
+    )
+    if not paths:
         return None, False
-    values = read_json(path, dict)
-    problems = []
-    length = values.pop("max_seq_length", None)
-    if length is not None and (type(length) is not int or length < 1):
-        problems.append(f"max_seq_length must be a positive number or null; it is {length!r}")
-    lower_case = values.pop("do_lower_case", False)
-    if not isinstance(lower_case, bool):
-        problems.append(f"do_lower_case must be true or false; it is {lower_case!r}")
-    for key, value in values.items():
-        empty = value is None or value == {}
-        if not empty and value not in _TRANSFORMER_KEYS.get(key, ()):
-            problems.append(f"{key} = {value!r} is not supported")
-    if problems:
-        raise ValueError(f"{path}: {'; '.join(problems)}")
+    path = paths[0]
+    values = {k: v for k, v in read_json(path, dict).items() if v not in (None, {})}
+    reader = _reader(path, values, "unpad_inputs")
+    length = reader.get("max_seq_length", None)
+    if length is not None and length < 1:
+        reader.problem(f"max_seq_length must be a positive number or null; it is {length!r}")
+    lower_case = reader.get("do_lower_case", False, bool)
+    reader.only("transformer_task", "feature-extraction")
+    reader.only("module_output_name", "token_embeddings")
+    text = {"method": "forward", "method_output_name": "last_hidden_state"}
+    reader.only("modality_config", {"text": text})
+    reader.finish()
     return length, lower_case
 
 

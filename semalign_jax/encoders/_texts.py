@@ -67,7 +67,7 @@ class TextPreprocessor:
     _cleaning: str | None = field(repr=False)
 
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
-        """Return the token ids of some texts; an empty text has special tokens only.
+        """Return the token ids of some texts; an empty text has special tokens only, or none.
 
         Args:
             texts: one string each.

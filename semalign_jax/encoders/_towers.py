@@ -1,15 +1,16 @@
-"""Towers of the models that map texts and images into one space: CLIP, SigLIP, OpenCLIP.
+"""Transformers that families share: of images, and of the texts of two-tower models."""
 
-Their transformers are alike; they differ in what stands for a text or an image and in the masks.
-"""
-
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ._config import ConfigReader
 from ._layers import (
+    ACTIVATION_NAMES,
+    ACTIVATIONS,
     Array,
     LayerNorm,
     Mlp,
@@ -58,33 +59,35 @@ class TextTowerConfig:
     layer_scale: bool = False
 
 
-@dataclass(frozen=True)
-class VisionTowerConfig:
-    """Sizes and options of a vision transformer as a tower.
+@dataclass(frozen=True, kw_only=True)
+class VisionTransformerConfig:
+    """Sizes and options of a vision transformer.
 
     Attributes:
-        channels, image_size, patch, width, layers, heads, activation, eps: as their names say.
+        num_channels, image_size, patch_size, width, layers, heads, activation, eps: as their names
+            say.
         hidden: width inside the MLP.
         pooling: what stands for the image: "cls" (class token), "mean" (of the patches),
             "attention" (a learned query) or None.
+        pooler: width and activation of a linear layer behind the pooling; None without one.
         projection: dimension of the shared space; None without a projection.
+        projection_bias: whether the projection has a bias.
         class_token: whether there is one.
+        registers: number of register tokens, which stand behind the class token.
+        positions: whether there are learned position embeddings.
+        placed: of how many class and register tokens, too.
+        interpolate: whether images of other sizes are taken.
+        smooth: whether the positions are interpolated with antialiasing.
         patch_bias: whether the embedding of patches has a bias.
         pre_norm: whether the embeddings are normalised.
         norm_tokens: whether the final norm is that of every token, before pooling, or only that
             of the pooled vector.
-        interpolate: whether images of other sizes are taken.
-        smooth: whether the positions are interpolated with antialiasing.
-        projection_bias: whether the projection has a bias.
-        layer_scale, gated: see `PreNormBlock`.
-        qkv_bias: whether the projections of the attention to query, key and value have biases.
-        registers: number of register tokens, which stand behind the class token.
-        prefix_positions: whether class and register tokens have position embeddings.
+        bias, layer_scale, gated, mlp_bias: see `PreNormBlock`.
     """
 
-    channels: int
+    num_channels: int
     image_size: tuple[int, int]
-    patch: tuple[int, int]
+    patch_size: tuple[int, int]
     width: int
     layers: int
     heads: int
@@ -92,19 +95,53 @@ class VisionTowerConfig:
     activation: str
     eps: float
     pooling: str | None
-    projection: int | None
-    class_token: bool = True
-    patch_bias: bool = False
-    pre_norm: bool = True
-    norm_tokens: bool = True
-    interpolate: bool = False
+    pooler: tuple[int, str] | None = None
+    projection: int | None = None
     projection_bias: bool = False
-    layer_scale: bool = False
-    smooth: bool = False
-    gated: bool = False
-    qkv_bias: bool = True
+    class_token: bool = True
     registers: int = 0
-    prefix_positions: bool = True
+    positions: bool = True
+    placed: int = 1
+    interpolate: bool = True
+    smooth: bool = False
+    patch_bias: bool = True
+    pre_norm: bool = False
+    norm_tokens: bool = True
+    bias: tuple[bool, bool, bool, bool] = (True, True, True, True)
+    layer_scale: bool = False
+    gated: bool = False
+    mlp_bias: bool = True
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of images of `image_size`."""
+        return self.grid_of(self.image_size)
+
+    def grid_of(self, size: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of patches of images of another size."""
+        return size[0] // self.patch_size[0], size[1] // self.patch_size[1]
+
+
+def layer_options(
+    reader: ConfigReader, width: int, heads: int, activation: str, eps: float
+) -> dict[str, Any]:
+    """Read what describes the layers of a transformer; the arguments are its defaults."""
+    return dict(
+        width=reader.get("hidden_size", width),
+        layers=reader.get("num_hidden_layers", 12),
+        heads=reader.get("num_attention_heads", heads),
+        activation=reader.get("hidden_act", activation, str, ACTIVATION_NAMES),
+        eps=reader.get("layer_norm_eps", eps, float),
+    )
+
+
+def image_options(reader: ConfigReader, patch: int) -> dict[str, Any]:
+    """Read what describes the images of a transformer; `patch` is the default of their patches."""
+    return dict(
+        num_channels=reader.get("num_channels", 3),
+        image_size=reader.pair("image_size", 224),
+        patch_size=reader.pair("patch_size", patch),
+    )
 
 
 def reads_padding(config: Any) -> bool:
@@ -112,15 +149,6 @@ def reads_padding(config: Any) -> bool:
     if not isinstance(config, TextTowerConfig):
         return False
     return config.token == "last" or not (config.causal or config.padding)
-
-
-def token_position(kind: str, ids: Array, eos_token_id: int | None) -> Array:
-    """Return where the token that stands for a text is, ``[batch]``; see `TextTowerConfig`."""
-    if kind == "eos":
-        return jnp.argmax(ids == eos_token_id, axis=1)
-    if kind == "highest":
-        return jnp.argmax(ids, axis=1)
-    return jnp.full(ids.shape[0], 0 if kind == "first" else ids.shape[1] - 1)
 
 
 class TextTower(nn.Module):
@@ -134,10 +162,6 @@ class TextTower(nn.Module):
         c = self.config
         ids = batch["input_ids"]
         tokens = ids.shape[1]
-        if tokens > c.max_tokens:
-            raise ValueError(
-                f"input_ids has {tokens} tokens and this model takes {c.max_tokens}: truncate"
-            )
         x = nn.Embed(c.vocab_size, c.width, name="token_embedding")(ids)
         place = nn.Embed(c.max_tokens, c.width, name="position_embedding")
         states = [x + place(jnp.arange(tokens))[None]]
@@ -156,7 +180,12 @@ class TextTower(nn.Module):
             )
             states.append(block(states[-1], mask))
         last = LayerNorm(c.eps, name="norm")(states[-1])
-        position = token_position(c.token, ids, c.eos_token_id)
+        if c.token == "eos":
+            position = jnp.argmax(ids == c.eos_token_id, axis=1)
+        elif c.token == "highest":
+            position = jnp.argmax(ids, axis=1)
+        else:
+            position = jnp.full(len(ids), 0 if c.token == "first" else tokens - 1)
         pooled = projected = jnp.take_along_axis(last, position[:, None, None], axis=1)[:, 0]
         if c.projection is not None:
             projected = nn.Dense(c.projection, use_bias=c.projection_bias, name="projection")(
@@ -190,14 +219,17 @@ class AttentionPool(nn.Module):
         return x + mlp(LayerNorm(self.eps, name="norm")(x))
 
 
-class VisionTower(nn.Module):
+class VisionTransformer(nn.Module):
     """Patches, optional class and register tokens, pre-norm layers, pooling, projection."""
 
-    config: VisionTowerConfig
+    config: VisionTransformerConfig
 
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``pixel_values``."""
+    def attention_options(self, batch: dict[str, Array]) -> list[dict[str, Any]]:
+        """Return what each layer gets besides tokens and mask."""
+        return [{}] * self.config.layers
+
+    def embed(self, batch: dict[str, Array]) -> Array:
+        """Return the tokens in front of the first layer, ``[batch, tokens, width]``."""
         c = self.config
         zeros = nn.initializers.zeros
         pixels = batch["pixel_values"]
@@ -206,50 +238,64 @@ class VisionTower(nn.Module):
                 f"pixel_values has images of {pixels.shape[2:]}, and this model takes "
                 f"{c.image_size} alone: resize them"
             )
-        x = PatchEmbedding(c.width, c.patch, c.patch_bias, name="patches")(pixels)
+        x = PatchEmbedding(c.width, c.patch_size, c.patch_bias, name="patches")(pixels)
         count, rows, columns, width = x.shape
-        learned = (c.image_size[0] // c.patch[0], c.image_size[1] // c.patch[1])
-        prefix = int(c.class_token) + c.registers
-        placed = prefix if c.prefix_positions else 0
-        shape = (placed + learned[0] * learned[1], width)
-        table = self.param("position_embedding", zeros, shape, jnp.float32)
-        places = table[placed:].reshape(*learned, width)
-        if (rows, columns) != learned:
-            places = (resize_smoothly if c.smooth else resize_positions)(places, (rows, columns))
-        x = (x + places[None]).reshape(count, rows * columns, width)
-        tokens = []
+        front = []
         if c.class_token:
-            tokens.append(self.param("class_token", zeros, (width,), jnp.float32)[None])
+            front.append(self.param("class_token", zeros, (width,), jnp.float32)[None])
         if c.registers:
-            tokens.append(self.param("registers", zeros, (c.registers, width), jnp.float32))
-        if tokens:
-            front = jnp.concatenate(tokens) + (table[:placed] if placed else 0)
-            x = jnp.concatenate([jnp.broadcast_to(front, (count, *front.shape)), x], axis=1)
+            front.append(self.param("registers", zeros, (c.registers, width), jnp.float32))
+        if c.positions:
+            learned = c.grid
+            shape = (c.placed + learned[0] * learned[1], width)
+            table = self.param("position_embedding", zeros, shape, jnp.float32)
+            places = table[c.placed :].reshape(*learned, width)
+            if (rows, columns) != learned:
+                resize = resize_smoothly if c.smooth else resize_positions
+                places = resize(places, (rows, columns))
+            x = x + places[None]
+            if c.placed:
+                tokens = jnp.concatenate(front)
+                front = [tokens[: c.placed] + table[: c.placed], tokens[c.placed :]]
+        front = [jnp.broadcast_to(tokens, (count, *tokens.shape)) for tokens in front]
+        return jnp.concatenate([*front, x.reshape(count, rows * columns, width)], axis=1)
+
+    @nn.compact
+    def __call__(self, batch: dict[str, Array]) -> Outputs:
+        """Run on ``pixel_values``, and with ``pixel_attention_mask`` if images are padded."""
+        c = self.config
+        x = self.embed(batch)
         if c.pre_norm:
             x = LayerNorm(c.eps, name="pre_norm")(x)
         states = [x]
-        for i in range(c.layers):
+        mask = padding_mask(batch.get("pixel_attention_mask"))
+        for i, options in enumerate(self.attention_options(batch)):
             block = PreNormBlock(
                 c.heads,
                 c.hidden,
                 c.activation,
                 c.eps,
-                bias=(c.qkv_bias, c.qkv_bias, c.qkv_bias, True),
+                bias=c.bias,
                 layer_scale=c.layer_scale,
                 gated=c.gated,
+                mlp_bias=c.mlp_bias,
                 name=f"layer_{i}",
             )
-            states.append(block(states[-1]))
+            states.append(block(states[-1], mask, **options))
         norm = LayerNorm(c.eps, name="norm")
         last = norm(states[-1]) if c.norm_tokens else states[-1]
+        prefix = int(c.class_token) + c.registers
         pooled = None
         if c.pooling == "attention":
             pool = AttentionPool(c.heads, c.hidden, c.activation, c.eps, name="pool")
-            pooled = pool(last[:, prefix:])
+            pooled = pool(last[:, prefix:], mask)
         elif c.pooling is not None:
             pooled = last[:, 0] if c.pooling == "cls" else jnp.mean(last[:, prefix:], axis=1)
         if pooled is not None and not c.norm_tokens:
             pooled = norm(pooled)
+        if c.pooler is not None:
+            size, activation = c.pooler
+            pooled = ACTIVATIONS[activation](nn.Dense(size, name="pooler")(pooled))
         projected = pooled
         if c.projection is not None:
             projected = nn.Dense(c.projection, use_bias=c.projection_bias, name="projection")(
@@ -263,7 +309,7 @@ class TwoTowersConfig:
     """A text tower, a vision tower and whether logits have a bias."""
 
     text: Any
-    vision: VisionTowerConfig
+    vision: VisionTransformerConfig
     logit_bias: bool = False
 
 

@@ -54,6 +54,11 @@ def same(w: np.ndarray) -> np.ndarray:
     return w
 
 
+def first(w: np.ndarray) -> np.ndarray:
+    """``[1, ...]`` to ``[...]``."""
+    return w.reshape(w.shape[1:])
+
+
 def scalar(w: np.ndarray) -> np.ndarray:
     """``[]`` or ``[1]`` to ``[]``."""
     return w.reshape(())
@@ -302,40 +307,20 @@ def canonical_names(
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def _compiled(rules: Sequence[Rule]) -> list[tuple[re.Pattern, Rule]]:
-    return [(re.compile(re.escape(rule.source).replace(r"\*", r"(\d+)")), rule) for rule in rules]
-
-
 def _fill(target: str, numbers: Sequence[str]) -> str:
     found = iter(numbers)
     return re.sub(r"\*", lambda _: next(found), target)
 
 
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(params: Any) -> dict[str, Any]:
     """Return the leaves of nested dictionaries by path, ``/`` between levels."""
-    leaves = {}
-    for name, value in params.items():
-        path = f"{prefix}{name}"
-        leaves |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
-    return leaves
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo `flatten`."""
-    params: dict[str, Any] = {}
-    for path, value in leaves.items():
-        *parents, name = path.split("/")
-        level = params
-        for parent in parents:
-            level = level.setdefault(parent, {})
-        level[name] = value
-    return params
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _parts(rule: Rule, value: np.ndarray) -> list[np.ndarray]:
-    if len(rule.targets) == 1:
-        return [rule.transform(value)]
-    return [rule.transform(part) for part in np.split(value, len(rule.targets))]
+    parts = [value] if len(rule.targets) == 1 else np.split(value, len(rule.targets))
+    return [rule.transform(part) for part in parts]
 
 
 def load_params(
@@ -360,13 +345,17 @@ def load_params(
     Raises:
         CheckpointError: with every missing, unexpected, doubly filled and misshaped tensor.
     """
-    compiled = _compiled(rules)
+    compiled = [
+        (re.compile(re.escape(rule.source).replace(r"\*", r"(\d+)")), rule) for rule in rules
+    ]
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
     filled_by: dict[str, list[str]] = defaultdict(list)
     plan: list[tuple[SourceTensor, Rule, list[str]]] = []
     problems, quantized = [], []
     for name, tensor in tensors.items():
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored):
+            continue
+        if 0 in tensor.shape:  # e.g. of no register tokens
             continue
         matches = [(m, rule) for p, rule in compiled if (m := p.fullmatch(name))]
         if len(matches) != 1:
@@ -419,7 +408,7 @@ def load_params(
         for target, part in zip(targets, _parts(rule, tensor.read()), strict=True):
             leaves[target] = jnp.asarray(np.asarray(part, order="C"), dtype)
         jax.block_until_ready([leaves[target] for target in targets])
-    return unflatten(leaves)
+    return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[path] for path in shapes])
 
 
 #: Read at once. A table of word embeddings can be most of a model: it is read in slices.

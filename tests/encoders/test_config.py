@@ -148,7 +148,7 @@ def test_a_user_adds_a_family(folder, monkeypatch):
     register_encoder("my-bert", bert.BERT)
     register_encoder("my-bert", bert.BERT)  # the same again is harmless
     assert load_encoder(folder).config.model_type == "my-bert"
-    other = Family("other", ("text",), bert.parse, bert.Bert, bert.RULES, bert.poolings)
+    other = Family("other", bert.parse, bert.Bert, bert.RULES, bert.poolings)
     for name in ("my-bert", "bert"):
         with pytest.raises(ValueError, match="taken by another family"):
             register_encoder(name, other)

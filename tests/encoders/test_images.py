@@ -304,7 +304,7 @@ def test_sixteen_bit_colours_that_use_fewer_bits_are_refused(tmp_path):
             read(path)
 
 
-@pytest.mark.parametrize("format", ["PNG", "TIFF", "GIF", "MPO"])
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "GIF"])
 def test_several_frames_are_refused(tmp_path, format):
     preprocess = make(tmp_path)
     path = tmp_path / "film"
@@ -315,6 +315,18 @@ def test_several_frames_are_refused(tmp_path, format):
             read(path)
     with Image.open(path) as film, pytest.raises(ValueError, match="image has 2 frames"):
         preprocess(film)
+
+
+def test_the_first_picture_of_a_phones_jpeg_is_read(tmp_path):
+    preprocess = make(tmp_path)
+    path = tmp_path / "phone.jpg"
+    path.write_bytes(saved(picture(), "MPO", save_all=True, append_images=[picture(seed=1)]))
+    pixels = np.asarray(Image.open(io.BytesIO(saved(picture(), "JPEG"))))
+    np.testing.assert_array_equal(read_pixels(path), pixels)
+    np.testing.assert_array_equal(preprocess(path), preprocess(pixels))
+    with Image.open(path) as opened:
+        assert opened.format == "MPO"
+        np.testing.assert_array_equal(preprocess(opened), preprocess(pixels))
 
 
 def test_cmyk_is_converted_as_pillow_does(tmp_path):

@@ -84,7 +84,7 @@ def test_all_settings(tmp_path):
 )
 def test_other_poolings_are_refused_by_name(tmp_path, pooling, named):
     write(tmp_path, pooling)
-    with pytest.raises(ValueError, match=r"1_Pooling.config.json.*" + named):
+    with pytest.raises(ValueError, match=r"(?s)1_Pooling.config.json.*" + named):
         sentence_settings(tmp_path)
 
 
@@ -272,17 +272,17 @@ def test_dense_layers_follow_the_pooling(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"in_features": 0}, "in_features must be a positive number; it is 0"),
-        ({"out_features": None}, "out_features must be a positive number; it is None"),
-        ({"bias": 1}, "bias must be true or false"),
+        ({"in_features": 0}, "in_features and out_features must be positive"),
+        ({"out_features": None}, "out_features must be int; it is None"),
+        ({"bias": 1}, "bias must be bool; it is 1"),
         ({"activation_function": "torch.nn.modules.activation.Mish"}, "activation.Mish' is not"),
-        ({"activation_function": "own.Tanh"}, "'own.Tanh' is not supported .*Identity, Tanh"),
-        ({"gate": True}, "gate = True is not supported"),
+        ({"activation_function": "own.Tanh"}, "'own.Tanh' is not supported .*Identity', .*Tanh'"),
+        ({"gate": True}, "gate = True is not known"),
     ],
 )
 def test_options_of_dense_layers_are_refused_by_name(tmp_path, changes, named):
     with_dense(tmp_path, (LAYERS[0][0] | changes, LAYERS[0][1]))
-    with pytest.raises(ValueError, match=f"2_Dense.config.json: .*{named}"):
+    with pytest.raises(ValueError, match=f"(?s)2_Dense.config.json .*{named}"):
         sentence_settings(tmp_path)
 
 

@@ -346,8 +346,7 @@ def test_modernbert_keys_of_both_generations_mean_the_same():
     }
     config = parse(old)
     assert config == parse(new) == parse({"model_type": "modernbert"})
-    assert config.local_layers[:4] == (False, True, True, False)
-    assert config.window == 64
+    assert config.windows[:4] == (None, 65, 65, None)
 
 
 ROPE = {"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta": 1e4}}}

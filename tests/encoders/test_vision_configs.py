@@ -295,7 +295,7 @@ def test_option_that_is_not_supported_is_named(text, changes, message):
     ],
 )
 def test_width_of_the_mlp_of_dinov2(text, changes, size):
-    assert read(text, **changes).model.intermediate_size == size
+    assert read(text, **changes).model.hidden == size
 
 
 def test_beit_offers_the_pooler_that_its_checkpoint_has():

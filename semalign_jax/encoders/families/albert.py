@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import flax.linen as nn
 
 from .._config import ConfigReader
-from .._layers import Activation, Array, Outputs, PostNormBlock, padding_mask
+from .._layers import Activation, Array, PostNormBlock, padding_mask
 from .._weights import linear, norm
 from . import bert
 
@@ -37,35 +37,29 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> AlbertConfig:
     return config
 
 
-class Albert(nn.Module):
+class Albert(bert.Bert):
     """Narrow embeddings, a projection to the width of the layers, shared layers, the pooler."""
 
     config: AlbertConfig
 
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
-        c = self.config
-        x = bert.embed(c, batch, width=c.embedding_size)
-        states = [nn.Dense(c.hidden_size, name="embeddings_project")(x)]
+    def embed(self, batch: dict[str, Array]) -> Array:
+        """Return the embeddings in the width of the layers."""
+        x = super().embed(batch, self.config.embedding_size)
+        return nn.Dense(self.config.hidden_size, name="embeddings_project")(x)
+
+    def layers(self, x: Array, batch: dict[str, Array]) -> list[Array]:
+        """Return the tokens in front of and behind each block."""
+        c, states = self.config, [x]
         mask = padding_mask(batch.get("attention_mask"))
+        sizes = (c.num_attention_heads, c.intermediate_size, c.hidden_act, c.layer_norm_eps)
         groups = [
-            [
-                PostNormBlock(
-                    c.num_attention_heads,
-                    c.intermediate_size,
-                    c.hidden_act,
-                    c.layer_norm_eps,
-                    name=f"group_{group}_block_{i}",
-                )
-                for i in range(c.inner_group_num)
-            ]
-            for group in range(c.num_hidden_groups)
+            [PostNormBlock(*sizes, name=f"group_{k}_block_{i}") for i in range(c.inner_group_num)]
+            for k in range(c.num_hidden_groups)
         ]
         for i in range(c.num_hidden_layers):
             for block in groups[int(i / (c.num_hidden_layers / c.num_hidden_groups))]:
                 states.append(block(states[-1], mask))
-        return bert.outputs_of(c.has_pooler, states)
+        return states
 
 
 _LAYER, _BLOCK = "encoder.albert_layer_groups.*.albert_layers.*", "group_*_block_*"

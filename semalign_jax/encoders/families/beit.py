@@ -5,6 +5,7 @@ relative positions are interpolated as in Birkl et al. 2023, arXiv 2307.14460.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,59 +13,46 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._config import ConfigReader
-from .._family import IMAGE, Family
-from .._layers import (
-    Activation,
-    Array,
-    LayerNorm,
-    Outputs,
-    PatchEmbedding,
-    PreNormBlock,
-    behind_tokens,
-    with_positions,
-)
+from .._family import Family
+from .._layers import Array
+from .._towers import VisionTransformer, VisionTransformerConfig, image_options, layer_options
 from .._weights import Rule, norm
 from . import vit
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeitConfig:
-    """Sizes and options, named as in ``config.json``."""
+class BeitConfig(VisionTransformerConfig):
+    """And which biases by relative position there are: one of each layer, one of all."""
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: Activation = "gelu"
-    layer_norm_eps: float = 1e-12
-    image_size: tuple[int, int] = (224, 224)
-    patch_size: tuple[int, int] = (16, 16)
-    num_channels: int = 3
-    use_absolute_position_embeddings: bool = False
-    use_relative_position_bias: bool = False
-    use_shared_relative_position_bias: bool = False
-    layer_scale: bool
-    use_mean_pooling: bool = True
-    has_pooler: bool
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches that the positions were learned for."""
-        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+    own_bias: bool
+    shared_bias: bool
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> BeitConfig:
-    """Read the configuration."""
+    """Read the configuration.
+
+    With mean pooling the output has no final norm: it is in the pooler, after the mean.
+    """
     # Of masked image modelling and of segmentation.
     reader.neutral("vocab_size", "use_mask_token", "segmentation_indices", "add_fpn", "pool_scales")
     reader.neutral("use_auxiliary_head", "auxiliary_*", "semantic_loss_ignore_index")
-    scale = reader.get("layer_scale_init_value", 0.1, float)
-    has_pooler = "pooler.layernorm.weight" in tensors
-    config = reader.read(BeitConfig, layer_scale=scale > 0, has_pooler=has_pooler)
+    pools_mean = reader.get("use_mean_pooling", True, bool)
+    pooling = "mean" if "pooler.layernorm.weight" in tensors else None
+    config = BeitConfig(
+        **image_options(reader, 16),
+        **layer_options(reader, 768, 12, "gelu", 1e-12),
+        hidden=reader.get("intermediate_size", 3072),
+        pooling=pooling if pools_mean else "cls",
+        positions=reader.get("use_absolute_position_embeddings", False, bool),
+        norm_tokens=not pools_mean,
+        bias=(True, False, True, True),
+        layer_scale=reader.get("layer_scale_init_value", 0.1, float) > 0,
+        own_bias=reader.get("use_relative_position_bias", False, bool),
+        shared_bias=reader.get("use_shared_relative_position_bias", False, bool),
+    )
     rows, columns = config.grid
-    relative = config.use_relative_position_bias or config.use_shared_relative_position_bias
     # The reference reads the table of such a model with rows and columns exchanged.
-    if relative and rows != columns:
+    if (config.own_bias or config.shared_bias) and rows != columns:
         reader.problem(
             f"image_size = {config.image_size} is not supported with relative positions "
             "(supported: as many rows as columns of patches)"
@@ -116,55 +104,28 @@ class RelativePositionBias(nn.Module):
         return table[index].transpose(2, 0, 1)[None]
 
 
-class Beit(nn.Module):
-    """Class token and patches; pre-norm layers with biases by relative position.
-
-    With mean pooling the output has no final norm: it is in the pooler, after the mean.
-    """
+class Beit(VisionTransformer):
+    """A vision transformer whose attention has biases by relative position."""
 
     config: BeitConfig
 
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``pixel_values``."""
+    def attention_options(self, batch: dict[str, Array]) -> list[dict[str, Any]]:
+        """Return the bias of each layer, or None."""
         c = self.config
-        x = PatchEmbedding(c.hidden_size, c.patch_size, name="patches")(batch["pixel_values"])
-        _, rows, columns, _ = x.shape
-        x = behind_tokens(self, x, cls_token=1)
-        if c.use_absolute_position_embeddings:
-            x = with_positions(self, x, 1, c, (rows, columns))
-
+        rows, columns = c.grid_of(batch["pixel_values"].shape[2:])
         # One constant for all layers.
         index = jnp.asarray(relative_index(rows, columns))
 
         def relative_bias(name: str) -> Array:
-            module = RelativePositionBias(c.num_attention_heads, c.grid, name=name)
+            module = RelativePositionBias(c.heads, c.grid, name=name)
             return module((rows, columns), index)
 
-        shared = relative_bias("position_bias") if c.use_shared_relative_position_bias else None
-        states = [x]
-        for i in range(c.num_hidden_layers):
-            bias = shared
-            if c.use_relative_position_bias:
-                own = relative_bias(f"position_bias_{i}")
-                bias = own if shared is None else shared + own
-            block = PreNormBlock(
-                c.num_attention_heads,
-                c.intermediate_size,
-                c.hidden_act,
-                c.layer_norm_eps,
-                bias=(True, False, True, True),
-                layer_scale=c.layer_scale,
-                name=f"layer_{i}",
-            )
-            states.append(block(states[-1], bias=bias))
-        last, pooled = states[-1], None
-        if not c.use_mean_pooling:
-            last = LayerNorm(c.layer_norm_eps, name="norm")(last)
-            pooled = last[:, 0]
-        elif c.has_pooler:
-            pooled = LayerNorm(c.layer_norm_eps, name="pooler_norm")(jnp.mean(last[:, 1:], axis=1))
-        return Outputs(tuple(states), last, prefix_tokens=1, pooled=pooled)
+        shared = relative_bias("position_bias") if c.shared_bias else None
+        biases = [shared] * c.layers
+        if c.own_bias:
+            biases = [relative_bias(f"position_bias_{i}") for i in range(c.layers)]
+            biases = biases if shared is None else [shared + own for own in biases]
+        return [{"bias": bias} for bias in biases]
 
 
 _TABLE = "relative_position_bias.relative_position_bias_table"
@@ -175,15 +136,15 @@ RULES = (
     Rule(f"encoder.layer.*.attention.attention.{_TABLE}", "position_bias_*/table"),
     Rule("encoder.layer.*.lambda_1", "layer_*/attention_scale/gamma"),
     Rule("encoder.layer.*.lambda_2", "layer_*/mlp_scale/gamma"),
-    *norm("pooler.layernorm", "pooler_norm"),
+    *norm("pooler.layernorm", "norm"),
 )
 
 
 def poolings(config: BeitConfig) -> tuple[str, ...]:
     """What the classifier of the model reads first: the mean of patches or the class token."""
-    if not config.use_mean_pooling:
+    if config.pooling == "cls":
         return ("cls", "mean", "pooler")
-    return (*(["pooler"] if config.has_pooler else []), "mean", "cls")
+    return (*(["pooler"] if config.pooling else []), "mean", "cls")
 
 
 def ignored(config: BeitConfig) -> tuple[str, ...]:
@@ -197,13 +158,12 @@ def ignored(config: BeitConfig) -> tuple[str, ...]:
         "auxiliary_head.*",
         "fpn1.*",
         "fpn2.*",
-        *(["layernorm.*"] if config.use_mean_pooling else []),
+        *([] if config.norm_tokens else ["layernorm.*"]),
     )
 
 
 BEIT = Family(
     name="beit",
-    modalities=(IMAGE,),
     parse=parse,
     build=Beit,
     rules=RULES,

@@ -3,6 +3,7 @@
 Devlin et al. 2018, arXiv 1810.04805; CXR-BERT: Boecking et al. 2022, arXiv 2204.09817.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -10,14 +11,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._family import TEXT, Family
+from .._family import Family
 from .._layers import (
     ACTIVATIONS,
     Activation,
     Array,
     LayerNorm,
     Outputs,
-    layers,
+    PostNormBlock,
+    padding_mask,
 )
 from .._weights import embedding, linear, norm
 
@@ -66,74 +68,74 @@ def parse_cxr(reader: ConfigReader, tensors: frozenset[str]) -> CxrBertConfig:
     return parse(reader, tensors, CxrBertConfig, projection_size=size if has_head else None)
 
 
-def embed_without_norm(
-    config: BertConfig,
-    batch: dict[str, Array],
-    positions: Array | None = None,
-    width: int | None = None,
-) -> Array:
-    """Sum of the embeddings of words, positions and segments, if the model has these.
-
-    Called inside of a compact method, whose module gets the tables.
-
-    Args:
-        config: sizes.
-        batch: with ``input_ids [batch, tokens]`` and optional ``token_type_ids``.
-        positions: ``[batch, tokens]``; by default those of the batch.
-        width: of the embeddings; by default ``hidden_size``.
-    """
-    width = width or config.hidden_size
-    ids = batch["input_ids"]
-    positions = jnp.arange(ids.shape[1])[None] if positions is None else positions
-    x = nn.Embed(config.vocab_size, width, name="word_embeddings")(ids)
-    if config.type_vocab_size:
-        types = batch.get("token_type_ids", jnp.zeros_like(ids))
-        x += nn.Embed(config.type_vocab_size, width, name="token_type_embeddings")(types)
-    x += nn.Embed(config.max_position_embeddings, width, name="position_embeddings")(positions)
-    return x
-
-
-def embed(config: BertConfig, batch: dict[str, Array], **options: Any) -> Array:
-    """Those embeddings and their norm; called likewise."""
-    x = embed_without_norm(config, batch, **options)
-    return LayerNorm(config.layer_norm_eps, name="embeddings_norm")(x)
-
-
-def transform(config: BertConfig, x: Array, attention_mask: Array | None) -> Outputs:
-    """Post-norm layers and the pooler; called likewise."""
-    return outputs_of(config.has_pooler, layers(config, x, attention_mask))
-
-
-def outputs_of(has_pooler: bool, states: list[Array]) -> Outputs:
-    """The states of all layers, and the pooler (linear, tanh) of the first token of the last."""
-    pooled = None
-    if has_pooler:
-        pooled = jnp.tanh(nn.Dense(states[-1].shape[-1], name="pooler")(states[-1][:, 0]))
-    return Outputs(tuple(states), states[-1], pooled=pooled)
-
-
 class Bert(nn.Module):
-    """Embeddings, post-norm layers and the pooler."""
+    """Embeddings, layers and the pooler; relatives override what they have of their own.
+
+    Attributes:
+        config: sizes and options.
+        block: of a layer, called with its sizes.
+        embeddings_norm: whether there is a norm behind the embeddings.
+        final_norm: whether there is one behind the last layer, which is of its hidden state, too.
+    """
 
     config: BertConfig
+    block: Callable[..., nn.Module] = PostNormBlock
+    embeddings_norm: bool = True
+    final_norm: bool = False
+
+    def positions(self, ids: Array) -> Array | None:
+        """Return rows of the table of positions, ``[1 or batch, tokens]``; None without a table."""
+        return jnp.arange(ids.shape[1])[None]
+
+    def embed(self, batch: dict[str, Array], width: int | None = None) -> Array:
+        """Return the sum of the embeddings of words, segments and positions."""
+        c, ids = self.config, batch["input_ids"]
+        width = width or c.hidden_size
+        x = nn.Embed(c.vocab_size, width, name="word_embeddings")(ids)
+        if c.type_vocab_size:
+            types = batch.get("token_type_ids", jnp.zeros_like(ids))
+            x += nn.Embed(c.type_vocab_size, width, name="token_type_embeddings")(types)
+        places = self.positions(ids)
+        if places is not None:
+            x += nn.Embed(c.max_position_embeddings, width, name="position_embeddings")(places)
+        return LayerNorm(c.layer_norm_eps, name="embeddings_norm")(x) if self.embeddings_norm else x
+
+    def attention_options(self, batch: dict[str, Array]) -> dict[str, Any]:
+        """Return what each layer gets besides tokens and mask."""
+        return {}
+
+    def layers(self, x: Array, batch: dict[str, Array]) -> list[Array]:
+        """Return the tokens in front of and behind each layer."""
+        c, states = self.config, [x]
+        mask, options = padding_mask(batch.get("attention_mask")), self.attention_options(batch)
+        sizes = (c.num_attention_heads, c.intermediate_size, c.hidden_act, c.layer_norm_eps)
+        for i in range(c.num_hidden_layers):
+            states.append(self.block(*sizes, name=f"layer_{i}")(states[-1], mask, **options))
+        return states
+
+    def head(self, outputs: Outputs) -> Outputs:
+        """Return the outputs with what follows the pooler."""
+        return outputs
 
     @nn.compact
     def __call__(self, batch: dict[str, Array]) -> Outputs:
         """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
-        x = embed(self.config, batch)
-        return transform(self.config, x, batch.get("attention_mask"))
+        states = self.layers(self.embed(batch), batch)
+        if self.final_norm:
+            states[-1] = LayerNorm(self.config.layer_norm_eps, name="norm")(states[-1])
+        pooled = None
+        if self.config.has_pooler:
+            pooled = jnp.tanh(nn.Dense(states[-1].shape[-1], name="pooler")(states[-1][:, 0]))
+        return self.head(Outputs(tuple(states), states[-1], pooled=pooled))
 
 
-class CxrBert(nn.Module):
+class CxrBert(Bert):
     """BERT and a head from the first token into the space shared with images."""
 
     config: CxrBertConfig
 
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
-        x = embed(self.config, batch)
-        outputs = transform(self.config, x, batch.get("attention_mask"))
+    def head(self, outputs: Outputs) -> Outputs:
+        """Return the outputs with the projection, if there is one."""
         size = self.config.projection_size
         if size is None:
             return outputs
@@ -183,7 +185,6 @@ def cxr_poolings(config: CxrBertConfig) -> tuple[str, ...]:
 
 BERT = Family(
     name="bert",
-    modalities=(TEXT,),
     parse=parse,
     build=Bert,
     rules=RULES,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._config import ConfigReader
-from .._family import IMAGE, Family
+from .._family import Family
 from .._layers import Array, Outputs, masked_mean
 from .._maps import BatchNorm
 from .._weights import Rule, batch_norm, patch_embedding, prefixed
@@ -93,7 +93,6 @@ def rules(config: BioViLConfig) -> tuple[Rule, ...]:
 HEADS = ("*.num_batches_tracked", "encoder.encoder.fc.*", "classifier.*")
 BIOVIL = Family(
     name="biovil",
-    modalities=(IMAGE,),
     parse=partial(parse, temporal=False),
     build=BioViL,
     rules=rules,

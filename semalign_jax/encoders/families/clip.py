@@ -1,18 +1,18 @@
 """CLIP: Radford et al. 2021, arXiv 2103.00020. Both towers, or one of them."""
 
 from dataclasses import replace
-from typing import Any
 
 from .._config import ConfigReader
-from .._family import IMAGE, TEXT, Family
-from .._layers import ACTIVATION_NAMES
+from .._family import Family
 from .._towers import (
     TextTower,
     TextTowerConfig,
     TwoTowers,
     TwoTowersConfig,
-    VisionTower,
-    VisionTowerConfig,
+    VisionTransformer,
+    VisionTransformerConfig,
+    image_options,
+    layer_options,
 )
 from .._weights import Rule, embedding, linear, norm, patch_embedding, prefixed, scalar
 
@@ -27,34 +27,14 @@ def section(reader: ConfigReader, name: str) -> ConfigReader:
     return reader.section(name if old is None else f"{name}_dict")
 
 
-def layer_options(
-    reader: ConfigReader, width: int, heads: int, hidden: int, activation: str, eps: float
-) -> dict[str, Any]:
-    """Read what describes the layers of a tower; the arguments are its defaults."""
-    return dict(
-        width=reader.get("hidden_size", width),
-        layers=reader.get("num_hidden_layers", 12),
-        heads=reader.get("num_attention_heads", heads),
-        hidden=reader.get("intermediate_size", hidden),
-        activation=reader.get("hidden_act", activation, str, ACTIVATION_NAMES),
-        eps=reader.get("layer_norm_eps", eps, float),
-    )
-
-
-def image_options(reader: ConfigReader, patch: int) -> dict[str, Any]:
-    """Read what describes the images of a tower; `patch` is the default of the patches' size."""
-    size, patch = reader.get("image_size", 224), reader.get("patch_size", patch)
-    channels = reader.get("num_channels", 3)
-    return dict(channels=channels, image_size=(size, size), patch=(patch, patch))
-
-
 def text_tower(reader: ConfigReader) -> TextTowerConfig:
     """Read the text tower, without its projection."""
     eos = reader.get("eos_token_id", 49407)
     return TextTowerConfig(
         vocab_size=reader.get("vocab_size", 49408),
         max_tokens=reader.get("max_position_embeddings", 77),
-        **layer_options(reader, 512, 8, 2048, "quick_gelu", 1e-5),
+        **layer_options(reader, 512, 8, "quick_gelu", 1e-5),
+        hidden=reader.get("intermediate_size", 2048),
         causal=True,
         padding=True,
         # The end has the highest id of the original vocabulary.
@@ -64,15 +44,16 @@ def text_tower(reader: ConfigReader) -> TextTowerConfig:
     )
 
 
-def vision_tower(reader: ConfigReader) -> VisionTowerConfig:
+def vision_tower(reader: ConfigReader) -> VisionTransformerConfig:
     """Read the vision tower, without its projection."""
-    return VisionTowerConfig(
+    return VisionTransformerConfig(
         **image_options(reader, 32),
-        **layer_options(reader, 768, 12, 3072, "quick_gelu", 1e-5),
+        **layer_options(reader, 768, 12, "quick_gelu", 1e-5),
+        hidden=reader.get("intermediate_size", 3072),
         pooling="cls",
-        projection=None,
+        patch_bias=False,
+        pre_norm=True,
         norm_tokens=False,
-        interpolate=True,
     )
 
 
@@ -96,7 +77,7 @@ def parse_text(reader: ConfigReader, tensors: frozenset[str]) -> TextTowerConfig
     return replace(text_tower(reader), projection=dimension if projected else None)
 
 
-def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTowerConfig:
+def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTransformerConfig:
     """Read the configuration of a vision tower alone."""
     dimension = reader.get("projection_dim", 512)
     projected = "visual_projection.weight" in tensors
@@ -132,9 +113,8 @@ _IGNORED = ("*embeddings.position_ids",)
 
 CLIP = Family(
     name="clip",
-    modalities=(TEXT, IMAGE),
     parse=parse,
-    build=lambda config: TwoTowers(TextTower(config.text), VisionTower(config.vision)),
+    build=lambda config: TwoTowers(TextTower(config.text), VisionTransformer(config.vision)),
     rules=(
         *prefixed(TEXT_RULES, "text_model.", "text/"),
         *prefixed(VISION_RULES, "vision_model.", "vision/"),
@@ -143,21 +123,20 @@ CLIP = Family(
         Rule("logit_scale", "logit_scale", scalar),
     ),
     poolings=lambda config: ("projection", "pooler", "mean"),
-    image_size=lambda config: (config.vision.channels, *config.vision.image_size),
+    image_size=lambda config: (config.vision.num_channels, *config.vision.image_size),
     max_tokens=lambda config: config.text.max_tokens,
     prefixes=("clip.",),
     ignored=_IGNORED,
 )
 
 
-def _one_tower_poolings(config: TextTowerConfig | VisionTowerConfig) -> tuple[str, ...]:
+def _one_tower_poolings(config: TextTowerConfig | VisionTransformerConfig) -> tuple[str, ...]:
     token = "eos" if isinstance(config, TextTowerConfig) else "cls"
     return (*(["projection"] if config.projection is not None else []), "pooler", token, "mean")
 
 
 CLIP_TEXT = Family(
     name="clip_text",
-    modalities=(TEXT,),
     parse=parse_text,
     build=TextTower,
     rules=(*TEXT_RULES, *linear("text_projection", "projection")),
@@ -168,12 +147,11 @@ CLIP_TEXT = Family(
 )
 CLIP_VISION = Family(
     name="clip_vision",
-    modalities=(IMAGE,),
     parse=parse_vision,
-    build=VisionTower,
+    build=VisionTransformer,
     rules=(*VISION_RULES, *linear("visual_projection", "projection")),
     poolings=_one_tower_poolings,
-    image_size=lambda config: (config.channels, *config.image_size),
+    image_size=lambda config: (config.num_channels, *config.image_size),
     prefixes=("vision_model.",),
     ignored=_IGNORED,
 )

@@ -16,7 +16,7 @@ import flax.linen as nn
 import numpy as np
 
 from .._config import ConfigReader
-from .._family import IMAGE, Family
+from .._family import Family
 from .._layers import Activation, Array, LayerNorm, LayerScale, Mlp, Outputs, PatchEmbedding
 from .._maps import Conv, flatten_map, global_average
 from .._weights import Rule, conv, linear, norm, patch_embedding
@@ -156,7 +156,6 @@ DINOV3_RULES = (
 
 CONVNEXT = Family(
     name="convnext",
-    modalities=(IMAGE,),
     parse=parse,
     build=ConvNext,
     rules=RULES,

@@ -10,17 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._config import ConfigReader
-from .._family import TEXT, Family
-from .._layers import (
-    Activation,
-    Array,
-    LayerNorm,
-    Mlp,
-    Outputs,
-    attention,
-    padding_mask,
-)
-from .._weights import Rule, embedding, linear, norm
+from .._family import Family
+from .._layers import Activation, Array, LayerNorm, Mlp, Outputs, attention, padding_mask
+from .._weights import Rule, linear, norm
+from . import bert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,37 +190,28 @@ class Deberta(nn.Module):
         return Outputs(tuple(states), states[-1])
 
 
-_LAYER = "encoder.layer.*"
+_SELF = "encoder.layer.*.attention.self"
 RULES = (
-    *embedding("embeddings.word_embeddings", "word_embeddings"),
-    *embedding("embeddings.position_embeddings", "position_embeddings"),
-    *embedding("embeddings.token_type_embeddings", "token_type_embeddings"),
-    *norm("embeddings.LayerNorm", "embeddings_norm"),
+    *bert.EMBEDDING_RULES,
+    *bert.LAYER_RULES,
     Rule("encoder.rel_embeddings.weight", "relative"),
     *norm("encoder.LayerNorm", "relative_norm"),
-    *linear(f"{_LAYER}.attention.self.query_proj", "layer_*/attention/query"),
-    *linear(f"{_LAYER}.attention.self.key_proj", "layer_*/attention/key"),
-    *linear(f"{_LAYER}.attention.self.value_proj", "layer_*/attention/value"),
-    *linear(f"{_LAYER}.attention.self.pos_query_proj", "layer_*/attention/position_query"),
-    *linear(f"{_LAYER}.attention.self.pos_key_proj", "layer_*/attention/position_key"),
-    *linear(f"{_LAYER}.attention.output.dense", "layer_*/attention/out"),
-    *norm(f"{_LAYER}.attention.output.LayerNorm", "layer_*/attention_norm"),
-    *linear(f"{_LAYER}.intermediate.dense", "layer_*/mlp/up"),
-    *linear(f"{_LAYER}.output.dense", "layer_*/mlp/down"),
-    *norm(f"{_LAYER}.output.LayerNorm", "layer_*/mlp_norm"),
+    *linear(f"{_SELF}.query_proj", "layer_*/attention/query"),
+    *linear(f"{_SELF}.key_proj", "layer_*/attention/key"),
+    *linear(f"{_SELF}.value_proj", "layer_*/attention/value"),
+    *linear(f"{_SELF}.pos_query_proj", "layer_*/attention/position_query"),
+    *linear(f"{_SELF}.pos_key_proj", "layer_*/attention/position_key"),
 )
 
 
 def ignored(config: DebertaConfig) -> tuple[str, ...]:
     """Buffers, the heads of tasks, and absolute positions that are only of the trained head."""
-    heads = ("embeddings.position_ids", "cls.*", "lm_predictions.*", "mask_predictions.*")
-    heads += ("pooler.*", "classifier.*", "qa_outputs.*")
+    heads = (*bert.IGNORED, "lm_predictions.*", "mask_predictions.*", "pooler.*")
     return heads if config.position_biased_input else (*heads, "embeddings.position_embeddings.*")
 
 
 DEBERTA = Family(
     name="deberta-v2",
-    modalities=(TEXT,),
     parse=parse,
     build=Deberta,
     rules=RULES,

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._family import IMAGE, Family
+from .._family import Family
 from .._layers import Array, Outputs
 from .._maps import BatchNorm, Conv, ConvNorm, channels_last, flatten_map, global_average, stem_pool
 from .._weights import batch_norm, conv, conv_norm
@@ -106,7 +106,6 @@ RULES = (
 
 DENSENET = Family(
     name="densenet",
-    modalities=(IMAGE,),
     parse=parse,
     build=DenseNet,
     rules=RULES,

@@ -2,47 +2,23 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from .._config import ConfigReader
-from .._family import IMAGE, Family
-from .._layers import (
-    Activation,
-    Array,
-    LayerNorm,
-    Outputs,
-    PatchEmbedding,
-    PreNormBlock,
-    behind_tokens,
-    layers,
-)
-from .._weights import Rule, linear, norm, patch_embedding
+from .._family import Family
+from .._layers import Array
+from .._towers import VisionTransformer, VisionTransformerConfig, image_options, layer_options
+from .._weights import Rule, first, linear, norm, patch_embedding
 
 
-@dataclass(frozen=True)
-class Dinov3Config:
-    """Sizes and options, named as in ``config.json``."""
+@dataclass(frozen=True, kw_only=True)
+class Dinov3Config(VisionTransformerConfig):
+    """And the base of the rotary positions."""
 
-    hidden_size: int = 384
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 6
-    intermediate_size: int = 1536
-    hidden_act: Activation = "gelu"
-    layer_norm_eps: float = 1e-5
-    image_size: tuple[int, int] = (224, 224)
-    patch_size: tuple[int, int] = (16, 16)
-    num_channels: int = 3
-    num_register_tokens: int = 0
-    rope_theta: float = 100.0
-    query_bias: bool = True
-    key_bias: bool = False
-    value_bias: bool = True
-    proj_bias: bool = True
-    mlp_bias: bool = True
-    use_gated_mlp: bool = False
+    rope_theta: float
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> Dinov3Config:
@@ -50,14 +26,31 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> Dinov3Config:
     reader.neutral("return_class_token", "layerscale_value")
     # Augmentations of the coordinates in training.
     reader.neutral("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale")
-    config = reader.read(Dinov3Config)
-    width, heads = config.hidden_size, config.num_attention_heads
+    layers = layer_options(reader, 384, 6, "gelu", 1e-5)
+    width, heads = layers["width"], layers["heads"]
     if heads < 1 or width % (4 * heads):
         reader.problem(
             f"hidden_size = {width} must be a multiple of 4 * num_attention_heads (= 4 * {heads}), "
             "as each head rotates pairs of channels by two coordinates"
         )
-    return config
+    return Dinov3Config(
+        **image_options(reader, 16),
+        **layers,
+        hidden=reader.get("intermediate_size", 1536),
+        pooling="cls",
+        registers=reader.get("num_register_tokens", 0),
+        positions=False,
+        bias=(
+            reader.get("query_bias", True, bool),
+            reader.get("key_bias", False, bool),
+            reader.get("value_bias", True, bool),
+            reader.get("proj_bias", True, bool),
+        ),
+        layer_scale=True,
+        gated=reader.get("use_gated_mlp", False, bool),
+        mlp_bias=reader.get("mlp_bias", True, bool),
+        rope_theta=reader.get("rope_theta", 100.0, float),
+    )
 
 
 def patch_angles(rows: int, columns: int, head_width: int, theta: float) -> np.ndarray:
@@ -84,36 +77,22 @@ def rotate_patches(x: Array, angles: np.ndarray) -> Array:
     return jnp.concatenate([x[:, :prefix], jnp.concatenate(rotated, axis=-1)], axis=1)
 
 
-class Dinov3(nn.Module):
-    """Class token, registers and patches; pre-norm layers with rotary positions; final norm."""
+class Dinov3(VisionTransformer):
+    """A vision transformer whose layers rotate queries and keys by the place of the patch."""
 
     config: Dinov3Config
 
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``pixel_values``."""
+    def attention_options(self, batch: dict[str, Array]) -> list[dict[str, Any]]:
+        """Return the rotation, the same in each layer."""
         c = self.config
-        x = PatchEmbedding(c.hidden_size, c.patch_size, name="patches")(batch["pixel_values"])
-        _, rows, columns, width = x.shape
-        x = behind_tokens(self, x, cls_token=1, register_tokens=c.num_register_tokens)
-        angles = patch_angles(rows, columns, width // c.num_attention_heads, c.rope_theta)
-        kind = partial(
-            PreNormBlock,
-            bias=(c.query_bias, c.key_bias, c.value_bias, c.proj_bias),
-            layer_scale=True,
-            gated=c.use_gated_mlp,
-            mlp_bias=c.mlp_bias,
-        )
-        states = layers(c, x, None, kind, rotate=partial(rotate_patches, angles=angles))
-        last = LayerNorm(c.layer_norm_eps, name="norm")(states[-1])
-        return Outputs(
-            tuple(states), last, prefix_tokens=1 + c.num_register_tokens, pooled=last[:, 0]
-        )
+        grid = c.grid_of(batch["pixel_values"].shape[2:])
+        angles = patch_angles(*grid, c.width // c.heads, c.rope_theta)
+        return [{"rotate": partial(rotate_patches, angles=angles)}] * c.layers
 
 
 RULES = (
-    Rule("embeddings.cls_token", "cls_token"),
-    Rule("embeddings.register_tokens", "register_tokens"),
+    Rule("embeddings.cls_token", "class_token", np.ravel),
+    Rule("embeddings.register_tokens", "registers", first),
     *patch_embedding("embeddings.patch_embeddings", "patches/projection"),
     *linear("layer.*.attention.q_proj", "layer_*/attention/query"),
     *linear("layer.*.attention.k_proj", "layer_*/attention/key"),
@@ -131,7 +110,6 @@ RULES = (
 
 DINOV3 = Family(
     name="dinov3",
-    modalities=(IMAGE,),
     parse=parse,
     build=Dinov3,
     rules=RULES,

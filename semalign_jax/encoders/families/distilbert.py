@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from .._config import ConfigReader
 from .._layers import ACTIVATION_NAMES
-from .._weights import embedding, linear, norm
+from .._weights import linear, norm
 from . import bert
 
 
@@ -27,9 +27,7 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> bert.BertConfig:
 
 
 RULES = (
-    *embedding("embeddings.word_embeddings", "word_embeddings"),
-    *embedding("embeddings.position_embeddings", "position_embeddings"),
-    *norm("embeddings.LayerNorm", "embeddings_norm"),
+    *bert.EMBEDDING_RULES,
     *linear("transformer.layer.*.attention.q_lin", "layer_*/attention/query"),
     *linear("transformer.layer.*.attention.k_lin", "layer_*/attention/key"),
     *linear("transformer.layer.*.attention.v_lin", "layer_*/attention/value"),
@@ -46,12 +44,6 @@ DISTILBERT = replace(
     parse=parse,
     rules=RULES,
     prefixes=("distilbert.",),
-    ignored=(
-        "embeddings.position_ids",
-        "vocab_*",
-        "pre_classifier.*",
-        "classifier.*",
-        "qa_outputs.*",
-    ),
+    ignored=(*bert.IGNORED, "vocab_*", "pre_classifier.*"),
 )
 FAMILIES = {"distilbert": DISTILBERT}

@@ -11,13 +11,13 @@ rows * columns, channels]``; ``last`` is the head's.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._family import IMAGE, Family
+from .._family import Family
 from .._layers import ACTIVATION_NAMES, ACTIVATIONS, Array, Outputs
 from .._maps import ConvNorm, Padding, channels_last, flatten_map, global_average
 from .._weights import conv_norm, patch_embedding
@@ -284,30 +284,22 @@ LITE_RULES = (
 )
 
 
-def image_size(config: EfficientNetConfig) -> tuple[int, int, int]:
-    """Channels, height and width."""
-    return (config.num_channels, *config.image_size)
-
-
 EFFICIENTNET = Family(
     name="efficientnet",
-    modalities=(IMAGE,),
     parse=parse,
     build=EfficientNet,
     rules=RULES,
     poolings=lambda config: ("pooler", "mean"),
-    image_size=image_size,
+    image_size=lambda config: (config.num_channels, *config.image_size),
     prefixes=("efficientnet.",),
     ignored=("*.num_batches_tracked", "classifier.*"),
 )
-EFFICIENTNET_LITE = Family(
+EFFICIENTNET_LITE = replace(
+    EFFICIENTNET,
     name="efficientnet_lite",
-    modalities=(IMAGE,),
     parse=parse_lite,
-    build=EfficientNet,
     rules=LITE_RULES,
-    poolings=lambda config: ("pooler", "mean"),
-    image_size=image_size,
+    prefixes=(),
     ignored=("*.num_batches_tracked", "_fc.*"),
 )
 FAMILIES = {"efficientnet": EFFICIENTNET, "efficientnet_lite": EFFICIENTNET_LITE}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import flax.linen as nn
 
 from .._config import ConfigReader
-from .._layers import Array, Outputs
+from .._layers import Array
 from .._weights import linear
 from . import bert
 
@@ -23,19 +23,18 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> ElectraConfig:
     return bert.parse(reader, tensors, ElectraConfig, has_pooler=False)
 
 
-class Electra(nn.Module):
+class Electra(bert.Bert):
     """BERT without pooler; a projection follows embeddings of another width."""
 
     config: ElectraConfig
 
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
+    def embed(self, batch: dict[str, Array]) -> Array:
+        """Return the embeddings in the width of the layers."""
         c = self.config
-        x = bert.embed(c, batch, width=c.embedding_size)
-        if c.embedding_size != c.hidden_size:
-            x = nn.Dense(c.hidden_size, name="embeddings_project")(x)
-        return bert.transform(c, x, batch.get("attention_mask"))
+        x = super().embed(batch, c.embedding_size)
+        if c.embedding_size == c.hidden_size:
+            return x
+        return nn.Dense(c.hidden_size, name="embeddings_project")(x)
 
 
 ELECTRA = replace(
@@ -50,12 +49,10 @@ ELECTRA = replace(
     ),
     prefixes=("electra.",),
     ignored=(
-        "embeddings.position_ids",
+        *bert.IGNORED,
         "discriminator_predictions.*",
         "generator_predictions.*",
         "generator_lm_head.*",
-        "classifier.*",
-        "qa_outputs.*",
         "sequence_summary.*",
     ),
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from .._config import ConfigReader
 from .._layers import ACTIVATION_NAMES
 from .._weights import Rule
-from .qwen3 import FULL, QWEN3, RULES, SLIDING, DecoderConfig, heads, layer_types
+from .qwen3 import FULL, QWEN3, RULES, SLIDING, DecoderConfig, heads, layer_types, rope_thetas
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> DecoderConfig:
@@ -26,15 +26,12 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> DecoderConfig:
     window = reader.get("sliding_window", 4096)
     if bidirectional:  # it is that of both sides together
         window = window // 2 + 1
-    rope = reader.section("rope_parameters")
-    thetas = {}
-    for kind, default in (
-        (FULL, reader.get("rope_theta", 1_000_000.0, float)),
-        (SLIDING, reader.get("rope_local_base_freq", 10_000.0, float)),
-    ):
-        section = rope.section(kind)
-        section.only("rope_type", "default")
-        thetas[kind] = section.get("rope_theta", default, float)
+    thetas = rope_thetas(
+        reader,
+        kinds,
+        full_attention=reader.get("rope_theta", 1_000_000.0, float),
+        sliding_attention=reader.get("rope_local_base_freq", 10_000.0, float),
+    )
     hidden_size = reader.get("hidden_size", 2304)
     return DecoderConfig(
         vocab_size=reader.get("vocab_size", 262_208),
@@ -47,7 +44,7 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> DecoderConfig:
         rms_norm_eps=reader.get("rms_norm_eps", 1e-6, float),
         attention_bias=reader.get("attention_bias", False, bool),
         windows=tuple(window if kind == SLIDING else None for kind in kinds),
-        thetas=tuple(thetas[kind] for kind in kinds),
+        thetas=thetas,
         scale=reader.get("query_pre_attn_scalar", 256) ** -0.5,
         causal=not bidirectional,
         embedding_scale=hidden_size**0.5,

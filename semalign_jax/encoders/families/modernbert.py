@@ -4,21 +4,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._family import TEXT, Family
-from .._layers import (
-    Activation,
-    Array,
-    LayerNorm,
-    Outputs,
-    PreNormBlock,
-    padding_mask,
-    rotate,
-)
+from .._family import Family
+from .._layers import Activation, Array, LayerNorm, Outputs, PreNormBlock, padding_mask, rotate
 from .._weights import embedding, linear, norm, packed
-from .qwen3 import FULL, SLIDING, layer_types
+from .qwen3 import FULL, SLIDING, attended, layer_types, rope_thetas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +17,7 @@ class ModernBertConfig:
     """Sizes and options, named as in ``config.json``.
 
     Attributes:
-        local_layers: per layer, whether its attention is limited to a window.
-        window: farthest distance that a token attends to in such a layer.
-        global_rope_theta, local_rope_theta: bases of the rotary embedding in the other layers and
-            in those.
+        windows, thetas: see `DecoderConfig`.
     """
 
     vocab_size: int = 50368
@@ -42,10 +30,8 @@ class ModernBertConfig:
     norm_bias: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
-    local_layers: tuple[bool, ...]
-    window: int
-    global_rope_theta: float
-    local_rope_theta: float
+    windows: tuple[int | None, ...]
+    thetas: tuple[float, ...]
 
 
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> ModernBertConfig:
@@ -71,21 +57,17 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> ModernBertConfig:
     local_attention = reader.get("local_attention", 128)
     if local_attention < 0:
         reader.problem(f"local_attention must not be negative; it is {local_attention}")
-    rope = reader.section("rope_parameters")
+    window = local_attention // 2 + 1  # local_attention is that of both sides together
     return reader.read(
         ModernBertConfig,
-        local_layers=tuple(kind == SLIDING for kind in kinds),
-        window=local_attention // 2,
-        global_rope_theta=_theta(rope, FULL, reader.get("global_rope_theta", 160_000.0, float)),
-        local_rope_theta=_theta(rope, SLIDING, reader.get("local_rope_theta", 10_000.0, float)),
+        windows=tuple(window if kind == SLIDING else None for kind in kinds),
+        thetas=rope_thetas(
+            reader,
+            kinds,
+            full_attention=reader.get("global_rope_theta", 160_000.0, float),
+            sliding_attention=reader.get("local_rope_theta", 10_000.0, float),
+        ),
     )
-
-
-def _theta(rope: ConfigReader, kind: str, default: float) -> float:
-    section = rope.section(kind)
-    section.only("rope_type", "default")
-    section.only("type", "default")
-    return section.get("rope_theta", default, float)
 
 
 class ModernBert(nn.Module):
@@ -108,13 +90,10 @@ class ModernBert(nn.Module):
         ids = batch["input_ids"]
         x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
         states = [normed(x, "embeddings_norm")]
-        mask = padding_mask(batch.get("attention_mask"))
-        places = jnp.arange(ids.shape[1])
-        near = (jnp.abs(places[:, None] - places[None, :]) <= c.window)[None, None]
-        local_mask = near if mask is None else mask & near
+        padding = padding_mask(batch.get("attention_mask"))
         has = c.attention_bias
-        for i, local in enumerate(c.local_layers):
-            theta = c.local_rope_theta if local else c.global_rope_theta
+        for i, (window, theta) in enumerate(zip(c.windows, c.thetas, strict=True)):
+            mask = attended(padding, ids.shape[1], window)
             block = PreNormBlock(
                 c.num_attention_heads,
                 c.intermediate_size,
@@ -128,7 +107,7 @@ class ModernBert(nn.Module):
                 name=f"layer_{i}",
             )
             turn = partial(rotate, theta=theta)
-            states.append(block(states[-1], local_mask if local else mask, rotate=turn))
+            states.append(block(states[-1], mask, rotate=turn))
         states[-1] = normed(states[-1], "norm")
         return Outputs(tuple(states), states[-1])
 
@@ -147,7 +126,6 @@ RULES = (
 
 MODERNBERT = Family(
     name="modernbert",
-    modalities=(TEXT,),
     parse=parse,
     build=ModernBert,
     rules=RULES,

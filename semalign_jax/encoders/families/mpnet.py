@@ -1,13 +1,14 @@
 """MPNet: Song et al. 2020, arXiv 2004.09297; relative positions: Raffel et al. 2020, 1910.10683."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from .._config import ConfigReader
-from .._layers import Array, Outputs, layers, positions_past_padding
+from .._layers import Array, positions_past_padding
 from .._weights import embedding, linear, norm
 from . import bert
 
@@ -50,37 +51,30 @@ def relative_buckets(tokens: int) -> np.ndarray:
     return np.where(distance < exact, distance, far) + half * (offset > 0)
 
 
-class MPNet(nn.Module):
-    """Embeddings without segments, and layers that share a bias by relative position."""
+class MPNet(bert.Bert):
+    """BERT without segments, whose layers share a bias by relative position."""
 
     config: MPNetConfig
 
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``input_ids`` and ``attention_mask``."""
-        c = self.config
-        ids = batch["input_ids"]
-        x = bert.embed(c, batch, positions=positions_past_padding(ids, PAD))
-        biases = nn.Embed(BUCKETS, c.num_attention_heads, name="relative_attention_bias")
-        bias = biases(jnp.asarray(relative_buckets(ids.shape[1]))).transpose(2, 0, 1)[None]
-        states = layers(c, x, batch.get("attention_mask"), bias=bias)
-        return bert.outputs_of(c.has_pooler, states)
+    def positions(self, ids: Array) -> Array:
+        """Return the positions; padding has its own."""
+        return positions_past_padding(ids, PAD)
+
+    def attention_options(self, batch: dict[str, Array]) -> dict[str, Any]:
+        """Return the bias."""
+        biases = nn.Embed(BUCKETS, self.config.num_attention_heads, name="relative_attention_bias")
+        buckets = jnp.asarray(relative_buckets(batch["input_ids"].shape[1]))
+        return {"bias": biases(buckets).transpose(2, 0, 1)[None]}
 
 
 RULES = (
-    *embedding("embeddings.word_embeddings", "word_embeddings"),
-    *embedding("embeddings.position_embeddings", "position_embeddings"),
-    *norm("embeddings.LayerNorm", "embeddings_norm"),
+    *bert.RULES,
     *embedding("encoder.relative_attention_bias", "relative_attention_bias"),
     *linear("encoder.layer.*.attention.attn.q", "layer_*/attention/query"),
     *linear("encoder.layer.*.attention.attn.k", "layer_*/attention/key"),
     *linear("encoder.layer.*.attention.attn.v", "layer_*/attention/value"),
     *linear("encoder.layer.*.attention.attn.o", "layer_*/attention/out"),
     *norm("encoder.layer.*.attention.LayerNorm", "layer_*/attention_norm"),
-    *linear("encoder.layer.*.intermediate.dense", "layer_*/mlp/up"),
-    *linear("encoder.layer.*.output.dense", "layer_*/mlp/down"),
-    *norm("encoder.layer.*.output.LayerNorm", "layer_*/mlp_norm"),
-    *linear("pooler.dense", "pooler"),
 )
 
 MPNET = replace(
@@ -91,6 +85,6 @@ MPNET = replace(
     rules=RULES,
     max_tokens=lambda config: config.max_position_embeddings - PAD - 1,
     prefixes=("mpnet.",),
-    ignored=("embeddings.position_ids", "lm_head.*", "classifier.*", "qa_outputs.*"),
+    ignored=(*bert.IGNORED, "lm_head.*"),
 )
 FAMILIES = {"mpnet": MPNET}

@@ -1,24 +1,17 @@
 """Nomic BERT, with rotary positions and gated MLPs: Nussbaum et al. 2024, arXiv 2402.01613."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._layers import (
-    ACTIVATION_NAMES,
-    Array,
-    LayerNorm,
-    Outputs,
-    PostNormBlock,
-    layers,
-    rotate,
-)
+from .._layers import ACTIVATION_NAMES, Array, PostNormBlock, rotate
 from .._weights import embedding, linear, norm, packed
 from . import bert
+from .qwen3 import rope_theta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +51,7 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> NomicBertConfig:
     def get(name: str, old: str, default: Any, kind: type = int) -> Any:
         return reader.get(name, reader.get(old, default, kind), kind)
 
-    rope = reader.section("rope_parameters")
-    rope.only("rope_type", "default")
+    theta = reader.get("rotary_emb_base", 1000.0, float)
     width = get("hidden_size", "n_embd", 768)
     heads = get("num_attention_heads", "n_head", 12)
     reader.only("head_dim", None, width // max(heads, 1))
@@ -74,29 +66,23 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> NomicBertConfig:
         max_position_embeddings=get("max_position_embeddings", "max_trained_positions", 2048),
         type_vocab_size=reader.get("type_vocab_size", 2),
         layer_norm_eps=get("layer_norm_eps", "layer_norm_epsilon", 1e-12, float),
-        rope_theta=rope.get("rope_theta", reader.get("rotary_emb_base", 1000.0, float), float),
+        rope_theta=rope_theta(reader.section("rope_parameters"), theta),
         has_pooler="pooler.dense.weight" in tensors,
     )
 
 
-class NomicBert(nn.Module):
-    """Embeddings of words and segments, post-norm layers with rotary positions, the pooler."""
+class NomicBert(bert.Bert):
+    """BERT with rotary positions and gated MLPs."""
 
     config: NomicBertConfig
+    block: Callable[..., nn.Module] = partial(PostNormBlock, bias=False, gated=True)
 
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
-        c = self.config
-        ids = batch["input_ids"]
-        types = batch.get("token_type_ids", jnp.zeros_like(ids))
-        x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
-        x += nn.Embed(c.type_vocab_size, c.hidden_size, name="token_type_embeddings")(types)
-        x = LayerNorm(c.layer_norm_eps, name="embeddings_norm")(x)
-        kind = partial(PostNormBlock, bias=False, gated=True)
-        turn = partial(rotate, theta=c.rope_theta)
-        states = layers(c, x, batch.get("attention_mask"), kind, rotate=turn)
-        return bert.outputs_of(c.has_pooler, states)
+    def positions(self, ids: Array) -> None:
+        """There is no table."""
+
+    def attention_options(self, batch: dict[str, Array]) -> dict[str, Any]:
+        """Return the rotation."""
+        return {"rotate": partial(rotate, theta=self.config.rope_theta)}
 
 
 RULES = (

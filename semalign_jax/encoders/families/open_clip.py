@@ -9,27 +9,18 @@ from dataclasses import dataclass, replace
 import flax.linen as nn
 
 from .._config import ConfigReader
-from .._family import IMAGE, TEXT, Family
+from .._family import Family
 from .._layers import ACTIVATIONS, Array, Outputs, masked_mean
 from .._towers import (
     TextTower,
     TextTowerConfig,
     TwoTowers,
     TwoTowersConfig,
-    VisionTower,
-    VisionTowerConfig,
+    VisionTransformer,
+    VisionTransformerConfig,
     reads_padding,
 )
-from .._weights import (
-    Rule,
-    embedding,
-    linear,
-    norm,
-    packed,
-    patch_embedding,
-    prefixed,
-    scalar,
-)
+from .._weights import Rule, embedding, linear, norm, packed, patch_embedding, prefixed, scalar
 from . import bert, timm
 
 #: PubMedBERT under the names that it has had, and its configuration, which is that of BERT base.
@@ -120,17 +111,17 @@ def _activation(reader: ConfigReader, quick_gelu: bool) -> str:
     return "gelu_pytorch_tanh" if approximate == "tanh" else "gelu"
 
 
-def parse_vision(reader: ConfigReader, dimension: int, quick_gelu: bool) -> VisionTowerConfig:
+def parse_vision(reader: ConfigReader, dimension: int, quick_gelu: bool) -> VisionTransformerConfig:
     """Read ``vision_cfg`` of a vision transformer that is OpenCLIP's own."""
     _standard_layers(reader)
     reader.only("attentional_pool", False)
     reader.only("pos_embed_type", "learnable", "sin_cos_2d")  # both are stored
     reader.neutral("attn_pooler_*", "output_tokens", "timm_*")
     width, hidden = reader.get("width", 768), reader.get("mlp_ratio", 4.0, float)
-    return VisionTowerConfig(
-        channels=3,
+    return VisionTransformerConfig(
+        num_channels=3,
         image_size=reader.pair("image_size", 224),
-        patch=reader.pair("patch_size", 16),
+        patch_size=reader.pair("patch_size", 16),
         width=width,
         layers=reader.get("layers", 12),
         heads=max(1, width // (reader.get("head_width", 64) or 1)),
@@ -139,13 +130,15 @@ def parse_vision(reader: ConfigReader, dimension: int, quick_gelu: bool) -> Visi
         eps=reader.section("norm_kwargs").get("eps", 1e-5, float),
         pooling="cls" if reader.get("pool_type", "tok", str, ("tok", "avg")) == "tok" else "mean",
         projection=dimension,
+        interpolate=False,
+        patch_bias=False,
         pre_norm=not reader.get("no_ln_pre", False, bool),
         norm_tokens=not reader.get("final_ln_after_pool", False, bool),
         layer_scale=reader.get("ls_init_value", None, float) is not None,
     )
 
 
-def parse_timm(reader: ConfigReader, dimension: int) -> VisionTowerConfig:
+def parse_timm(reader: ConfigReader, dimension: int) -> VisionTransformerConfig:
     """Read ``vision_cfg`` of a vision transformer of timm."""
     # The name overrides these.
     reader.neutral("layers", "width", "head_width", "mlp_ratio", "patch_size", "output_tokens")
@@ -275,7 +268,7 @@ def build(config: TwoTowersConfig) -> TwoTowers:
     """Return the module."""
     text = config.text
     tower = BertTower(text) if isinstance(text, BertTowerConfig) else TextTower(text)
-    return TwoTowers(tower, VisionTower(config.vision), config.logit_bias)
+    return TwoTowers(tower, VisionTransformer(config.vision), config.logit_bias)
 
 
 _LAYER = "transformer.resblocks.*"
@@ -332,12 +325,11 @@ def rules(config: TwoTowersConfig) -> tuple[Rule, ...]:
 
 OPEN_CLIP = Family(
     name="open_clip",
-    modalities=(TEXT, IMAGE),
     parse=parse,
     build=build,
     rules=rules,
     poolings=lambda config: ("projection", "pooler", "mean"),
-    image_size=lambda config: (config.vision.channels, *config.vision.image_size),
+    image_size=lambda config: (config.vision.num_channels, *config.vision.image_size),
     max_tokens=lambda config: config.text.max_tokens,
     fixed_length=lambda config: reads_padding(config.text),
     prefixes=("module.",),

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._family import TEXT, Family
+from .._family import Family
 from .._layers import (
     ACTIVATION_NAMES,
     Array,
@@ -85,6 +85,30 @@ def heads(reader: ConfigReader, queries: int, keys: int) -> dict[str, Any]:
     return {"num_attention_heads": queries, "num_key_value_heads": keys}
 
 
+def rope_theta(section: ConfigReader, default: float) -> float:
+    """Return the base of a rotary embedding, whose ``section`` transformers 5 writes."""
+    section.only("rope_type", "default")
+    section.only("type", "default")
+    return section.get("rope_theta", default, float)
+
+
+def rope_thetas(reader: ConfigReader, kinds: list[str], **usual: float) -> tuple[float, ...]:
+    """Return the base of each layer; `usual` are the defaults by kind."""
+    rope = reader.section("rope_parameters")
+    thetas = {kind: rope_theta(rope.section(kind), theta) for kind, theta in usual.items()}
+    return tuple(thetas[kind] for kind in kinds)
+
+
+def attended(padding: Array | None, tokens: int, window: int | None, causal: bool = False) -> Array:
+    """Return the mask of a layer: what `padding_mask` shows, within a window (see the config)."""
+    places = jnp.arange(tokens)
+    distance = places[:, None] - places[None, :]
+    shown = distance >= 0 if causal else jnp.ones_like(distance, bool)
+    if window is not None:
+        shown &= jnp.abs(distance) < window
+    return shown[None, None] if padding is None else padding & shown[None, None]
+
+
 def parse(reader: ConfigReader, tensors: frozenset[str]) -> DecoderConfig:
     """Read the configuration, with the keys of transformers 4 or 5."""
     reader.only("rope_scaling", None)
@@ -96,9 +120,8 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> DecoderConfig:
     kinds = layer_types(reader, usual)
     if SLIDING in kinds and not (sliding and window):
         reader.problem(f"layer_types with {SLIDING!r} needs use_sliding_window and sliding_window")
-    rope = reader.section("rope_parameters")
-    rope.only("rope_type", "default")
-    theta = rope.get("rope_theta", reader.get("rope_theta", 10_000.0, float), float)
+    theta = reader.get("rope_theta", 10_000.0, float)
+    theta = rope_theta(reader.section("rope_parameters"), theta)
     head_dim = reader.get("head_dim", 128)
     return DecoderConfig(
         vocab_size=reader.get("vocab_size", 151936),
@@ -181,13 +204,8 @@ class Decoder(nn.Module):
         x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embeddings")(ids)
         states = [x * jnp.asarray(c.embedding_scale, x.dtype)]
         padding = padding_mask(batch.get("attention_mask"))
-        places = jnp.arange(ids.shape[1])
-        distance = places[:, None] - places[None, :]
         for i, (window, theta) in enumerate(zip(c.windows, c.thetas, strict=True)):
-            shown = distance >= 0 if c.causal else jnp.ones_like(distance, bool)
-            if window is not None:
-                shown &= jnp.abs(distance) < window
-            mask = shown[None, None] if padding is None else padding & shown[None, None]
+            mask = attended(padding, ids.shape[1], window, c.causal)
             states.append(DecoderBlock(c, theta, name=f"layer_{i}")(states[-1], mask))
         states[-1] = RMSNorm(c.rms_norm_eps, float(c.gemma), name="norm")(states[-1])
         return Outputs(tuple(states), states[-1])
@@ -211,7 +229,6 @@ RULES = (
 
 QWEN3 = Family(
     name="qwen3",
-    modalities=(TEXT,),
     parse=parse,
     build=Decoder,
     rules=(*RULES, Rule(f"{_LAYER}.post_attention_layernorm.weight", "layer_*/mlp_norm/scale")),

@@ -10,7 +10,7 @@ from typing import Annotated
 import flax.linen as nn
 
 from .._config import ConfigReader
-from .._family import IMAGE, Family
+from .._family import Family
 from .._layers import ACTIVATIONS, Activation, Array, Outputs
 from .._maps import ConvNorm, channels_last, flatten_map, global_average, stem_pool
 from .._weights import conv_norm
@@ -108,7 +108,6 @@ RULES = (
 
 RESNET = Family(
     name="resnet",
-    modalities=(IMAGE,),
     parse=parse,
     build=ResNet,
     rules=RULES,

@@ -6,9 +6,7 @@ Liu et al. 2019, arXiv 1907.11692; Conneau et al. 2019, 1911.02116; Martin et al
 from dataclasses import dataclass, replace
 from functools import partial
 
-import flax.linen as nn
-
-from .._layers import Array, Outputs, positions_past_padding
+from .._layers import Array, positions_past_padding
 from . import bert
 
 
@@ -19,17 +17,14 @@ class RobertaConfig(bert.BertConfig):
     pad_token_id: int = 1
 
 
-class Roberta(nn.Module):
+class Roberta(bert.Bert):
     """BERT with positions that are counted over the tokens that are no padding."""
 
     config: RobertaConfig
 
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``input_ids``, ``attention_mask`` and optional ``token_type_ids``."""
-        positions = positions_past_padding(batch["input_ids"], self.config.pad_token_id)
-        x = bert.embed(self.config, batch, positions=positions)
-        return bert.transform(self.config, x, batch.get("attention_mask"))
+    def positions(self, ids: Array) -> Array:
+        """Return the positions; padding has its own."""
+        return positions_past_padding(ids, self.config.pad_token_id)
 
 
 def max_tokens(config: RobertaConfig) -> int:
@@ -44,6 +39,6 @@ ROBERTA = replace(
     build=Roberta,
     max_tokens=max_tokens,
     prefixes=("roberta.",),
-    ignored=("embeddings.position_ids", "lm_head.*", "classifier.*", "qa_outputs.*"),
+    ignored=(*bert.IGNORED, "lm_head.*"),
 )
 FAMILIES = {name: replace(ROBERTA, name=name) for name in ("roberta", "xlm-roberta", "camembert")}

@@ -12,36 +12,29 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from .._config import ConfigReader
-from .._family import IMAGE, TEXT, Family
 from .._towers import (
     TextTower,
     TextTowerConfig,
     TwoTowers,
     TwoTowersConfig,
-    VisionTower,
-    VisionTowerConfig,
+    VisionTransformer,
+    VisionTransformerConfig,
+    image_options,
+    layer_options,
     reads_padding,
 )
-from .._weights import (
-    Rule,
-    embedding,
-    linear,
-    norm,
-    packed,
-    patch_embedding,
-    prefixed,
-    scalar,
-)
-from .clip import LAYER_RULES, image_options, layer_options
+from .._weights import Rule, linear, norm, packed, patch_embedding, prefixed, scalar
+from . import clip
 
 
 def parse_text(reader: ConfigReader, tensors: frozenset[str]) -> TextTowerConfig:
     """Read the configuration of a text tower."""
-    options = layer_options(reader, 768, 12, 3072, "gelu_pytorch_tanh", 1e-6)
+    options = layer_options(reader, 768, 12, "gelu_pytorch_tanh", 1e-6)
     return TextTowerConfig(
         vocab_size=reader.get("vocab_size", 32000),
         max_tokens=reader.get("max_position_embeddings", 64),
         **options,
+        hidden=reader.get("intermediate_size", 3072),
         causal=False,
         padding=True,
         token="last",
@@ -51,24 +44,22 @@ def parse_text(reader: ConfigReader, tensors: frozenset[str]) -> TextTowerConfig
     )
 
 
-def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTowerConfig:
+def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTransformerConfig:
     """Read the configuration of a vision tower."""
-    return VisionTowerConfig(
+    return VisionTransformerConfig(
         **image_options(reader, 16),
-        **layer_options(reader, 768, 12, 3072, "gelu_pytorch_tanh", 1e-6),
+        **layer_options(reader, 768, 12, "gelu_pytorch_tanh", 1e-6),
+        hidden=reader.get("intermediate_size", 3072),
         pooling="attention" if reader.get("vision_use_head", True, bool) else None,
-        projection=None,
         class_token=False,
-        patch_bias=True,
-        pre_norm=False,
-        interpolate=True,
+        placed=0,
     )
 
 
 def parse(
     reader: ConfigReader,
     tensors: frozenset[str],
-    parse_vision: Callable[[ConfigReader, frozenset[str]], VisionTowerConfig] = parse_vision,
+    parse_vision: Callable[[ConfigReader, frozenset[str]], VisionTransformerConfig] = parse_vision,
 ) -> TwoTowersConfig:
     """Read the configuration of both towers."""
     text = parse_text(reader.section("text_config"), tensors)
@@ -79,17 +70,11 @@ def parse(
     return TwoTowersConfig(text, vision, logit_bias=True)
 
 
-TEXT_RULES = (
-    *embedding("embeddings.token_embedding", "token_embedding"),
-    *embedding("embeddings.position_embedding", "position_embedding"),
-    *LAYER_RULES,
-    *norm("final_layer_norm", "norm"),
-    *linear("head", "projection"),
-)
+TEXT_RULES = (*clip.TEXT_RULES, *linear("head", "projection"))
 #: All but those of the patches.
 COMMON_VISION_RULES = (
     Rule("embeddings.position_embedding.weight", "position_embedding"),
-    *LAYER_RULES,
+    *clip.LAYER_RULES,
     *norm("post_layernorm", "norm"),
     Rule("head.probe", "pool/probe"),
     *packed("head.attention.in_proj_", "pool"),
@@ -114,44 +99,32 @@ def two_tower_rules(vision: Iterable[Rule]) -> tuple[Rule, ...]:
     )
 
 
-_IGNORED = ("*embeddings.position_ids",)
-
-SIGLIP = Family(
+SIGLIP = replace(
+    clip.CLIP,
     name="siglip",
-    modalities=(TEXT, IMAGE),
     parse=parse,
     build=lambda config: TwoTowers(
-        TextTower(config.text), VisionTower(config.vision), config.logit_bias
+        TextTower(config.text), VisionTransformer(config.vision), config.logit_bias
     ),
     rules=two_tower_rules(VISION_RULES),
     poolings=lambda config: ("projection", "mean"),
-    image_size=lambda config: (config.vision.channels, *config.vision.image_size),
-    max_tokens=lambda config: config.text.max_tokens,
     fixed_length=lambda config: reads_padding(config.text),
-    ignored=_IGNORED,
+    prefixes=(),
 )
-SIGLIP_TEXT = Family(
+SIGLIP_TEXT = replace(
+    clip.CLIP_TEXT,
     name="siglip_text",
-    modalities=(TEXT,),
     parse=parse_text,
-    build=TextTower,
     rules=TEXT_RULES,
     poolings=lambda config: ("projection", "mean"),
-    max_tokens=lambda config: config.max_tokens,
     fixed_length=reads_padding,
-    prefixes=("text_model.",),
-    ignored=_IGNORED,
 )
-SIGLIP_VISION = Family(
+SIGLIP_VISION = replace(
+    clip.CLIP_VISION,
     name="siglip_vision",
-    modalities=(IMAGE,),
     parse=parse_vision,
-    build=VisionTower,
     rules=VISION_RULES,
     poolings=lambda config: ("mean",) if config.pooling is None else ("projection", "mean"),
-    image_size=lambda config: (config.channels, *config.image_size),
-    prefixes=("vision_model.",),
-    ignored=_IGNORED,
 )
 FAMILIES = {
     "siglip": SIGLIP,

@@ -4,6 +4,7 @@ An image is resized to as many whole patches as fit in a limit, its proportions 
 those patches, padded; the learned positions are resized to the grid of each image.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -11,20 +12,20 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .._config import ConfigReader
-from .._layers import Array, LayerNorm, Outputs, PreNormBlock, padding_mask
-from .._towers import AttentionPool, TextTower, TwoTowers, VisionTowerConfig
+from .._layers import Array
+from .._towers import TextTower, TwoTowers, VisionTransformer, VisionTransformerConfig
 from .._weights import linear
 from . import siglip
 
 
-def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTowerConfig:
+def parse_vision(reader: ConfigReader, tensors: frozenset[str]) -> VisionTransformerConfig:
     """Read the configuration of a vision tower."""
     patches = reader.get("num_patches", 256)
     side = int(max(patches, 0) ** 0.5)
     if side < 1 or side * side != patches:
         reader.problem(f"num_patches must be a square number; it is {patches}")
     config = siglip.parse_vision(reader, tensors)
-    return replace(config, image_size=(side * config.patch[0], side * config.patch[1]))
+    return replace(config, image_size=(side * config.patch_size[0], side * config.patch_size[1]))
 
 
 def resized_positions(table: Array, shapes: Array, count: int) -> Array:
@@ -55,39 +56,22 @@ def resized_positions(table: Array, shapes: Array, count: int) -> Array:
     return resized.astype(table.dtype)
 
 
-class NaflexTower(nn.Module):
-    """Patches with positions resized to each image's grid, pre-norm layers, attention pooling."""
+class Naflex(VisionTransformer):
+    """A vision transformer of padded patches, with positions resized to each image's grid."""
 
-    config: VisionTowerConfig
-
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``pixel_values``, ``pixel_attention_mask`` and ``spatial_shapes``."""
+    def embed(self, batch: dict[str, Array]) -> Array:
+        """Return the patches, of ``pixel_values`` and ``spatial_shapes``."""
         c = self.config
-        pixels = batch["pixel_values"]
-        side = c.image_size[0] // c.patch[0]
-        shape = (side * side, c.width)
+        shape = (math.prod(c.grid), c.width)
         table = self.param("position_embedding", nn.initializers.zeros, shape, jnp.float32)
-        x = nn.Dense(c.width, name="patches")(pixels)
-        places = table.reshape(side, side, c.width)
-        x = x + resized_positions(places, batch["spatial_shapes"], x.shape[1])
-        mask = padding_mask(batch["pixel_attention_mask"])
-        states = [x]
-        for i in range(c.layers):
-            block = PreNormBlock(c.heads, c.hidden, c.activation, c.eps, name=f"layer_{i}")
-            states.append(block(states[-1], mask))
-        last = LayerNorm(c.eps, name="norm")(states[-1])
-        pooled = None
-        if c.pooling is not None:
-            pool = AttentionPool(c.heads, c.hidden, c.activation, c.eps, name="pool")
-            pooled = pool(last, mask)
-        return Outputs(tuple(states), last, pooled=pooled, projected=pooled)
+        x = nn.Dense(c.width, name="patches")(batch["pixel_values"])
+        places = table.reshape(*c.grid, c.width)
+        return x + resized_positions(places, batch["spatial_shapes"], x.shape[1])
 
 
-def patches(config: VisionTowerConfig) -> tuple[int, int]:
+def patches(config: VisionTransformerConfig) -> tuple[int, int]:
     """Number of patches of the learned grid and of values of each."""
-    count = config.image_size[0] * config.image_size[1] // (config.patch[0] * config.patch[1])
-    return count, config.channels * config.patch[0] * config.patch[1]
+    return math.prod(config.grid), config.num_channels * math.prod(config.patch_size)
 
 
 VISION_RULES = (*siglip.COMMON_VISION_RULES, *linear("embeddings.patch_embedding", "patches"))
@@ -97,7 +81,7 @@ SIGLIP2 = replace(
     name="siglip2",
     parse=partial(siglip.parse, parse_vision=parse_vision),
     build=lambda config: TwoTowers(
-        TextTower(config.text), NaflexTower(config.vision), config.logit_bias
+        TextTower(config.text), Naflex(config.vision), config.logit_bias
     ),
     rules=siglip.two_tower_rules(VISION_RULES),
     patches=lambda config: patches(config.vision),
@@ -106,7 +90,7 @@ SIGLIP2_VISION = replace(
     siglip.SIGLIP_VISION,
     name="siglip2_vision",
     parse=parse_vision,
-    build=NaflexTower,
+    build=Naflex,
     rules=VISION_RULES,
     patches=patches,
 )

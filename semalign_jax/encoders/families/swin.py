@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._config import ConfigReader
-from .._family import IMAGE, Family
+from .._family import Family
 from .._layers import (
     Activation,
     Array,
@@ -247,7 +247,6 @@ IGNORED = ("classifier.*", "decoder.*", "embeddings.mask_token", "*.relative_pos
 
 SWIN = Family(
     name="swin",
-    modalities=(IMAGE,),
     parse=parse,
     build=Swin,
     rules=RULES,

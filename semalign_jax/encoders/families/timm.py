@@ -17,18 +17,9 @@ import flax.linen as nn
 import numpy as np
 
 from .._config import ConfigReader
-from .._family import IMAGE, Family
-from .._towers import VisionTower, VisionTowerConfig
-from .._weights import (
-    Rule,
-    conv,
-    conv_norm,
-    linear,
-    norm,
-    packed,
-    patch_embedding,
-    prefixed,
-)
+from .._family import Family
+from .._towers import VisionTransformer, VisionTransformerConfig
+from .._weights import Rule, conv, conv_norm, first, linear, norm, packed, patch_embedding, prefixed
 from .convnext import ConvNext, ConvNextConfig
 from .efficientnet import (
     HEAD_WIDTH,
@@ -41,7 +32,7 @@ from .efficientnet import (
 )
 from .resnet import ResNet, ResNetConfig
 
-Config = VisionTowerConfig | ResNetConfig | ConvNextConfig | EfficientNetConfig
+Config = VisionTransformerConfig | ResNetConfig | ConvNextConfig | EfficientNetConfig
 
 #: Width, layers, heads and ratio of the MLP of vision transformers.
 _VIT_SIZES = {
@@ -153,7 +144,7 @@ def vit_arguments(name: str) -> dict[str, Any] | None:
 
 def parse_vit(
     args: ConfigReader, usual: Mapping[str, Any], channels: int, image_size: Any
-) -> VisionTowerConfig:
+) -> VisionTransformerConfig:
     """Read the arguments of a vision transformer.
 
     Args:
@@ -192,10 +183,12 @@ def parse_vit(
     pre_norm = get("pre_norm", False, bool)
     norm_pooled = args.get("fc_norm", None, bool)
     layer_scale = get("init_values", None, float)
-    return VisionTowerConfig(
-        channels=args.get("in_chans", channels),
+    bias = get("qkv_bias", True, bool)
+    registers = get("reg_tokens", 0, int)
+    return VisionTransformerConfig(
+        num_channels=args.get("in_chans", channels),
         image_size=args.pair("img_size", image_size),
-        patch=args.pair("patch_size", usual["patch_size"]),
+        patch_size=args.pair("patch_size", usual["patch_size"]),
         width=width,
         layers=get("depth", 12, int),
         heads=get("num_heads", 12, int),
@@ -203,7 +196,6 @@ def parse_vit(
         activation=_ACTIVATIONS.get(get("act_layer", "gelu", str, tuple(_ACTIVATIONS)), "gelu"),
         eps=usual.get("eps", 1e-6),
         pooling=VIT_POOLINGS.get(pooling),
-        projection=None,
         class_token=class_token,
         patch_bias=not pre_norm,
         pre_norm=pre_norm,
@@ -212,9 +204,9 @@ def parse_vit(
         smooth=True,
         layer_scale=bool(layer_scale),  # timm makes none for 0 either
         gated=gated,
-        qkv_bias=get("qkv_bias", True, bool),
-        registers=get("reg_tokens", 0, int),
-        prefix_positions=not get("no_embed_class", False, bool),
+        bias=(bias, bias, bias, True),
+        registers=registers,
+        placed=0 if get("no_embed_class", False, bool) else class_token + registers,
     )
 
 
@@ -328,15 +320,10 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> Config:
     return parse_resnet(ConfigReader({}, ""), "resnet18", channels)
 
 
-def _first(w: np.ndarray) -> np.ndarray:
-    """``[1, ...]`` to ``[...]``."""
-    return w.reshape(w.shape[1:])
-
-
 _BLOCK = "blocks.*"
 
 
-def vit_rules(config: VisionTowerConfig) -> tuple[Rule, ...]:
+def vit_rules(config: VisionTransformerConfig) -> tuple[Rule, ...]:
     """Rules of a vision transformer."""
     if config.gated:
         up = packed(f"{_BLOCK}.mlp.fc1.", "layer_*/mlp", ("gate", "up"))
@@ -344,8 +331,8 @@ def vit_rules(config: VisionTowerConfig) -> tuple[Rule, ...]:
         up = linear(f"{_BLOCK}.mlp.fc1", "layer_*/mlp/up")
     return (
         Rule("cls_token", "class_token", np.ravel),
-        Rule("reg_token", "registers", _first),
-        Rule("pos_embed", "position_embedding", _first),
+        Rule("reg_token", "registers", first),
+        Rule("pos_embed", "position_embedding", first),
         *patch_embedding("patch_embed.proj", "patches/projection"),
         *norm("norm_pre", "pre_norm"),
         *norm(f"{_BLOCK}.norm1", "layer_*/attention_norm"),
@@ -416,7 +403,7 @@ def efficientnet_rules(config: EfficientNetConfig) -> tuple[Rule, ...]:
 
 #: Module and rules of each kind of network.
 _NETWORKS: dict[type, tuple[Callable[[Any], nn.Module], Callable[[Any], tuple[Rule, ...]]]] = {
-    VisionTowerConfig: (VisionTower, vit_rules),
+    VisionTransformerConfig: (VisionTransformer, vit_rules),
     ResNetConfig: (ResNet, resnet_rules),
     ConvNextConfig: (ConvNext, lambda config: CONVNEXT_RULES),
     EfficientNetConfig: (EfficientNet, efficientnet_rules),
@@ -425,7 +412,7 @@ _NETWORKS: dict[type, tuple[Callable[[Any], nn.Module], Callable[[Any], tuple[Ru
 
 def poolings(config: Config) -> tuple[str, ...]:
     """What timm's model returns first."""
-    if not isinstance(config, VisionTowerConfig):
+    if not isinstance(config, VisionTransformerConfig):
         return ("pooler", "mean")
     own = () if config.pooling is None else ("pooler",)
     return (*own, "cls", "mean") if config.class_token else (*own, "mean")
@@ -435,13 +422,11 @@ def image_size(config: Config) -> tuple[int, int, int]:
     """Channels, height and width; a ResNet has no size of its own."""
     if isinstance(config, ResNetConfig):
         return (config.num_channels, 224, 224)
-    channels = config.channels if isinstance(config, VisionTowerConfig) else config.num_channels
-    return (channels, *config.image_size)
+    return (config.num_channels, *config.image_size)
 
 
 TIMM = Family(
     name="timm",
-    modalities=(IMAGE,),
     parse=parse,
     build=lambda config: _NETWORKS[type(config)][0](config),
     rules=lambda config: _NETWORKS[type(config)][1](config),

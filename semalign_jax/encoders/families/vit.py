@@ -5,94 +5,52 @@ arXiv 2111.06377. DeiT without distillation is a ViT, also by its ``model_type``
 patches in their order: nothing is masked.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-import flax.linen as nn
+import numpy as np
 
 from .._config import ConfigReader
-from .._family import IMAGE, Family
-from .._layers import (
-    ACTIVATION_NAMES,
-    ACTIVATIONS,
-    Activation,
-    Array,
-    LayerNorm,
-    Outputs,
-    PatchEmbedding,
-    PreNormBlock,
-    behind_tokens,
-    layers,
-    with_positions,
-)
-from .._weights import Rule, linear, norm, patch_embedding
+from .._family import Family
+from .._layers import ACTIVATION_NAMES
+from .._towers import VisionTransformer, VisionTransformerConfig, image_options, layer_options
+from .._weights import Rule, first, linear, norm, patch_embedding
 
 
-@dataclass(frozen=True, kw_only=True)
-class ViTConfig:
-    """Sizes and options, named as in ``config.json``."""
-
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: Activation = "gelu"
-    layer_norm_eps: float = 1e-12
-    image_size: tuple[int, int] = (224, 224)
-    patch_size: tuple[int, int] = (16, 16)
-    num_channels: int = 3
-    qkv_bias: bool = True
-    pooler_act: str | None
-    pooler_output_size: int | None
-    distilled: bool
-
-
-def parse(reader: ConfigReader, tensors: frozenset[str], *, distilled: bool) -> ViTConfig:
+def parse(
+    reader: ConfigReader, tensors: frozenset[str], *, distilled: bool
+) -> VisionTransformerConfig:
     """Read the configuration, of a model with or without a distillation token."""
     reader.neutral("encoder_stride")
-    pooler_act = reader.get("pooler_act", "tanh", str, ACTIVATION_NAMES)
-    return reader.read(
-        ViTConfig,
-        pooler_act=pooler_act if "pooler.dense.weight" in tensors else None,
-        pooler_output_size=reader.get("pooler_output_size", None),
-        distilled=distilled,
+    layers = layer_options(reader, 768, 12, "gelu", 1e-12)
+    bias = reader.get("qkv_bias", True, bool)
+    pooler = (
+        reader.get("pooler_output_size", None) or layers["width"],
+        reader.get("pooler_act", "tanh", str, ACTIVATION_NAMES),
+    )
+    has_pooler = "pooler.dense.weight" in tensors
+    return VisionTransformerConfig(
+        **image_options(reader, 16),
+        **layers,
+        hidden=reader.get("intermediate_size", 3072),
+        pooling="cls" if has_pooler else None,
+        pooler=pooler if has_pooler else None,
+        registers=int(distilled),
+        placed=1 + distilled,
+        bias=(bias, bias, bias, True),
     )
 
 
-def parse_mae(reader: ConfigReader, tensors: frozenset[str]) -> ViTConfig:
+def parse_mae(reader: ConfigReader, tensors: frozenset[str]) -> VisionTransformerConfig:
     """Read the configuration of a masked autoencoder."""
     reader.neutral("decoder_*", "mask_ratio", "norm_pix_loss")
     return parse(reader, tensors, distilled=False)
 
 
-class ViT(nn.Module):
-    """Class token, distillation token (DeiT) and patches, pre-norm layers, norm, pooler."""
-
-    config: ViTConfig
-
-    @nn.compact
-    def __call__(self, batch: dict[str, Array]) -> Outputs:
-        """Run on ``pixel_values``."""
-        c = self.config
-        x = PatchEmbedding(c.hidden_size, c.patch_size, name="patches")(batch["pixel_values"])
-        _, rows, columns, width = x.shape
-        prefix = ("cls_token", "distillation_token") if c.distilled else ("cls_token",)
-        x = behind_tokens(self, x, **dict.fromkeys(prefix, 1))
-        x = with_positions(self, x, len(prefix), c, (rows, columns))
-        kind = partial(PreNormBlock, bias=(c.qkv_bias, c.qkv_bias, c.qkv_bias, True))
-        states = layers(c, x, None, kind)
-        last = LayerNorm(c.layer_norm_eps, name="norm")(states[-1])
-        pooled = None
-        if c.pooler_act is not None:
-            pooled = nn.Dense(c.pooler_output_size or width, name="pooler")(last[:, 0])
-            pooled = ACTIVATIONS[c.pooler_act](pooled)
-        return Outputs(tuple(states), last, prefix_tokens=len(prefix), pooled=pooled)
-
-
 #: What DINOv2 has, too, and then BEiT.
 COMMON_RULES = (
-    Rule("embeddings.cls_token", "cls_token"),
-    Rule("embeddings.position_embeddings", "position_embeddings"),
+    Rule("embeddings.cls_token", "class_token", np.ravel),
+    Rule("embeddings.position_embeddings", "position_embedding", first),
     *patch_embedding("embeddings.patch_embeddings.projection", "patches/projection"),
     *linear("encoder.layer.*.attention.attention.query", "layer_*/attention/query"),
     *linear("encoder.layer.*.attention.attention.key", "layer_*/attention/key"),
@@ -109,24 +67,18 @@ BLOCK_RULES = (
 RULES = (
     *COMMON_RULES,
     *BLOCK_RULES,
-    Rule("embeddings.distillation_token", "distillation_token"),
+    Rule("embeddings.distillation_token", "registers", first),
     *linear("pooler.dense", "pooler"),
 )
-
-
-def poolings(config: ViTConfig) -> tuple[str, ...]:
-    """The class token first."""
-    return ("cls", "mean", *(["pooler"] if config.pooler_act is not None else []))
 
 
 HEADS = ("classifier.*", "embeddings.mask_token", "decoder.*")
 VIT = Family(
     name="vit",
-    modalities=(IMAGE,),
     parse=partial(parse, distilled=False),
-    build=ViT,
+    build=VisionTransformer,
     rules=RULES,
-    poolings=poolings,
+    poolings=lambda config: ("cls", "mean", *(["pooler"] if config.pooler else [])),
     image_size=lambda config: (config.num_channels, *config.image_size),
     prefixes=("vit.",),
     ignored=HEADS,
