@@ -138,7 +138,8 @@ def read_mimic_cxr(
         need_images: whether each row must have an image. If not, those that are not there are
             empty paths: for work on reports alone, the tables of MIMIC-CXR-JPG are enough.
         on_error: "raise", or "skip" rows without image, split or report, empty reports, doubled
-            ids, unknown label values, and images without row, and list them in `skipped`.
+            ids, unknown label values, and images without row, and list them in `skipped`. Of a
+            doubled id one row is kept if all are equal, none if they contradict each other.
 
     Raises:
         FileNotFoundError: if a folder or table is missing.
@@ -185,7 +186,11 @@ def read_mimic_cxr(
                 raise DatasetError(
                     f"{where}: dicom_id {image_id} is not in the split table", "without split"
                 )
-            split, key = splits[image_id]
+            if (found_split := splits[image_id]) is None:
+                raise DatasetError(
+                    f"{where}: the split of dicom_id {image_id} cannot be read", "without split"
+                )
+            split, key = found_split
             if key != (subject, study):
                 raise DatasetError(
                     f"{where}: subject_id or study_id of {image_id} differs in the split table",
@@ -222,24 +227,28 @@ def read_mimic_cxr(
     return rows.build(problems)
 
 
-def _read_splits(path: Path, problems: Problems) -> dict[str, tuple[str, tuple[str, str]]]:
-    splits: dict[str, tuple[str, tuple[str, str]]] = {}
+def _read_splits(path: Path, problems: Problems) -> dict[str, tuple[str, tuple[str, str]] | None]:
+    """Split, and subject and study, by image; None where it is unknown or rows contradict."""
+    splits: dict[str, tuple[str, tuple[str, str]] | None] = {}
     for where, row in read_csv(path, ("dicom_id", "study_id", "subject_id", "split")):
-        if row["dicom_id"] in splits:
-            problems.add(f"{where}: dicom_id {row['dicom_id']} occurs twice", "with doubled id")
-        elif row["split"] not in _SPLITS:
+        name = row["dicom_id"]
+        if row["split"] not in _SPLITS:
+            splits[name] = None
             problems.add(
                 f"{where}: unknown split {quoted(row['split'])}; expected {', '.join(_SPLITS)}",
                 "with unknown split",
             )
-        else:
-            key = id_text(row["subject_id"]), id_text(row["study_id"])
-            splits[row["dicom_id"]] = row["split"], key
+            continue
+        found = row["split"], (id_text(row["subject_id"]), id_text(row["study_id"]))
+        if name in splits:
+            problems.add(f"{where}: dicom_id {name} occurs twice", "with doubled id")
+        if splits.setdefault(name, found) != found:
+            splits[name] = None
     return splits
 
 
 def _read_labels(path: Path, labeler: str, problems: Problems) -> dict[str, list[Label] | None]:
-    """Codes by study; None where the row has an unknown value."""
+    """Codes by study; None where a row has an unknown value, or rows contradict each other."""
     columns = {name: name for name in MIMIC_LABELS}
     if labeler == "radiologist":
         header = read_header(path)
@@ -249,14 +258,18 @@ def _read_labels(path: Path, labeler: str, problems: Problems) -> dict[str, list
         columns = {name: own for name, own in columns.items() if own in header} or columns
     labels: dict[str, list[Label] | None] = {}
     for where, row in read_csv(path, ("study_id", *columns.values())):
+        study = None
         try:
             study = id_cell(row, "study_id", where)
             if study in labels:
-                raise DatasetError(f"{where}: study_id {study} occurs twice", "with doubled id")
-            labels[study] = None
-            codes = dict(zip(columns, label_codes(row, columns.values(), where), strict=True))
-            labels[study] = [codes.get(name, Label.BLANK) for name in MIMIC_LABELS]
+                problems.add(f"{where}: study_id {study} occurs twice", "with doubled id")
+            own = dict(zip(columns, label_codes(row, columns.values(), where), strict=True))
+            codes = [own.get(name, Label.BLANK) for name in MIMIC_LABELS]
+            if labels.setdefault(study, codes) != codes:
+                labels[study] = None
         except DatasetError as error:
+            if study is not None:
+                labels[study] = None
             problems.add(error)
     return labels
 

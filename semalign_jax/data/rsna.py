@@ -97,7 +97,8 @@ def read_rsna(
                 raise DatasetError(f"{where}: no image {images / name}.dcm", "without image")
             if kind is None:
                 raise DatasetError(
-                    f"{where}: patientId {name} has no class in the class table", "without class"
+                    f"{where}: patientId {name} has no class, or two, in the class table",
+                    "without class",
                 )
             if (kind == "Lung Opacity") != (target == Label.POSITIVE):
                 raise DatasetError(
@@ -127,9 +128,9 @@ def read_rsna(
     return rows.build(problems)
 
 
-def _read_classes(path: Path, problems: Problems) -> dict[str, str]:
-    """Class by patientId; the table has a row for each box, so ids may repeat."""
-    classes: dict[str, str] = {}
+def _read_classes(path: Path, problems: Problems) -> dict[str, str | None]:
+    """Class by patientId, None for two; the table has a row for each box, so ids may repeat."""
+    classes: dict[str, str | None] = {}
     for where, row in read_csv(path, ("patientId", "class")):
         name, kind = id_text(row["patientId"]), row["class"]
         if kind not in RSNA_LABELS:
@@ -142,6 +143,7 @@ def _read_classes(path: Path, problems: Problems) -> dict[str, str]:
                 f"{where}: patientId {name} has the classes {classes[name]!r}, {kind!r}",
                 "with contradicting rows",
             )
+            classes[name] = None
     return classes
 
 
@@ -166,13 +168,17 @@ def _nih_patients(path: Path) -> dict[str, str]:
         raise DatasetError(str(error)) from None
     if not isinstance(entries, list):
         raise DatasetError(f"{path}: not a list of objects with subset_img_id and img_id")
-    patients = {}
+    patients: dict[str, str] = {}
     for i, entry in enumerate(entries):
         try:
             patient = entry["img_id"].split("_")[0].lstrip("0") or "0"
-            patients[id_text(entry["subset_img_id"])] = patient
+            name = id_text(entry["subset_img_id"])
         except (TypeError, KeyError, AttributeError):
             raise DatasetError(
                 f"{path}: entry {i} is not an object with subset_img_id and img_id"
             ) from None
+        if patients.setdefault(name, patient) != patient:
+            raise DatasetError(
+                f"{path}: subset_img_id {name} is of the patients {patients[name]} and {patient}"
+            )
     return patients

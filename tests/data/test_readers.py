@@ -174,6 +174,15 @@ def test_mimic_damaged_tables(tmp_path):
     )
     restore()
     append(labels, "10000764,57375967" + ",0.0" * 14)
+    fails(
+        read,
+        r"chexpert\.csv, line 4: study_id 57375967 occurs twice",
+        r"line 4: the labels of study 57375967 cannot be read",
+        skipped=2,
+        left=3,
+    )
+    restore()
+    append(labels, labels.read_text().splitlines()[-1])
     fails(read, r"chexpert\.csv, line 4: study_id 57375967 occurs twice", left=4)
     restore()
     append(metadata, "bbbb-1,10000764,57375967,,AP")
@@ -194,8 +203,11 @@ def test_mimic_damaged_tables(tmp_path):
     fails(read, r"line 4: subject_id or study_id of bbbb-1 differs in the split table", left=3)
     restore()
     append(split, "bbbb-1,57375967,10000764,test")
-    data = fails(read, r"split\.csv, line 6: dicom_id bbbb-1 occurs twice", left=4)
-    assert data.splits[2] == "validate"
+    said = r"line 4: the split of dicom_id bbbb-1 cannot be read"
+    fails(read, r"split\.csv, line 6: dicom_id bbbb-1 occurs twice", said, skipped=2, left=3)
+    restore()
+    append(split, "bbbb-1,57375967,10000764,validate")
+    fails(read, r"split\.csv, line 6: dicom_id bbbb-1 occurs twice", left=4)
     restore()
     edit(metadata, "bbbb-1,10000764", "bbbb-1,")
     fails(read, r"metadata\.csv, line 4: subject_id is empty", skipped=2, left=3)
@@ -325,7 +337,9 @@ def test_rsna_patients_of_nih(tmp_path):
         r"line 5: patientId p3 is not in .*mapping\.json",
         left=2,
     )
+    other = json.dumps([*entries, {"subset_img_id": "p3", "img_id": "00000007_001.png"}])
     for text, message in [
+        (other, "subset_img_id p3 is of the patients 1 and 7"),
         ("{", "no JSON"),
         ("{}", "not a list"),
         ("[1]", "entry 0 is not an object"),
