@@ -14,7 +14,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.documents import read_json
-from .._core.files import as_path, reading, replaced, write_atomically
+from .._core.files import as_path, reading, replaced
 from .._core.ids import id_texts
 from .chunks import DTYPES, ChunkFolder, Part, encoded_ids
 from .store import ROWS_AT_ONCE, EmbeddingStore, create_store
@@ -70,8 +70,10 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
             if number is not None:
                 raise OSError(number, os.strerror(number), str(path)) from error
             raise OSError(f"{path} cannot be written: {error}") from error
-        if path.suffix == ".npy":  # before the rows are in place: they never stand beside old ids
-            write_atomically(ids_path(path), encoded_ids(store.ids))
+        if path.suffix == ".npy":  # rows never stand beside ids of others, even after a crash
+            with replaced(ids_path(path)) as ids:
+                ids.write_bytes(encoded_ids(store.ids))
+                path.unlink(missing_ok=True)
 
 
 def _blocks(store: EmbeddingStore, dtype: np.dtype) -> Iterator[tuple[slice, np.ndarray]]:
@@ -270,6 +272,8 @@ def open_array(path: Path) -> EmbeddingStore:
 
 
 def _refuse_other_rows(path: Path, name: str, rows: Any) -> None:
+    if len(rows.shape) == 2 and rows.shape[0] == 0:
+        raise ValueError(f"{path}: {name} has no rows")
     if len(rows.shape) != 2 or 0 in rows.shape or rows.dtype.name not in DTYPES:
         raise ValueError(
             f"{path}: {name} has shape {rows.shape} of {rows.dtype}; expected [n, dimension] of "

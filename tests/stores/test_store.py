@@ -416,6 +416,22 @@ def test_an_interrupted_import_continues(tmp_path, suffix, monkeypatch):
         sa.stores.import_store(path, tmp_path / "b", description=ABOUT, chunk_rows=4)
 
 
+def test_rows_never_stand_beside_ids_of_others(tmp_path, monkeypatch):
+    sa.stores.export_store(make(tmp_path / "a", values(2), names(2)), tmp_path / "a.npy")
+    replace = os.replace
+
+    def ends_before_the_rows(source, target):
+        if str(target).endswith(".npy"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", ends_before_the_rows)
+    with pytest.raises(KeyboardInterrupt):
+        sa.stores.export_store(make(tmp_path / "b", values(2), ["x", "y"]), tmp_path / "a.npy")
+    assert json.loads((tmp_path / "a.ids.json").read_text()) == ["x", "y"]
+    assert not (tmp_path / "a.npy").exists()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
 def test_rows_stay_with_their_ids_where_a_disk_is_full(tmp_path):
     import resource
@@ -486,6 +502,9 @@ def test_bad_files_of_numpy_are_refused(tmp_path):
         np.save(path, array)
         with pytest.raises(ValueError, match="'embeddings' has shape"):
             imported(path, tmp_path)
+    np.save(path, np.ones((0, 3), np.float32))
+    with pytest.raises(ValueError, match=r"a\.npy: 'embeddings' has no rows"):
+        imported(path, tmp_path)
     path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"a\.npy is damaged"):
         imported(path, tmp_path)
