@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from .._core.typing import METHODS, Completion, Method, Normalize, RidgeUnit
+from ..maps.options import OPTIONS
 from ..studies.report import write_json
 from ..studies.settings import METHODS as STUDY_METHODS
 from ..studies.settings import (
@@ -218,13 +219,19 @@ class FitSettings(PairSettings):
                 "--ridge changes nothing of an ortho map without --scale, as its length is fixed; "
                 "leave it out"
             )
+        options = [name for name in _FIT_OPTIONS if getattr(self, name) is not None]
+        if self.method == "auto" and options:
+            takes = [name for name in METHODS if options[0] in OPTIONS[name]]
+            raise ValueError(
+                f"--{options[0].replace('_', '-')} is not for --method auto, which finds its "
+                f"penalty by itself; give --method {' or '.join(takes)}"
+            )
         if self.out.suffix != ".safetensors":
             raise ValueError(f"--out {self.out.name}: a map is a .safetensors file")
         if (self.unpaired_source is None) != (self.unpaired_target is None):
             raise ValueError("--unpaired-source and --unpaired-target: give both of them")
         if self.unpaired_source is not None:
-            given = [name for name in _FIT_OPTIONS if getattr(self, name) is not None]
-            for name in ([] if self.method == "affine" else ["method"]) + given:
+            for name in ([] if self.method == "affine" else ["method"]) + options:
                 raise ValueError(
                     f"--{name.replace('_', '-')} and --unpaired-source: a fit with unpaired rows "
                     "is affine and finds its penalty by itself; leave one of them out"

@@ -77,8 +77,11 @@ def test_a_map_that_chooses_for_itself(stores, tmp_path, monkeypatch):
     monkeypatch.setattr(maps, "AUTO_ANCHORS", 50)
     message = error_of("fit", *stores, "--method", "auto", "--out", out)
     assert "at most 50; there are 60: draw some with --anchors" in message
-    message = error_of("fit", *stores, "--method", "auto", "--ridge", 1.0, "--out", out)
-    assert "ridge is not an option of method 'auto'" in message
+    message = error_of("fit", *stores, "--ridge", 1.0, "--out", out)
+    assert "--ridge is not for --method auto" in message
+    assert "give --method affine or linear or l-ortho or ortho" in message
+    message = error_of("fit", *stores, "--rotation-only", "--out", out)
+    assert "give --method l-ortho or ortho" in message
 
 
 def test_correlation_is_that_of_the_mapped_anchors(stores, tmp_path):

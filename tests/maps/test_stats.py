@@ -165,8 +165,10 @@ def test_bad_input_is_named():
         sa.accumulate_stats([])
     with pytest.raises(ValueError, match="first in row 7"):
         sa.accumulate_stats([(x, y), (np.where(np.arange(6)[:, None] == 1, np.nan, x), y)])
-    with pytest.raises(ValueError, match="as many rows"):
+    with pytest.raises(ValueError, match=r"same number of rows; got \(6, \d\) and \(5, \d\)$"):
         sa.accumulate_stats([(x, y[:5])])
+    with pytest.raises(ValueError, match=r"weights must be \[6\], as x has rows; got \(5,\)"):
+        sa.accumulate_stats([(x, y, np.ones(5))])
     with pytest.raises(TypeError, match="floats of at most 64 bits"):
         sa.accumulate_stats([(x.astype(int), y)])
     for batch, name in (((np.ma.masked_less(x, 0), y), "x"), ((x, y, np.ma.ones(6)), "weights")):
