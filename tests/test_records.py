@@ -74,7 +74,7 @@ def test_results_are_short_and_notebooks_see_a_table(swept):
     assert repr(swept) == "<SweepResult: cosine, map of affine, ortho, anchors 10 to 20>"
     html = swept._repr_html_()
     assert html.count("<tr>") == 3
-    assert f"{swept.summary()[0]['mean']:.3f} ± " in html
+    assert f"{swept.summary()[0]['mean']:.3f}±" in html
     traced = []
 
     def traced_repr(counts):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .documents import did_you_mean
-from .rows import metric_title, summarize
+from .rows import metric_title, score_text, summarize
 
 
 class Records:
@@ -71,9 +71,8 @@ def _table(metric: str, rows: Sequence[dict[str, Any]]) -> str:
         names = (
             row.get(key) for key in ("protocol", "source", "target", "method", "normalization")
         )
-        text = f"{row['mean']:.3f}" + (f" ± {row['std']:.3f}" if row["seeds"] > 1 else "")
         anchors = counts[0] if row["anchors"] is None and counts else row["anchors"]
-        lines.setdefault(", ".join(filter(None, names)), {})[anchors] = text
+        lines.setdefault(", ".join(filter(None, names)), {})[anchors] = score_text(row)
     title = escape(metric_title(metric))
     header = "".join(f"<th>{count}</th>" for count in counts or [title])
     body = "".join(

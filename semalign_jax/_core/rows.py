@@ -1,5 +1,6 @@
 """Rows of scores: what studies find, and figures and tables are of."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NotRequired, TypeAlias, TypedDict, TypeVar
 
@@ -64,6 +65,13 @@ def _of_draws(values: np.ndarray) -> dict[str, Any]:
     """Mean and sample deviation (0 for one) of scores, with their number."""
     std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
     return {"mean": float(values.mean()), "std": std, "seeds": len(values)}
+
+
+def score_text(row: Mapping[str, Any]) -> str:
+    """Mean, and deviation if there are several draws; a dash where the score is undefined."""
+    if math.isnan(row["mean"]):
+        return "–"
+    return f"{row['mean']:.3f}" + (f"±{row['std']:.3f}" if row["seeds"] > 1 else "")
 
 
 def grouped(rows: Iterable[R], *keys: str) -> dict[tuple, list[R]]:

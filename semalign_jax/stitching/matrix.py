@@ -181,8 +181,6 @@ def evaluate_stitching_pairs(
     checks.option("loss", loss, LOSSES)
     num_classes = checks.positive_int("num_classes", num_classes)
     scores = _score_metrics(metrics, loss, num_classes)
-    if isinstance(methods, Sequence):
-        _distinct("methods", methods)
     lines = checked_lines(methods)
     control = checks.flag("control", control)
     encoders = _embeddings("train", train)
@@ -352,12 +350,6 @@ def _same_rows(what: str, values: Mapping[str, Array]) -> None:
                 f"{what}[{name!r}] has {len(array)} rows, {what}[{first!r}] {rows}: row i must be "
                 f"the same item for all encoders"
             )
-
-
-def _distinct(what: str, values: Sequence[str]) -> None:
-    repeated = [value for value in dict.fromkeys(values) if list(values).count(value) > 1]
-    if repeated:
-        raise ValueError(f"{what} has {repeated[0]!r} more than once")
 
 
 def _of(what: str, values: Any, name: str) -> Any:

@@ -19,6 +19,7 @@ from .._core.rows import grouped as grouped
 from .._core.rows import metric_of as metric_of
 from .._core.rows import metric_title as metric_title
 from .._core.rows import row_of_draws as row_of_draws
+from .._core.rows import score_text
 from .._core.rows import summarize as summarize
 from ..plot.looks import is_control
 
@@ -157,11 +158,7 @@ def _best(rows: Sequence[Row], by_interval: bool) -> set[str]:
 
 
 def _cell(row: Row | None, show: bool) -> str:
-    if row is None or not show:
-        return ""
-    if row["seeds"] == 1:
-        return f"{row['mean']:.3f}"
-    return f"{row['mean']:.3f}±{row['std']:.3f}"
+    return score_text(row) if show and row is not None else ""
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

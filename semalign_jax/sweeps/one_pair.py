@@ -250,7 +250,11 @@ def checked_lines(
     if not isinstance(methods, Mapping):
         if isinstance(methods, str) or not isinstance(methods, Iterable):
             raise TypeError(f"methods must be a list of names or a mapping; got {methods!r}")
-        methods = {name: name for name in methods}
+        names = list(methods)
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"methods has {name!r} more than once")
+        methods = {name: name for name in names}
     if not methods:
         raise ValueError("methods is empty: give at least one")
     lines = dict(methods)

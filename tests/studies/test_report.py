@@ -163,6 +163,7 @@ def test_the_best_of_each_column_are_marked_by_a_rule_that_is_told():
     # 10 anchors: 0.712 - 0.01 / √5 is above 0.69 + 0.02 / √5; 100: 0.8204 and 0.8196 are one.
     assert table.best == {(2, 1), (1, 2), (2, 2)}
     assert "one standard error" in table.note
+    assert ("ridge", "0.690±0.020", "–") in table.rows
     ends = {"affine": (0.6, 0.705), "ortho": (0.7, 0.75)}
     for one in (rows := ROWS[1:3]):
         lower, upper = ends[one["method"]]
