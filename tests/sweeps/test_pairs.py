@@ -244,8 +244,9 @@ def test_bad_input_is_named():
     for change, message in cases:
         with pytest.raises(ValueError, match=message):
             sa.sweep_pairs(data, [5], **run | change)
+    twice: Any = {"methods": ["ortho", "affine", "ortho"]}
     with pytest.raises(ValueError, match="methods has 'ortho' more than once"):
-        sa.sweep_pairs(data, [5], **run | {"methods": ["ortho", "affine", "ortho"]})
+        sa.sweep_pairs(data, [5], **run | twice)
     data["b"] = data["b"].copy()
     data["b"][3, 1] = np.nan
     with pytest.raises(ValueError, match=r"embeddings\['b'\]"):
