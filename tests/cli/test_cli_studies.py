@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from cli_cases import error_of, run, values_of
 from data.trees import write_csv
-from studies.test_study_zero_shot import D_IMAGE, LABELS, make_world
+from scipy.special import expit
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
+from studies.test_study_zero_shot import CLASSES, D_IMAGE, LABELS, make_world
 
 import semalign_jax as sa
 from semalign_jax.studies import outputs, stitching, zero_shot
+from semalign_jax.zeroshot.scores import TEMPERATURE
 
 ENCODERS = ("one", "two")
 D = 6  # of both, so that the pairs share compiled code
@@ -167,25 +170,60 @@ def zeroshot_words(world, out):
         *("--test", "test", "--anchor-dataset", "table", "--anchor-path", world / "anchors.csv"),
         *(*anchors, "--anchor-split", "train", *stores),
         *("--text-store", f"bert={world / 'reports'}", "--prompts", world / "prompts.json"),
-        *("--prompt-store", f"bert={world / 'texts'}", "--anchors", "16", "--seeds", 1),
+        *("--prompt-store", f"bert={world / 'texts'}", "--anchors", "40", "--seeds", 1),
         *("--set", 'label_names={"mass":"Mass"}', "--set", 'ignored_labels=["device"]'),
         *("--set", 'methods=["ortho"]', "--set", "baselines={}", "--set", "resamples=5"),
-        *("--set", 'metrics=["auroc"]', "--set", "class_metrics=[]"),
-        *("--out", out),
+        *("--set", 'class_metrics=["auroc","f1"]', "--out", out),
     )
 
 
+def units(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def recomputed(world, encoder):
+    """(metric, class or None for their mean) -> score, in float64 by NumPy and scikit-learn."""
+    rows, y, texts = (world.arrays[n].astype(np.float64) for n in (encoder, "reports", "texts"))
+    images, x = rows[: world.count], rows[world.count :]
+    source, target = x.mean(axis=0), y.mean(axis=0)
+    u, _, vt = np.linalg.svd((x - source).T @ (y - target), full_matrices=False)
+    mapped = units((images - source) @ u @ vt)
+    prompts = units(texts - target).reshape(3, 3, -1)  # two for each class, one against it
+    ensembles = units(prompts[:, :2].mean(axis=1)) - units(prompts[:, 2])
+    scores = expit(mapped @ ensembles.T / TEMPERATURE)
+    found = {}
+    for c, name in enumerate(CLASSES):
+        known = np.array([code in (0, 1) for code in world.codes[:, c]])
+        kept = {part: known & (world.splits == part) for part in ("validation", "test")}
+        tuned, tested = ((world.labels[k, c], scores[k, c]) for k in kept.values())
+        absent, present, thresholds = roc_curve(*tuned, drop_intermediate=False)
+        found["auroc", name] = roc_auc_score(*tested)
+        found["average_precision", name] = average_precision_score(*tested)
+        chosen = tested[1] >= thresholds[np.argmax(present - absent)]
+        found["f1", name] = f1_score(tested[0], chosen)
+    for metric, mean in (("auroc", "auroc"), ("average_precision",) * 2, ("f1", "macro_f1")):
+        found[mean, None] = np.mean([found[metric, name] for name in CLASSES])
+    return found
+
+
 def test_a_zero_shot_study(tmp_path):
-    make_world(tmp_path)
+    world = make_world(tmp_path)
     found = values_of(*zeroshot_words(tmp_path, tmp_path / "out"))
     assert found["kind"] == "zero-shot"
     settings = found["settings"]
     assert settings["image_stores"] == {name: str(tmp_path / name) for name in D_IMAGE}
     assert settings["prompt_embeddings"]["bert"]["store"] == str(tmp_path / "texts")
     assert settings["images"]["options"]["label"] == list(LABELS)
-    assert (settings["counts"], settings["resamples"]) == ([16], 5)
-    assert {row["source"] for row in found["rows"]} == set(D_IMAGE)
-    assert {row["anchors"] for row in found["rows"]} == {16}
+    assert (settings["counts"], settings["resamples"]) == ([40], 5)
+    assert {row["anchors"] for row in found["rows"]} == {40}  # all, in whatever order
+    assert (len(found["rows"]), len(found["classes"])) == (2 * 3, 2 * 2 * 3)
+    expected = {encoder: recomputed(world, encoder) for encoder in D_IMAGE}
+    for row in found["rows"]:
+        score = expected[row["source"]][row["metric"], None]
+        assert row["mean"] == pytest.approx(score, abs=1e-6)
+    for row in found["classes"]:
+        score = expected[row["source"]][row["metric"], row["label"]]
+        assert row["value"] == pytest.approx(score, abs=1e-6)
     assert outputs.load_results(tmp_path / "out")["rows"] == found["rows"]
 
 
