@@ -105,7 +105,8 @@ def head_accuracy(
     Returns:
         Scalar in [0, 1], float32 or the wider dtype of `weights`; NaN if all weights are zero.
         Where values cannot be looked at (under `jit`), also NaN if a row of positive weight
-        has a class out of range, or NaN or infinity in `x`, or a score that is NaN.
+        has a class out of range, or NaN or infinity in `x`, or scores that are NaN
+        or overflow.
 
     Raises:
         TypeError: if `head` is no head, `x` is not floating point, or `labels` are not integers or
@@ -170,25 +171,29 @@ def _accuracy(
     if checks.is_concrete(x, weights):
         checks.finite_rows(name, x, np.asarray(weights) > 0)
     valid = in_range("labels", labels, head.d_out, weights)
-    predicted, defined = _predictions(checks.batch_size(batch_size), head, x)
+    predicted, defined = predictions(checks.batch_size(batch_size), head, x)
     if checks.is_concrete(defined, weights):
         bad = np.flatnonzero(~(np.asarray(defined) | (np.asarray(weights) == 0)))
         if bad.size:
             raise ValueError(
-                f"head gives NaN for {bad.size} of {len(x)} rows of {name}, first for row "
-                f"{bad[0]}: its parameters or those of the map are NaN, or the scores overflow"
+                f"head gives NaN or infinity for {bad.size} of {len(x)} rows of {name}, first for "
+                f"row {bad[0]}: its parameters or those of the map are NaN, or the scores overflow"
             )
     return share_of_hits(labels, predicted, weights, valid, defined)
 
 
 @partial(jax.jit, static_argnums=0)
-def _predictions(batch_size: int | None, head: Head, x: Array) -> tuple[Array, Array]:
-    """The class of each row, and whether it has one."""
+def predictions(
+    batch_size: int | None, head: Head, x: Array, allowed: Array | None = None
+) -> tuple[Array, Array]:
+    """The class of each row, and whether it has one; `allowed` classes alone, bool [classes]."""
 
     def of_rows(rows: Array) -> tuple[Array, Array]:
         scores = head(rows)
-        # A NaN would be the largest score, and so a class.
-        defined = jnp.isfinite(rows).all(axis=1) & ~jnp.isnan(scores).any(axis=1)
+        if allowed is not None:
+            scores = jnp.where(allowed[None, :], scores, -jnp.inf)
+        # A NaN would be the largest score, and so a class; classes that overflow are tied.
+        defined = jnp.isfinite(rows).all(axis=1) & jnp.isfinite(scores.max(axis=1))
         return predicted_classes(scores), defined
 
     return in_batches(of_rows, x, batch_size)

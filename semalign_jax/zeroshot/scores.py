@@ -25,7 +25,7 @@ from ..maps.affine_map import AffineMap
 from ..metrics import normalize_rows, predicted_classes
 from ..metrics.classification import share_of_hits
 from ..metrics.samples import in_range, integers, sample_weights
-from ..stitching.evaluate import refuse_batch, stitch
+from ..stitching.evaluate import predictions, refuse_batch, stitch
 
 #: "single-label": one of the classes; "multi-label": each finding is present or not.
 Task: TypeAlias = Literal["single-label", "multi-label"]
@@ -309,17 +309,7 @@ def _predictions(
     head = AffineMap.from_weight(transpose(classes))
     if center is not None:
         head = head._replace(source_offset=jnp.asarray(center))
-    head = stitch(head, mapping)
-
-    def of_rows(rows: Array) -> tuple[Array, Array]:
-        logits = head(rows)
-        defined = jnp.isfinite(logits).all(axis=-1)
-        if allowed is not None:
-            logits = jnp.where(allowed[None, :], logits, -jnp.inf)
-            defined &= allowed.any()
-        return predicted_classes(logits), defined
-
-    return in_batches(of_rows, images, batch_size)
+    return predictions(batch_size, stitch(head, mapping), images, allowed)
 
 
 # --- prompt sets -------------------------------------------------------------------------------
