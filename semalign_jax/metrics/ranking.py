@@ -68,12 +68,20 @@ def ranked(labels: ArrayLike, scores: Array, weights: Array) -> RankedScores:
     return _sorted(scores, *targets(labels, scores.shape, weights))
 
 
-def ranking_of_known(ranking: RankedScores, known: Array) -> RankedScores:
-    """The ranking in which rows that are not `known` (of its shape) weigh nothing."""
-    kept = jnp.take_along_axis(known, ranking.order, axis=-1)
+@jax.jit
+def rankings_of_draws(labels: Array, scores: Array, known: Array | None) -> RankedScores:
+    """Rankings [draws, classes, n] of scores [draws, n, classes] by `rank_scores`.
+
+    Labels that are not `known`, bool [n, classes], weigh nothing.
+    """
+    rankings = jax.vmap(lambda s: rank_scores(labels, s))(scores)
+    if known is None:
+        return rankings
+    known = jnp.broadcast_to(known.T, rankings.order.shape)
+    kept = jnp.take_along_axis(known, rankings.order, axis=-1)
     # There is no row n: `_by_position` gives it no weight.
-    order = jnp.where(kept, ranking.order, ranking.order.shape[-1])
-    return ranking._replace(order=order, valid=ranking.valid | ~kept)
+    order = jnp.where(kept, rankings.order, rankings.order.shape[-1])
+    return rankings._replace(order=order, valid=rankings.valid | ~kept)
 
 
 @jax.jit

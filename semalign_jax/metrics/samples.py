@@ -156,11 +156,18 @@ def host_copies(name: str, data: Any) -> Any:
 
 
 def in_range(
-    name: str, labels: Array, stop: int, weights: Array | None = None, *, start: int = 0
+    name: str,
+    labels: Array,
+    stop: int,
+    weights: Array | None = None,
+    *,
+    start: int = 0,
+    known: str | None = None,
 ) -> Array:
     """Which of the `labels` of `integers` are in [start, stop); refuses others that have a weight.
 
-    `weights` are of the shape of `labels`; None means that none is zero.
+    `weights` are of the shape of `labels`; None means that none is zero. `known` names the argument
+    that says which labels count, where that is not the weights.
     """
     if not checks.is_concrete(labels, weights):
         return (labels >= start) & (labels < stop)
@@ -171,11 +178,21 @@ def in_range(
         where = tuple(bad[0].tolist())
         value = int(host[where])
         hint = "" if weights is None else ". Give rows without a label the weight 0"
+        if known is not None:
+            hint = f". Labels that are not known are False in {known}"
         raise ValueError(
             f"{name} must be in [{start}, {stop}); entry {where} is "
             f"{'beyond 32 bits' if value in (INT32.min, INT32.max) else value}{hint}"
         )
     return cast(Array, valid)
+
+
+def weights_of_known(weights: Array, known: Array | None) -> Array:
+    """Weights of rows [n] as those of labels [n, c], zero where these are not `known`.
+
+    They stay as they are if `known` is None, i.e. all are.
+    """
+    return weights if known is None else weights[:, None] * known.astype(weights.dtype)
 
 
 def checked_known(name: str, known: Any, labels: Array) -> Array | None:

@@ -392,7 +392,8 @@ def _test_data(
     weights = jnp.ones(truth.shape, jnp.float32)
     if known is not None:
         weights = known.astype(jnp.float32)
-    in_range("test_labels", truth, num_classes if truth.ndim == 1 else 2, weights)
+    stop = num_classes if truth.ndim == 1 else 2
+    in_range("test_labels", truth, stop, weights, known="test_known")
     return truth, weights
 
 

@@ -60,7 +60,7 @@ def checked_data(
         w = checks.namespace(mask, w).where(mask, w, 0)
     if checks.is_concrete(x, w):
         checks.finite_rows("x", x, np.asarray(w).reshape(n, -1).max(axis=1) > 0)
-    in_range("labels", labels, num_classes if labels.ndim == 1 else 2, w)
+    in_range("labels", labels, num_classes if labels.ndim == 1 else 2, w, known="known")
     if checks.is_concrete(labels, w):
         _check_present(np.asarray(labels), np.asarray(w) > 0, num_classes)
     return TrainingData(x, labels, w, num_classes)

@@ -9,19 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._core.rows import Pair
 from .._core.typing import Array
 from ..metrics import (
     auroc_from_ranking,
     average_precision_from_ranking,
     precision_recall_f1,
     predicted_classes,
-    rank_scores,
 )
 from ..metrics.by_name import log_odds
 from ..metrics.intervals import bootstrap, resamples_at_once
+from ..metrics.ranking import rankings_of_draws
+from ..metrics.samples import weights_of_known
 from .inputs import Part
 from .stitching_settings import ClassMetric, IntervalSettings
-from .tables import ClassRow, Pair, class_row
+from .tables import ClassRow, class_row
 
 
 class Line(NamedTuple):
@@ -54,7 +56,7 @@ def class_rows(
     def scores(line: Line) -> np.ndarray:
         found = bootstrap(
             _ClassScores(intervals.metrics, len(names)),
-            {"labels": labels, "known": known, **_prepared(line.logits, labels)},
+            {"labels": labels, "known": known, **_prepared(line.logits, labels, known)},
             len(part.labels),
             jax.random.key(seed),
             resamples=intervals.resamples,
@@ -75,14 +77,14 @@ def class_rows(
 
 
 @jax.jit
-def _prepared(logits: Array, labels: Array) -> dict[str, Any]:
+def _prepared(logits: Array, labels: Array, known: Array | None) -> dict[str, Any]:
     """Rankings and predictions of logits [draws, n, classes]."""
     if labels.ndim == 1:
         odds = log_odds(logits)
         predicted = predicted_classes(logits)
     else:
         odds, predicted = logits, logits > 0
-    return {"ranking": jax.vmap(lambda s: rank_scores(labels, s))(odds), "predicted": predicted}
+    return {"ranking": rankings_of_draws(labels, odds, known), "predicted": predicted}
 
 
 @dataclass(frozen=True)
@@ -98,15 +100,13 @@ class _ClassScores:
         return jnp.mean(one, axis=0)
 
     def _one(self, values: dict[str, Any], weights: Array) -> Array:
-        labels, known = values["labels"], values["known"]
-        if known is not None:
-            weights = weights[:, None] * known.astype(weights.dtype)
+        labels, counted = values["labels"], weights_of_known(weights, values["known"])
         number = self.classes if labels.ndim == 1 else None
         found: dict[ClassMetric, Callable[[], Array]] = {
             "auroc": lambda: auroc_from_ranking(values["ranking"], weights),
             "average_precision": lambda: average_precision_from_ranking(values["ranking"], weights),
             "f1": lambda: (
-                precision_recall_f1(labels, values["predicted"], number, weights=weights).f1
+                precision_recall_f1(labels, values["predicted"], number, weights=counted).f1
             ),
         }
         return jnp.stack([found[name]() for name in self.metrics])

@@ -20,11 +20,11 @@ from ..metrics import (
     macro_mean,
     precision_recall_f1,
     predicted_classes,
-    rank_scores,
 )
 from ..metrics.by_name import ScoreMetric, score_by_function
 from ..metrics.intervals import BootstrapInterval, bootstrap, resamples_at_once
-from ..metrics.ranking import ranking_of_known
+from ..metrics.ranking import rankings_of_draws
+from ..metrics.samples import weights_of_known
 from ._protocol_data import row_ids
 from .scores import TASKS, Task, not_nan
 from .thresholds import ThresholdRule, choose_threshold
@@ -73,9 +73,8 @@ class _Statistic:
         }
         if self.task == "multi-label":
             labels, predicted = (_columns(data[name], seeds) for name in ("labels", "predicted"))
-            counted = weights
-            if data["known"] is not None:
-                counted = weights[:, None] * _columns(data["known"], seeds).astype(weights.dtype)
+            known = None if data["known"] is None else _columns(data["known"], seeds)
+            counted = weights_of_known(weights, known)
             found = precision_recall_f1(labels, predicted, weights=counted)
             absent = precision_recall_f1(~labels, ~predicted, weights=counted)
             chosen = ~jnp.isnan(data["thresholds"].reshape(-1))
@@ -97,8 +96,10 @@ class _Statistic:
             )(predicted)
         for name, function in self.functions:
             score = score_by_function(name, function)
-            truth = data["labels"], _weights_of_labels(data, weights)
-            each[name] = jax.vmap(score, (0, None))(data["scores"], truth).value
+            labels, counted = data["labels"], weights_of_known(weights, data["known"])
+            if labels.ndim > counted.ndim:
+                counted = jnp.broadcast_to(counted[:, None], labels.shape)
+            each[name] = jax.vmap(score, (0, None))(data["scores"], (labels, counted)).value
         each["classes"] = values
         means = jax.tree_util.tree_map(lambda values: jnp.mean(values, axis=0), each)
         return {"each": each, "mean": means}
@@ -113,14 +114,6 @@ def _columns(values: Array, seeds: int) -> Array:
 
 #: Means over the classes, and of which of their scores.
 _MACRO = {"auroc": "auroc", "average_precision": "average_precision", "macro_f1": "f1"}
-
-
-def _weights_of_labels(data: dict[str, Any], weights: Array) -> Array:
-    """Weights of the rows in the shape of the labels; 0 where a label is not known."""
-    labels, known = data["labels"], data["known"]
-    if labels.ndim == 2:
-        weights = jnp.broadcast_to(weights[:, None], labels.shape)
-    return weights if known is None else weights * known.astype(weights.dtype)
 
 
 # As public: the two parts, and one option for each choice of the evaluation.
@@ -242,7 +235,7 @@ def evaluate(
         "labels": test.labels,
         "known": test.known,
         "predicted": predicted,
-        "ranking": _ranked(test, test_scores),
+        "ranking": rankings_of_draws(test.labels, test_scores, test.known),
         "thresholds": thresholds,
     }
     if how.functions:
@@ -258,13 +251,3 @@ def evaluate(
         batch_size=resamples_at_once(seeds * rows),
     )
     return intervals, thresholds
-
-
-@jax.jit
-def _ranked(truth: Truth, scores: Array) -> Any:
-    """Rankings [seeds, classes, n] of scores [seeds, n, classes]."""
-    rankings = jax.vmap(lambda s: rank_scores(truth.labels, s))(scores)
-    if truth.known is None:
-        return rankings
-    known = jnp.broadcast_to(truth.known.T, rankings.order.shape)
-    return ranking_of_known(rankings, known)

@@ -52,7 +52,7 @@ def choose_threshold(
     scores = checks.float_array("scores", scores, (1, 2))
     labels = integers("labels", labels, scores.shape)
     known = checked_known("known", known, labels)
-    valid = in_range("labels", labels, 2, known)
+    valid = in_range("labels", labels, 2, known, known="known")
     not_nan("scores", scores)
     if known is None:
         known = np.ones(labels.shape, bool)

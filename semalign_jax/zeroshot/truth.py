@@ -37,5 +37,5 @@ def checked_truth(
         return Truth(labels, None)
     labels = integers(of_labels, labels, shape)
     known = checked_known(of_known, known, labels)
-    in_range(of_labels, labels, 2, known)
+    in_range(of_labels, labels, 2, known, known=of_known)
     return Truth(labels == 1, known)

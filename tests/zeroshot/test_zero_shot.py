@@ -490,6 +490,8 @@ def test_unknown_labels_count_nowhere(rule):
     assert not report.undefined_validation.any()
     with pytest.raises(ValueError, match="test_known must have the shape of the labels"):
         sa.zeroshot.evaluate_scores(labels, scores, labels, scores, test_known=known[:3], **RUN)
+    with pytest.raises(ValueError, match="is -1. Labels that are .* False in test_known"):
+        sa.zeroshot.evaluate_scores(labels, scores, anything, scores, **RUN)
 
 
 def test_known_labels_of_images_are_checked():
