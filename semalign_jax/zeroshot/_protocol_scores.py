@@ -13,12 +13,13 @@ from .._core.typing import Array, Method
 from ..maps.affine_map import AffineMap
 from ..sweeps.one_pair import Fitter, SweepMethod, anchor_sweep
 from ._protocol_data import AnchorPairs, Images, Multimodal, checked_embeddings
-from .baselines import Baseline, linear_probe_scores, multimodal_scores
+from .baselines import Baseline, linear_probe_scores
 from .scores import (
     AnchorSpace,
     EmbeddedPrompts,
     SpaceNormalization,
     anchor_space,
+    prompt_scores,
     zero_shot_scores,
 )
 from .truth import Truth
@@ -186,5 +187,6 @@ def scores_of_multimodal(
                 f"{where} must have a row for each of the {expected} {name} images; got "
                 f"{len(value)}"
             )
-        scores.append(multimodal_scores(value, model.prompts, temperature=temperature))
+        # Both are in the model's space: no anchors and no map.
+        scores.append(prompt_scores(value, model.prompts, temperature=temperature))
     return jnp.concatenate(scores)

@@ -10,7 +10,8 @@ Each takes `(source, target, images, prompts)` and gives scores [n, num_classes]
 
 All are pure and safe under `jit` and `vmap`. They raise TypeError for embeddings that are not
 floating point and ValueError for shapes that do not match, NaN or infinity. The linear probe,
-which learns from labels, and multimodal models, which need no anchors, are here as references.
+which learns from labels, is here as a reference. A multimodal model needs neither anchors nor a
+map: `prompt_scores` of its own embeddings are its scores.
 """
 
 from __future__ import annotations
@@ -93,19 +94,6 @@ def naive_scores(
     source, target, images, prompts = _checked(source, target, images, prompts)
     naive = identity_map(source.shape[1], target.shape[1], dtype=images.dtype)
     return prompt_scores(naive(images), prompts, temperature=temperature)
-
-
-def multimodal_scores(
-    images: ArrayLike, prompts: EmbeddedPrompts, *, temperature: float | Array = TEMPERATURE
-) -> Array:
-    """Scores of a multimodal model: both in its space, so no anchors and no map.
-
-    Args:
-        images: embeddings of the model's image encoder [n, d].
-        prompts: the same prompt set under the model's text encoder [p, d].
-        temperature: see `prompt_scores`.
-    """
-    return prompt_scores(images, prompts, temperature=temperature)
 
 
 # --- similarities to anchors -------------------------------------------------------------------

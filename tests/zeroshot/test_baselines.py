@@ -349,11 +349,11 @@ def test_linear_probe_of_a_finding_that_never_occurs_and_bad_labels():
         baselines.linear_probe_scores(x, labels, x[:, :2], 2, task="multi-label")
 
 
-def test_multimodal_scores_need_no_anchors():
+def test_scores_of_a_multimodal_model():
     _, _, _, prompts = problem()
     images = np.random.default_rng(2).standard_normal((5, 8))
     expected = finish(images, np.asarray(prompts.embeddings), prompts)
-    np.testing.assert_allclose(baselines.multimodal_scores(images, prompts), expected, atol=1e-12)
+    np.testing.assert_allclose(sa.zeroshot.prompt_scores(images, prompts), expected, atol=1e-12)
 
 
 @pytest.mark.slow
