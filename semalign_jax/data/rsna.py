@@ -97,7 +97,7 @@ def read_rsna(
                 raise DatasetError(f"{where}: no image {images / name}.dcm", "without image")
             if kind is None:
                 raise DatasetError(
-                    f"{where}: patientId {name} has no class, or two, in the class table",
+                    f"{where}: patientId {name} has no class, or several, in the class table",
                     "without class",
                 )
             if (kind == "Lung Opacity") != (target == Label.POSITIVE):
@@ -129,7 +129,10 @@ def read_rsna(
 
 
 def _read_classes(path: Path, problems: Problems) -> dict[str, str | None]:
-    """Class by patientId, None for two; the table has a row for each box, so ids may repeat."""
+    """Class by patientId; the table has a row for each box, so ids may repeat.
+
+    None where a row has an unknown class, or rows contradict each other.
+    """
     classes: dict[str, str | None] = {}
     for where, row in read_csv(path, ("patientId", "class")):
         name, kind = id_text(row["patientId"]), row["class"]
@@ -138,7 +141,8 @@ def _read_classes(path: Path, problems: Problems) -> dict[str, str | None]:
                 f"{where}: unknown class {quoted(kind)}; expected {', '.join(RSNA_LABELS)}",
                 "with unknown label values",
             )
-        elif classes.setdefault(name, kind) != kind:
+            classes[name] = None
+        elif classes.setdefault(name, kind) not in (kind, None):
             problems.add(
                 f"{where}: patientId {name} has the classes {classes[name]!r}, {kind!r}",
                 "with contradicting rows",

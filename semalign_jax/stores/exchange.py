@@ -46,7 +46,8 @@ def export_store(store: EmbeddingStore, path: str | os.PathLike) -> None:
         path: its ending says the format. ``.npy``: the rows, and the ids as a JSON list in
             ``<name>.ids.json``; ``.npz``: arrays "embeddings" and "ids"; ``.parquet``: columns
             "ids" and "embeddings" (needs pyarrow); ``.h5``, ``.hdf5``: data sets of these names
-            (needs h5py). Replaced in one step if it exists.
+            (needs h5py). Replaced in one step if it exists; the old rows of ``.npy`` go when the
+            new ids are written, so that they never stand beside ids of others.
 
     Raises:
         ModuleNotFoundError: if the format's package is missing; names the extra.

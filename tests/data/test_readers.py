@@ -375,6 +375,13 @@ def test_rsna_patients_of_nih(tmp_path):
             "line 5: unknown class \\(4 characters\\)",
             2,
         ),
+        (
+            "detailed_class_info",
+            "p3,Normal",
+            "p3,Normal\np3,Fine",
+            "line 6: unknown class \\(4 characters\\)",
+            2,
+        ),
         ("detailed_class_info", "p3,Normal", "p3,Lung Opacity", "Target is 0, but the class", 2),
         ("detailed_class_info", "p3,Normal", "p3,Normal\np4,Normal", "p4 of the class table", 3),
         ("detailed_class_info", "p1,Lung Opacity", "p1,Normal", "p1 has the classes 'Normal'", 2),
