@@ -255,12 +255,6 @@ def _completed_between(u: Array, v: Array, keep: Array) -> Array:
     return jnp.eye(d_in, d_out, dtype=u.dtype) + added - lost
 
 
-def pad_to_square(m: Array) -> Array:
-    """`m` with zeros below or to the right."""
-    d = max(m.shape)
-    return jnp.pad(m, ((0, d - m.shape[0]), (0, d - m.shape[1])))
-
-
 def _tie_breaker(d: int, dtype) -> Array:
     """A fixed matrix [d, d] without structure, with a norm of about 2.
 
@@ -284,23 +278,27 @@ def _differentiable(
 ) -> Array:
     """The same polar factor as a differentiable function of `m`."""
     f = spectral_factors(m, rcond)
+    isometry = _isometry(f, m)
     if completion == "partial":
-        return _isometry(f, m)
+        return isometry
 
-    def determined(m: Array) -> Array:
-        return _isometry(_signed(f, rotation_only), m)
+    def determined() -> Array:
+        return _isometry(_signed(f, rotation_only), m) if rotation_only else isometry
 
-    def undetermined(m: Array) -> Array:
-        square = pad_to_square(m)
-        d = len(square)
-        by_identity = filled(_isometry(spectral_factors(square, rcond), square), jnp.eye(d))
+    def completed() -> Array:
+        """The polar factor of twice the isometry and the prior between the rest, see `_completed`.
+
+        The two keeps what is determined apart from the rest, of a norm of about 1.
+        """
+        d = max(m.shape)
+        padded = jnp.pad(isometry, [(0, d - size) for size in m.shape])
+        by_identity = filled(padded, jnp.eye(d, dtype=m.dtype))
         known = spectral_factors(by_identity)
         known = known._replace(keep=known.s > 2 * default_rcond(m.dtype))
 
         def tie_broken() -> Array:
             whole = filled(_isometry(known, by_identity), _tie_breaker(d, m.dtype))
-            f = spectral_factors(whole, 0.0)
-            return _isometry(_signed(f, rotation_only), whole)
+            return _isometry(_signed(spectral_factors(whole, 0.0), rotation_only), whole)
 
         def unique() -> Array:
             return _isometry(_signed(known, rotation_only), by_identity)
@@ -308,11 +306,10 @@ def _differentiable(
         return lax.cond(jnp.all(known.keep), unique, tie_broken)[: m.shape[0], : m.shape[1]]
 
     def filled(p: Array, prior: Array) -> Array:
-        """Twice the isometry, and the prior between the rest; twos as in `_completed`."""
-        rest = prior.astype(p.dtype) - matmul(p, matmul(transpose(p), prior.astype(p.dtype)))
+        rest = prior - matmul(p, matmul(transpose(p), prior))
         return 2 * p + rest - matmul(matmul(rest, transpose(p)), p)
 
-    return lax.cond(jnp.all(f.keep), determined, undetermined, m)
+    return lax.cond(jnp.all(f.keep), determined, completed)
 
 
 def _signed(f: SpectralFactors, rotation_only: bool) -> SpectralFactors:
