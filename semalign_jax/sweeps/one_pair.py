@@ -58,23 +58,39 @@ class SweepMethod:
         Args:
             method: name of the map.
             shuffled: whether to fit to wrong pairs.
-            **options: keyword options of that fit; hashable values, no `weights`.
+            **options: keyword options of that fit; numbers and other hashable values, no
+                `weights`.
 
         Raises:
+            TypeError: for an option that is no constant number, text or bool.
             ValueError: for an unknown method or an option it does not have.
         """
         check_method(method, options)
         for name in ("weights", "validate", "key"):
             if name in options:
                 raise ValueError(f"{name} cannot be an option of a SweepMethod")
+        constants = {name: _hashable(name, value) for name, value in options.items()}
         object.__setattr__(self, "method", method)
-        object.__setattr__(self, "options", tuple(sorted(options.items())))
+        object.__setattr__(self, "options", tuple(sorted(constants.items())))
         object.__setattr__(self, "shuffled", checks.flag("shuffled", shuffled))
 
     def fitter(self, d_in: int, d_out: int) -> Callable[..., AffineMap]:
         """The compiled fit `(x, y, weights or None) -> map` of checked anchors."""
         options, values = check_options(self.method, (d_in, d_out), **dict(self.options))
         return lambda x, y, weights: compiled_fit(options, False, x, y, weights, values)
+
+
+def _hashable(name: str, value: Any) -> Any:
+    """An option as compiled code can be found by it: a scalar array as a number."""
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and checks.is_concrete(value):
+        return value.item()
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} of a SweepMethod must be a constant number, text or bool; got {value!r}"
+        ) from None
+    return value
 
 
 #: Fits a map to anchors: `(x [n, d_in], y [n, d_out]) -> AffineMap`.

@@ -277,3 +277,22 @@ def test_metrics_by_name():
     for metrics, message in (("accuracy", "must be a list"), (["recall"], "must be one of")):
         with pytest.raises(ValueError, match=message):
             run(metrics=metrics, eval_data=labels)
+
+
+def test_options_of_a_method_may_be_scalar_arrays():
+    data, rest = encoders({"a": 4, "b": 4})
+    lines = {
+        "number": sa.SweepMethod("affine", ridge=0.5),
+        "array": sa.SweepMethod("affine", ridge=jnp.float32(0.5)),
+        "numpy": sa.SweepMethod("affine", ridge=np.array(0.5)),
+    }
+    assert len(set(lines.values())) == 1
+    found = sa.sweep_pairs(
+        data, (8,), jax.random.split(jax.random.key(0), 1), methods=lines,
+        metrics={"scores": scores_of}, **rest,
+    ).values["scores"]  # fmt: skip
+    np.testing.assert_array_equal(found, np.broadcast_to(found[:, :1], found.shape))
+    with pytest.raises(TypeError, match="ridge of a SweepMethod must be a constant number"):
+        sa.SweepMethod("affine", ridge=jnp.ones(2))
+    with pytest.raises(TypeError, match="ridge of a SweepMethod must be a constant number"):
+        jax.jit(lambda ridge: sa.SweepMethod("affine", ridge=ridge))(1.0)
