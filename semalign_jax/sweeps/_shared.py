@@ -16,7 +16,7 @@ Least squares goes through Gram matrices in float64, so everything here is calle
 64-bit types switched on; results are float32 if the anchors are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -125,12 +125,14 @@ def is_centered(line: SweepMethod) -> bool:
 def is_shared(line: SweepMethod) -> bool:
     """Whether a line is made from shared factors; others are fitted on their own."""
     options = dict(line.options)
-    allowed = {"normalize"} | ({"completion"} if "ortho" in line.method else set())
-    allowed |= {"rcond"} if line.method != "ortho" else set()
-    plain = options.get("normalize", "none") in ("none", "center", "isotropic")
-    plain &= isinstance(options.get("rcond", 0.0), int | float | None)
-    plain &= line.method in METHODS and not line.shuffled
-    return plain and set(options) <= allowed
+    rcond = options.pop("rcond", None)
+    return (
+        line.method in METHODS
+        and not line.shuffled
+        and options.pop("normalize", "none") in ("none", "center", "isotropic")
+        and (rcond is None or (line.method != "ortho" and isinstance(rcond, int | float)))
+        and set(options) <= {"completion"}
+    )
 
 
 # --- one encoder -------------------------------------------------------------------------------
@@ -155,7 +157,6 @@ def _variant(plan: Plan, data: Array, center: bool) -> Variant:
     squares = jnp.stack([jnp.sum(rows[:m] ** 2) / n for m, n in ends])
     variances = jnp.broadcast_to((squares * unit * unit / d)[:, None], means.shape)
     scales = jax.vmap(lambda v, mean: deviations("isotropic", v, mean)[0])(variances, means)
-    scales = jnp.where(scales > 0, scales, 1)
     few = [m for m in lengths if m < d]
     spanned = max((m for m in few if m <= FEW_ANCHORS * d), default=0)
     triangle, basis = lq(rows[:spanned])
@@ -166,12 +167,10 @@ def _variant(plan: Plan, data: Array, center: bool) -> Variant:
         gram = row_sums(gram_matrix, transpose(rows[:longest])) if longest else factor
         factor = cholesky(gram)
         safe = [_is_safe(gram[:m, :m], cuts) for m in few]
-        start, total = 0, jnp.zeros((d, d), jnp.float64)
-        for m in lengths[len(few) :]:
-            total = total + row_sums(gram_matrix, rows[start:m])
-            start = m
-            many.append(tuple(inverse_root(total, cut) for cut in cuts))
-            safe.append(jnp.ones(len(cuts), bool) if plan.float32 else _is_safe(total, cuts))
+        grams = prefix_sums(partial(row_sums, gram_matrix), lengths[len(few) :], rows)
+        for gram in grams:
+            many.append(tuple(inverse_root(gram, cut) for cut in cuts))
+            safe.append(jnp.ones(len(cuts), bool) if plan.float32 else _is_safe(gram, cuts))
     trusted = jnp.stack(safe, axis=1) if cuts else jnp.ones((0, len(lengths)), bool)
     return Variant(rows, unit, means, scales, triangle, basis, factor, tuple(many), trusted)
 
@@ -205,6 +204,20 @@ def _prefix_means(data: Array, counts: Sequence[int]) -> Array:
         start = n
         means.append(total / n)
     return data[:1] + jnp.stack(means)
+
+
+def prefix_sums(products: Callable, lengths: Sequence[int], *sides: Array) -> list[Array]:
+    """`products` of the first m rows of all sides, for ascending m; zeros for no rows."""
+    total = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(products, *(a[:1] for a in sides))
+    )
+    found, start = [], 0
+    for m in lengths:
+        if m > start:
+            total = total + products(*(side[start:m] for side in sides))
+            start = m
+        found.append(total)
+    return found
 
 
 # --- one pair ----------------------------------------------------------------------------------
@@ -256,21 +269,14 @@ def shared_heads(
     return found
 
 
-def _spans(plan: Plan, center: bool) -> list[tuple[int, int]]:
-    """For each count the length of the prefix, and that of the one before."""
-    lengths = plan.lengths(center)
-    return list(zip(lengths, [0, *lengths[:-1]], strict=True))
-
-
 def _ortho(
     plan: Plan, line: SweepMethod, variants: Sequence[tuple[Variant, Variant, AffineMap]]
 ) -> list[list[Array]]:
     """U V^T of x^T y for every count; its transpose for the other direction."""
     x, y, _ = variants[0]
-    total = jnp.zeros((x.rows.shape[1], y.rows.shape[1]), x.rows.dtype)
     found: list[list[Array]] = [[] for _ in variants]
-    for m, before in _spans(plan, is_centered(line)):
-        total = total + cross_product(x.rows[before:m], y.rows[before:m])
+    lengths = plan.lengths(is_centered(line))
+    for m, total in zip(lengths, prefix_sums(cross_product, lengths, x.rows, y.rows), strict=True):
         bases = None
         if 0 < m <= FEW_ANCHORS * min(total.shape):
             inner = matmul(transpose(x.triangle[:m, :m]), y.triangle[:m, :m])
@@ -288,18 +294,17 @@ def _l_ortho(
 ) -> list[list[Array]]:
     """The polar factor of the least-squares solution for every count."""
     x, y, _ = variants[0]
-    d_in, d_out = x.rows.shape[1], y.rows.shape[1]
-    total, start = jnp.zeros((d_in, d_out), jnp.float64), 0
+    d = min(x.rows.shape[1], y.rows.shape[1])
+    lengths = plan.lengths(is_centered(line))
+    used = [m if m >= d else 0 for m in lengths]  # fewer rows have no use for products
+    totals = prefix_sums(partial(row_sums, cross_product), used, x.rows, y.rows)
     found: list[list[Array]] = [[] for _ in variants]
-    for m in plan.lengths(is_centered(line)):
-        if m >= min(d_in, d_out):  # fewer rows have no use for it
-            total = total + row_sums(cross_product, x.rows[start:m], y.rows[start:m])
-            start = m
+    for m, total in zip(lengths, totals, strict=True):
         for cells, (source, target, readout), cross in zip(
             found, variants, (total, transpose(total)), strict=False
         ):
             bases = None
-            if 0 < m <= FEW_ANCHORS * min(d_in, d_out):
+            if 0 < m <= FEW_ANCHORS * d:
                 eye = jnp.eye(m, dtype=source.triangle.dtype)
                 inverse = transpose(solve_upper(transpose(source.triangle[:m, :m]), eye))
                 bases = Bases(
@@ -318,13 +323,12 @@ def _least_squares(
     """The least-squares solution times the readout for every count."""
     weight = readout.weight.astype(jnp.float64)
     values = matmul(y.rows.astype(jnp.float64), weight) * (y.unit / x.unit).astype(jnp.float64)
-    total = jnp.zeros((x.rows.shape[1], values.shape[1]), jnp.float64)
-    found = []
-    for m, before in _spans(plan, is_centered(line)):
-        if m > before:
-            total = total + row_sums(cross_product, x.rows[before:m], values[before:m])
-        found.append(_solution(plan, line, x, m, values[:m], total))
-    return found
+    lengths = plan.lengths(is_centered(line))
+    totals = prefix_sums(partial(row_sums, cross_product), lengths, x.rows, values)
+    return [
+        _solution(plan, line, x, m, values[:m], total)
+        for m, total in zip(lengths, totals, strict=True)
+    ]
 
 
 def _solution(
