@@ -14,7 +14,6 @@ def adam_affine(
     x: Array,
     y: Array,
     root_weights: Array,
-    *,
     key: Array,
     learning_rate: Array,
     steps: int,

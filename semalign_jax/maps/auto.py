@@ -46,7 +46,14 @@ from .leave_one_out import (
 )
 from .mlp_head import Head
 from .options import check_anchors
-from .sides import NormalizedSide, effective_number, normalized_side, row_weights, shares
+from .sides import (
+    Anchors,
+    effective_number,
+    mean_direction,
+    normalized_anchors,
+    row_weights,
+    shares,
+)
 
 #: Predictions are made longer by 1 + LENGTHENING (1 - cosine^2) / n: the means of few anchors err
 #: in what is not explained, and a head reads that error as it reads the row. Chosen on validation
@@ -115,21 +122,8 @@ def prior_in_words(prior: float) -> str:
     return f"{prior:g} times the identity" if prior else "zero"
 
 
-class Problem(NamedTuple):
-    """Weighted, centred anchors of both sides, and the weights themselves."""
-
-    x: NormalizedSide
-    y: NormalizedSide
-    w: Array
-
-    @property
-    def share(self) -> Array:
-        """Share of each row in the means."""
-        return shares(self.w)
-
-
 class Choice(NamedTuple):
-    """The candidates of one problem and what was taken; constants for differentiation."""
+    """The candidates for some anchors and what was taken; constants for differentiation."""
 
     of: Spectrum
     candidates: Candidate
@@ -266,11 +260,11 @@ def auto_map(
 ) -> tuple[AffineMap, AutoInfo, Array]:
     """`fit_auto` of checked anchors; also the weighted, centred anchors `x`."""
     dtype = common_dtype(x.dtype, y.dtype)
-    problem = anchor_problem(x, y, weights)
+    anchors = centred_anchors(x, y, weights)
     if robust:
-        problem = anchor_problem(x, y, problem.w * trust(x, y, problem.w)[0])
-    choice = choose(problem, readout)
-    fitted, gamma = chosen_map(problem, choice, restore_norm=restore_norm)
+        anchors = centred_anchors(x, y, anchors.w * trust(x, y, anchors.w)[0])
+    choice = choose(anchors, readout)
+    fitted, gamma = chosen_map(anchors, choice, restore_norm=restore_norm)
     info = AutoInfo(
         *choice.candidates,
         choice.cosine,
@@ -278,22 +272,19 @@ def auto_map(
         choice.chosen,
         gamma,
         effective_rank(choice.of.s),
-        problem.w,
+        anchors.w,
     )
-    return jax.tree.map(lambda a: a.astype(dtype), fitted), info, problem.x.rows
+    return jax.tree.map(lambda a: a.astype(dtype), fitted), info, anchors.x.rows
 
 
 def chosen_map(
-    problem: Problem, choice: Choice, *, restore_norm: bool = True
+    anchors: Anchors, choice: Choice, *, restore_norm: bool = True
 ) -> tuple[AffineMap, Array]:
     """The map of the chosen candidate in the dtype of the solvers, and its gamma."""
-    weight, gamma = _solution(problem, choice)
+    weight, gamma = _solution(anchors, choice)
     if not restore_norm:
         gamma = jnp.ones_like(gamma)
-    source, target = problem.x, problem.y
-    weight = weight * (gamma * (target.unit / source.unit))
-    rest = target.rest - matmul(source.rest, weight)
-    return AffineMap(weight, source.offset, target.offset + rest), gamma
+    return anchors.map_of(weight * (gamma * (anchors.y.unit / anchors.x.unit))), gamma
 
 
 def effective_rank(s: Array) -> Array:
@@ -304,28 +295,25 @@ def effective_rank(s: Array) -> Array:
     return jnp.where(total > 0, jnp.exp(entropy), 0)
 
 
-def anchor_problem(x: Array, y: Array, weights: Array | None) -> Problem:
+def centred_anchors(x: Array, y: Array, weights: Array | None) -> Anchors:
     """Checked anchors, centred and weighted in the dtype of the solvers."""
-    work = compute_dtype(common_dtype(x.dtype, y.dtype))
-    w, _ = row_weights(weights, x.shape[0], work)
-    side = partial(normalized_side, weights=weights, center=True, normalize="center")
-    return Problem(side(x.astype(work)), side(y.astype(work)), w)
+    return normalized_anchors(x, y, weights, center=True, normalize="center")
 
 
-def choose(problem: Problem, readout: Head | None) -> Choice:
-    """Compare all candidates of a problem, and take the best."""
-    problem, readout = lax.stop_gradient((problem, readout))
-    x, y = problem.x.rows, problem.y.rows
+def choose(anchors: Anchors, readout: Head | None) -> Choice:
+    """Compare all candidates, and take the best."""
+    anchors, readout = lax.stop_gradient((anchors, readout))
+    x, y = anchors.x.rows, anchors.y.rows
 
     def judge(found: Array) -> tuple[Array, Array]:
-        cosine = mean_cosine(found, y, problem.w)
+        cosine = mean_cosine(found, y, anchors.w)
         if readout is None:
             return cosine, cosine
-        scores = _centred_scores(readout, problem, _length(problem, found) * found)
-        target = _centred_scores(readout, problem, y)
-        return cosine, cosine + mean_cosine(scores, target, problem.w)
+        scores = _centred_scores(readout, anchors, _length(anchors, found) * found)
+        target = _centred_scores(readout, anchors, y)
+        return cosine, cosine + mean_cosine(scores, target, anchors.w)
 
-    of = spectrum(x, problem.share)
+    of = spectrum(x, shares(anchors.w))
     candidates, (cosine, score) = compared(of, x, y, STRENGTHS, judge)
     chosen = jnp.argmax(score).astype(jnp.int32)
     found, more = left_out_parts(of, x, y)(candidates.strength[chosen])
@@ -333,50 +321,49 @@ def choose(problem: Problem, readout: Head | None) -> Choice:
     return lax.stop_gradient(Choice(of, candidates, cosine, score, chosen, found))
 
 
-def _centred_scores(readout: Head, problem: Problem, rows: Array) -> Array:
+def _centred_scores(readout: Head, anchors: Anchors, rows: Array) -> Array:
     """Scores of weighted deviations `rows` [n, q] less the mean score of each row."""
-    _, root = row_weights(problem.w, len(problem.w), rows.dtype)
-    side = problem.y
+    side, root = anchors.y, anchors.root
     deviations = rows * safe_inverse(root, root > 0)[:, None] * side.unit
     scores = readout((side.offset + side.rest)[None, :] + deviations).astype(rows.dtype)
     return scores - jnp.mean(scores, axis=1, keepdims=True)
 
 
-def _length(problem: Problem, left_out: Array) -> Array:
+def _length(anchors: Anchors, left_out: Array) -> Array:
     """What gives left-out predictions the length of the targets, with `LENGTHENING`."""
-    power, wanted = jnp.sum(left_out**2), jnp.sum(problem.y.rows**2)
+    power, wanted = jnp.sum(left_out**2), jnp.sum(anchors.y.rows**2)
     usable = (power > 0) & (wanted > 0)
     ratio = wanted * safe_inverse(power, usable)
     ratio = jnp.where(usable, jnp.sqrt(jnp.where(usable, ratio, 1)), 1)
-    effective = effective_number(problem.w)
-    cosine = jnp.maximum(mean_cosine(left_out, problem.y.rows, problem.w), 0)
+    effective = effective_number(anchors.w)
+    cosine = jnp.maximum(mean_cosine(left_out, anchors.y.rows, anchors.w), 0)
     return ratio * (1 + LENGTHENING * (1 - cosine**2) / jnp.maximum(effective, FEWEST))
 
 
-def _solution(problem: Problem, choice: Choice) -> tuple[Array, Array]:
+def _solution(anchors: Anchors, choice: Choice) -> tuple[Array, Array]:
     """The weight [d_in, d_out] and gamma, differentiable for the candidate that was chosen."""
-    x, y = problem.x.rows, problem.y.rows
+    x, y = anchors.x.rows, anchors.y.rows
     best, equal = choice.best, x.shape == y.shape
     base = best.prior * same_length(x, y)
     rest = y - base * x if equal else y
     value = ridge_weight(choice.of, lax.stop_gradient(rest), best.strength)
-    gamma = _length(lax.stop_gradient(problem), choice.left_out)
+    gamma = _length(lax.stop_gradient(anchors), choice.left_out)
     # The same with derivatives; only computed for these.
     ridge = best.strength * jnp.sum(x * x) / x.shape[1]
     if choice.of.rest is None:
         inverse = least_squares(x, jnp.eye(len(x), dtype=x.dtype), ridge)
         exact = matmul(inverse, rest)
         residual = rest - matmul(x, exact)
-        free = 1 - jnp.sum(x * transpose(inverse), axis=1) - problem.share
+        free = 1 - jnp.sum(x * transpose(inverse), axis=1) - shares(anchors.w)
         free = jnp.where(free > default_rcond(y.dtype), free, 0)
     else:
-        dual, of_mean = dual_inverse(choice.of, x, problem.w, ridge)
+        dual, of_mean = dual_inverse(choice.of, x, mean_direction(anchors.w, anchors.root), ridge)
         exact = matmul(transpose(x), matmul(dual, rest))
         residual = ridge * matmul(dual, rest)
-        free = ridge * (jnp.diagonal(dual) - of_mean * problem.share)
+        free = ridge * (jnp.diagonal(dual) - of_mean * shares(anchors.w))
     exact_left = predicted(y, residual, free)
     weight = replace_value(exact, value)
-    gamma = replace_value(_length(problem, exact_left), gamma)
+    gamma = replace_value(_length(anchors, exact_left), gamma)
     if equal:
         weight = weight + base * jnp.eye(x.shape[1], dtype=x.dtype)
     return weight, gamma
@@ -404,8 +391,8 @@ def trust(x: Array, y: Array, w: Array) -> tuple[Array, Array]:
     """For each pair the probability that it is a true one, and its mismatch score; constants."""
 
     def again(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        problem = anchor_problem(x, y, w * state[0])
-        z = _agreement(choose(problem, None).left_out, problem.y.rows, w)
+        anchors = centred_anchors(x, y, w * state[0])
+        z = _agreement(choose(anchors, None).left_out, anchors.y.rows, w)
         return jnp.maximum(_probability(z, w), _LEAST), z
 
     x, y, w = lax.stop_gradient((x, y, w))

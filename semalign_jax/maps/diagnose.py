@@ -15,8 +15,7 @@ from .._core.linalg import matmul, safe_inverse, transpose, unit_rows
 from .._core.typing import Array, ArrayLike
 from .auto import (
     Choice,
-    Problem,
-    anchor_problem,
+    centred_anchors,
     choose,
     chosen_map,
     effective_rank,
@@ -25,6 +24,7 @@ from .auto import (
 )
 from .leave_one_out import mean_cosine
 from .options import check_anchors
+from .sides import Anchors
 
 #: Neighbours that hubness counts.
 NEIGHBOURS = 10
@@ -148,33 +148,33 @@ def diagnose(
 @jax.jit
 def _measured(x: Array, y: Array, parts: Array) -> dict[str, Any]:
     """All numbers; `parts` [counts + resamples, n] are weights of nested anchors and resamples."""
-    problem = anchor_problem(x, y, None)
-    choice = choose(problem, None)
-    back = anchor_problem(y, x, None)
+    anchors = centred_anchors(x, y, None)
+    choice = choose(anchors, None)
+    back = centred_anchors(y, x, None)
     back_choice = choose(back, None)
-    trusted, mismatch = trust(x, y, problem.w)
+    trusted, mismatch = trust(x, y, anchors.w)
 
-    def mapped(problem: Problem, choice: Choice) -> Array:
-        fitted, _ = chosen_map(problem, choice)
-        return fitted(x.astype(problem.w.dtype)) - fitted.target_offset[None, :]
+    def mapped(anchors: Anchors, choice: Choice) -> Array:
+        fitted, _ = chosen_map(anchors, choice)
+        return fitted(x.astype(anchors.w.dtype)) - fitted.target_offset[None, :]
 
-    whole = mapped(problem, choice)
+    whole = mapped(anchors, choice)
 
     def of_weights(weights: Array) -> tuple[Array, Array]:
         """The leave-one-out cosine, and how alike the rows of weight zero are mapped."""
-        other = anchor_problem(x, y, weights)
+        other = centred_anchors(x, y, weights)
         found = choose(other, None)
         rows = unit_rows(mapped(other, found))
         alike = mean_cosine(rows, whole, (weights == 0).astype(whole.dtype))
         return found.cosine[found.chosen], alike
 
-    cosines, alike = lax.map(of_weights, parts.astype(problem.w.dtype))
+    cosines, alike = lax.map(of_weights, parts.astype(anchors.w.dtype))
     numbers = {
         **choice.best._asdict(),
         "loo_cosine": choice.cosine[choice.chosen],
-        "explained": _explained(problem, choice),
+        "explained": _explained(anchors, choice),
         "explained_back": _explained(back, back_choice),
-        "hubness": _hubness(choice.left_out, problem.y.rows),
+        "hubness": _hubness(choice.left_out, anchors.y.rows),
         "stability": jnp.mean(alike[-RESAMPLES:]),
     }
     return {
@@ -186,9 +186,9 @@ def _measured(x: Array, y: Array, parts: Array) -> dict[str, Any]:
     }
 
 
-def _explained(problem: Problem, choice: Choice) -> Array:
+def _explained(anchors: Anchors, choice: Choice) -> Array:
     """Share of the variance that left-out predictions explain at their best length."""
-    y, left_out = problem.y.rows, choice.left_out
+    y, left_out = anchors.y.rows, choice.left_out
     total = jnp.sum(y * y) * jnp.sum(left_out**2)
     return jnp.maximum(jnp.sum(y * left_out), 0) ** 2 * safe_inverse(total, total > 0)
 

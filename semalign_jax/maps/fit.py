@@ -7,8 +7,8 @@ of Maiorca et al. 2023 (arXiv 2311.00664, section 3), used by Di Folco et al. 20
     sum_i w_i || x_i W + b - y_i ||^2 + ridge ||W||_F^2
 
 within their class, after the chosen normalisation of both spaces. A fit goes through three
-functions: `normalized_side` for x and y, `solve` (which map by which algorithm), and
-`fit_anchors`, which undoes the normalisation.
+functions: `normalized_anchors`, `solve` (which map by which algorithm), and `Anchors.map_of`, which
+undoes the normalisation.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from .adam import adam_affine
 from .affine_map import AffineMap
 from .auto import auto_map
 from .leave_one_out import best_strength
-from .options import FitOptions, FitValues, check_anchors, check_method, check_options, work_values
+from .options import FitOptions, FitValues, check_anchors, check_method, check_options
 from .sides import (
     effective_number,
     mean_direction,
-    normalized_side,
+    normalized_anchors,
     row_weights,
     shares,
     without_mean_row,
@@ -102,7 +102,9 @@ def solve(
         bases = bases_of_anchors(options, *jax.lax.stop_gradient((x, y, ridge, rcond)))
     weight = orthogonal_factor(options.completion, options.rotation_only, matrix, cut, bases)
     if options.scale:
-        weight = weight * best_scale(matmul(x, weight), y, weight, ridge)
+        mapped = matmul(x, weight)
+        gain, power = jnp.sum(mapped * y), jnp.sum(mapped * mapped)
+        weight = weight * best_scale(gain, power, weight, ridge)
     return weight, matrix
 
 
@@ -119,12 +121,18 @@ def bases_of_anchors(
     return Bases(left, least_squares(l_x, l_y, ridge, rcond), right)
 
 
-def best_scale(mapped: Array, y: Array, weight: Array, ridge: Array | None) -> Array:
-    """The factor of an orthogonal map that makes the squared residual the smallest."""
-    power = jnp.sum(mapped * mapped)
+def best_scale(gain: Array, power: Array, weight: Array, ridge: Array | None) -> Array:
+    """The factor of an orthogonal map that makes the squared residual the smallest.
+
+    Args:
+        gain: inner product of mapped and target rows.
+        power: sum of squares of mapped rows.
+        weight: of the map, for its ridge.
+        ridge: in the units of the rows; None means none.
+    """
     if ridge is not None:
         power = power + ridge * jnp.sum(weight * weight)
-    return jnp.sum(mapped * y) * safe_inverse(power, power > 0)
+    return gain * safe_inverse(power, power > 0)
 
 
 def fit_anchors(
@@ -132,61 +140,46 @@ def fit_anchors(
 ) -> tuple[AffineMap, Array]:
     """Fit a map to checked anchors; also the matrix whose rank is reported."""
     dtype = common_dtype(x.dtype, y.dtype)
-    work = compute_dtype(dtype)
     if options.method == "auto":
         fitted, _, matrix = auto_map(
             x, y, weights, robust=options.robust, restore_norm=options.restore_norm
         )
         return fitted, matrix
-    values = work_values(values, work)
-    w, root = row_weights(weights, x.shape[0], work)
-    source, target = (
-        normalized_side(
-            side.astype(work), weights, center=options.center, normalize=options.normalize
-        )
-        for side in (x, y)
-    )
+    anchors = normalized_anchors(x, y, weights, center=options.center, normalize=options.normalize)
+    source, target, w, root = anchors
+    values = values.astype(w.dtype)
+    rows_x, rows_y, shift = source.rows, target.rows, 0.0
     if options.solver == "adam":
         assert values.key is not None  # checked with the options
         assert values.learning_rate is not None
         weight, shift = adam_affine(
-            source.rows,
-            target.rows,
-            root,
-            key=values.key,
-            learning_rate=values.learning_rate,
-            steps=options.steps,
+            rows_x, rows_y, root, values.key, values.learning_rate, options.steps
         )
-        matrix = source.rows
+        matrix = rows_x
     else:
-        rows_x, rows_y = source.rows, target.rows
         if options.center:
             direction = mean_direction(w, root)
             rows_x, rows_y = (without_mean_row(side, direction) for side in (rows_x, rows_y))
-        ridge = values.ridge
-        if ridge is not None and options.ridge_unit == "gram":
+        ridge, in_gram = values.ridge, options.ridge_unit == "gram"
+        if options.ridge_by_loo:
+            ridge = best_strength(source.rows, target.rows, w, center=options.center)
+            in_gram = True
+        if ridge is not None and in_gram:
             ridge = ridge * jnp.sum(rows_x * rows_x) / x.shape[1]
         elif ridge is not None:
             ridge = ridge / source.unit / source.unit
-        elif options.ridge_by_loo:
-            sides = source.rows, target.rows
-            ridge = best_strength(*sides, w, center=options.center)
-            ridge = ridge * jnp.sum(rows_x * rows_x) / x.shape[1]
         weight, matrix = solve(options, rows_x, rows_y, ridge, values.rcond)
-        shift = jnp.zeros(y.shape[1], work)
     if options.scale or options.method in ("affine", "linear"):
         # An orthogonal factor does not depend on the units; everything else does.
         weight = weight * (target.unit / source.unit)
-    weight = weight * (target.scale[None, :] / source.scale[:, None])
-    rest = target.rest - matmul(source.rest, weight) + shift * (target.unit * target.scale)
-    fitted = AffineMap(weight, source.offset, target.offset + rest)
+    fitted = anchors.map_of(weight, shift)
     return jax.tree.map(lambda a: a.astype(dtype), fitted), matrix
 
 
 # --- diagnostics -------------------------------------------------------------------------------
 
 
-def diagnose(
+def fit_info(
     options: FitOptions,
     fitted: AffineMap,
     matrix: Array,
@@ -237,7 +230,7 @@ def compiled_fit(
     fitted, matrix = fit_anchors(options, x, y, weights, values)
     if not info:
         return fitted
-    return fitted, diagnose(options, fitted, matrix, (x, y, weights), values.rcond)
+    return fitted, fit_info(options, fitted, matrix, (x, y, weights), values.rcond)
 
 
 def _checked_fit(
@@ -256,7 +249,7 @@ def _checked_fit(
     return compiled_fit(static, checks.flag("info", info), x, y, weights, values)
 
 
-# --- the public functions ----------------------------------------------------------------------
+# --- the public functions: `locals()` are all of their arguments ------------------------------
 
 
 def fit_affine(
@@ -325,21 +318,7 @@ def fit_affine(
         >>> print(mapping.bias.round())
         [3. 3. 3. 3.]
     """
-    return _checked_fit(
-        "affine",
-        x,
-        y,
-        weights=weights,
-        normalize=normalize,
-        ridge=ridge,
-        ridge_unit=ridge_unit,
-        rcond=rcond,
-        solver=solver,
-        steps=steps,
-        learning_rate=learning_rate,
-        key=key,
-        validate=validate,
-    )
+    return _checked_fit("affine", **locals())
 
 
 def fit_linear(
@@ -382,17 +361,7 @@ def fit_linear(
         >>> print(mapping.bias)
         [0. 0. 0. 0.]
     """
-    return _checked_fit(
-        "linear",
-        x,
-        y,
-        weights=weights,
-        normalize=normalize,
-        ridge=ridge,
-        ridge_unit=ridge_unit,
-        rcond=rcond,
-        validate=validate,
-    )
+    return _checked_fit("linear", **locals())
 
 
 def fit_l_ortho(
@@ -444,20 +413,7 @@ def fit_l_ortho(
         >>> print(abs(mapping.weight[0]).round())
         [0. 0. 0. 1.]
     """
-    return _checked_fit(
-        "l-ortho",
-        x,
-        y,
-        weights=weights,
-        normalize=normalize,
-        ridge=ridge,
-        ridge_unit=ridge_unit,
-        rcond=rcond,
-        scale=scale,
-        rotation_only=rotation_only,
-        completion=completion,
-        validate=validate,
-    )
+    return _checked_fit("l-ortho", **locals())
 
 
 def fit_ortho(
@@ -522,20 +478,7 @@ def fit_ortho(
         >>> print(abs(mapping(x) - y).max() < 1e-4)
         True
     """
-    return _checked_fit(
-        "ortho",
-        x,
-        y,
-        weights=weights,
-        normalize=normalize,
-        ridge=ridge,
-        ridge_unit=ridge_unit,
-        rcond=rcond,
-        scale=scale,
-        rotation_only=rotation_only,
-        completion=completion,
-        validate=validate,
-    )
+    return _checked_fit("ortho", **locals())
 
 
 def polar_factor(m: ArrayLike, *, rcond: ArrayLike | None = None) -> Array:

@@ -21,8 +21,8 @@ from .._core.typing import Array, Method
 from ._solvers.least_squares import least_squares_of_gram
 from ._solvers.polar import orthogonal_factor
 from .affine_map import AffineMap
-from .fit import FitInfo, orthogonality_error, rank_of
-from .options import FitOptions, FitValues, check_method, check_options, work_values
+from .fit import FitInfo, best_scale, orthogonality_error, rank_of
+from .options import FitOptions, FitValues, check_method, check_options
 from .sides import deviations
 from .stats import PairStats
 
@@ -105,17 +105,16 @@ def _in_float32(leaf: Array) -> Array:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _fit_stats(options: FitOptions, info: bool, stats: PairStats, values: FitValues) -> Any:
-    ridge, rcond, _, _ = work_values(values, stats.cxx.dtype)
+    ridge, rcond, _, _ = values.astype(stats.cxx.dtype)
     total = stats.weight_sum
-    cxx, cxy, cyy = stats.cxx, stats.cxy, stats.cyy_diagonal
-    mean_x, mean_y = stats.mean_x, stats.mean_y
+    cxx, cxy, mean_x, mean_y = stats.cxx, stats.cxy, stats.mean_x, stats.mean_y
     if not options.center:
         cxx = cxx + total * jnp.outer(mean_x, mean_x)
         cxy = cxy + total * jnp.outer(mean_x, mean_y)
         mean_x, mean_y = jnp.zeros_like(mean_x), jnp.zeros_like(mean_y)
     share = safe_inverse(total, total > 0)
-    scale_x = _scale(options, jnp.diagonal(cxx) * share, stats.mean_x)
-    scale_y = _scale(options, cyy * share, stats.mean_y)
+    scale_x = deviations(options.normalize, jnp.diagonal(cxx) * share, stats.mean_x)
+    scale_y = deviations(options.normalize, stats.cyy_diagonal * share, stats.mean_y)
     cxx = cxx / scale_x[:, None] / scale_x[None, :]
     cxy = cxy / scale_x[:, None] / scale_y[None, :]
     if options.ridge_unit == "gram" and ridge is not None:
@@ -134,11 +133,8 @@ def _fit_stats(options: FitOptions, info: bool, stats: PairStats, values: FitVal
         cut = rcond if options.method == "ortho" else None
         weight = orthogonal_factor(options.completion, options.rotation_only, matrix, cut)
         if options.scale:
-            power = jnp.sum(weight * matmul(cxx, weight))
-            if penalty is not None:
-                power = power + penalty * jnp.sum(weight * weight)
-            gain = jnp.sum(weight * cxy)
-            weight = weight * (gain * safe_inverse(power, power > 0) * (unit_cross / unit))
+            gain, power = jnp.sum(weight * cxy), jnp.sum(weight * matmul(cxx, weight))
+            weight = weight * best_scale(gain, power, weight, penalty) * (unit_cross / unit)
     weight = weight * (scale_y[None, :] / scale_x[:, None])
     fitted = AffineMap(weight, mean_x, mean_y)
     if not info:
@@ -174,11 +170,3 @@ def _diagnose(
         singular_values=s,
         orthogonality_error=orthogonality_error(weight),
     )
-
-
-def _scale(options: FitOptions, variance: Array, mean: Array) -> Array:
-    """What each dimension is divided by; 1 where it is not."""
-    if options.normalize not in ("standard", "isotropic"):
-        return jnp.ones_like(variance)
-    scale = deviations(options.normalize, variance, mean)
-    return jnp.where(scale > 0, scale, 1)

@@ -25,7 +25,7 @@ from .._core.linalg import (
 )
 from .._core.typing import Array
 from ._solvers.least_squares import gram_solve
-from .sides import mean_direction, row_weights, shares
+from .sides import shares
 
 #: Strengths that are tried, in units of the mean diagonal of the Gram matrix of the anchors `x`;
 #: the small ones for anchors that are many or free of noise. No larger ones: between unlike spaces
@@ -112,16 +112,16 @@ def ridge_weight(of: Spectrum, rest: Array, strength: Array) -> Array:
     return matmul(transpose(of.vt), gain[:, None] * crossed(of, rest))
 
 
-def dual_inverse(of: Spectrum, x: Array, w: Array, penalty: Array) -> tuple[Array, Array]:
+def dual_inverse(of: Spectrum, x: Array, mean: Array, penalty: Array) -> tuple[Array, Array]:
     """`(x x^T + penalty)^-1` [n, n] for no more rows than dimensions, with derivatives.
 
     Times the penalty it is what the ridge leaves of each row. Of the mean of centred rows that
-    would be all, next to which float32 loses what is left of the others: here the mean has a power
-    instead, that of all rows. Also returned is what the matrix is for the mean.
+    would be all, next to which float32 loses what is left of the others: here the mean, a unit
+    vector `mean` [n], has a power instead, that of all rows. Also returned is what the matrix is
+    for the mean.
     """
     assert of.rest is not None  # no more rows than dimensions
     power = jnp.sum(x * x)
-    mean = mean_direction(*row_weights(w, len(x), x.dtype))
     of_mean = safe_inverse(power + penalty, power > 0)
     some = jnp.where(power > 0, power, 1)
     columns = jnp.concatenate([transpose(x), (jnp.sqrt(some) * mean)[None, :]])

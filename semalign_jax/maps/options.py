@@ -1,8 +1,11 @@
 """The options of the fits: what there is, what is allowed together, and how it is checked."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -51,6 +54,11 @@ class FitValues(NamedTuple):
     learning_rate: Array | None = None
     key: Array | None = None
 
+    def astype(self, dtype) -> FitValues:
+        """The numbers in the dtype that the solvers work in."""
+        numbers = jax.tree.map(lambda a: a.astype(dtype), self._replace(key=None))
+        return numbers._replace(key=self.key)
+
 
 _COMMON = ("weights", "normalize", "ridge", "ridge_unit", "rcond", "validate")
 _ORTHO = (*_COMMON, "scale", "rotation_only", "completion")
@@ -79,74 +87,55 @@ def check_options(
     method: Method,
     dimensions: tuple[int, int],
     *,
-    normalize: Any = "none",
     ridge: Any = 0.0,
-    ridge_unit: Any = "absolute",
     rcond: Any = None,
-    scale: Any = False,
-    rotation_only: Any = False,
-    completion: Any = "orthogonal",
-    solver: Any = "auto",
-    steps: Any = 300,
     learning_rate: Any = 1e-3,
     key: Array | None = None,
-    robust: Any = False,
-    restore_norm: Any = True,
+    **static: Any,
 ) -> tuple[FitOptions, FitValues]:
     """Check the options of a fit between spaces of these dimensions (d_in, d_out)."""
-    checks.option("normalize", normalize, NORMALIZE)
-    checks.option("ridge_unit", ridge_unit, RIDGE_UNITS)
-    checks.option("completion", completion, COMPLETIONS)
-    checks.option("solver", solver, SOLVERS)
-    scale = checks.flag("scale", scale)
-    rotation_only = checks.flag("rotation_only", rotation_only)
+    options = FitOptions(method, **static)
+    checks.option("normalize", options.normalize, NORMALIZE)
+    checks.option("ridge_unit", options.ridge_unit, RIDGE_UNITS)
+    checks.option("completion", options.completion, COMPLETIONS)
+    checks.option("solver", options.solver, SOLVERS)
+    flags = ("scale", "rotation_only", "robust", "restore_norm")
+    options = options._replace(
+        **{name: checks.flag(name, getattr(options, name)) for name in flags},
+        steps=checks.positive_int("steps", options.steps),
+    )
     d_in, d_out = dimensions
-    if rotation_only and d_in != d_out:
+    if options.rotation_only and d_in != d_out:
         raise ValueError(
             f"rotation_only needs equal dimensions: x has {d_in}, y has {d_out}; pad the smaller "
             f"side with zeros, or leave rotation_only=False"
         )
-    if rotation_only and completion == "partial":
+    if options.rotation_only and options.completion == "partial":
         raise ValueError(
             "rotation_only needs completion='orthogonal': a partial isometry is no rotation"
         )
-    by_loo = isinstance(ridge, str)
-    if by_loo:
+    adam = options.solver == "adam"
+    if isinstance(ridge, str):
         if ridge != "loo" or method == "ortho":
             raise ValueError(
                 f"ridge must be a number, or 'loo' for affine, linear and l-ortho; got {ridge!r} "
                 f"for {method}"
             )
-        if solver == "adam":
+        if adam:
             raise ValueError("ridge is not part of the gradient form; use solver='auto' with it")
-        ridge = None
+        options, ridge = options._replace(ridge_by_loo=True), None
     ridge = _optional("ridge", ridge, zero_is_none=True)
     rcond = _optional("rcond", rcond, zero_is_none=False)
-    if solver != "adam":
-        learning_rate = key = None
-    else:
-        if key is None:
-            raise ValueError("key is needed with solver='adam', e.g. jax.random.key(0)")
-        key = checks.prng_key("key", key)
-        if ridge is not None or rcond is not None:
-            raise ValueError(
-                "ridge and rcond are not part of the gradient form; use solver='auto' with them"
-            )
-        learning_rate = checks.scalar("learning_rate", learning_rate)
-    options = FitOptions(
-        method,
-        normalize,
-        ridge_unit,
-        scale,
-        rotation_only,
-        completion,
-        solver,
-        checks.positive_int("steps", steps),
-        by_loo,
-        checks.flag("robust", robust),
-        checks.flag("restore_norm", restore_norm),
-    )
-    return options, FitValues(ridge, rcond, learning_rate, key)
+    if not adam:
+        return options, FitValues(ridge, rcond)
+    if key is None:
+        raise ValueError("key is needed with solver='adam', e.g. jax.random.key(0)")
+    if ridge is not None or rcond is not None:
+        raise ValueError(
+            "ridge and rcond are not part of the gradient form; use solver='auto' with them"
+        )
+    rate = checks.scalar("learning_rate", learning_rate)
+    return options, FitValues(learning_rate=rate, key=checks.prng_key("key", key))
 
 
 def _optional(name: str, value: Any, *, zero_is_none: bool) -> Array | None:
@@ -169,12 +158,3 @@ def check_anchors(x: Any, y: Any, weights: Any, validate: Any) -> tuple[Array, A
         checks.finite_rows("x", x, active)
         checks.finite_rows("y", y, active)
     return x, y, weights
-
-
-def work_values(values: FitValues, dtype) -> FitValues:
-    """The traced options in the dtype that the solvers work in."""
-    ridge, rcond, rate = (
-        None if a is None else a.astype(dtype)
-        for a in (values.ridge, values.rcond, values.learning_rate)
-    )
-    return FitValues(ridge, rcond, rate, values.key)

@@ -4,8 +4,15 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from .._core.linalg import matmul, power_of_two_scale, safe_inverse
+from .._core.linalg import (
+    common_dtype,
+    compute_dtype,
+    matmul,
+    power_of_two_scale,
+    safe_inverse,
+)
 from .._core.typing import Array, Normalize
+from .affine_map import AffineMap
 
 
 class NormalizedSide(NamedTuple):
@@ -54,6 +61,45 @@ def effective_number(w: Array) -> Array:
     return safe_inverse(squares, squares > 0)
 
 
+class Anchors(NamedTuple):
+    """Normalised, weighted anchors of both sides.
+
+    Attributes:
+        x: the source.
+        y: the target.
+        w: weights [n], zeros and positive.
+        root: their roots [n].
+    """
+
+    x: NormalizedSide
+    y: NormalizedSide
+    w: Array
+    root: Array
+
+    def map_of(self, weight: Array, shift: Array | float = 0.0) -> AffineMap:
+        """The map of the data itself.
+
+        Args:
+            weight: [d_in, d_out], between both sides divided by their `scale`.
+            shift: [d_out], of the target divided by its `scale` and `unit`.
+        """
+        weight = weight * (self.y.scale[None, :] / self.x.scale[:, None])
+        rest = self.y.rest - matmul(self.x.rest, weight) + shift * (self.y.unit * self.y.scale)
+        return AffineMap(weight, self.x.offset, self.y.offset + rest)
+
+
+def normalized_anchors(
+    x: Array, y: Array, weights: Array | None, *, center: bool, normalize: Normalize
+) -> Anchors:
+    """Normalise both sides of checked anchors in the dtype of the solvers."""
+    work = compute_dtype(common_dtype(x.dtype, y.dtype))
+    source, target = (
+        normalized_side(side.astype(work), weights, center=center, normalize=normalize)
+        for side in (x, y)
+    )
+    return Anchors(source, target, *row_weights(weights, len(x), work))
+
+
 def normalized_side(
     data: Array, weights: Array | None, *, center: bool, normalize: Normalize
 ) -> NormalizedSide:
@@ -90,26 +136,30 @@ def normalized_side(
     scale, unit = one, power_of_two_scale(rows)
     if normalize in ("standard", "isotropic"):
         variance = matmul(share, (rows / unit) ** 2)
-        scale = deviations(normalize, variance, offset / unit) * unit
-        scale = jnp.where(scale > 0, scale, 1)
+        scale = deviations(normalize, variance, offset / unit, unit)
         rows = rows / scale[None, :]
         unit = power_of_two_scale(rows)
     return NormalizedSide(weighted(rows / unit), offset, rest, scale, unit)
 
 
-def deviations(normalize: Normalize, variance: Array, mean: Array) -> Array:
-    """Standard deviations [d] to normalise by; 0 where values do not vary beyond rounding.
+def deviations(
+    normalize: Normalize, variance: Array, mean: Array, unit: Array | float = 1.0
+) -> Array:
+    """Standard deviations [d] to normalise by; 1 where values do not vary beyond rounding.
 
     Args:
-        normalize: "standard" or "isotropic".
-        variance: of each dimension [d].
-        mean: of each dimension [d]: rounding noise of a constant is not a deviation.
+        normalize: all are 1 if it is not "standard" or "isotropic".
+        variance: of each dimension [d], in squares of `unit`.
+        mean: of each dimension [d], in `unit`: rounding noise of a constant is not a deviation.
+        unit: scalar.
     """
+    if normalize not in ("standard", "isotropic"):
+        return jnp.ones_like(variance)
     noise = (10 * jnp.finfo(variance.dtype).eps * mean) ** 2
     if normalize == "isotropic":
         variance, noise = (jnp.full_like(a, jnp.mean(a)) for a in (variance, noise))
     varies = variance > noise
-    return jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 0)
+    return jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)) * unit, 1)
 
 
 def without_mean_row(rows: Array, direction: Array) -> Array:
