@@ -48,9 +48,9 @@ from .mlp_head import Head
 from .options import check_anchors
 from .sides import (
     Anchors,
+    centred_anchors,
     effective_number,
     mean_direction,
-    normalized_anchors,
     row_weights,
     shares,
 )
@@ -295,13 +295,10 @@ def effective_rank(s: Array) -> Array:
     return jnp.where(total > 0, jnp.exp(entropy), 0)
 
 
-def centred_anchors(x: Array, y: Array, weights: Array | None) -> Anchors:
-    """Checked anchors, centred and weighted in the dtype of the solvers."""
-    return normalized_anchors(x, y, weights, center=True, normalize="center")
-
-
-def choose(anchors: Anchors, readout: Head | None) -> Choice:
-    """Compare all candidates, and take the best."""
+def choose(
+    anchors: Anchors, readout: Head | None = None, strengths: tuple[float, ...] = STRENGTHS
+) -> Choice:
+    """Compare candidates of these strengths, and take the best."""
     anchors, readout = lax.stop_gradient((anchors, readout))
     x, y = anchors.x.rows, anchors.y.rows
 
@@ -314,7 +311,7 @@ def choose(anchors: Anchors, readout: Head | None) -> Choice:
         return cosine, cosine + mean_cosine(scores, target, anchors.w)
 
     of = spectrum(x, shares(anchors.w))
-    candidates, (cosine, score) = compared(of, x, y, STRENGTHS, judge)
+    candidates, (cosine, score) = compared(of, x, y, strengths, judge)
     chosen = jnp.argmax(score).astype(jnp.int32)
     found, more = left_out_parts(of, x, y)(candidates.strength[chosen])
     found = found + candidates.prior[chosen] * more
@@ -392,7 +389,7 @@ def trust(x: Array, y: Array, w: Array) -> tuple[Array, Array]:
 
     def again(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
         anchors = centred_anchors(x, y, w * state[0])
-        z = _agreement(choose(anchors, None).left_out, anchors.y.rows, w)
+        z = _agreement(choose(anchors).left_out, anchors.y.rows, w)
         return jnp.maximum(_probability(z, w), _LEAST), z
 
     x, y, w = lax.stop_gradient((x, y, w))

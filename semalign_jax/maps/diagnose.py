@@ -15,7 +15,6 @@ from .._core.linalg import matmul, safe_inverse, transpose, unit_rows
 from .._core.typing import Array, ArrayLike
 from .auto import (
     Choice,
-    centred_anchors,
     choose,
     chosen_map,
     effective_rank,
@@ -24,7 +23,7 @@ from .auto import (
 )
 from .leave_one_out import mean_cosine
 from .options import check_anchors
-from .sides import Anchors
+from .sides import Anchors, centred_anchors
 
 #: Neighbours that hubness counts.
 NEIGHBOURS = 10
@@ -149,9 +148,9 @@ def diagnose(
 def _measured(x: Array, y: Array, parts: Array) -> dict[str, Any]:
     """All numbers; `parts` [counts + resamples, n] are weights of nested anchors and resamples."""
     anchors = centred_anchors(x, y, None)
-    choice = choose(anchors, None)
+    choice = choose(anchors)
     back = centred_anchors(y, x, None)
-    back_choice = choose(back, None)
+    back_choice = choose(back)
     trusted, mismatch = trust(x, y, anchors.w)
 
     def mapped(anchors: Anchors, choice: Choice) -> Array:
@@ -163,7 +162,7 @@ def _measured(x: Array, y: Array, parts: Array) -> dict[str, Any]:
     def of_weights(weights: Array) -> tuple[Array, Array]:
         """The leave-one-out cosine, and how alike the rows of weight zero are mapped."""
         other = centred_anchors(x, y, weights)
-        found = choose(other, None)
+        found = choose(other)
         rows = unit_rows(mapped(other, found))
         alike = mean_cosine(rows, whole, (weights == 0).astype(whole.dtype))
         return found.cosine[found.chosen], alike

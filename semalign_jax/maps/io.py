@@ -94,6 +94,13 @@ def load_map(path: str | os.PathLike, *, revision: str | None = None) -> AffineM
         >>> sa.load_map("map.safetensors") == sa.identity_map(4, 4)
         True
     """
+    return AffineMap(**_read(path, revision)[0])
+
+
+def _read(
+    path: str | os.PathLike, revision: str | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors and metadata of a map; see `load_map`."""
     if is_repository(path):
         path = download_map(str(path), revision)
     elif revision is not None:
@@ -110,7 +117,7 @@ def load_map(path: str | os.PathLike, *, revision: str | None = None) -> AffineM
             _check_header(path, metadata, names)
             tensors = {name: file.get_tensor(name) for name in names}
     _check_tensors(path, tensors)
-    return AffineMap(**tensors)
+    return tensors, metadata
 
 
 def _check_tensors(where: Any, tensors: Mapping[str, Any]) -> None:
@@ -132,19 +139,13 @@ def _check_tensors(where: Any, tensors: Mapping[str, Any]) -> None:
 
 def saved_method(path: str | os.PathLike) -> str:
     """How the map in a file was estimated, as `save_map` was told; "" if it was not."""
-    return _metadata(path).get("method", "")
+    return _read(path)[1].get("method", "")
 
 
 def saved_diagnosis(path: str | os.PathLike) -> dict[str, Any] | None:
     """What `diagnose` said of the anchors of the map in a file; None if it was not saved."""
-    text = _metadata(path).get("diagnosis")
+    text = _read(path)[1].get("diagnosis")
     return None if text is None else parse_json(text, f"the diagnosis in {as_path(path)}")
-
-
-def _metadata(path: str | os.PathLike) -> dict[str, str]:
-    load_map(path)  # for its messages
-    with safetensors.safe_open(as_path(path), framework="flax") as file:
-        return file.metadata() or {}
 
 
 def _check_header(path: Path, metadata: dict[str, str], names: tuple[str, ...]) -> None:

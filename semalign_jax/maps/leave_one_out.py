@@ -101,15 +101,10 @@ def _by_gram(x: Array) -> tuple[Array, Array, Array]:
     return matmul(x, vectors) * inverse[None, :], s, transpose(vectors)
 
 
-def crossed(of: Spectrum, rest: Array) -> Array:
-    """Products [r, q] of the basis with `rest` [n, q], which all strengths share."""
-    return matmul(transpose(of.basis), rest)
-
-
 def ridge_weight(of: Spectrum, rest: Array, strength: Array) -> Array:
     """The ridge solution [d, q] from the rows to `rest` [n, q]."""
     gain = of.s * of.inverse(strength)
-    return matmul(transpose(of.vt), gain[:, None] * crossed(of, rest))
+    return matmul(transpose(of.vt), gain[:, None] * matmul(transpose(of.basis), rest))
 
 
 def dual_inverse(of: Spectrum, x: Array, mean: Array, penalty: Array) -> tuple[Array, Array]:
@@ -149,7 +144,7 @@ def left_out(of: Spectrum, y: Array) -> Callable[[Array], Array]:
         of: the rows `x`.
         y: weighted rows [n, q], centred if `x` is.
     """
-    cross = crossed(of, y)
+    cross = matmul(transpose(of.basis), y)
     if of.rest is None:
         beyond = y - matmul(of.basis, cross)
     else:

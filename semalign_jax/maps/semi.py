@@ -20,18 +20,18 @@ from jax import lax
 from .._core import checks
 from .._core.linalg import (
     common_dtype,
-    compute_dtype,
     matmul,
     one_by_one_on_cpu,
-    power_of_two_scale,
     safe_inverse,
     transpose,
     unit_rows,
 )
 from .._core.typing import Array, ArrayLike
 from .affine_map import AffineMap
-from .leave_one_out import compared, mean_cosine, same_length, spectrum
+from .auto import choose
+from .leave_one_out import same_length
 from .options import check_anchors
+from .sides import Anchors, centred_anchors
 
 #: Penalties that are tried, in units of the mean diagonal entry of the Gram matrix.
 STRENGTHS = (0.32, 1.0, 3.2, 10.0, 32.0)
@@ -91,25 +91,16 @@ def _solve(a: Array, b: Array) -> Array:
     return jax.scipy.linalg.solve(a, b, assume_a="pos")
 
 
-def _choose_ridge(x: Array, y: Array) -> tuple[_Ridge, Array, Array]:
+def _choose_ridge(anchors: Anchors) -> tuple[_Ridge, Array, Array]:
     """The penalty of the largest leave-one-out cosine; a gain that undoes its shrinkage; its error.
 
-    Args:
-        x: centred anchors [n, d_in].
-        y: centred anchors [n, d_out].
+    The error is the mean square of what left-out predictions miss.
     """
-    ones = jnp.ones(len(x), x.dtype)
-
-    def judge(found: Array) -> tuple[Array, Array, Array]:
-        error = jnp.mean(jnp.sum((found - y) ** 2, axis=1))
-        return mean_cosine(found, y, ones), _norm(found), error
-
-    candidates, judged = compared(spectrum(x, ones / len(x)), x, y, STRENGTHS, judge)
-    best = jnp.argmax(judged[0])
-    chosen, (_, norm, error) = jax.tree.map(lambda a: a[best], (candidates, judged))
+    choice, y = choose(anchors, None, STRENGTHS), anchors.y.rows
+    norm = _norm(choice.left_out)
     gain = _norm(y) * safe_inverse(norm, norm > 0)
-    ridge = _Ridge(chosen.prior, chosen.strength, same_length(x, y))
-    return ridge, gain, error
+    ridge = _Ridge(*choice.best, same_length(anchors.x.rows, y))
+    return ridge, gain, jnp.mean(jnp.sum((choice.left_out - y) ** 2, axis=1))
 
 
 def _norm(a: Array) -> Array:
@@ -201,22 +192,20 @@ def _root_mean_square(rows: Array) -> Array:
 def _fit(
     block: int, x: Array, y: Array, pools: Sequence[Array], epsilon: Array, key: Array
 ) -> tuple[AffineMap, SemiInfo]:
-    dtype = common_dtype(x.dtype, y.dtype)
-    work = compute_dtype(dtype)
-    # Products of rows stay in range, whatever their unit.
-    units = [power_of_two_scale(a.astype(work)) for a in (x, y)]
-    x, y, *pools = [
-        a.astype(work) / unit for a, unit in zip((x, y, *pools), 2 * units, strict=True)
-    ]
-    epsilon = epsilon.astype(work)
-    n = len(x)
-    centred = x - jnp.mean(x, axis=0, keepdims=True), y - jnp.mean(y, axis=0, keepdims=True)
-    ridge, gain, error = _choose_ridge(*centred)
+    anchors = centred_anchors(x, y, None)
+    sides, work = (anchors.x, anchors.y), anchors.w.dtype
+    source, target = (
+        (pool.astype(work) - side.offset[None, :] - side.rest[None, :]) / side.unit
+        for pool, side in zip(pools, sides, strict=True)
+    )
+    dtype, n, epsilon = common_dtype(x.dtype, y.dtype), len(x), epsilon.astype(work)
+    x, y = (side.rows for side in sides)
+    ridge, gain, error = _choose_ridge(anchors)
     key_gate, key_fit = jax.random.split(key)
     # One block of the pools tells as well whether they help.
     some = [
         pool if len(pool) <= block else pool[jax.random.permutation(own, len(pool))[:block]]
-        for pool, own in zip(pools, jax.random.split(key_gate), strict=True)
+        for pool, own in zip((source, target), jax.random.split(key_gate), strict=True)
     ]
 
     def without(fold: Array) -> Array:
@@ -227,12 +216,11 @@ def _fit(
         return jnp.stack([jnp.sum(out[:, None] * rows * truth) for rows in mapped])
 
     cosines = jnp.sum(lax.map(without, jnp.arange(FOLDS)), axis=0) / n
-    means, alone, joint = _two_maps(x, y, jnp.ones(n, work), pools, ridge, epsilon, key_fit, block)
-    source, target = (pool - mean[None, :] for pool, mean in zip(pools, means, strict=True))
+    _, alone, joint = _two_maps(x, y, anchors.w, (source, target), ridge, epsilon, key_fit, block)
     shift = _shift(source, target, alone, error / n)
     used = (cosines[1] > cosines[0]) & (shift < FAR)
-    weight = jnp.where(used, joint, alone * gain) * (units[1] / units[0])
-    mapping = AffineMap(weight, *(mean * unit for mean, unit in zip(means, units, strict=True)))
+    weight = jnp.where(used, joint, alone * gain)
+    mapping = anchors.map_of(weight * (anchors.y.unit / anchors.x.unit))
     info = SemiInfo(used, cosines[0], cosines[1], ridge.prior, ridge.strength, shift)
     return jax.tree.map(lambda a: a.astype(dtype), mapping), info
 

@@ -100,6 +100,11 @@ def normalized_anchors(
     return Anchors(source, target, *row_weights(weights, len(x), work))
 
 
+def centred_anchors(x: Array, y: Array, weights: Array | None) -> Anchors:
+    """Checked anchors, centred and weighted in the dtype of the solvers."""
+    return normalized_anchors(x, y, weights, center=True, normalize="center")
+
+
 def normalized_side(
     data: Array, weights: Array | None, *, center: bool, normalize: Normalize
 ) -> NormalizedSide:

@@ -139,6 +139,14 @@ def test_a_fit_is_that_of_the_recipe(d_out, same):
     np.testing.assert_allclose(tiny.weight * unit, found.weight, atol=1e-9)
 
 
+def test_a_common_offset_costs_no_digits():
+    x, y, p, q, _ = problem(seed=1)
+    narrow: Any = [np.asarray(a + 1000, np.float32) for a in (x, y, p, q)]
+    wide = [a.astype(np.float64) for a in narrow]
+    expected, found = (np.float64(sa.fit_semi(*data)[0].weight) for data in (wide, narrow))
+    assert np.linalg.norm(found - expected) < 2e-6 * np.linalg.norm(expected)
+
+
 def test_pools_that_do_not_match_are_left_out():
     x, y, p, q, rng = problem()
     noise = rng.standard_normal(q.shape) * 3 + q.mean(0)
