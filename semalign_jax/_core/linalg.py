@@ -62,14 +62,15 @@ def counts(s: Array, rcond: Array | float | None = None) -> Array:
 
 @jax.jit
 def power_of_two_scale(a: Array) -> Array:
-    """Largest power of two at most max|a|, as a constant for differentiation; 1 for a == 0.
+    """A power of two near max|a|, as a constant for differentiation; 1 for a == 0.
 
     Dividing by it is exact and keeps products of entries near 1e-20 or 1e20 in range.
     """
-    largest = jnp.max(jnp.abs(lax.stop_gradient(a)))
-    usable = (largest > 0) & jnp.isfinite(largest)
-    _, exponent = jnp.frexp(jnp.where(usable, largest, 1))
-    return jnp.ldexp(jnp.ones((), a.dtype), exponent - 1)
+    info = jnp.finfo(a.dtype)
+    # Half of it, as rounding up may not overflow.
+    half = jnp.max(jnp.abs(lax.stop_gradient(a))) / 2
+    usable = (half >= info.tiny) & jnp.isfinite(half)
+    return lax.reduce_precision(jnp.where(usable, half, 1), info.nexp, mantissa_bits=0)
 
 
 def safe_inverse(a: Array, where: Array) -> Array:
@@ -286,6 +287,12 @@ def eigh(a: Array) -> tuple[Array, Array]:
 def solve_upper(r: Array, b: Array) -> Array:
     """`r^-1 b` for an upper triangular `r`; no derivative."""
     return lax.linalg.triangular_solve(r, b, left_side=True)
+
+
+@one_by_one_on_cpu
+def solve_lower(r: Array, b: Array) -> Array:
+    """`r^-1 b` for a lower triangular `r`; no derivative."""
+    return lax.linalg.triangular_solve(r, b, left_side=True, lower=True)
 
 
 def is_positive_definite(a: Array) -> Array:

@@ -322,7 +322,7 @@ def _centred_scores(readout: Head, anchors: Anchors, rows: Array) -> Array:
     """Scores of weighted deviations `rows` [n, q] less the mean score of each row."""
     side, root = anchors.y, anchors.root
     deviations = rows * safe_inverse(root, root > 0)[:, None] * side.unit
-    scores = readout((side.offset + side.rest)[None, :] + deviations).astype(rows.dtype)
+    scores = readout(side.mean[None, :] + deviations).astype(rows.dtype)
     return scores - jnp.mean(scores, axis=1, keepdims=True)
 
 

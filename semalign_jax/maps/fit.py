@@ -148,7 +148,7 @@ def fit_anchors(
     anchors = normalized_anchors(x, y, weights, center=options.center, normalize=options.normalize)
     source, target, w, root = anchors
     values = values.astype(w.dtype)
-    rows_x, rows_y, shift = source.rows, target.rows, 0.0
+    rows_x, rows_y, shift = source.rows, target.rows, None
     if options.solver == "adam":
         assert values.key is not None  # checked with the options
         assert values.learning_rate is not None

@@ -195,8 +195,7 @@ def _fit(
     anchors = centred_anchors(x, y, None)
     sides, work = (anchors.x, anchors.y), anchors.w.dtype
     source, target = (
-        (pool.astype(work) - side.offset[None, :] - side.rest[None, :]) / side.unit
-        for pool, side in zip(pools, sides, strict=True)
+        side.centred(pool.astype(work)) / side.unit for pool, side in zip(pools, sides, strict=True)
     )
     dtype, n, epsilon = common_dtype(x.dtype, y.dtype), len(x), epsilon.astype(work)
     x, y = (side.rows for side in sides)

@@ -21,16 +21,26 @@ class NormalizedSide(NamedTuple):
     Attributes:
         rows: [n, d]; rows of weight zero are zero.
         offset: [d], the mean rounded to the data's dtype; zero if the side is not centred.
-        rest: [d], the remainder of the mean, so that offset + rest is exact.
+        rest: [d], the remainder of the mean, so that offset + rest is exact; None if not centred.
         scale: [d], the normalising standard deviations (1 where not normalised).
         unit: scalar power of two that keeps products in range.
     """
 
     rows: Array
     offset: Array
-    rest: Array
+    rest: Array | None
     scale: Array
     unit: Array
+
+    @property
+    def mean(self) -> Array:
+        """What was subtracted [d], rounded once more."""
+        return self.offset if self.rest is None else self.offset + self.rest
+
+    def centred(self, rows: Array) -> Array:
+        """Other rows [m, d] of the same space without the mean."""
+        rows = rows - self.offset[None, :]
+        return rows if self.rest is None else rows - self.rest[None, :]
 
 
 def row_weights(weights: Array | None, n: int, dtype) -> tuple[Array, Array]:
@@ -76,16 +86,20 @@ class Anchors(NamedTuple):
     w: Array
     root: Array
 
-    def map_of(self, weight: Array, shift: Array | float = 0.0) -> AffineMap:
+    def map_of(self, weight: Array, shift: Array | None = None) -> AffineMap:
         """The map of the data itself.
 
         Args:
             weight: [d_in, d_out], between both sides divided by their `scale`.
-            shift: [d_out], of the target divided by its `scale` and `unit`.
+            shift: [d_out], of the target divided by its `scale` and `unit`; None means zero.
         """
         weight = weight * (self.y.scale[None, :] / self.x.scale[:, None])
-        rest = self.y.rest - matmul(self.x.rest, weight) + shift * (self.y.unit * self.y.scale)
-        return AffineMap(weight, self.x.offset, self.y.offset + rest)
+        target = self.y.offset
+        if self.x.rest is not None and self.y.rest is not None:
+            target = target + (self.y.rest - matmul(self.x.rest, weight))
+        if shift is not None:
+            target = target + shift * (self.y.unit * self.y.scale)
+        return AffineMap(weight, self.x.offset, target)
 
 
 def normalized_anchors(
@@ -129,7 +143,7 @@ def normalized_side(
     zero, one = jnp.zeros(d, data.dtype), jnp.ones(d, data.dtype)
     if not center:
         unit = power_of_two_scale(data)
-        return NormalizedSide(weighted(data / unit), zero, zero, one, unit)
+        return NormalizedSide(weighted(data / unit), zero, None, one, unit)
     share = shares(w)
     # Taken relative to one of the rows: a constant column has exactly its value as the mean,
     # and a large common offset costs no digits.

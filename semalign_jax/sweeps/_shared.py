@@ -31,7 +31,7 @@ from .._core.linalg import (
     lq,
     matmul,
     power_of_two_scale,
-    solve_upper,
+    solve_lower,
     transpose,
 )
 from .._core.typing import METHODS, Array
@@ -305,11 +305,8 @@ def _l_ortho(
         ):
             bases = None
             if 0 < m <= FEW_ANCHORS * d:
-                eye = jnp.eye(m, dtype=source.triangle.dtype)
-                inverse = transpose(solve_upper(transpose(source.triangle[:m, :m]), eye))
-                bases = Bases(
-                    source.basis[:m], matmul(inverse, target.triangle[:m, :m]), target.basis[:m]
-                )
+                inner = solve_lower(source.triangle[:m, :m], target.triangle[:m, :m])
+                bases = Bases(source.basis[:m], inner, target.basis[:m])
             linear = _solution(plan, line, source, m, target.rows[:m], cross)
             linear = linear.astype(source.rows.dtype)
             weight = orthogonal_factor(_completion(line), False, linear, None, bases)

@@ -28,7 +28,7 @@ from ..._core.linalg import (
     one_by_one_on_cpu,
     replace_value,
     safe_inverse,
-    solve_upper,
+    solve_lower,
     spectral_factors,
     svd,
     transpose,
@@ -244,12 +244,12 @@ def _completed_between(u: Array, v: Array, keep: Array) -> Array:
     h = matmul(lax.cond(jnp.all(filled), lambda: a, tie_broken), bt)
     p = matmul(transpose(h), cosines)
     eye = jnp.eye(len(keep), dtype=u.dtype)
-    factor = transpose(cholesky(eye + (p + transpose(p)) / 2))
-    root = transpose(solve_upper(factor, eye))
-    # (U H + V) root, of which the identity loses the square.
-    sides = matmul(matmul(root, transpose(h)), u), matmul(root, v)
-    first, second = (jnp.pad(side, ((0, 0), (0, larger - side.shape[1]))) for side in sides)
-    turned = first + second
+    first, second = (
+        jnp.pad(side, ((0, 0), (0, larger - side.shape[1])))
+        for side in (matmul(transpose(h), u), v)
+    )
+    # Of whose rows the identity loses the squares.
+    turned = solve_lower(cholesky(eye + (p + transpose(p)) / 2), first + second)
     added = matmul(transpose(u), matmul(eye + h, v))
     lost = matmul(transpose(turned[:, :d_in]), turned[:, :d_out])
     return jnp.eye(d_in, d_out, dtype=u.dtype) + added - lost
