@@ -401,19 +401,27 @@ COLD_STARTS = {
 
 
 def cold_starts(repeats: int = 3) -> Iterator[ColdStart]:
-    """Run each in a new process; the median of a few."""
+    """Run each in a new process; the median of a few, after one that leaves bytecode behind.
+
+    An installation has that from the start, a checkout may not.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     for solver, code in COLD_STARTS.items():
         # Not getrusage, whose peak a new process inherits from its parent.
         code += "; print(*[l.split()[1] for l in open('/proc/self/status') if 'VmHWM' in l])"
         seconds, megabytes = [], []
-        for _ in range(repeats):
+        for _ in range(repeats + 1):
             start = time.perf_counter()
             done = subprocess.run(
-                [sys.executable, "-c", code], check=True, capture_output=True, text=True
+                [sys.executable, "-c", code],
+                check=True,
+                capture_output=True,
+                text=True,
+                env=environment,
             )
             seconds.append(time.perf_counter() - start)
             megabytes.append(int(done.stdout) / 1024)
-        yield ColdStart(solver, statistics.median(seconds), statistics.median(megabytes))
+        yield ColdStart(solver, statistics.median(seconds[1:]), statistics.median(megabytes[1:]))
 
 
 def matmul_rate(d: int = 1024) -> float:
