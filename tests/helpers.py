@@ -83,7 +83,7 @@ def reference(
             weight = completed(weight, completion)
     if scale:
         power = np.sum((a @ weight) ** 2) + ridge * np.sum(weight**2)
-        weight = weight * np.sum((a @ weight) * b) / power
+        weight = weight * np.sum((a @ weight) * b) / (power or 1)
     weight = weight * scale_y[None, :] / scale_x[:, None]
     return weight, mean_y - mean_x @ weight
 
@@ -121,3 +121,13 @@ def latin(*axes):
         values = [axis[place] for axis, place in zip(axes, places, strict=True)]
         cases.append(pytest.param(*values, marks=[] if places in kept else [pytest.mark.slow]))
     return cases
+
+
+def half(*axes):
+    """Half of all combinations, of which any two differ in more than one axis.
+
+    So they hold every combination of the values of all axes but one, whichever that is.
+    """
+    places = itertools.product(*(range(len(axis)) for axis in axes))
+    kept = (place for place in places if sum(place) % 2 == 0)
+    return [tuple(axis[i] for axis, i in zip(axes, place, strict=True)) for place in kept]

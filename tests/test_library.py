@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import anchors, some
+from helpers import METHODS, anchors, reference, some
 from jax.sharding import PartitionSpec as P
 from sklearn.linear_model import LogisticRegression
 
@@ -150,12 +150,11 @@ RIDGE = sa.SweepMethod("affine", ridge=1.0, ridge_unit="gram")
 
 @pytest.mark.slow
 def test_sweep_equals_independent_fits():
-    x, y = map(jnp.asarray, anchors(60, 8, 6, cond=3))
-    test = tuple(map(jnp.asarray, anchors(20, 8, 6, cond=3, seed=1)))
+    x, y = anchors(60, 8, 6, cond=3)
+    test = anchors(20, 8, 6, cond=3, seed=1)
     keys = jax.random.split(jax.random.key(1), 2)
     custom = partial(sa.fit_ortho, scale=True)
-    methods = {m: m for m in ("affine", "linear", "l-ortho", "ortho")}
-    methods |= {"ridge": RIDGE, "custom": custom}
+    methods = {method: method for method in METHODS} | {"ridge": RIDGE, "custom": custom}
     result = sa.anchor_sweep(
         x, y, [5, 30], keys, methods=methods, metrics={"mse": squared_error}, eval_data=test
     )
@@ -163,11 +162,11 @@ def test_sweep_equals_independent_fits():
     for s, key in enumerate(keys):
         order = sa.sweeps.anchor_order(key, 60)
         for c, n in enumerate(result.counts):
-            rows = order[:n]
-            maps = [sa.fit(m, x[rows], y[rows]) for m in ("affine", "linear", "l-ortho", "ortho")]
-            maps.append(sa.fit_affine(x[rows], y[rows], ridge=1.0, ridge_unit="gram"))
-            maps.append(custom(x[rows], y[rows]))
-            expected = [float(squared_error(m, test)) for m in maps]
+            a, b = (np.asarray(side)[order[:n]] for side in (x, y))
+            maps = [reference(method, a, b) for method in METHODS]
+            maps.append(reference("affine", a, b, ridge=np.sum((a - a.mean(0)) ** 2) / 8))
+            maps.append(reference("ortho", a, b, scale=True))
+            expected = [np.mean((test[0] @ weight + bias - test[1]) ** 2) for weight, bias in maps]
             np.testing.assert_allclose(result.values["mse"][:, c, s], expected, rtol=1e-8)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
-from helpers import METHODS, anchors, condition, latin, prepared, reference, relative, some
+from helpers import METHODS, anchors, condition, half, prepared, reference, relative, some
 
 import semalign_jax as sa
 
@@ -32,35 +32,22 @@ def problem(n, d_in, d_out, cond):
     return x.astype(np.float32), y.astype(np.float32), anchors(50, d_in, d_out, seed=1)[0]
 
 
-@cache
-def least_squares(method, n, d_in, d_out):
-    x, y, _ = problem(n, d_in, d_out, 100)
-    (a, *_), _ = prepared(x, y, center=method == "affine")
-    return *reference(method, x, y), condition(a)
-
-
-@cache
-def orthogonal(method, n, d_in, d_out):
-    """The matrix whose polar factor is sought, and its nuclear norm."""
-    x, y, _ = problem(n, d_in, d_out, 10)
-    (a, *_), (b, *_) = prepared(x, y, center=True)
-    matrix = a.T @ b if method == "ortho" else reference("linear", x, y, normalize="center")[0]
-    return matrix, np.linalg.svd(matrix, compute_uv=False)
-
-
+# Least squares of centred anchors or others, and the polar factor of its solution or of x^T y, are
+# the same functions in both precisions.
 @pytest.mark.parametrize(
     ("shape", "method", "precision"),
-    some(latin(SQUARE + UNEQUAL, ["affine", "linear"], ["x32", "x64"]), 5),
+    some(half(SQUARE + UNEQUAL, ["affine", "linear"], ["x32", "x64"]), 9),
     indirect=["precision"],
 )
 def test_least_squares_predicts_like_numpy(shape, method, precision):
     n, d_in, d_out = shape
     x, y, test = problem(n, d_in, d_out, 100)
-    weight, bias, cond = least_squares(method, n, d_in, d_out)
+    weight, bias = reference(method, x, y)
     dtype = np.float64 if precision == "x64" else np.float32
     fitted = sa.fit(method, x.astype(dtype), y.astype(dtype))
     assert fitted.weight.dtype == dtype
     # NumPy's own float64 solution is this uncertain too.
+    cond = condition(prepared(x, y, center=method == "affine")[0][0])
     tolerance = 1e-12 + 30 * np.finfo(dtype).eps * cond
     expected = test @ weight + bias
     assert np.abs(np.asarray(fitted(test.astype(dtype))) - expected).max() <= tolerance * np.abs(
@@ -70,13 +57,15 @@ def test_least_squares_predicts_like_numpy(shape, method, precision):
 
 @pytest.mark.parametrize(
     ("shape", "method", "precision"),
-    some(latin(SQUARE + UNEQUAL, ["l-ortho", "ortho"], ["x32", "x64"]), 5),
+    some(half(SQUARE + UNEQUAL, ["l-ortho", "ortho"], ["x32", "x64"]), 9),
     indirect=["precision"],
 )
 def test_orthogonal_maps_reach_the_optimum(shape, method, precision):
     n, d_in, d_out = shape
     x, y, _ = problem(n, d_in, d_out, 10)
-    matrix, s = orthogonal(method, n, d_in, d_out)
+    (a, *_), (b, *_) = prepared(x, y, center=True)
+    matrix = a.T @ b if method == "ortho" else reference("linear", x, y, normalize="center")[0]
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
     dtype = np.float64 if precision == "x64" else np.float32
     fitted = sa.fit(method, x.astype(dtype), y.astype(dtype), normalize="center")
     weight = np.asarray(fitted.weight, np.float64)
@@ -86,8 +75,7 @@ def test_orthogonal_maps_reach_the_optimum(shape, method, precision):
     assert np.sum(weight * matrix) >= s.sum() * (1 - 50 * eps)
     if min(n - 1, d_in, d_out) == len(s) and len(s) > 0:
         # Full rank: the optimum is unique.
-        u, _, vt = np.linalg.svd(matrix, full_matrices=False)
-        noise = condition(prepared(x, y, center=True)[0][0]) if method == "l-ortho" else 1
+        noise = condition(a) if method == "l-ortho" else 1
         assert relative(weight, u @ vt) < 20 * eps * noise * s[0] / s[-1]
 
 
@@ -101,7 +89,7 @@ def test_ortho_is_scipy_orthogonal_procrustes(precision):
 
 @pytest.mark.parametrize(
     ("method", "d", "precision"),
-    some(latin([*METHODS, *METHODS], [8, 64, 384], ["x32", "x64"])),
+    some(half(METHODS, [8, 64, 384], ["x32", "x64"]), 5),
     indirect=["precision"],
 )
 def test_condition_1e6_is_not_truncated(method, d, precision):
@@ -124,7 +112,7 @@ def test_condition_1e6_is_not_truncated(method, d, precision):
 
 @pytest.mark.parametrize(
     ("method", "normalize", "precision"),
-    latin(METHODS, ["none", "center", "standard", "isotropic"], ["x32", "x64"]),
+    some(half(METHODS, ["none", "center", "standard", "isotropic"], ["x32", "x64"]), 3),
     indirect=["precision"],
 )
 def test_options_together(method, normalize, precision):

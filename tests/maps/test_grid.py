@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import polar, prepared
+from helpers import half, polar, prepared
 
 import semalign_jax as sa
 
@@ -130,8 +130,9 @@ def test_some_random_problems(number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "options"), FITS, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_many_random_problems(method, options, shape):
-    for dtype in ("float32", "float64"):
-        run(method, options, shape, range(100, 127), dtype)
+@pytest.mark.parametrize(
+    ("fit", "shape", "dtype"), half(FITS, SHAPES, ["float32", "float64"]), ids=str
+)
+def test_many_random_problems(fit, shape, dtype):
+    method, options = fit
+    run(method, options, shape, range(100, 154), dtype)

@@ -144,7 +144,7 @@ def test_every_cell_of_a_softmax_matrix():
 
 @pytest.mark.parametrize("kind", ["linear", pytest.param("mlp", marks=pytest.mark.slow)])
 def test_every_cell_of_a_multilabel_matrix(kind):
-    train, test = embeddings({"a": 5, "b": 5})
+    train, test = embeddings({"a": 4, "b": 4})
     known, test_known = (RNG.random(a.shape) < 0.8 for a in (LABELS, TEST_LABELS))
     truth = np.where(test_known, TEST_LABELS, 7)  # unknown ones may hold anything
     options: dict[str, Any] = dict(loss="binary", known=known)
