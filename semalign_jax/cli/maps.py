@@ -22,7 +22,7 @@ from ..maps.options import check_method, check_options
 from ..maps.semi import FOLDS, fit_semi
 from ..maps.stats import PairStats
 from ..metrics import normalize_rows
-from ..stores.store import ROWS_AT_ONCE, EmbeddingStore, create_store, paired_batches
+from ..stores.store import EmbeddingStore, create_store, paired_batches
 from ..sweeps.select import select_anchors
 from ._console import Console, Outcome
 from ._distributed import joined
@@ -283,7 +283,8 @@ def map_hash(mapping: AffineMap) -> str:
 def apply(console: Console, settings: ApplySettings) -> Outcome:
     """Map all rows of a store, or of a .npy file, into a new store, chunk by chunk.
 
-    Run the same command again to go on after an interruption.
+    Run the same command again to go on after an interruption; a store with other rows than then,
+    or with more, is refused.
     """
     mapping, store = load_map(settings.map), open_rows(settings.store)
     if mapping.batch_shape:
@@ -324,12 +325,10 @@ def map_store(
     Returns:
         The new store, and how many of its rows were there before.
     """
-    of = store.description
-    if store.folder.is_file():  # whose name does not tell what is in it
-        of["sha256"] = content_hash(store.batches(ROWS_AT_ONCE))
     description = {
         "map": {"sha256": map_hash(mapping), **({"unit_length": True} if unit_length else {})},
-        "of": of,
+        "of": store.description,
+        "of_rows": store.checksum,  # its folder may have been made anew
     }
     mapped = create_store(out, description=description, dimension=mapping.d_out, dtype=dtype)
     before = len(mapped)

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.documents import read_json
-from .._core.files import as_path, reading, replaced
+from .._core.files import as_path, content_hash, reading, replaced
 from .._core.ids import id_texts
 from .chunks import DTYPES, ChunkFolder, Part, encoded_ids
 from .store import ROWS_AT_ONCE, EmbeddingStore, create_store
@@ -252,6 +253,11 @@ class _ArrayFile(ChunkFolder):
 
     def view(self, number: int) -> np.ndarray:
         return self.array
+
+    @cached_property
+    def checksum(self) -> str:
+        starts = range(0, len(self.array), ROWS_AT_ONCE)
+        return content_hash(self.array[start : start + ROWS_AT_ONCE] for start in starts)
 
 
 def open_array(path: Path) -> EmbeddingStore:

@@ -73,6 +73,18 @@ class EmbeddingStore:
             return dict(run["description"])
         return {k: v for k, v in run.items() if k not in ("items", "dimension", "dtype", "ids")}
 
+    @property
+    def checksum(self) -> str:
+        """Of all rows and ids: that of a store that has others, or more, is another.
+
+        It is read from the headers of the chunks, no row is.
+
+        Raises:
+            FileNotFoundError: if a chunk is missing; names the file.
+            ValueError: if a chunk is not whole or foreign; names the file.
+        """
+        return self._files.checksum
+
     def rows(self, index: slice | Sequence[int] | np.ndarray) -> np.ndarray:
         """Read rows; only those are loaded, through memory maps of the chunks.
 

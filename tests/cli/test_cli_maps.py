@@ -1,12 +1,14 @@
 """`semalign fit`, `apply` and `sweep` on small stores."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from cli_cases import error_of, pair_of_stores, run, values_of
 from data.trees import write_csv
+from stores.test_store import fixed_store
 
 import semalign_jax as sa
 from semalign_jax.cli import maps, sweeps
@@ -231,6 +233,7 @@ def test_apply_makes_a_store(stores, mapping, tmp_path):
     assert store.description == {
         "map": {"sha256": digest},
         "of": {"made": "a"},
+        "of_rows": source.checksum,
     }
     assert values_of(*words, tmp_path / "half", "--dtype", "float16")["dtype"] == "float16"
     assert json.loads((tmp_path / "out" / "settings.json").read_text())["map"] == str(mapping)
@@ -256,6 +259,21 @@ def test_an_interrupted_apply_goes_on(stores, mapping, tmp_path, monkeypatch):
     expected = sa.load_map(mapping)(sa.stores.open_store(stores[0]).rows(slice(None)))
     rows = sa.stores.open_store(tmp_path / "out").rows(slice(None))
     np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+
+def test_a_store_that_was_made_anew_is_not_mapped_into_rows_of_the_old_one(
+    stores, mapping, tmp_path
+):
+    rows, ids = sa.stores.open_store(stores[0]).rows(slice(None)), [str(k) for k in range(65)]
+    words = ("apply", mapping, tmp_path / "source", "--out", tmp_path / "out")
+    fixed_store(tmp_path / "source", rows, ids)
+    assert values_of(*words)["rows_before"] == 0
+    assert values_of(*words)["rows_before"] == 65
+    shutil.rmtree(tmp_path / "source")
+    fixed_store(tmp_path / "source", 2 * rows, ids)
+    message = error_of(*words)
+    assert "another run" in message
+    assert "description['of_rows']" in message
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,18 @@ def test_rows_are_those_that_were_written(tmp_path, writer, dtype):
     assert sa.stores.verify_store(tmp_path) == []
 
 
+def test_a_store_with_other_rows_has_another_checksum(folder, tmp_path):
+    store = sa.stores.open_store(folder)
+    shutil.copytree(folder, tmp_path / "copy")
+    assert sa.stores.open_store(tmp_path / "copy").checksum == store.checksum
+    found = {store.checksum, store.append(["new"], values(1)).checksum}
+    for number, write in enumerate((make, make, fixed_store, fixed_store)):
+        found.add(write(tmp_path / str(number), (number + 1) * values(), names()).checksum)
+    manifests = [(tmp_path / name / "manifest.json").read_bytes() for name in ("2", "3")]
+    assert manifests[0] == manifests[1]
+    assert len(found) == 6
+
+
 def test_bad_indices_are_named(folder):
     store = sa.stores.open_store(folder)
     for index in ([3, 12], [-13]):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import stitching as script
 import yaml
 from sklearn import metrics as reference
+from stores.test_store import fixed_store
 
 import semalign_jax as sa
 from semalign_jax.metrics import intervals
@@ -296,6 +298,12 @@ def test_other_data_or_settings_do_not_go_on_with_old_results(study, tmp_path):
     write_data(tmp_path, animal=[NAMES[0], *(NAMES[c] for c in CLASSES[1:])])
     with pytest.raises(ValueError, match=r"other settings \(data\.stitching\.parts\.train: "):
         stitching.run(settings_of(tmp_path), folder / "out")
+    found = set()
+    for factor in (1, 2):  # of a store whose manifest does not tell which rows it has
+        shutil.rmtree(tmp_path / "stores" / "vit")
+        fixed_store(tmp_path / "stores" / "vit", factor * VIEWS["vit"], IDS)
+        found.add(data_of(settings_of(tmp_path)).digests()["stores"]["stores"]["vit"])
+    assert len(found) == 2
 
 
 def hits(scores, truth):
