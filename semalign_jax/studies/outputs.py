@@ -74,7 +74,7 @@ class StudyResults(Records, dict[str, Any]):
 
 
 _SCORES = ("mean", "std", "lower", "upper", "value")
-_NEEDED = {"rows": Row.__required_keys__, "classes": ClassRow.__required_keys__}
+_KINDS_OF_ROWS = {"rows": Row, "classes": ClassRow, "trust": TrustRow}
 
 
 def write_outputs(
@@ -151,9 +151,10 @@ def load_results(path: Path) -> StudyResults:
     for name, kind in expected.items():
         if not isinstance(values.get(name), kind):
             raise ValueError(f"{path}: {name} is missing or of the wrong type; run the study again")
-    for name, needed in _NEEDED.items():
+    for name, kind in _KINDS_OF_ROWS.items():
         for number, row in enumerate(values[name]):
-            lacking = sorted(needed - set(row)) if isinstance(row, dict) else sorted(needed)
+            found = row if isinstance(row, dict) else ()
+            lacking = sorted(kind.__required_keys__.difference(found))
             if lacking:
                 raise ValueError(f"{path}: {name}[{number}] lacks {', '.join(lacking)}")
             for score in _SCORES:

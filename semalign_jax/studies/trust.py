@@ -1,6 +1,6 @@
 """How far the maps of a study can be trusted, by its anchors alone: see `maps.diagnose`."""
 
-from typing import Any, TypeAlias
+from typing import TypedDict
 
 import jax
 import numpy as np
@@ -14,9 +14,26 @@ from .tables import PAIR, Pair
 MOST_ANCHORS = 1000
 
 
-#: A diagnosis of one draw of anchors: `PAIR`, and `maps.Diagnosis.summary` with the number of
-#: suspicious pairs; JSON values.
-TrustRow: TypeAlias = dict[str, Any]
+class TrustRow(TypedDict):
+    """A diagnosis of one draw of anchors.
+
+    Its keys are those of `tables.PAIR` and `maps.Diagnosis.summary`, but `suspicious` is the number
+    of these pairs; those that no page shows are left out here.
+    """
+
+    protocol: str
+    source: str
+    target: str
+    anchors: int
+    loo_cosine: float
+    explained: float
+    explained_back: float
+    stability: float
+    hubness: float
+    suspicious: int
+    counts: list[int]
+    curve: list[float]
+    advice: list[str]
 
 
 def trust_rows(settings: StudySettings, pair: Pair, x: np.ndarray, y: np.ndarray) -> list[TrustRow]:
@@ -31,6 +48,5 @@ def trust_rows(settings: StudySettings, pair: Pair, x: np.ndarray, y: np.ndarray
     draw, resamples = jax.random.split(jax.random.key(settings.seed))
     rows = np.asarray(anchor_order(draw, len(x), size=count))
     found = diagnose(x[rows].astype(np.float32), y[rows].astype(np.float32), key=resamples)
-    return [
-        dict(zip(PAIR, pair, strict=True)) | found.summary() | {"suspicious": len(found.suspicious)}
-    ]
+    row = dict(zip(PAIR, pair, strict=True)) | found.summary()
+    return [TrustRow(**{**row, "suspicious": len(found.suspicious)})]  # type: ignore[typeddict-item]

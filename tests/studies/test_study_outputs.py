@@ -424,6 +424,7 @@ def test_one_report_of_several_studies(tmp_path):
         ({"rows": {}}, "rows is missing or of the wrong type"),
         ({"rows": [{"mean": 1.0}]}, r"rows\[0\] lacks anchors, method, metric"),
         ({"classes": [3]}, r"classes\[0\] lacks anchors, label"),
+        ({"trust": [{"source": "vit"}]}, r"trust\[0\] lacks advice, anchors, counts, curve"),
     ],
 )
 def test_files_that_are_no_results_are_named(tmp_path, change, message):
