@@ -335,11 +335,16 @@ def _load(
 ) -> Any:
     """An object of a class: from the file, with what was typed before it.
 
-    Errors name the options that were typed, not the keys of the file.
+    Errors name options, not keys; but with a file the keys of what was not typed.
     """
     given = [*_given(settings, params), *((k, f"--set {k}", v) for k, v in (more or {}).items())]
     typed = {key: option for key, option, _ in given}
     known = {one.key: one.name for one in settings}
+
+    def called(key: str) -> str:
+        options = (typed if config is not None else {**known, **typed}).items()
+        # Of an object the first option, e.g. --dataset of what has a reader and a path.
+        return next((name for k, name in options if f"{k}.".startswith(f"{key}.")), key)
 
     def explain(error: ValidationError) -> str:
         missing, wrong = [], []
@@ -353,7 +358,7 @@ def _load(
                 key = typed[own] + key[len(own) :]
             elif key and config is not None:
                 key = f"{config}: {key}"
-            wrong.append(f"{key}: {problem_text(kind, problem)}".removeprefix(": "))
+            wrong.append(f"{key}: {problem_text(kind, problem, called)}".removeprefix(": "))
         if missing:
             or_file = "" if more is None else ", or in the file of --config"
             wrong.insert(0, f"missing: {', '.join(missing)} (give it on the command line{or_file})")

@@ -4,6 +4,7 @@ import copy
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
@@ -84,7 +85,8 @@ Names: TypeAlias = Annotated[tuple[str, ...], Field(min_length=1)]
 class Settings(BaseModel):
     """Base of all settings: immutable, and unknown keys are errors.
 
-    The docstrings below the fields are the help of the command line.
+    The docstrings below the fields are the help of the command line. Validators of the whole put
+    names of fields between backticks: whoever typed options reads these, see `problem_text`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -222,21 +224,22 @@ class StudySettings(Settings):
         """Refuse other settings where the one called `first` is given."""
         given = [name for name in others if getattr(self, name)]
         if given:
-            raise ValueError(f"{first} and {given[0]} cannot both be given")
+            raise ValueError(f"`{first}` and `{given[0]}` cannot both be given")
 
     def need_all(self, names: tuple[str, ...], what: str) -> None:
         """Refuse settings without one of these; `what` says what to do."""
         lacking = [name for name in names if getattr(self, name) is None]
         if lacking:
             verb = "is" if len(lacking) == 1 else "are"
-            raise ValueError(f"{' and '.join(lacking)} {verb} missing: {what}")
+            names = " and ".join(f"`{name}`" for name in lacking)
+            raise ValueError(f"{names} {verb} missing: {what}")
 
     def refuse_common_splits(self, *pairs: tuple[str, str]) -> None:
         """Refuse a split of the data set that is in both settings of a pair."""
         for first, second in pairs:
             both = set(getattr(self, first) or ()) & set(getattr(self, second) or ())
             if both:
-                raise ValueError(f"{first} and {second} both have the split {min(both)!r}")
+                raise ValueError(f"`{first}` and `{second}` both have the split {min(both)!r}")
 
 
 def load_settings(
@@ -300,12 +303,17 @@ def problems_of(error: ValidationError) -> list[Any]:
     return [one for one in found if one["type"] != "too_short" or one["loc"] not in inner]
 
 
-def problem_text(kind: type[BaseModel] | None, problem: Mapping[str, Any]) -> str:
+def problem_text(
+    kind: type[BaseModel] | None,
+    problem: Mapping[str, Any],
+    called: Callable[[str], str] = str,
+) -> str:
     """What pydantic has found, in words for those who write the file or the command line.
 
     Args:
         kind: of the settings; None where no name can be unknown.
         problem: one of `problems_of`.
+        called: a name of theirs -> what the reader calls it.
     """
     if problem["type"] == "tuple_type":  # a list, in files and on the command line
         value = problem["input"]
@@ -317,7 +325,8 @@ def problem_text(kind: type[BaseModel] | None, problem: Mapping[str, Any]) -> st
         least, there = problem["ctx"]["min_length"], problem["ctx"]["actual_length"]
         return f"must have at least {least}; got {there}"
     if kind is None or problem["type"] != "extra_forbidden":
-        return problem["msg"].removeprefix("Value error, ")
+        text = problem["msg"].removeprefix("Value error, ")
+        return re.sub("`(.+?)`", lambda name: called(name[1]), text)
     *outer, name = problem["loc"]
     for key in outer:
         field = kind.model_fields.get(str(key))

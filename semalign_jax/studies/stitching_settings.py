@@ -104,16 +104,16 @@ class StitchingSettings(StudySettings):
         if self.demo:
             self.refuse_together("demo", ("dataset", "stores", *splits, "patient_split", "labels"))
             if self.task == "multi-label":
-                raise ValueError("task must be single-label for the demo")
+                raise ValueError("`task` must be single-label for the demo")
             return self
         if self.dataset is None:
-            raise ValueError("dataset is missing: give dataset and stores, or demo")
+            raise ValueError("`dataset` is missing: give `dataset` and `stores`, or `demo`")
         if len(self.stores) < 2:
-            raise ValueError(f"stores must name at least two encoders; got {list(self.stores)}")
+            raise ValueError(f"`stores` must name at least two encoders; got {list(self.stores)}")
         if self.patient_split is not None:
             self.refuse_together("patient_split", splits)
         else:
-            self.need_all(("train", "test"), "name splits of the data set, or give patient_split")
+            self.need_all(("train", "test"), "name splits of the data set, or give `patient_split`")
         self.refuse_common_splits(("train", "test"), ("anchors", "test"))
         return self
 

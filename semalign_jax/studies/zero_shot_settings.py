@@ -203,12 +203,12 @@ class ZeroShotSettings(StudySettings):
         names = [*self.methods, *self.baselines, *self.multimodal]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise ValueError(f"{twice[0]!r} names two of methods, baselines and multimodal")
+            raise ValueError(f"{twice[0]!r} names two of `methods`, `baselines` and `multimodal`")
         probes = [name for name, o in self.baselines.items() if o["baseline"] == PROBE]
         if not self.methods and len(probes) == len(self.baselines):
-            raise ValueError("methods is empty, and so are baselines that need anchors")
+            raise ValueError("`methods` is empty, and so are `baselines` that need anchors")
         if len(probes) > 1:
-            raise ValueError("baselines: there can be only one probe")
+            raise ValueError("`baselines`: there can be only one probe")
         if self.demo:
             own = (
                 "images", "image_stores", "validation", "test", "labelled", "patient_split",
@@ -238,24 +238,28 @@ class ZeroShotSettings(StudySettings):
         needed = ("images", "image_stores", "text_stores", "prompts", "prompt_embeddings")
         missing = [name for name in needed if not getattr(self, name)]
         if missing:
-            raise ValueError(f"{missing[0]} is missing; a run on the shipped data has demo: true")
+            raise ValueError(
+                f"`{missing[0]}` is missing: give it, or `demo` for a run on the shipped data"
+            )
         parts = ("validation", "test", "labelled")
         if self.patient_split is not None:
             self.refuse_together("patient_split", parts)
         else:
-            self.need_all(("validation", "test"), "name splits of images, or give patient_split")
+            self.need_all(("validation", "test"), "name splits of images, or give `patient_split`")
         self.refuse_common_splits(*combinations(parts, 2))
         if self.anchors is not None or self.anchor_stores:
             self._same_names("anchor_stores", "image_stores")
         self._same_names("prompt_embeddings", "text_stores")
         if self.anchors is None and not (self.anchor_splits or self.labelled or self.patient_split):
-            raise ValueError("anchor_splits is missing: anchors are of the same data set as images")
+            raise ValueError(
+                "`anchor_splits` is missing: anchors are of the same data set as `images`"
+            )
 
     def _same_names(self, *both: str) -> None:
         for one, other in permutations(both):
             for name in getattr(self, other):
                 if name not in getattr(self, one):
-                    raise ValueError(f"{one} lacks {name!r}, which is in {other}")
+                    raise ValueError(f"`{one}` lacks {name!r}, which is in `{other}`")
 
 
 def baseline(options: Mapping[str, Any]) -> Baseline | None:

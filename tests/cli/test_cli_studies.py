@@ -301,15 +301,20 @@ def test_the_demo_runs_both_studies(stitched, tmp_path, monkeypatch):
     ("words", "message"),
     [
         (("zeroshot",), "missing: --out (give it on the command line)"),
-        (("zeroshot", "--out", "o"), "images is missing; a run on the shipped data has demo: true"),
+        (("zeroshot", "--out", "o"), "--dataset is missing: give it, or --demo for a run on the"),
+        (("zeroshot", "--out", "o", "--demo", "--image-store", "a=b"),
+         "--demo and --image-store cannot both be given"),
         (("stitch",), "missing: --out (give it on the command line)"),
-        (("stitch", "--out", "o"), "dataset is missing: give dataset and stores, or demo"),
+        (("stitch", "--out", "o"), "--dataset is missing: give --dataset and --store, or --demo"),
+        (("stitch", "--out", "o", "--config", "run.yaml", "--store", "a=b"),
+         "demo and --store cannot both be given"),
         (("stitch", "--out", "o", "--anchors", "few"), "--anchors 'few': Input should be a valid"),
         (("stitch", "--out", "o", "--store", "one"), "--store 'one': expected NAME=PATH"),
         (("stitch", "--out", "o", "--set", "tittle=A"), "--set tittle: is not known here"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
-)
+)  # fmt: skip
 def test_wrong_settings(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("demo: [emoji]")
     assert message in error_of(*words)
