@@ -137,7 +137,7 @@ def test_anchor_masks_are_exact_nested_and_stratified():
     assert np.abs(np.bincount(labels[masks[1]]) - [30, 15, 5]).max() <= 1
     again = sa.sweeps.anchor_masks(jax.random.key(0), 100, [10, 50], labels=labels)
     np.testing.assert_array_equal(masks, again)
-    with pytest.raises(ValueError, match="only 100 rows"):
+    with pytest.raises(ValueError, match="more than the 100 rows"):
         sa.sweeps.anchor_masks(jax.random.key(0), 100, [101])
 
 

@@ -50,9 +50,9 @@ def first_few(items: Iterable[Any], count: int = 5) -> str:
     return ", ".join(map(str, items[:count])) + more
 
 
-def counted(count: int, noun: str) -> str:
-    """A number of things, in the singular if it is one."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """A number of things, in the singular if it is one; by default other numbers get an s."""
+    return f"{count} {one if count == 1 else several or one + 's'}"
 
 
 def positive_int(name: str, value: Any) -> int:
@@ -271,7 +271,7 @@ def weight_values(weights: Array) -> None:
     if bad.size:
         raise ValueError(
             f"weights must be finite and >= 0; row {bad[0]} has {host[bad[0]]} "
-            f"({bad.size} such rows)"
+            f"({counted(bad.size, 'such row')})"
         )
     if not np.any(host >= jnp.finfo(host.dtype).tiny):  # smaller ones are zero in JAX
         raise ValueError("weights are all zero: at least one anchor needs a positive weight")

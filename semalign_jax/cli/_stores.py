@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from .._core.checks import first_few
+from .._core.checks import counted, first_few
 from ..stores.exchange import ids_path, open_array
 from ..stores.store import EmbeddingStore, JoinedRows, join_stores, open_store
 from ..sweeps.anchors import anchor_order
@@ -76,8 +76,9 @@ def open_pair(source: Path, target: Path) -> MatchedStores:
     bare = [path for path in bare if not ids_path(path).is_file()]
     if bare and len(one) != len(two):
         raise ValueError(
-            f"{source} has {len(one)} rows and {target} {len(two)}: {bare[0]} has no ids, so rows "
-            f"are matched by position; write the ids as a JSON list into {ids_path(bare[0])}"
+            f"{source} has {counted(len(one), 'row')} and {target} {len(two)}: {bare[0]} has no "
+            "ids, so rows are matched by position; write the ids as a JSON list into "
+            f"{ids_path(bare[0])}"
         )
     if bare:
         ids = two.ids if bare == [source] else one.ids

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import encoders
+from .._core.checks import counted
 from .._core.machine import core_count
 from ..distributed.processes import by_first
 from ..encoders import Encoder
@@ -46,7 +47,7 @@ def embed(console: Console, settings: EmbedSettings, processes: ProcessSettings)
 def embed_source(console: Console, settings: EmbedSettings, source: Source) -> Outcome:
     """Embed the items that were found by the settings."""
     started = time.monotonic()
-    console.note(f"{len(source.items)} {source.modality}s to embed into {settings.out}")
+    console.note(f"{counted(len(source.items), source.modality)} to embed into {settings.out}")
 
     encoder = load_for(settings, source.modality)
     workers = settings.workers or min(16, core_count())
@@ -120,16 +121,19 @@ def load_for(settings: EmbedSettings, modality: str) -> Encoder:
 
 def _summary(values: dict[str, Any]) -> str:
     lines = [
-        f"{values['store']}: {values['rows']} {values['modality']}s of {values['dimension']} "
-        f"dimensions, {values['dtype']}, in {values['seconds']:.1f} s"
+        f"{values['store']}: {counted(values['rows'], values['modality'])} of "
+        f"{values['dimension']} dimensions, {values['dtype']}, in {values['seconds']:.1f} s"
     ]
     if values["truncated"]:
-        lines.append(f"{values['truncated']} texts are longer than the encoder reads and were cut")
+        lines.append(
+            counted(values["truncated"], "text was", "texts were")
+            + " cut to what the encoder reads"
+        )
     if values["without_text"]:
-        lines.append(f"{values['without_text']} items without a text were left out")
+        lines.append(counted(values["without_text"], "item") + " without a text left out")
     if values["left_out"]:
         lines.append(values["left_out"])
     if values["skipped"]:
-        lines.append(f"{len(values['skipped'])} were skipped:")
+        lines.append(counted(len(values["skipped"]), "was", "were") + " skipped:")
         lines += [f"  {why}" for why in values["skipped"]]
     return "\n".join(lines)

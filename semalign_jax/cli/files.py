@@ -177,7 +177,7 @@ def _scores(path: Path, rows: list[Any]) -> dict[str, dict[str, float]]:
         for key, group in grouped(rows, "source", "target", "metric").items():
             source, target, metric = key
             counts = counts_of(group)
-            most = f", {counts[-1]} anchors" if counts else ""
+            most = f", {counted(counts[-1], 'anchor')}" if counts else ""
             last = {row["method"]: row["mean"] for row in group if row["anchors"] in counts[-1:]}
             others = {row["method"]: row["mean"] for row in group if row["anchors"] is None}
             found[f"{source} to {target}, {metric_title(metric)}{most}"] = {**others, **last}
@@ -233,7 +233,7 @@ def verify(console: Console, settings: VerifySettings) -> Outcome:
         ]
         return Outcome(values, "\n".join(lines), status=1)
     values["rows"] = len(open_store(store))
-    return Outcome(values, f"{store}: {values['rows']} rows, all whole")
+    return Outcome(values, f"{store}: {counted(values['rows'], 'row')}, all whole")
 
 
 @command(
@@ -290,7 +290,7 @@ def convert(console: Console, settings: ConvertSettings) -> Outcome:
         "dimension": store.dimension,
         "dtype": store.dtype.name,
     }
-    return Outcome(values, f"{out}: {len(store)} rows of {store.dimension} dimensions")
+    return Outcome(values, f"{out}: {counted(len(store), 'row')} of {store.dimension} dimensions")
 
 
 @command(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._core.checks import counted
 from .._core.documents import parse_json
 from .._core.files import content_hash, reading
 from .._core.ids import id_texts
@@ -74,7 +75,7 @@ def _fit(console: Console, settings: FitSettings) -> Outcome:
             f"--method auto holds its anchors in memory, at most {AUTO_ANCHORS}; there are "
             f"{count}: draw some with --anchors, or give --method affine, which streams them"
         )
-    console.note(f"{count} pairs of {settings.source} and {settings.target}")
+    console.note(f"{counted(count, 'pair')} of {settings.source} and {settings.target}")
     pools = _unpaired(settings, pairs)
     with console.progress("fit", len(shard_rows(count))) as shown:
         stats = accumulate_stats(_batches(pairs, settings.batch_rows), progress=shown.update)
@@ -110,8 +111,8 @@ def _fit(console: Console, settings: FitSettings) -> Outcome:
     without_penalty = settings.method in ("affine", "linear") and not settings.ridge
     if without_penalty and pools is None and count <= mapping.d_in:
         lines.append(
-            f"{count} anchors of {mapping.d_in} dimensions are fitted exactly, whatever they are: "
-            "--method auto finds a penalty"
+            f"{counted(count, 'anchor')} of {mapping.d_in} dimensions are fitted exactly, whatever "
+            "they are: --method auto finds a penalty"
         )
     return Outcome(values, "\n".join(lines))
 
@@ -216,7 +217,7 @@ def _chosen(settings: FitSettings, count: int, pairs: MatchedStores) -> np.ndarr
     """Which of the pairs, by the rows of the source store, are anchors."""
     key = jax.random.key(settings.seed)
     if count > len(pairs):
-        raise ValueError(f"--anchors {count}: there are only {len(pairs)} pairs to draw from")
+        raise ValueError(f"--anchors {count}: only {counted(len(pairs), 'pair')} to draw from")
     if settings.select == "random":
         return drawn_rows(key, len(pairs), count)
     rows = pairs.source.rows(pairs.matched.rows_a).astype(np.float32)
@@ -240,8 +241,8 @@ def _fit_summary(values: dict[str, Any]) -> str:
     lines = [
         f"{values['map']}: {values['method']}, {values['d_in']} to {values['d_out']} dimensions, "
         f"fitted to {values['anchors']} of {values['matched']} matched pairs",
-        f"not matched: {values['only_source']} ids of the source, {values['only_target']} of the "
-        "target",
+        f"not matched: {counted(values['only_source'], 'id')} of the source, "
+        f"{values['only_target']} of the target",
     ]
     if values["ids_not_found"]:
         lines.append(f"{values['ids_not_found']} of the ids that were asked for are not in both")
@@ -258,7 +259,7 @@ def _fit_summary(values: dict[str, Any]) -> str:
     lines += values.get("diagnosis", {}).get("advice", [])
     if "unpaired_used" in values:
         lines.append(
-            f"unpaired: {values['unpaired_source']} rows of the source, "
+            f"unpaired: {counted(values['unpaired_source'], 'row')} of the source, "
             f"{values['unpaired_target']} of the target, "
             f"{'used' if values['unpaired_used'] else 'left out'}; cosine of left-out anchors "
             f"{values['left_out_cosine']:.3f} with them, "
@@ -306,7 +307,9 @@ def apply(console: Console, settings: ApplySettings) -> Outcome:
         "dimension": mapped.dimension,
         "dtype": dtype,
     }
-    text = f"{settings.out}: {len(mapped)} rows of {mapped.dimension} dimensions, {dtype}"
+    text = (
+        f"{settings.out}: {counted(len(mapped), 'row')} of {mapped.dimension} dimensions, {dtype}"
+    )
     return Outcome(values, text)
 
 

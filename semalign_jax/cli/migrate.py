@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._core.checks import counted
 from .._core.files import format_header
 from .._core.machine import check_space
 from .._core.typing import Method
@@ -72,8 +73,8 @@ def migrate(console: Console, settings: MigrateSettings) -> Outcome:
     settings.out.mkdir(parents=True, exist_ok=True)
 
     console.note(
-        f"{len(parts.sample)} rows to fit to, {len(parts.searched)} to search, "
-        f"{len(parts.queries)} queries"
+        f"{counted(len(parts.sample), 'row')} to fit to, {len(parts.searched)} to search, "
+        + counted(len(parts.queries), "query", "queries")
     )
     x, y = map(jnp.asarray, parts.sample.rows())
     methods = {**_OTHERS, settings.method: _OTHERS.get(settings.method)}
@@ -126,8 +127,8 @@ def migrate(console: Console, settings: MigrateSettings) -> Outcome:
     if len(old) > len(parts.searched):
         lines.insert(
             1,
-            f"measured among {len(parts.searched)} rows; among all {len(old)} more are alike, and "
-            "less is kept",
+            f"measured among {counted(len(parts.searched), 'row')}; among all {len(old)} more are "
+            "alike, and less is kept",
         )
     return Outcome({"out": str(settings.out), **values}, "\n".join(lines), [_table(kept)])
 
@@ -146,8 +147,8 @@ def _parts(settings: MigrateSettings, pairs: MatchedStores) -> _Parts:
     queries = open_rows(settings.queries)
     if queries.dimension != new.dimension or not len(queries):
         raise ValueError(
-            f"{settings.queries} has {len(queries)} rows of {queries.dimension} dimensions; "
-            f"queries must be of the new encoder, as the {new.dimension} dimensions of "
+            f"{settings.queries} has {counted(len(queries), 'row')} of {queries.dimension} "
+            f"dimensions; queries must be of the new encoder, as the {new.dimension} dimensions of "
             f"{settings.new}"
         )
     rows = queries.rows(drawn_rows(query_key, len(queries), settings.search_queries))
@@ -159,8 +160,8 @@ def check_rows(settings: MigrateSettings, count: int) -> int:
     left = max(count - settings.sample, count // 5)
     if left < SEARCHED:
         raise ValueError(
-            f"only {count} ids are in both {settings.old} and {settings.new}: at least "
-            f"{5 * SEARCHED} are needed, to fit a map and to search"
+            f"only {counted(count, 'id is', 'ids are')} in both {settings.old} and {settings.new}: "
+            f"at least {5 * SEARCHED} are needed, to fit a map and to search"
         )
     return left
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from .. import encoders
+from .._core.checks import counted
 from .._core.documents import read_json
 from .._core.files import write_atomically
 from .._core.machine import check_space
@@ -62,7 +63,9 @@ def recipe(console: Console, settings: RecipeSettings) -> Outcome:
     out = settings.out or Path.cwd() / settings.name
     plan = plan_of(loaded, out, base_of(settings))
     encoder_count = sum(len(getattr(loaded, name)) for name in ENCODERS)
-    console.note(f"{loaded.title}: {len(plan.jobs)} stores of {encoder_count} encoders")
+    console.note(
+        f"{loaded.title}: {counted(len(plan.jobs), 'store')} of {counted(encoder_count, 'encoder')}"
+    )
     steps = _checked(console, loaded, plan, settings, out)
     if settings.dry_run:
         return _shown(loaded, steps)
@@ -273,7 +276,8 @@ def _shown(recipe: Recipe, steps: Sequence[_Step]) -> Outcome:
     known = [one["seconds"] for one in values if one["seconds"] is not None]
     unknown = sum(one["seconds"] is None and not one["done"] for one in values)
     total = f"embedding takes about {_duration(sum(known))} on this machine"
-    total += f", and {unknown} stores of encoders to be downloaded or converted" if unknown else ""
+    if unknown:
+        total += f", and {counted(unknown, 'store')} of encoders to be downloaded or converted"
     lines = [
         f"{recipe.title}: all that was checked fits",
         *([recipe.description.strip()] if recipe.description else []),
@@ -314,6 +318,6 @@ def _run(
         found = run_study(name, plan.study, results, console)
     if not skipped:
         return found
-    text = f"{found.text}\n{len(skipped)} images could not be read and were left out, first:"
+    text = f"{found.text}\n{counted(len(skipped), 'image')} left out that could not be read, first:"
     text += f" {one_line(skipped[0])}"
     return Outcome({**found.values, "skipped": skipped}, text, found.tables)

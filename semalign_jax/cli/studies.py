@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from .._core.checks import counted
 from ..studies import backend_settings, stitching, zero_shot
 from ..studies.drawings import UPPER_BOUND
 from ..studies.outputs import StudyResults, load_results, write_report
@@ -141,7 +142,7 @@ def _in_a_line(name: str, rows: Sequence[Row]) -> str:
     if UPPER_BOUND in scores:
         others.append(f"{scores[UPPER_BOUND]:.2f} with the encoder's own head")
     score = f"{metric_title(metric)} {scores[best]:.2f} by {best}"
-    return f"{name}, {count} anchors: {score}; {', '.join(others)}"
+    return f"{name}, {counted(count, 'anchor')}: {score}; {', '.join(others)}"
 
 
 def _show_nothing() -> None:

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 
 from .. import metrics
+from .._core.checks import counted
 from .._core.files import format_header
 from .._core.typing import Method
 from ..data import patient_split
 from ..studies import backend_settings, report, tables
+from ..studies.doubts import no_draws
 from ..studies.inputs import read_dataset
 from ..sweeps.one_pair import SweepMethod, anchor_sweep
 from ._console import Console, Outcome
@@ -55,7 +57,9 @@ def sweep(console: Console, settings: SweepSettings) -> Outcome:
             f"--anchors {largest}: only {len(parts.train)} of {len(pairs)} matched pairs "
             "are left to draw from"
         )
-    console.note(f"{len(parts.train)} pairs to draw anchors from, {len(parts.test)} held out")
+    console.note(
+        f"{counted(len(parts.train), 'pair')} to draw anchors from, {len(parts.test)} held out"
+    )
     records = _records(settings, pairs, parts)
     rows = tables.summarize(records)
     values: dict[str, Any] = {
@@ -73,13 +77,13 @@ def sweep(console: Console, settings: SweepSettings) -> Outcome:
         "records": records,
     }
     lines = [
-        f"{values['train']} pairs to draw anchors from, {values['test']} held out by {parts.by}; "
-        f"not matched: {values['only_source']} ids of the source, {values['only_target']} of the "
-        "target"
+        f"{counted(values['train'], 'pair')} to draw anchors from, {values['test']} held out by "
+        f"{parts.by}; not matched: {counted(values['only_source'], 'id')} of the source, "
+        f"{values['only_target']} of the target"
     ]
     lines += pairs.by_position
     if largest == len(parts.train) and settings.seeds > 1:
-        lines.append(f"{largest} anchors are all there are: no draws, so no deviation")
+        lines.append(no_draws(largest))
     if settings.out is not None:
         replaced = (settings.out / "results.json").is_file()
         report.write_json(settings.out / "results.json", values)
@@ -132,8 +136,8 @@ def _hold_out(settings: SweepSettings, ids: list[str]) -> _Parts:
         held_out = np.sort(draw.choice(held_out, settings.test_rows, replace=False))
     if len(held_out) < 2 or not len(train):
         raise ValueError(
-            f"held out by {by}: {len(held_out)} pairs are held out and {len(train)} left; at least "
-            "2 and 1 are needed"
+            f"held out by {by}: {counted(len(held_out), 'pair is', 'pairs are')} held out and "
+            f"{len(train)} left; at least 2 and 1 are needed"
         )
     return _Parts(train, held_out, by)
 

@@ -107,8 +107,11 @@ class DatasetSummary(NamedTuple):
 
     def __str__(self) -> str:
         lines = [
-            f"{self.name}: {self.images} images, {self.studies} studies, {self.patients} patients, "
-            f"{self.texts} images with text, {self.boxes} boxes, {self.skipped} skipped"
+            f"{self.name}: {checks.counted(self.images, 'image')}, "
+            f"{checks.counted(self.studies, 'study', 'studies')}, "
+            f"{checks.counted(self.patients, 'patient')}, "
+            f"{checks.counted(self.texts, 'image with text', 'images with text')}, "
+            f"{checks.counted(self.boxes, 'box', 'boxes')}, {self.skipped} skipped"
         ]
         if self.left_out:
             lines.append(left_out_sentence(self.images, self.left_out))
@@ -179,7 +182,10 @@ class ImageTextDataset:
         for name in (*_COLUMNS, "boxes"):
             length = len(getattr(self, name))
             if length != n and not (name == "boxes" and length == 0):
-                raise DatasetError(f"{name} has {length} entries, but there are {n} ids")
+                raise DatasetError(
+                    f"{name} has {checks.counted(length, 'entry', 'entries')}; expected {n}, one "
+                    "per id"
+                )
         labels = np.asarray(checks.host_array("labels", self.labels))
         if labels.shape != (n, len(self.label_names)):
             raise DatasetError(
@@ -192,7 +198,10 @@ class ImageTextDataset:
             raise DatasetError("label_names are not all different")
         if len(set(self.ids)) != n:
             twice = [name for name, count in Counter(self.ids).items() if count > 1]
-            raise DatasetError(f"{len(twice)} ids are not unique: {checks.first_few(twice)}")
+            raise DatasetError(
+                f"{checks.counted(len(twice), 'id is', 'ids are')} not unique: "
+                f"{checks.first_few(twice)}"
+            )
         if "" in self.patients:
             index = self.patients.index("")
             raise DatasetError(f"image {self.ids[index]} has no patient id")
@@ -204,7 +213,10 @@ class ImageTextDataset:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return f"<{self.name}: {len(self)} images, {len(self.label_names)} labels>"
+        return (
+            f"<{self.name}: {checks.counted(len(self), 'image')}, "
+            f"{checks.counted(len(self.label_names), 'label')}>"
+        )
 
     @property
     def has_text(self) -> np.ndarray:

@@ -61,8 +61,9 @@ def check_disjoint(parts: Mapping[str, Any]) -> None:
         for field in ("patients", "ids"):
             common = sorted(known[first].get(field, set()) & known[second].get(field, set()))
             if common:
+                number = checks.counted(len(common), field.removesuffix("s"))
                 raise ValueError(
-                    f"{first} and {second} have {len(common)} {field} in common: "
+                    f"{first} and {second} have {number} in common: "
                     f"{checks.first_few(map(repr, common))}. Split by patient"
                 )
 
@@ -219,8 +220,9 @@ def sample_anchors(
     if count > rows.size:
         labelled = " with a positive label" if stratify_by == "label" else ""
         raise ValueError(
-            f"count is {count}, but only {rows.size} images{labelled} are left after "
-            f"{len(excluded)} patients are excluded"
+            f"count is {count}, but only "
+            f"{checks.counted(rows.size, f'image{labelled} is', f'images{labelled} are')} left "
+            f"after {checks.counted(len(excluded), 'patient is', 'patients are')} excluded"
         )
     order = np.random.default_rng(seed).permutation(rows)
     if stratify_by == "patient":

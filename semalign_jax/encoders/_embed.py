@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .._core.checks import flag, option, positive_int
+from .._core.checks import counted, flag, option, positive_int
 from .._core.files import as_path, content_hash
 from .._core.machine import core_count
 from .._core.progress import Progress
@@ -318,7 +318,7 @@ def _name(section: Section, chunks: int, progress: bool) -> str:
         return "embed"
     name = f"embed, process {section.index} of {section.count}"
     if progress:
-        print(f"{name}: {chunks} chunks to make", file=sys.stderr, flush=True)
+        print(f"{name}: {counted(chunks, 'chunk')} to make", file=sys.stderr, flush=True)
     return name
 
 

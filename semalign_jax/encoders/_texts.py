@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._core.checks import counted
 from .._core.documents import read_json
 from ._encoder import Encoder
 from ._hub import SENTENCEPIECE_FILES, TOKENIZER_FILES
@@ -139,7 +140,9 @@ class TextPreprocessor:
         tokenizer = self._tokenizer
         longest = max(map(len, rows), default=0)
         if longest > length:
-            raise ValueError(f"a row has {longest} tokens, which do not fit in length = {length}")
+            raise ValueError(
+                f"a row has {counted(longest, 'token')}, which do not fit in length = {length}"
+            )
         right = not self._sees_padding or tokenizer.padding_side == "right"
 
         def filled(values: Sequence[Sequence[int]], filling: int) -> np.ndarray:

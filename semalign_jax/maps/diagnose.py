@@ -116,7 +116,9 @@ def diagnose(
     if not checks.is_concrete(x, y):
         raise TypeError("x and y are traced: diagnose works on values, call it outside of jit")
     if n < 3:
-        raise ValueError(f"x and y hold {n} anchors; a diagnosis needs at least 3")
+        raise ValueError(
+            f"x and y hold {checks.counted(n, 'anchor')}; a diagnosis needs at least 3"
+        )
     order_key, draw_key = jax.random.split(
         jax.random.key(0) if key is None else checks.prng_key("key", key)
     )

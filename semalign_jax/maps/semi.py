@@ -294,8 +294,8 @@ def fit_semi(
     x, y, _ = check_anchors(x, y, None, validate)
     if x.shape[0] < FOLDS:
         raise ValueError(
-            f"x and y have {x.shape[0]} rows: fit_semi needs at least {FOLDS} anchors, of which "
-            "some are left out in turn"
+            f"x and y have {checks.counted(x.shape[0], 'row')}: fit_semi needs at least {FOLDS} "
+            "anchors, of which some are left out in turn"
         )
     pools = {"x_unpaired": (x_unpaired, x), "y_unpaired": (y_unpaired, y)}
     checked = []

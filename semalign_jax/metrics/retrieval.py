@@ -72,7 +72,7 @@ def retrieval_ranks(
         csls_neighbors = checks.positive_int("csls_neighbors", csls_neighbors)
         if csls_neighbors > len(x):
             raise ValueError(
-                f"csls_neighbors is {csls_neighbors}, but there are only {len(x)} rows"
+                f"csls_neighbors is {csls_neighbors}, more than {checks.counted(len(x), 'row')}"
             )
     return _both_ranks(x, y, weights, csls_neighbors)
 
@@ -193,7 +193,7 @@ def nearest_neighbors(
     k = checks.positive_int("k", k)
     others = len(candidates) - (own is not None)
     if k > others:
-        raise ValueError(f"k is {k}, but there are only {others} candidates of a query")
+        raise ValueError(f"k is {k}, but a query has only {checks.counted(others, 'candidate')}")
     if own is None:
         own = np.full(len(queries), -1, np.int32)
     else:

@@ -89,7 +89,7 @@ def sample_weights(weights: ArrayLike | None, shape: tuple[int, ...], dtype) -> 
             where = tuple(bad[0].tolist())
             raise ValueError(
                 f"weights must be finite and >= 0, and in the range of {dtype}; entry {where} is "
-                f"{host[where]} ({len(bad)} such entries)"
+                f"{host[where]} ({checks.counted(len(bad), 'such entry', 'such entries')})"
             )
     array = unsharded(array.astype(dtype))
     if array.shape != shape:

@@ -177,7 +177,7 @@ def score_matrix(
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
         axis.set(xlabel="decoder", ylabel="encoder")
-        axis.set_title(plain(f"{method or rows[0]['method']}\n{count} anchors"))
+        axis.set_title(plain(f"{method or rows[0]['method']}\n{checks.counted(count, 'anchor')}"))
         if colorbar:
             axis.figure.colorbar(image, ax=axis, label=plain(metric_title(rows[0]["metric"])))
         return axis

@@ -230,7 +230,9 @@ def _pair(
     checks.finite_rows("target", arrays[1])
     x, y = (np.asarray(array, np.float64) for array in arrays)
     if len(x) < least:
-        raise ValueError(f"{name} and target have {len(x)} rows; at least {least} are needed")
+        raise ValueError(
+            f"{name} and target have {checks.counted(len(x), 'row')}; at least {least} are needed"
+        )
     if name == "mapped" and x.shape != y.shape:
         raise ValueError(
             f"mapped and target must have the same shape; got {x.shape} and {y.shape}: map the rows"

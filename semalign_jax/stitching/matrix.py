@@ -347,8 +347,8 @@ def _same_rows(what: str, values: Mapping[str, Array]) -> None:
     for name, array in values.items():
         if len(array) != rows:
             raise ValueError(
-                f"{what}[{name!r}] has {len(array)} rows, {what}[{first!r}] {rows}: row i must be "
-                f"the same item for all encoders"
+                f"{what}[{name!r}] has {checks.counted(len(array), 'row')}, {what}[{first!r}] "
+                f"{rows}: row i must be the same item for all encoders"
             )
 
 

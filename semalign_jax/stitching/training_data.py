@@ -116,8 +116,9 @@ def _check_present(labels: np.ndarray, active: np.ndarray, num_classes: int) -> 
         missing = np.setdiff1d(np.arange(num_classes), labels[active])
         if missing.size:
             raise ValueError(
-                f"labels has no row of class {missing[0]} with a weight ({missing.size} such "
-                f"classes of {num_classes}): leave these out and number the others from 0"
+                f"labels has no row of class {missing[0]} with a weight "
+                f"({checks.counted(missing.size, 'such class', 'such classes')} of {num_classes}): "
+                "leave these out and number the others from 0"
             )
         return
     positive = (active & (labels == 1)).sum(axis=0)
@@ -128,7 +129,7 @@ def _check_present(labels: np.ndarray, active: np.ndarray, num_classes: int) -> 
         raise ValueError(
             f"labels must have positive and negative rows for every label; column {column} has "
             f"{positive[column]} positive and {negative[column]} negative known ones "
-            f"({constant.size} such columns): leave these out"
+            f"({checks.counted(constant.size, 'such column')}): leave these out"
         )
 
 

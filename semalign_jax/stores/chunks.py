@@ -24,6 +24,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from .._core.checks import counted
 from .._core.documents import parse_json
 from .._core.files import content_hash, format_header, format_problem, reading, write_atomically
 
@@ -191,7 +192,10 @@ class ChunkFolder:
         if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
             raise ValueError(f"{path} must hold a JSON list of ids, which are texts")
         if len(ids) != file.rows:
-            raise ValueError(f"{path} holds {len(ids)} ids; {MANIFEST} says {file.rows} items")
+            raise ValueError(
+                f"{path} holds {counted(len(ids), 'id')}; {MANIFEST} says "
+                f"{counted(file.rows, 'item')}"
+            )
         return ids
 
     def _open(self, number: int) -> tuple[np.ndarray, dict[str, Any]]:
@@ -367,7 +371,7 @@ def read_manifest(folder: Path) -> tuple[ChunkFolder, dict[str, str]]:
     # for.
     if parts is None and ids.is_file() and run["items"] > max(1, ids.stat().st_size // 3):
         raise ValueError(
-            f"{path} says {run['items']} items, more than {ids} can hold: {MANIFEST} or {IDS} is "
-            "damaged"
+            f"{path} says {counted(run['items'], 'item')}, more than {ids} can hold: {MANIFEST} or "
+            f"{IDS} is damaged"
         )
     return ChunkFolder(folder, run, parts), versions

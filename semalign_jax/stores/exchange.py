@@ -220,8 +220,8 @@ def import_store(
 def _refuse_other_count(path: Path, ids: str, count: int, embeddings: str, rows: int) -> None:
     if count != rows:
         raise ValueError(
-            f"{path}: {count} ids in {ids!r} and {rows} rows in {embeddings!r}; there must be one "
-            "id per row"
+            f"{path}: {checks.counted(count, 'id')} in {ids!r} and {checks.counted(rows, 'row')} "
+            f"in {embeddings!r}; there must be one id per row"
         )
 
 

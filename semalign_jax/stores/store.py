@@ -183,7 +183,10 @@ class EmbeddingStore:
         _refuse_other(self, now)
         _check_ids(ids)
         if len(ids) != len(rows):
-            raise ValueError(f"ids must be one per row: got {len(ids)} ids and {len(rows)} rows")
+            raise ValueError(
+                f"ids must be one per row: got {checks.counted(len(ids), 'id')} and "
+                f"{checks.counted(len(rows), 'row')}"
+            )
         seen = set(self.ids)
         for row, name in enumerate(map(id_text, ids)):
             if name in seen:
@@ -195,8 +198,8 @@ class EmbeddingStore:
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if bad.size:
             raise ValueError(
-                f"rows holds NaN or infinity in row {bad[0]} (id {ids[bad[0]]!r}; {bad.size} such "
-                "rows): leave them out"
+                f"rows holds NaN or infinity in row {bad[0]} (id {ids[bad[0]]!r}; "
+                f"{checks.counted(bad.size, 'such row')}): leave them out"
             )
 
 
@@ -213,7 +216,9 @@ def _positions(index: Any, count: int) -> np.ndarray:
         )
     bad = positions[(positions < -count) | (positions >= count)]
     if bad.size:
-        raise IndexError(f"index: row {bad[0]} is out of range, the store has {count} rows")
+        raise IndexError(
+            f"index: row {bad[0]} is out of range, the store has {checks.counted(count, 'row')}"
+        )
     positions = positions.astype(np.int64)
     return np.where(positions < 0, positions + count, positions)
 

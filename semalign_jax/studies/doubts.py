@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .._core.checks import first_few
+from .._core.checks import counted, first_few
 from ..plot.looks import is_control
 from .inputs import Part, one_valued
 from .settings import StudySettings
@@ -30,7 +30,7 @@ def doubts_of_parts(
     test = parts["test"]
     number = len(test.ids)
     if max(settings.counts) == anchors and settings.seeds > 1:
-        yield f"{anchors} anchors are all there are: no draws, so no deviation."
+        yield f"{no_draws(anchors)}."
     if number < TESTED:
         yield f"Few test images ({number}): one is {1 / number:.0%} of them."
     if (test.patients == test.ids).all():
@@ -43,7 +43,15 @@ def doubts_of_parts(
                 f"means): {first_few(lacking)}."
             )
     if test.known is not None and not test.known.all():
-        yield f"{int((~test.known).sum())} labels of test images are unknown and not counted."
+        unknown = int((~test.known).sum())
+        them = counted(unknown, "label of test images is", "labels of test images are")
+        yield f"{them} unknown and not counted."
+
+
+def no_draws(anchors: int) -> str:
+    """What a study or sweep says whose largest count is that of all anchors."""
+    them = counted(anchors, "anchor is all there is", "anchors are all there are")
+    return f"{them}: no draws, so no deviation"
 
 
 def doubts_of(

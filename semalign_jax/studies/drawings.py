@@ -9,6 +9,7 @@ from itertools import chain
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from .._core.checks import counted
 from ..plot.looks import Look, looks
 from ..plot.scores import UPPER_BOUND as UPPER_BOUND
 from ..plot.spaces import learning_curve
@@ -196,4 +197,4 @@ def _drawn_classes(rows: Sequence[ClassRow], metric: str, title: str, every: _Lo
 
 def _at(rows: Sequence[ClassRow]) -> str:
     counts = counts_of(rows)
-    return f", {counts[-1]} anchors" if counts else ""
+    return f", {counted(counts[-1], 'anchor')}" if counts else ""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .. import data
-from .._core.checks import first_few
+from .._core.checks import counted, first_few
 from .._core.files import content_hash
 from ..data import ImageTextDataset, Label
 from ..data._dataset import known_groups, left_out_sentence
@@ -77,8 +77,8 @@ class StudyData:
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if bad.size:
             raise ValueError(
-                f"{setting}.{name}: the store holds NaN or infinity in {bad.size} rows, first in "
-                f"that of {str(ids[bad[0]])!r}: embed it again, or leave it out"
+                f"{setting}.{name}: the store holds NaN or infinity in {counted(bad.size, 'row')}, "
+                f"first in that of {str(ids[bad[0]])!r}: embed it again, or leave it out"
             )
         return rows if rows.dtype == np.float64 else rows.astype(np.float32)
 
@@ -255,9 +255,9 @@ def note_of_left_out(dataset: ImageTextDataset) -> list[str]:
     return [f"{dataset.name}: {left_out_sentence(len(dataset), left_out)}."] if left_out else []
 
 
-def size(part: ImageTextDataset, purpose: str, what: str = "images") -> str:
+def size(part: ImageTextDataset, purpose: str, what: str = "image") -> str:
     """Numbers of images and patients, for a note."""
-    return f"{len(part)} {what} of {len(set(part.patients))} patients {purpose}"
+    return f"{counted(len(part), what)} of {counted(len(set(part.patients)), 'patient')} {purpose}"
 
 
 # --- labels ------------------------------------------------------------------------------------
@@ -306,9 +306,9 @@ def labelled(
         has = np.flatnonzero(part.labels[bad[0]] == Label.POSITIVE)
         found = first_few([part.label_names[i] for i in has]) or "no label"
         raise ValueError(
-            f"{where}: {bad.size} images of {name} do not have exactly one of the labels {wanted}, "
-            f"as a single-label task needs; the first is {part.ids[bad[0]]!r} with {found}. Leave "
-            "these rows out, or take a multi-label task"
+            f"{where}: {counted(bad.size, f'image of {name} does', f'images of {name} do')} not "
+            f"have exactly one of the labels {wanted}, as a single-label task needs; the first is "
+            f"{part.ids[bad[0]]!r} with {found}. Leave these rows out, or take a multi-label task"
         )
     return Part(ids, patients, positive.argmax(axis=1).astype(np.int32), None)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from .._core.checks import counted
 from .._core.documents import parse_json
 from .._core.files import as_path, format_problem, write_atomically
 from .._core.records import Records, shown_counts
@@ -61,7 +62,7 @@ class StudyResults(Records, dict[str, Any]):
     def __repr__(self) -> str:
         pairs = len(grouped(self["rows"], *PAIR))
         counts = shown_counts(tuple(counts_of(self["rows"])))
-        return f"<StudyResults: {self['title']}, {pairs} pairs of encoders, {counts}>"
+        return f"<StudyResults: {self['title']}, {counted(pairs, 'pair')} of encoders, {counts}>"
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows: mean and deviation of each score, with its interval where there is one."""

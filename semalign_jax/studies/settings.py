@@ -231,8 +231,8 @@ class StudySettings(Settings):
         lacking = [name for name in names if getattr(self, name) is None]
         if lacking:
             verb = "is" if len(lacking) == 1 else "are"
-            names = " and ".join(f"`{name}`" for name in lacking)
-            raise ValueError(f"{names} {verb} missing: {what}")
+            shown = " and ".join(f"`{name}`" for name in lacking)
+            raise ValueError(f"{shown} {verb} missing: {what}")
 
     def refuse_common_splits(self, *pairs: tuple[str, str]) -> None:
         """Refuse a split of the data set that is in both settings of a pair."""

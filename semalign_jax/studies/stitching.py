@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import data as datasets
-from .._core.checks import first_few
+from .._core.checks import counted, first_few
 from .._core.typing import Array
 from ..maps.affine_map import identity_map
 from ..maps.mlp_head import Head
@@ -132,7 +132,8 @@ def parts_of(
     ]
     note = f"{', '.join(sizes)}; no patient is tested and used otherwise."
     left_out = len(dataset) - len(kept)
-    note += f" {left_out} images are not in all stores." if left_out else ""
+    if left_out:
+        note += f" {counted(left_out, 'image is', 'images are')} not in all stores."
     return StudyData(
         names=names,
         task=task,
@@ -173,8 +174,8 @@ def _columns(dataset: datasets.ImageTextDataset, names: Sequence[str], where: st
             )
     if len(names) < 2:
         raise ValueError(
-            f"{where} has {len(names)} labels, at least 2 are needed: see the option label of its "
-            "reader"
+            f"{where} has {counted(len(names), 'label')}, at least 2 are needed: see the option "
+            "label of its reader"
         )
     return [dataset.label_names.index(name) for name in names]
 
@@ -397,8 +398,8 @@ def _notes(settings: StitchingSettings, data: Iterable[StudyData]) -> list[str]:
         level, resamples = settings.intervals.level, settings.intervals.resamples
         units = "items" if settings.demo else "patients"
         notes.append(
-            f"Classes: {100 * level:g} % percentile intervals of {resamples} resamples of the test "
-            f"{units}, at {max(settings.counts)} anchors."
+            f"Classes: {100 * level:g} % percentile intervals of {counted(resamples, 'resample')} "
+            f"of the test {units}, at {counted(max(settings.counts), 'anchor')}."
         )
     return notes
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .._core.checks import counted
 from .._core.files import write_atomically
 from .._core.rows import CELL as CELL
 from .._core.rows import PAIR as PAIR
@@ -62,10 +63,8 @@ def over_pairs(rows: Iterable[Row]) -> list[Row]:
             (n - 1) * row["std"] ** 2 + n * (row["mean"] - mean) ** 2
             for n, row in zip(sizes, here, strict=True)
         )
-        pairs = len({(row["source"], row["target"]) for row in here})
-        cell = dict(
-            zip(CELL, (protocol, "all", f"{pairs} pairs", method, anchors, metric), strict=True)
-        )
+        pairs = counted(len({(row["source"], row["target"]) for row in here}), "pair")
+        cell = dict(zip(CELL, (protocol, "all", pairs, method, anchors, metric), strict=True))
         std = math.sqrt(squares / (total - 1)) if total > 1 else 0.0
         found.append(Row(**cell, mean=mean, std=std, seeds=total))  # type: ignore[typeddict-item]
     return found
@@ -78,7 +77,7 @@ def classes_over_pairs(classes: Iterable[ClassRow]) -> list[ClassRow]:
     for (protocol, method, anchors, metric, label), here in grouped(classes, *keys).items():
         values = [row["value"] for row in here if math.isfinite(row["value"])]
         if values:
-            pair = protocol, "all", f"{len(here)} pairs"
+            pair = protocol, "all", counted(len(here), "pair")
             ends = min(values), max(values)
             mean = statistics.fmean(values)
             found.append(class_row(pair, method, anchors, metric, label, mean, *ends))

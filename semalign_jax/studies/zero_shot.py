@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._core.checks import counted
 from ..metrics.by_name import ScoreMetric
 from ..zeroshot.protocol import (
     PROBE_LINE,
@@ -241,9 +242,10 @@ def _notes(settings: ZeroShotSettings, data: ZeroShotData, rows: Sequence[Row]) 
     units = "emoji" if settings.demo else "patients"
     notes = [
         *data.notes,
-        f"Mean and deviation over {settings.seeds} draws of anchors; {100 * settings.level:g} % "
-        f"percentile intervals of {settings.resamples} resamples of the test {units}. Scores of "
-        f"classes are those at {max(settings.counts)} anchors.",
+        f"Mean and deviation over {counted(settings.seeds, 'draw')} of anchors; "
+        f"{100 * settings.level:g} % percentile intervals of "
+        f"{counted(settings.resamples, 'resample')} of the test {units}. Scores of classes are "
+        f"those at {counted(max(settings.counts), 'anchor')}.",
     ]
     if data.task == "multi-label":
         notes.append(f"Thresholds: {settings.rule} on the validation images, for each class.")
@@ -268,6 +270,6 @@ def _effect(settings: ZeroShotSettings, rows: Sequence[Row]) -> str:
         ]
         parts.append(f"{how} {np.mean(values):.3f}" if values else f"{how} -")
     return (
-        f"Normalisation of the mapped space: {metric_title(metric)} at {largest} anchors, mean "
-        f"over maps and pairs of encoders: {', '.join(parts)}."
+        f"Normalisation of the mapped space: {metric_title(metric)} at "
+        f"{counted(largest, 'anchor')}, mean over maps and pairs of encoders: {', '.join(parts)}."
     )

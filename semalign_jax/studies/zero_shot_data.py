@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import data as datasets
+from .._core.checks import counted
 from ..data import ImageTextDataset
 from ..stores.store import EmbeddingStore
 from ..zeroshot.prompts import PromptSet, load_prompts
@@ -130,7 +131,7 @@ def parts_of(
     needed = {f"multimodal.{name}": store for name, store in stores["multimodal"].items()}
     kept = inputs.in_all_stores(dataset, {**stores["image_stores"], **needed}, where)
     notes = inputs.note_of_left_out(dataset)
-    notes += _left_out(dataset, kept, f"images of {where} are not in all stores")
+    notes += _left_out(dataset, kept, where, "not in all stores")
     rows = _rows_of_parts(kept, columns, prompt_set, settings, where, notes)
     parts = {name: kept.select(at) for name, at in rows.items()}
     anchors, anchors_where = _anchors(settings, dataset, parts, stores, where, notes, read)
@@ -155,9 +156,10 @@ def parts_of(
     )
 
 
-def _left_out(before: ImageTextDataset, after: ImageTextDataset, why: str) -> list[str]:
+def _left_out(before: ImageTextDataset, after: ImageTextDataset, where: str, why: str) -> list[str]:
     number = len(before) - len(after)
-    return [f"{number} {why}."] if number else []
+    them = counted(number, f"image of {where} is", f"images of {where} are")
+    return [f"{them} {why}."] if number else []
 
 
 def label_columns(
@@ -185,8 +187,8 @@ def label_columns(
     if without:
         raise ValueError(
             f"{where}: the label {without[0]!r} has no prompts in the prompt set "
-            f"{prompt_set.name!r} ({len(without)} such labels: {', '.join(without)}). Add a class, "
-            "name it in label_names, or list it in ignored_labels"
+            f"{prompt_set.name!r} ({counted(len(without), 'such label')}: {', '.join(without)}). "
+            "Add a class, name it in label_names, or list it in ignored_labels"
         )
     return [dataset.label_names.index(label) for label in labels]
 
@@ -206,7 +208,7 @@ def _rows_of_parts(
         usable = np.flatnonzero((labels * known).any(axis=1))
         if not len(usable):
             raise ValueError(f"{where}: no image has one of the classes of {prompt_set.name!r}")
-        notes += _left_out(dataset, dataset.select(usable), f"images of {where} are of no class")
+        notes += _left_out(dataset, dataset.select(usable), where, "of no class")
     splits = {name: getattr(settings, name) for name in _PURPOSES}
     positive = (labels * known)[usable]
     return inputs.rows_of_parts(
@@ -247,9 +249,7 @@ def _anchors(
         for name, store in stores[kind].items()
     }
     pairs = inputs.in_all_stores(images, needed, where)
-    notes += _left_out(
-        images, pairs, f"images of {where} are not in all stores of anchors and reports"
-    )
+    notes += _left_out(images, pairs, where, "not in all stores of anchors and reports")
     return pairs, where
 
 
@@ -284,7 +284,7 @@ def _check_parts(
 def _sizes(
     parts: Mapping[str, ImageTextDataset], anchors: ImageTextDataset, settings: ZeroShotSettings
 ) -> str:
-    sizes = [inputs.size(anchors, "to draw anchors from", "pairs")]
+    sizes = [inputs.size(anchors, "to draw anchors from", "pair")]
     sizes += [
         inputs.size(part, _PURPOSES[name])
         for name, part in parts.items()

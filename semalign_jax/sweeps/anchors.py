@@ -20,7 +20,9 @@ def check_counts(counts: Sequence[int], n: int) -> tuple[int, ...]:
         raise ValueError(f"counts must be a non-empty list of anchor counts; got {counts!r}")
     checked = tuple(checks.positive_int("counts", c) for c in values.tolist())
     if max(checked) > n:
-        raise ValueError(f"counts has {max(checked)}, but there are only {n} rows to draw from")
+        raise ValueError(
+            f"counts has {max(checked)}, more than the {checks.counted(n, 'row')} to draw from"
+        )
     return checked
 
 

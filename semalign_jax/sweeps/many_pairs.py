@@ -53,7 +53,7 @@ class PairSweepResult(Records):
 
     def __repr__(self) -> str:
         names = f"{', '.join(self.values)} of {', '.join(self.methods)}"
-        pairs = f"{len(self.pairs)} pairs of encoders"
+        pairs = checks.counted(len(self.pairs), "pair") + " of encoders"
         return f"<PairSweepResult: {names}, {pairs}, {shown_counts(self.counts)}>"
 
     def to_records(self) -> list[dict[str, Any]]:

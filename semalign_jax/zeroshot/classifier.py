@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from .._core.checks import counted
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap
 from .prompts import PLACEHOLDER, ClassPrompts, PromptSet, embedded_prompts, prompt_texts
@@ -64,7 +65,7 @@ class ZeroShotClassifier:
     normalization: SpaceNormalization = field(metadata={"static": True})
 
     def __repr__(self) -> str:
-        of = f"{len(self.names)} classes, {self.prompts.task}"
+        of = counted(len(self.names), "class", "classes") + f", {self.prompts.task}"
         through = "no map" if self.mapping is None else repr(self.mapping)
         return f"<ZeroShotClassifier: {of}, {through}>"
 

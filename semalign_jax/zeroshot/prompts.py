@@ -181,7 +181,7 @@ def embedded_prompts(prompt_set: PromptSet, embeddings: ArrayLike) -> EmbeddedPr
     texts = prompt_texts(prompt_set)
     if embeddings.shape[0] != len(texts.texts):
         raise ValueError(
-            f"embeddings must have {len(texts.texts)} rows, one for each text of "
+            f"embeddings must have {checks.counted(len(texts.texts), 'row')}, one for each text of "
             f"prompt_texts({prompt_set.name!r}); got {embeddings.shape}"
         )
     if checks.is_concrete(embeddings):

@@ -95,7 +95,7 @@ class ZeroShotResult(Records):
 
     def __repr__(self) -> str:
         methods = ", ".join(dict.fromkeys(method for method, _ in self.lines))
-        classes = f"{len(self.names)} classes"
+        classes = checks.counted(len(self.names), "class", "classes")
         return f"<ZeroShotResult: {methods}, {classes}, {shown_counts(self.counts)}>"
 
     def to_records(self) -> list[dict[str, Any]]:

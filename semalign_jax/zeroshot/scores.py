@@ -542,6 +542,6 @@ def not_nan(name: str, scores: Array) -> None:
     bad = np.argwhere(np.isnan(np.asarray(scores)))
     if bad.size:
         raise ValueError(
-            f"{name} holds NaN in {len(bad)} entries, first at {tuple(bad[0].tolist())}; check "
-            f"the embeddings that it comes from"
+            f"{name} holds NaN in {checks.counted(len(bad), 'entry', 'entries')}, first at "
+            f"{tuple(bad[0].tolist())}; check the embeddings that it comes from"
         )

@@ -102,8 +102,8 @@ def test_text_for_people(bert, tmp_path):
     (tmp_path / "texts.txt").write_text("no acute finding\n\n" + "no " * 30)
     result = run("embed", bert, tmp_path / "texts.txt", "--out", tmp_path / "s", "--quiet")
     assert result.stdout.splitlines()[1:] == [
-        "1 texts are longer than the encoder reads and were cut",
-        "1 items without a text were left out",
+        "1 text was cut to what the encoder reads",
+        "1 item without a text left out",
     ]
     assert result.stderr == ""
 

@@ -169,7 +169,7 @@ UNPAIRED = ("--unpaired-source", "four.npy", "--unpaired-target", "four.npy")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--anchors", "61"), "--anchors 61: there are only 60 pairs to draw from"),
+        (("--anchors", "61"), "--anchors 61: only 60 pairs to draw from"),
         (("--ids", "none.txt"), "none.txt: there is no such file of ids"),
         (("--ids", "bad.json"), "bad.json must hold a JSON list of ids"),
         (("--ids", "blank.txt"), "blank.txt holds no ids"),
@@ -438,7 +438,7 @@ def test_ids_that_are_held_out(stores, tmp_path, monkeypatch):
         (("--anchors", "100"), "--anchors 100: only 48 of 60 matched pairs are left"),
         (("--anchors", "5,x"), "--anchors '5,x': Input should be a valid integer"),
         (("--test-split", "test"), "--test-split needs a data set (--dataset)"),
-        (("--test-fraction", "0.01"), "1 pairs are held out and 59 left; at least 2 and 1"),
+        (("--test-fraction", "0.01"), "1 pair is held out and 59 left; at least 2 and 1"),
         (("--methods", "best"), "--methods 'best': Input should be 'affine'"),
     ],
     ids=lambda value: "-".join(value).strip("-") if isinstance(value, tuple) else "",

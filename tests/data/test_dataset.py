@@ -35,7 +35,7 @@ def test_summary():
     assert summary.views == {"": 1, "AP": 1, "PA": 1}
     assert summary.labels == {"Edema": (2, 0, 1, 0), "Fracture": (1, 1, 0, 1)}
     text = str(summary)
-    assert "toy: 3 images, 2 studies, 2 patients, 2 images with text, 1 boxes, 1 skipped" in text
+    assert "toy: 3 images, 2 studies, 2 patients, 2 images with text, 1 box, 1 skipped" in text
     assert "views: unknown 1, AP 1, PA 1" in text
     assert text.splitlines()[-1].split() == ["Fracture", "1", "1", "0", "1"]
     assert "left out" not in text
@@ -75,20 +75,20 @@ def test_select():
         data.select([-1, 0])
     with pytest.raises(TypeError, match="list of integers"):
         data.select([0.5])
-    with pytest.raises(DatasetError, match="1 ids are not unique: a"):
+    with pytest.raises(DatasetError, match="1 id is not unique: a"):
         data.select([0, 0])
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"texts": ("x",)}, "texts has 1 entries, but there are 3 ids"),
+        ({"texts": ("x",)}, "texts has 1 entry; expected 3, one per id"),
         ({"labels": np.zeros((3, 1), np.int8)}, r"shape \(3, 2\), .* got \(3, 1\)"),
         ({"labels": np.full((3, 2), 2)}, "integer codes"),
         ({"labels": np.zeros((3, 2))}, "integer codes"),
         ({"label_names": ("Edema", "Edema")}, "label_names are not all different"),
-        ({"ids": ("a", "a", "b")}, "1 ids are not unique: a"),
-        ({"ids": ("7", 7.0, "b")}, "1 ids are not unique: 7"),
+        ({"ids": ("a", "a", "b")}, "1 id is not unique: a"),
+        ({"ids": ("7", 7.0, "b")}, "1 id is not unique: 7"),
         ({"patients": ("p", 7.5, "q")}, "patients: entry 1: 7.5 is no whole number"),
         ({"patients": ("p", None, "q")}, "patients: entry 1 is empty"),
         ({"labels": np.full((3, 2), 2**32)}, "integer codes"),

@@ -246,7 +246,7 @@ def test_one_id_in_csv_and_parquet(tmp_path):
         assert data.splits == ("0", "1")
         assert data.label_names == ("3", "9")
     assert tables[0].patients == tables[1].patients == ("7", "007")
-    with pytest.raises(ValueError, match="csv and parquet have 1 patients in common: '7'"):
+    with pytest.raises(ValueError, match="csv and parquet have 1 patient in common: '7'"):
         check_disjoint({"csv": tables[0], "parquet": tables[3]})
 
 

@@ -1089,7 +1089,7 @@ ERRORS = {
     "csls": (
         lambda: wrongly.retrieval_ranks(X[0], Y[0], csls_neighbors=21),
         ValueError,
-        "only 20 rows",
+        "more than 20 rows",
     ),
     "neighbours": (
         lambda: wrongly.nearest_neighbors(X[0], Y[0], 20, own=np.arange(20)),

@@ -293,7 +293,7 @@ def test_spaces_are_shown_by_components_of_the_targets():
         (lambda: plot.class_scores(OF_TWO_PAIRS), "one pair of encoders; got 2: a → b, b → a"),
         (lambda: plot.class_scores([score(lower=0.9)]), "lower 0.9 is above upper 0.8"),
         (lambda: plot.similarity_histogram(X, Y[:, :3]), "must have the same shape"),
-        (lambda: plot.similarity_histogram(X[:1], Y[:1]), "1 rows; at least 2 are needed"),
+        (lambda: plot.similarity_histogram(X[:1], Y[:1]), "1 row; at least 2 are needed"),
         (lambda: plot.residual_histogram(X, np.zeros_like(Y)), "all rows are equal"),
         (lambda: plot.residual_histogram(X * np.nan, Y), "mapped holds NaN"),
         (lambda: plot.residual_histogram(X, Y, bins=0), "bins"),

@@ -143,7 +143,7 @@ def test_appends_that_do_not_fit_change_nothing(folder):
          r"\n  description\['pooling'\]: 'cls' there, 'mean' now$"),
         (["x", "image-3"], values(2), {}, ValueError, "'image-3' of row 1 is a duplicate"),
         (["x", "x"], values(2), {}, ValueError, "'x' of row 1 is a duplicate"),
-        (["x"], values(2), {}, ValueError, "1 ids and 2 rows"),
+        (["x"], values(2), {}, ValueError, "1 id and 2 rows"),
         (["x", 1], values(2), {}, TypeError, "that of row 1 is 1"),
         ("xy", values(2), {}, TypeError, "one str"),
         (two, nan, {}, ValueError, r"NaN or infinity in row 1 \(id 'y'"),
@@ -496,7 +496,7 @@ def test_bad_files_of_numpy_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"a\.ids\.json is missing"):
         imported(path, tmp_path)
     ids = tmp_path / "a.ids.json"
-    for text, message in [("[", "no JSON"), ("{}", "a JSON list"), ('["x"]', "1 ids .* 2 rows"),
+    for text, message in [("[", "no JSON"), ("{}", "a JSON list"), ('["x"]', "1 id .* 2 rows"),
                           ('["x", "x"]', "'x' of row 1 is a duplicate"),
                           ('["x", 1.5]', "entry 1: 1.5 is no whole number"),
                           ('["x", null]', "entry 1 is empty"),

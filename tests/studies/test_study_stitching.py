@@ -499,12 +499,12 @@ MULTILABEL: dict[str, Any] = {
         (
             {"person": changed(OWNERS, N, OWNERS[0])},
             {},
-            r"items\.csv: train and test have 1 patients in common: 'person0'",
+            r"items\.csv: train and test have 1 patient in common: 'person0'",
         ),
         (
             {"person": changed(OWNERS, N, OWNERS[N - 1])},
             {"train": ["fit"], "anchors": ["more"]},
-            "anchors and test have 1 patients",
+            "anchors and test have 1 patient",
         ),
         ({}, {"train": ["first"]}, r"train: .*items\.csv has no image of the split 'first'"),
         ({}, {"labels": ["dog", "pig"]}, r"labels: 'pig' is no label of .*items\.csv; it has cat"),

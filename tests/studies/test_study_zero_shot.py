@@ -260,7 +260,7 @@ def test_files_and_notes(study):
     assert outputs.load_results(out)["rows"] == results["rows"]
     assert load_settings(zero_shot.ZeroShotSettings, out / "settings.json") == load(out.parent)
     notes = " ".join(results["notes"])
-    assert "1 images of anchors" in notes
+    assert "1 image of anchors" in notes
     assert "40 pairs of 20 patients" in notes
     assert "30 images of 15 patients to test" in notes
     assert "2 labels of test images are unknown" in notes
@@ -477,7 +477,7 @@ def test_overlapping_patients(world, tmp_path):
         rows[30][1] = "p0"
 
     images = edited(world, tmp_path, in_validation)
-    fails(world.folder, "validation of .* and test of .* have 1 patients .*'p0'", images=images)
+    fails(world.folder, "validation of .* and test of .* have 1 patient .*'p0'", images=images)
 
 
 def test_a_test_part_of_one_class(world, tmp_path):
@@ -527,7 +527,7 @@ def test_embeddings_with_nan_name_the_store_and_the_id(world, tmp_path):
     rows[17, 3] = np.nan
     save_file({"embeddings": rows}, chunk, metadata)
     stores = {"bert": str(tmp_path / "reports")}
-    fails(world.folder, "text_stores.bert: .*NaN or infinity in 1 rows.*'a17'", text_stores=stores)
+    fails(world.folder, "text_stores.bert: .*NaN or infinity in 1 row.*'a17'", text_stores=stores)
 
 
 # --- documentation, demo and script ------------------------------------------------------------

@@ -282,7 +282,7 @@ def test_undefined_thresholds_and_bad_input():
     assert np.isnan(sa.zeroshot.choose_threshold(none, scores, rule="f1"))
     assert sa.zeroshot.choose_threshold(every, scores, rule="f1") == 0.1
     assert sa.zeroshot.choose_threshold(np.ones(1, bool), np.array([0.3]), rule="f1") == 0.3
-    with pytest.raises(ValueError, match=r"scores holds NaN in 1 entries, first at \(1,\)"):
+    with pytest.raises(ValueError, match=r"scores holds NaN in 1 entry, first at \(1,\)"):
         sa.zeroshot.choose_threshold(np.array([0, 1, 0]), np.array([0.1, np.nan, 0.2]))
     with pytest.raises(ValueError, match=r"labels must be in \[0, 2\)"):
         sa.zeroshot.choose_threshold(np.array([0, 2, 0]), scores)
@@ -402,7 +402,7 @@ def test_bad_scores_and_labels_are_refused():
     labels, scores = score_parts(rows=10)
     broken = scores[1].copy()
     broken[4, 2] = np.nan
-    with pytest.raises(ValueError, match=r"test_scores holds NaN in 1 entries, first at \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"test_scores holds NaN in 1 entry, first at \(4, 2\)"):
         sa.zeroshot.evaluate_scores(labels[0], scores[0], labels[1], broken, **RUN)
     with pytest.raises(ValueError, match=r"test_labels must be in \[0, 2\); entry \(0, 0\) is 2"):
         sa.zeroshot.evaluate_scores(labels[0], scores[0], labels[1] * 0 + 2, scores[1], **RUN)
@@ -708,7 +708,7 @@ def never(source, target, images, prompts):
 def test_bad_protocols_are_refused():
     parts = study()
     unscored: dict[str, Any] = {"methods": {}, "baselines": {"never": never}}
-    with pytest.raises(ValueError, match="counts has 41, but there are only 40 rows"):
+    with pytest.raises(ValueError, match="counts has 41, more than the 40 rows"):
         run(parts, counts=(41,))
     with pytest.raises(ValueError, match="test images have 5 features, the source anchors 6"):
         run(parts._replace(test=replace(parts.test, embeddings=np.ones((35, 5)))))
@@ -731,7 +731,7 @@ def test_bad_protocols_are_refused():
         with pytest.raises(ValueError, match=message):
             run(parts, **options, **unscored)
     few = sa.zeroshot.Images(["x"], ["y"], np.ones((1, D_IN)), [[0, 1, 0]])
-    with pytest.raises(ValueError, match="counts has 20, but there are only 1 rows"):
+    with pytest.raises(ValueError, match="counts has 20, more than the 1 row"):
         run(parts, labelled=few, **unscored)
     short = sa.zeroshot.Multimodal(
         np.ones((29, 4)), np.ones((35, 4)), make_prompts(np.ones((12, 4)))
