@@ -1,9 +1,12 @@
+import dataclasses
 import inspect
 import os
+import re
 import subprocess
 import sys
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import Any, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +36,47 @@ def test_map_algebra():
         first(np.ones((2, 4)))
     with pytest.raises(ValueError, match="rcond must be finite and >= 0"):
         first.inverse(rcond=-1.0)
+
+
+NAMESPACES = [one for name in sa.__all__ if isinstance(one := getattr(sa, name), ModuleType)]
+CLASSES = {
+    found
+    for module in (*NAMESPACES, sa.metrics.intervals)
+    for name in module.__all__
+    if hasattr(found := getattr(module, name), "_fields") or dataclasses.is_dataclass(found)
+}
+#: Their `Any` is no array, but hashed by compiled code, or of another library.
+WITHOUT_ARRAYS = {sa.encoders.EncoderConfig, sa.encoders.ImagePreprocessor, sa.SweepMethod}
+WITHOUT_ARRAYS |= {sa.encoders.TextPreprocessor, sa.plot.Look}
+
+
+@pytest.mark.parametrize(
+    "kind", sorted(CLASSES - WITHOUT_ARRAYS, key=repr), ids=lambda kind: kind.__name__
+)
+def test_what_holds_arrays_can_be_compared(kind):
+    hints = {name: str(hint) for name, hint in get_type_hints(kind).items()}
+    arrays = [name for name, hint in hints.items() if re.match("(?!.*Callable).*(rray|Any)", hint)]
+
+    def made(number):
+        values = {name: {"a": np.arange(3) + number} if name in arrays else "b" for name in hints}
+        if hasattr(kind, "_fields"):
+            return kind(**values)
+        found = object.__new__(kind)
+        for name, value in values.items():
+            object.__setattr__(found, name, value)
+        return found
+
+    one = made(0)
+    assert one == one
+    assert not one != one
+    # Data and encoders are equal to themselves alone, results to those of equal values.
+    by_value = kind.__eq__ is not object.__eq__
+    assert (one == made(0)) is by_value
+    assert (one != made(0)) is not by_value
+    if arrays:
+        assert (one == made(1)) is False
+        assert one != made(1)
+    assert one != 3
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.ids import id_texts
+from .._core.trees import by_value
 
 _SHOWN = 10  # problems or ids in one message
 _GROUPS = 20  # names of splits or views in a summary
@@ -275,6 +276,7 @@ class ImageTextDataset:
         )
 
 
+@by_value
 class BinaryLabels(NamedTuple):
     """Labels for training or scoring.
 

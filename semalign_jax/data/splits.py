@@ -9,9 +9,11 @@ import numpy as np
 
 from .._core import checks
 from .._core.ids import id_texts
+from .._core.trees import by_value
 from ._dataset import ImageTextDataset, Label
 
 
+@by_value
 class PatientSplit(NamedTuple):
     """A split of images in which no patient is in two parts.
 
@@ -26,6 +28,7 @@ class PatientSplit(NamedTuple):
     seed: int
 
 
+@by_value
 class AnchorSample(NamedTuple):
     """Rows drawn as anchors.
 

@@ -28,6 +28,7 @@ from .._core.checks import counted, flag, option, positive_int
 from .._core.files import as_path, content_hash
 from .._core.machine import core_count
 from .._core.progress import Progress
+from .._core.trees import by_value
 from ..distributed.processes import Section, jointly
 from ..stores.chunks import Chunk, ChunkFolder
 from ._encoder import DTYPES, Encoder, embedding_dimension, encode, read_config, with_layer
@@ -52,6 +53,7 @@ _T = TypeVar("_T")
 KEEP_EVERY = 15.0
 
 
+@by_value
 class Embedded(NamedTuple):
     """What `embed` returns.
 

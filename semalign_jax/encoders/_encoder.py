@@ -69,7 +69,7 @@ class EncoderConfig:
         return family_of(self.model_type)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoder:
     """A loaded encoder.
 

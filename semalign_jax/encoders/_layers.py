@@ -14,9 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._core.trees import by_value
+
 Array = jax.Array
 
 
+@by_value
 class Outputs(NamedTuple):
     """What a tower computes, before pooling.
 

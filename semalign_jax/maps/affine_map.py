@@ -12,10 +12,12 @@ import numpy as np
 
 from .._core import checks
 from .._core.linalg import common_dtype, compute_dtype, in_batches, matmul
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from ._solvers.least_squares import least_squares
 
 
+@by_value
 class AffineMap(NamedTuple):
     """The map `y = (x - source_offset) @ weight + target_offset`; rows are samples.
 
@@ -70,18 +72,6 @@ class AffineMap(NamedTuple):
         weight = self.weight
         shape = ",".join(map(str, getattr(weight, "shape", ())))
         return f"AffineMap({getattr(weight, 'dtype', type(weight).__name__)}[{shape}])"
-
-    def __eq__(self, other: object) -> bool:
-        """Whether the other is a map of equal shapes, dtypes and values."""
-        if not isinstance(other, AffineMap):
-            return NotImplemented
-        return all(_equal(a, b) for a, b in zip(self, other, strict=True))
-
-    def __ne__(self, other: object) -> bool:
-        """The opposite of `==`."""
-        return not self == other
-
-    __hash__ = None  # type: ignore[assignment]  # as arrays
 
     @property
     def bias(self) -> Array:
@@ -220,15 +210,6 @@ def _composed(first: AffineMap, second: AffineMap) -> AffineMap:
     weight = matmul(first.weight, second.weight)
     source = jnp.broadcast_to(first.source_offset, (*weight.shape[:-2], first.d_in))
     return AffineMap(weight.astype(dtype), source.astype(dtype), target.astype(dtype))
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if a is b:
-        return True
-    if checks.is_concrete(a, b):
-        a, b = np.asarray(a), np.asarray(b)
-        return a.dtype == b.dtype and np.array_equal(a, b)
-    return bool(jnp.array_equal(a, b))  # JAX says how values can be compared under jit
 
 
 def identity_map(d_in: int, d_out: int, *, dtype=jnp.float32) -> AffineMap:

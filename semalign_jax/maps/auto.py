@@ -27,7 +27,7 @@ from .._core.linalg import (
     transpose,
     unit_rows,
 )
-from .._core.trees import entry
+from .._core.trees import by_value, entry
 from .._core.typing import Array, ArrayLike
 from ._solvers.least_squares import least_squares
 from .affine_map import AffineMap
@@ -66,6 +66,7 @@ ROUNDS = 6
 _LEAST = 1e-6
 
 
+@by_value
 class AutoInfo(NamedTuple):
     """How `fit_auto` chose; all fields are arrays, so it passes through `jit` and `vmap`.
 

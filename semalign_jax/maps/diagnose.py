@@ -12,6 +12,7 @@ from jax import lax
 
 from .._core import checks
 from .._core.linalg import matmul, safe_inverse, transpose, unit_rows
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from .auto import (
     Choice,
@@ -33,6 +34,7 @@ RESAMPLES = 20
 SMALLEST_COUNT = 10
 
 
+@by_value
 @dataclass(frozen=True)
 class Diagnosis:
     """What the anchors say about the map of `fit_auto`; numbers, and sentences that follow.

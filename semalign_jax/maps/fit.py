@@ -31,6 +31,7 @@ from .._core.linalg import (
     singular_values,
     transpose,
 )
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike, Completion, Method, Normalize, RidgeUnit, Solver
 from ._solvers.least_squares import least_squares
 from ._solvers.polar import Bases, orthogonal_factor
@@ -53,6 +54,7 @@ from .sides import (
 FEW_ANCHORS = 0.75
 
 
+@by_value
 class FitInfo(NamedTuple):
     """Diagnostics of a fit; all fields are arrays, so it passes through `jit` and `vmap`.
 

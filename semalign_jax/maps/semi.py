@@ -26,6 +26,7 @@ from .._core.linalg import (
     transpose,
     unit_rows,
 )
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from .affine_map import AffineMap
 from .auto import choose
@@ -48,6 +49,7 @@ FOLDS = 4
 FAR = 2.0
 
 
+@by_value
 class SemiInfo(NamedTuple):
     """Diagnostics of `fit_semi`; all fields are scalar arrays.
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from .samples import (
     INT32,
@@ -28,6 +29,7 @@ from .samples import (
 )
 
 
+@by_value
 class PrecisionRecallF1(NamedTuple):
     """Per-class scores in [0, 1]: [num_classes], [num_labels] or scalars; NaN where undefined.
 

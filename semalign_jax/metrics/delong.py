@@ -11,11 +11,13 @@ from jax.scipy.special import ndtr, ndtri
 
 from .._core import checks
 from .._core.linalg import common_dtype
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from .ranking import RankedScores, placements, ranked
 from .samples import row_sum, sample_weights, weighted_mean
 
 
+@by_value
 class DeLongInterval(NamedTuple):
     """AUROC with its DeLong interval; scalars or one entry a label.
 
@@ -32,6 +34,7 @@ class DeLongInterval(NamedTuple):
     standard_error: Array
 
 
+@by_value
 class DeLongTest(NamedTuple):
     """Comparison of two correlated AUROCs; scalars or one entry a label.
 

@@ -29,6 +29,7 @@ from jax.scipy.special import ndtr, ndtri
 
 from .._core import checks
 from .._core.linalg import compute_dtype
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from .delong import DeLongInterval, DeLongTest, delong_interval, delong_test, tail_of
 from .samples import (
@@ -68,6 +69,7 @@ _NUMBERS_AT_ONCE = 2**24
 TIE_EPS = 8
 
 
+@by_value
 class BootstrapInterval(NamedTuple):
     """Bootstrap of a statistic; every field has the structure of its result.
 
@@ -86,6 +88,7 @@ class BootstrapInterval(NamedTuple):
     undefined: Any
 
 
+@by_value
 class PairedBootstrap(NamedTuple):
     """Paired bootstrap of a difference; every field has the structure of the statistic.
 
@@ -106,6 +109,7 @@ class PairedBootstrap(NamedTuple):
     undefined: Any
 
 
+@by_value
 class PermutationTest(NamedTuple):
     """Paired permutation test; every field has the structure of the statistic.
 

@@ -13,6 +13,7 @@ from jax import lax
 
 from .._core import checks
 from .._core.linalg import compute_dtype
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from .samples import BLOCK, poisoned, row_sum, sample_weights, targets, tree_sums
 
@@ -20,6 +21,7 @@ from .samples import BLOCK, poisoned, row_sum, sample_weights, targets, tree_sum
 SCORES_AT_ONCE = 2**22
 
 
+@by_value
 class RankedScores(NamedTuple):
     """Scores sorted once, for AUROC and average precision under many weights.
 

@@ -12,6 +12,7 @@ from jax import lax
 
 from .._core import checks
 from .._core.linalg import matmul
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from .samples import in_range, integers, sample_weights, weighted_mean
 from .similarity import (
@@ -27,6 +28,7 @@ from .similarity import (
 TIE_EPS = 8
 
 
+@by_value
 class RetrievalRanks(NamedTuple):
     """Ranks of the matching rows among all candidates; 1 is the best.
 

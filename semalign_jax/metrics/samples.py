@@ -18,11 +18,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from .._core import checks
 from .._core.linalg import common_dtype, compute_dtype, matmul, power_of_two_scale
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 
 INT32 = np.iinfo(np.int32)
 
 
+@by_value
 class MacroMean(NamedTuple):
     """Mean over the classes (or labels) for which a score is defined.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.linalg import in_batches
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap, identity_map
 from ..maps.mlp_head import Head, MlpHead, first_layer
@@ -18,6 +19,7 @@ from ..metrics.classification import predicted_classes, share_of_hits
 from ..metrics.samples import in_range, integers, sample_weights
 
 
+@by_value
 class StitchingScores(NamedTuple):
     """Accuracy of a head with and without alignment; scalars in [0, 1].
 

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 
 from .._core import checks
 from .._core.linalg import transpose
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap
 from ._linear_search import LinearProblem, optimum_of
 from .training_data import Loss, checked_data, prepared_rows
 
 
+@by_value
 class HeadInfo(NamedTuple):
     """How the training of a head ended; constants for differentiation.
 

@@ -27,6 +27,7 @@ import safetensors.numpy
 from .._core.checks import counted
 from .._core.documents import parse_json
 from .._core.files import content_hash, format_header, format_problem, reading, write_atomically
+from .._core.trees import by_value
 
 MANIFEST, IDS = "manifest.json", "ids.json"
 _LOCK = ".lock"
@@ -44,6 +45,7 @@ _HASHED_BYTES = 1 << 20
 _MOST_ROWS = 1 << 40  # of a chunk; beyond it sums of them do not fit into 64 bits
 
 
+@by_value
 class Chunk(NamedTuple):
     """Consecutive items.
 

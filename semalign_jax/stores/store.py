@@ -18,6 +18,7 @@ import numpy as np
 from .._core import checks
 from .._core.files import as_path, content_hash, write_atomically
 from .._core.ids import id_text
+from .._core.trees import by_value
 from . import chunks as _chunks
 from .chunks import Chunk, ChunkFolder, Part
 
@@ -378,6 +379,7 @@ def _why(path: Path, error: Exception) -> str:
     return str(error)
 
 
+@by_value
 class JoinedRows(NamedTuple):
     """What `join_stores` returns.
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+from .._core.trees import by_value
+
 DATA = Path(__file__).parent / "demo_data"
 #: Share of the rows that are tested.
 TEST_SHARE = 0.3
@@ -15,6 +17,7 @@ TEST_SHARE = 0.3
 EMOJI = {"EfficientNet-Lite0": "emoji_efficientnet_lite0", "DINOv2-small": "emoji_dinov2_small"}
 
 
+@by_value
 @dataclass(frozen=True)
 class Embeddings:
     """Embeddings of one encoder with their card.

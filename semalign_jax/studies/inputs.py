@@ -12,6 +12,7 @@ import numpy as np
 from .. import data
 from .._core.checks import counted, first_few
 from .._core.files import content_hash
+from .._core.trees import by_value
 from ..data import ImageTextDataset, Label
 from ..data._dataset import known_groups, left_out_sentence
 from ..metrics.by_name import ScoreMetric
@@ -23,6 +24,7 @@ from .settings import READERS, DatasetSettings, PatientSplit, StudySettings
 Store: TypeAlias = EmbeddingStore | Embeddings
 
 
+@by_value
 class Part(NamedTuple):
     """One part of the images.
 

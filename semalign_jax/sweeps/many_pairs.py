@@ -18,7 +18,7 @@ import numpy as np
 from .._core import checks
 from .._core.linalg import common_dtype, compute_dtype
 from .._core.records import Records, cells_of, shown_counts
-from .._core.trees import entry, stacked
+from .._core.trees import by_value, entry, stacked
 from .._core.typing import METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.mlp_head import Head, after_first_layer, first_layer
@@ -33,6 +33,7 @@ from .one_pair import (
 )
 
 
+@by_value
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
 class PairSweepResult(Records):

@@ -16,7 +16,7 @@ import numpy as np
 
 from .._core import checks
 from .._core.records import Records, cells_of, shown_counts
-from .._core.trees import stacked
+from .._core.trees import by_value, stacked
 from .._core.typing import ALL_METHODS, METHODS, Array, ArrayLike, Method
 from ..maps.affine_map import AffineMap
 from ..maps.fit import compiled_fit
@@ -99,6 +99,7 @@ Fitter: TypeAlias = Callable[[Array, Array], AffineMap]
 Metric: TypeAlias = Callable[[AffineMap, Any], Any]
 
 
+@by_value
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
 class SweepResult(Records):

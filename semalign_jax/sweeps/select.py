@@ -21,6 +21,7 @@ from .._core.linalg import (
     transpose,
     unit_rows,
 )
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from ..metrics import linear_cka, mutual_knn
 from .anchors import anchor_order
@@ -169,6 +170,7 @@ def _log(values: Array) -> Array:
     return jnp.log(jnp.maximum(values, jnp.finfo(jnp.float32).tiny))
 
 
+@by_value
 class LayerChoice(NamedTuple):
     """What `choose_layers` returns.
 

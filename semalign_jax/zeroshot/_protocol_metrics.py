@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import checks
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from ..metrics import (
     accuracy,
@@ -31,6 +32,7 @@ from .thresholds import ThresholdRule, choose_threshold
 from .truth import Truth, checked_truth
 
 
+@by_value
 class ScoreReport(NamedTuple):
     """Metrics of test scores.
 

@@ -13,6 +13,7 @@ import optax
 from jax import lax
 
 from .._core.checks import counted
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap
 from .prompts import PLACEHOLDER, ClassPrompts, PromptSet, embedded_prompts, prompt_texts
@@ -41,6 +42,7 @@ _STEPS, _HALVINGS, _DAMPING = 30, 10, 1e-6
 _FLATTEST = 1e-3
 
 
+@by_value
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
 class ZeroShotClassifier:

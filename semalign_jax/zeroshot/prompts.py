@@ -24,6 +24,7 @@ import numpy as np
 from .._core import checks
 from .._core.documents import SUFFIXES, did_you_mean, read_document
 from .._core.files import as_path
+from .._core.trees import by_value
 from .._core.typing import ArrayLike
 from .scores import TASKS, EmbeddedPrompts, Task
 
@@ -119,6 +120,7 @@ class PromptSet:
         return tuple(entry.name for entry in self.classes)
 
 
+@by_value
 class PromptTexts(NamedTuple):
     """The texts of a prompt set, in one list.
 

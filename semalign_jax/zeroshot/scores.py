@@ -20,6 +20,7 @@ from .._core.linalg import (
     svd,
     transpose,
 )
+from .._core.trees import by_value
 from .._core.typing import Array, ArrayLike
 from ..maps.affine_map import AffineMap
 from ..metrics import normalize_rows, predicted_classes
@@ -40,6 +41,7 @@ SPACE_NORMALIZATIONS: tuple[SpaceNormalization, ...] = get_args(SpaceNormalizati
 TEMPERATURE = 1.0
 
 
+@by_value
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EmbeddedPrompts:
@@ -77,6 +79,7 @@ class Prototypes(NamedTuple):
     negative: Array
 
 
+@by_value
 class AnchorSpace(NamedTuple):
     """What the anchors say of both spaces, for `zero_shot_scores`.
 
