@@ -119,21 +119,22 @@ class ConfigReader:
             choices: the supported values, if not all are.
         """
         self._seen.add(name)
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        # A problem ends in `finish`; until then a value of the right type is read on with.
+        instead = (choices or [kinds[0]()])[0] if default is _REQUIRED else default
         if name not in self._values:
             if default is _REQUIRED:
                 self._problems.append(f"{name} is missing")
-                return (choices or [kind() if isinstance(kind, type) else kind[0]()])[0]
-            return default
+            return instead
         value = self._values[name]
         if value is None and default is None:
             return None
-        kinds = kind if isinstance(kind, tuple) else (kind,)
         if float in kinds and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             expected = " or ".join(k.__name__ for k in kinds)
             self._problems.append(f"{name} must be {expected}; it is {value!r}")
-            return value if default is _REQUIRED else default
+            return instead
         if choices is not None and value not in choices:
             supported = ", ".join(repr(choice) for choice in choices)
             self._problems.append(f"{name} = {value!r} is not supported (supported: {supported})")
@@ -149,7 +150,10 @@ class ConfigReader:
 
     def pair(self, name: str, default: Any = _REQUIRED) -> tuple[int, int]:
         """Return a size that is written as one number or as ``[height, width]``."""
+        noted = len(self._problems)
         value = self.get(name, default, kind=(int, list, tuple))
+        if len(self._problems) > noted:
+            return (1, 1)
         values = (value, value) if isinstance(value, int) else tuple(value)
         if len(values) != 2 or not all(isinstance(v, int) and v > 0 for v in values):
             self._problems.append(f"{name} must be a size or [height, width]; it is {value!r}")

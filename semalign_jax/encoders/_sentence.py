@@ -200,11 +200,12 @@ def _pooling(path: Path) -> tuple[str, bool]:
     flags = [mode for flag, mode in _POOLING_FLAGS.items() if reader.get(flag, None, bool)]
     modes = reader.get("pooling_mode", None, (str, list)) or flags or "mean"
     modes = [modes] if isinstance(modes, str) else modes
-    if len(modes) != 1 or modes[0] not in _POOLINGS:
+    poolings = [pooling for mode, pooling in _POOLINGS.items() if modes == [mode]]
+    if not poolings:
         supported = ", ".join(_POOLINGS)
         reader.problem(f"the pooling {modes} is not supported; it must be one of {supported}")
     reader.finish()
-    return _POOLINGS[modes[0]], pools_prompt
+    return poolings[0], pools_prompt
 
 
 def _text_options(folder: Path) -> tuple[int | None, bool]:
@@ -238,6 +239,6 @@ def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
     prompts, name = values.get("prompts") or {}, values.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
         raise ValueError(f"{path}: prompts must be texts by name; it is {prompts!r}")
-    if name is not None and name not in prompts:
+    if name is not None and name not in list(prompts):
         raise ValueError(f"{path}: default_prompt_name is {name!r}, but prompts has no such text")
     return prompts, name

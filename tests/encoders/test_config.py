@@ -80,6 +80,10 @@ def test_fields_are_read_by_their_annotations():
         reader.finish()
     for part in ("layers is missing", "size must", "depths must", "kind = 'c' is", "own = True is"):
         assert part in str(error.value)
+    reader = ConfigReader({"layers": [2], "depths": 3}, "c")  # read on with, and then refused
+    assert reader.read(Read) == Read(layers=0, depths=())
+    with pytest.raises(ConfigError, match=r"layers must be int; it is \[2\]\n  depths must be"):
+        reader.finish()
 
 
 def test_numbers_sections_and_pairs():

@@ -61,7 +61,7 @@ def parse(reader: ConfigReader, tensors: frozenset[str]) -> DebertaConfig:
         reader.problem("relative_attention = False is not supported (supported: True)")
     terms = reader.get("pos_att_type", None, (str, list)) or []
     terms = [term.strip() for term in terms.lower().split("|")] if isinstance(terms, str) else terms
-    if not {"c2p", "p2c"}.issuperset(terms):
+    if any(term not in ("c2p", "p2c") for term in terms):
         reader.problem(f"pos_att_type may have c2p and p2c; it is {terms}")
     norms = reader.get("norm_rel_ebd", "none", str, ("none", "layer_norm"))
     config = reader.read(
