@@ -221,12 +221,10 @@ def bootstrap(
     checks.option("method", method, ("percentile", "bca"))
     tail = tail_of(level)
     data = host_copies("data", data)
-    plan = _plan(rows, strata, clusters, weights)
-    key = checks.prng_key("key", key)
-    resamples = checks.positive_int("resamples", resamples)
-    batch_size = checks.positive_int("batch_size", batch_size)
-    estimate, replicates = _replicates(statistic, data, plan, key, resamples, batch_size)
+    draws = _draws(rows, strata, clusters, weights, key, batch_size, resamples=resamples)
+    estimate, replicates = _replicates(statistic, data, *draws)
     if method == "bca":
+        plan, *_, batch_size = draws
         left_out = _left_out(statistic, data, plan, batch_size)
         return _by_score(partial(_bca, plan.stratum, tail), estimate, replicates, left_out)
     return _by_score(partial(_percentile, tail), estimate, replicates)
@@ -275,13 +273,8 @@ def paired_bootstrap_test(
     """
     tail = tail_of(level)
     first, second = host_copies("first", first), host_copies("second", second)
-    plan = _plan(rows, strata, clusters, weights)
-    key = checks.prng_key("key", key)
-    resamples = checks.positive_int("resamples", resamples)
-    batch_size = checks.positive_int("batch_size", batch_size)
-    both, replicates = _replicates(
-        _Both(statistic), (first, second), plan, key, resamples, batch_size
-    )
+    draws = _draws(rows, strata, clusters, weights, key, batch_size, resamples=resamples)
+    both, replicates = _replicates(_Both(statistic), (first, second), *draws)
     return _by_score(partial(_paired_bootstrap, tail), both, replicates)
 
 
@@ -325,10 +318,7 @@ def paired_permutation_test(
             with integers that JAX would wrap around.
     """
     first, second = host_copies("first", first), host_copies("second", second)
-    plan = _plan(rows, None, clusters, weights)
-    key = checks.prng_key("key", key)
-    permutations = checks.positive_int("permutations", permutations)
-    batch_size = checks.positive_int("batch_size", batch_size)
+    draws = _draws(rows, None, clusters, weights, key, batch_size, permutations=permutations)
     first, second = jax.tree.map(lambda leaf: unsharded(jnp.asarray(leaf)), (first, second))
     structures = [jax.tree.structure(data) for data in (first, second)]
     if structures[0] != structures[1]:
@@ -342,7 +332,7 @@ def paired_permutation_test(
                 f"first and second must hold arrays with one entry for each of the {rows} rows; "
                 f"got {a.shape} and {b.shape}"
             )
-    both, replicates = _permuted(statistic, first, second, plan, key, permutations, batch_size)
+    both, replicates = _permuted(statistic, first, second, *draws)
     return _by_score(_paired_permutation, both, replicates)
 
 
@@ -355,6 +345,16 @@ class _Both:
     def __call__(self, data: tuple[Any, Any], weights: Array) -> Any:
         results = [_floats(self.statistic(d, weights)) for d in data]
         return jax.tree.map(lambda *scores: jnp.stack(scores), *results)
+
+
+def _draws(
+    rows: int, strata: Any, clusters: Any, weights: Any, key: Any, batch_size: int, **number: int
+) -> tuple[_Plan, Array, int, int]:
+    """The checked plan, key, number of draws (by the name of its argument) and batch size."""
+    plan = _plan(rows, strata, clusters, weights)
+    [(name, count)] = number.items()
+    key, count = checks.prng_key("key", key), checks.positive_int(name, count)
+    return plan, key, count, checks.positive_int("batch_size", batch_size)
 
 
 def _plan(
