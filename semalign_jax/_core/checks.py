@@ -55,6 +55,14 @@ def counted(count: int, one: str, several: str | None = None) -> str:
     return f"{count} {one if count == 1 else several or one + 's'}"
 
 
+def refuse_repeated(values: Iterable[Any], where: str = "") -> None:
+    """Raise `ValueError` for a value that is there more than once; `where` begins the message."""
+    values = list(values)
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{where}{value!r} is there more than once")
+
+
 def positive_int(name: str, value: Any) -> int:
     """Return `value` as an `int` if it is a whole number above zero."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):

@@ -40,14 +40,15 @@ def named_metrics(
         raise ValueError(f"metrics must be a list of names; got {metrics!r}, write [{metrics!r}]")
     if not isinstance(metrics, Iterable):
         raise TypeError(f"metrics must be a list of names or a mapping; got {metrics!r}")
-    labelled = isinstance(metrics, Mapping)
-    found: dict[str, HeadMetric | Callable[..., Any]] = dict(metrics) if labelled else {}
-    for name in () if labelled else metrics:
-        if callable(name):
-            raise TypeError(f"metrics: functions go by names of yours, {{'mine': {name!r:.60}}}")
-        if name in found:
-            raise ValueError(f"metrics has {name!r} more than once")
-        found[name] = name
+    if not isinstance(metrics, Mapping):
+        names = list(metrics)
+        for name in names:
+            if callable(name):
+                mine = f"{{'mine': {name!r:.60}}}"
+                raise TypeError(f"metrics: functions go by names of yours, {mine}")
+        checks.refuse_repeated(names, "metrics: ")
+        metrics = {name: name for name in names}
+    found = dict(metrics)
     if not found:
         raise ValueError("metrics is empty: give at least one, a name or label -> function")
     for metric in found.values():

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from .. import data
+from .._core.checks import refuse_repeated
 from .._core.documents import SUFFIXES, did_you_mean, read_document
 from .._core.files import as_path
 from ..data import ImageTextDataset
@@ -141,9 +142,8 @@ def with_options(
         key: of the options, under which a name stands.
         usual: name -> the options that it stands for, beside itself.
     """
-    if isinstance(values, list | tuple):
-        if len(set(map(str, values))) < len(values):
-            raise ValueError("a name is there more than once")
+    if isinstance(values, list | tuple) and all(isinstance(name, str) for name in values):
+        refuse_repeated(values)
         values = {name: name for name in values}
     if not isinstance(values, Mapping):
         return values
@@ -200,9 +200,8 @@ class StudySettings(Settings):
     @field_validator("*")
     @classmethod
     def _all_different(cls, values: Any) -> Any:
-        for value in values if isinstance(values, tuple) else ():
-            if values.count(value) > 1:
-                raise ValueError(f"{value!r} is there more than once")
+        if isinstance(values, tuple):
+            refuse_repeated(values)
         return values
 
     @field_validator("methods", mode="before")

@@ -268,9 +268,7 @@ def checked_lines(
         if isinstance(methods, str) or not isinstance(methods, Iterable):
             raise TypeError(f"methods must be a list of names or a mapping; got {methods!r}")
         names = list(methods)
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"methods has {name!r} more than once")
+        checks.refuse_repeated(names, "methods: ")
         methods = {name: name for name in names}
     if not methods:
         raise ValueError("methods is empty: give at least one")

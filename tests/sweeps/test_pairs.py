@@ -248,7 +248,7 @@ def test_bad_input_is_named():
         with pytest.raises(ValueError, match=message):
             sa.sweep_pairs(data, [5], **run | change)
     twice: Any = {"methods": ["ortho", "affine", "ortho"]}
-    with pytest.raises(ValueError, match="methods has 'ortho' more than once"):
+    with pytest.raises(ValueError, match="methods: 'ortho' is there more than once"):
         sa.sweep_pairs(data, [5], **run | twice)
     data["b"] = data["b"].copy()
     data["b"][3, 1] = np.nan
