@@ -183,7 +183,7 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class PixelReader:
+class DicomReader:
     """Reads DICOM files as a viewer shows them; leaves others to the encoder's preprocessing.
 
     Attributes:
@@ -204,7 +204,7 @@ class PixelReader:
 @contextmanager
 def pixel_reader(
     images: Sequence[Path], processes: bool | None, workers: int
-) -> Iterator[PixelReader | None]:
+) -> Iterator[DicomReader | None]:
     """What reads images before they are preprocessed; None if the preprocessing reads them all.
 
     Args:
@@ -220,14 +220,14 @@ def pixel_reader(
     if processes is None:
         processes = workers > 1 and len(others) >= _MANY
     if not processes:
-        yield PixelReader(read_pixels)
+        yield DicomReader(read_pixels)
         return
     # Spawned: JAX has threads, which a fork would break.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         with starting_processes():  # each call starts one, as long as none is idle
             for _ in range(workers):
                 pool.submit(os.getpid)
-        yield PixelReader(lambda path: _told_here(*pool.submit(_decode, path).result()))
+        yield DicomReader(lambda path: _told_here(*pool.submit(_decode, path).result()))
 
 
 def _decode(path: Path) -> tuple[np.ndarray, list[str]]:
@@ -244,7 +244,7 @@ def _told_here(pixels: np.ndarray, messages: Sequence[str]) -> np.ndarray:
 
 
 def find_broken(
-    source: Source, prepare: Any, reader: PixelReader | None, out: Path, workers: int
+    source: Source, prepare: Any, reader: DicomReader | None, out: Path, workers: int
 ) -> dict[int, str]:
     """Read all images once, each in one of the processes, and find those that cannot be embedded.
 

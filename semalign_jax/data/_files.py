@@ -157,6 +157,13 @@ def id_cell(row: dict[str, str], column: str, where: str) -> str:
     return id_text(cell(row, column, where))
 
 
+def note_once(seen: set[str], value: str, column: str, where: str) -> None:
+    """Note an id of a table whose rows are images; refuse one that another row has."""
+    if value in seen:
+        raise DatasetError(f"{where}: {column} {value} occurs twice", "with doubled id")
+    seen.add(value)
+
+
 def label_codes(row: dict[str, str], columns: Iterable[str], where: str) -> list[Label]:
     """Codes of the cells 1, 0, -1, True, False and blank in some columns; 1.0 and 1.00 are 1."""
     codes = []

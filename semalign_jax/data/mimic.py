@@ -15,6 +15,7 @@ from ._files import (
     folder,
     id_cell,
     label_codes,
+    note_once,
     quoted,
     read_csv,
     read_header,
@@ -170,9 +171,7 @@ def read_mimic_cxr(
             place = os.path.join("files", f"p{subject[:2]}", f"p{subject}", f"s{study}")
             image = str(root / place / f"{image_id}.jpg")
             named.add(image)
-            if image_id in seen:
-                raise DatasetError(f"{where}: dicom_id {image_id} occurs twice", "with doubled id")
-            seen.add(image_id)
+            note_once(seen, image_id, "dicom_id", where)
             view = row["ViewPosition"].upper()
             if views is not None and view not in views:
                 problems.left_out["of other views"] += 1

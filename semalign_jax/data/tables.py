@@ -21,6 +21,7 @@ from ._files import (
     id_cell,
     known_text,
     label_codes,
+    note_once,
     quoted,
     read_csv,
     read_header,
@@ -96,9 +97,7 @@ def read_chexpert(
                 image = str(root / image_id)
                 named.add(image)
                 folders.add(Path(image_id).parts[0])
-                if image_id in seen:
-                    raise DatasetError(f"{where}: Path {image_id} occurs twice", "with doubled id")
-                seen.add(image_id)
+                note_once(seen, image_id, "Path", where)
                 if image not in present:
                     raise DatasetError(f"{where}: no image {image}", "without image")
                 rows.add(
@@ -272,9 +271,7 @@ def read_table(
         try:
             file = base / cell(row, image, where) if image else None
             key = id_cell(row, key_column, where)
-            if key in seen:
-                raise DatasetError(f"{where}: {key_column} {key} occurs twice", "with doubled id")
-            seen.add(key)
+            note_once(seen, key, key_column, where)
             if file is not None and not file.is_file():
                 raise DatasetError(f"{where}: no image {file}", "without image")
             kept.append(
