@@ -4,7 +4,7 @@ Skipped without the packages of ``benchmarks/weights.txt`` and onnx.
 """
 
 import json
-import os
+import re
 import subprocess
 import sys
 
@@ -28,14 +28,10 @@ def done(tmp_path_factory):
         pytest.skip(f"needs {', '.join(MISSING)}: see benchmarks/weights.txt")
     work = tmp_path_factory.mktemp("end-to-end") / "work"
     docs = work.parent / "docs.md"
-    # In a process that compiles quickly, but not as this suite does, which makes encoders slow.
     arguments = ["--patients", str(PATIENTS), "--pixels", "168"]
     arguments += ["--folder", str(work), "--docs", str(docs)]
-    flags = os.environ["XLA_FLAGS"].replace("optimization_level=0", "optimization_level=1")
-    environment = os.environ | {"XLA_FLAGS": flags}
     ended = subprocess.run(
         [sys.executable, end_to_end.__file__, *arguments],
-        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -113,7 +109,9 @@ def test_no_patient_gets_out(done):
         content = path.read_bytes().decode("latin-1").lower()
         found = [secret for secret in trees.SECRETS if secret in content]
         assert not found, path
-        # Ids of patients and studies are in no file, those of images in stores alone.
-        assert "10000000" not in content or "safetensors" in path.name, path
+        # Ids of patients and studies are in no file, those of images in stores alone. (The digits
+        # after a point are of a score.)
+        there = re.search(r"(?<![\d.])10000000", content)
+        assert there is None or "safetensors" in path.name, path
         if path.is_relative_to(work / "results"):
             assert not any(name in content for name in open_store(work / "stores/rsna").ids), path
