@@ -10,7 +10,7 @@ from semalign_jax.studies import backend_settings
 
 # The suite compiles far more than it runs. Set XLA_FLAGS to test with others.
 backend_settings.apply(quick_compile=True)  # before JAX computes
-# Threads of PyTorch that wait for each other, beside other tests, took half of a small model's time.
+# Threads of PyTorch that wait for each other took half of the time of small models.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)  # virtual ones, for the sharding tests

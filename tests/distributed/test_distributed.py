@@ -18,7 +18,8 @@ import workers
 from cli_cases import error_of as error_of_command
 from cli_cases import image_encoder
 from data.trees import write_image
-from encoders.test_embed import contents, fake_preprocessors, load, one_device, texts
+from encoders.fakes import fake_preprocessors, one_device, texts
+from encoders.test_embed import contents, load
 from helpers import anchors
 from workers import CHUNK, MANY
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoders.test_embed import fake_preprocessors, texts
+from encoders.fakes import fake_preprocessors, texts
 
 import semalign_jax as sa
 from semalign_jax import distributed

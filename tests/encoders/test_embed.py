@@ -9,7 +9,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import filelock
 import jax
@@ -25,48 +24,8 @@ from semalign_jax.encoders import _embed, embed, encode, load_encoder, read_embe
 from semalign_jax.encoders._items import modality_of
 from semalign_jax.stores import open_store, verify_store
 
+from .fakes import TEXTS, FakeImage, FakeText, fake_preprocessors, one_device, texts
 from .harness import all_cases, read_golden, write_checkpoint
-
-TEXTS = 23
-
-
-class Tokens(NamedTuple):
-    rows: list
-    types: None
-    truncated: int
-
-
-class FakeText:
-    max_tokens, buckets, fingerprint = 16, (4, 8, 16), "text"
-
-    def tokenize(self, texts):
-        rows = [[int(word) for word in text.split()] for text in texts]
-        return Tokens([row[:16] for row in rows], None, sum(len(row) > 16 for row in rows))
-
-    def bucket(self, length):
-        return next(size for size in self.buckets if size >= length)
-
-    def pad(self, rows, length, types=None):
-        mask = np.arange(length) < np.array([[len(row)] for row in rows])
-        ids = np.zeros(mask.shape, np.int32)
-        ids[mask] = np.concatenate(rows)
-        return {"input_ids": ids, "attention_mask": mask.astype(np.int32)}
-
-
-class FakeImage:
-    outline, fingerprint = {"pixel_values": ((3, 32, 32), np.float32)}, "image"
-
-    def inputs(self, image):
-        if isinstance(image, str | os.PathLike):
-            return {"pixel_values": np.load(image)}
-        if image.shape != (3, 32, 32):
-            raise ValueError(f"has shape {image.shape}")
-        return {"pixel_values": image}
-
-
-def fake_preprocessors(patch):
-    patch.setattr(_embed, "text_preprocessor", lambda encoder, **_: FakeText())
-    patch.setattr(_embed, "image_preprocessor", lambda encoder: FakeImage())
 
 
 @pytest.fixture(autouse=True)
@@ -90,18 +49,8 @@ def vit(tmp_path_factory):
     return load("vit", tmp_path_factory.mktemp("vit"))
 
 
-def texts(count=TEXTS, longest=16, seed=0):
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, longest, count, endpoint=True)
-    return [" ".join(map(str, rng.integers(4, 60, length))) for length in lengths]
-
-
 def images(count=11):
     return list(np.random.default_rng(1).standard_normal((count, 3, 32, 32)).astype(np.float32))
-
-
-def one_device(**options):
-    return {"devices": jax.devices()[:1], "batch_size": 4, "chunk_size": 10, **options}
 
 
 def one_by_one(encoder, items):
@@ -534,28 +483,11 @@ def identity():
     return AffineMap(jnp.eye(2), jnp.zeros(2), jnp.zeros(2))
 
 
-def run_slowly(checkpoint, out, stop_at):
-    """Embed; be killed at the `stop_at`-th write of a file, when it has its temporary name."""
-    fake_preprocessors(pytest.MonkeyPatch())
-    rename, count = os.replace, 0
-
-    def counted(*args):
-        nonlocal count
-        count += 1
-        if count == stop_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        rename(*args)
-        time.sleep(0.05)
-
-    os.replace = counted
-    embed(load_encoder(checkpoint), texts(50, longest=4), **one_device(out=out, chunk_size=4))
-
-
 SCRIPT = """
 import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-from encoders.test_embed import run_slowly
+from encoders.fakes import run_slowly
 run_slowly(sys.argv[1], sys.argv[2], int(sys.argv[3]))
 """
 
