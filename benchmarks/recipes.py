@@ -49,8 +49,8 @@ CHANGES = {
 LABELS = ["Cardiomegaly", "Lung Opacity", "Pleural Effusion"]
 
 
-def write_inputs(work: Path, patients: int) -> None:
-    """Write encoders and data sets below `work`."""
+def write_inputs(work: Path, patients: int, recipes: Sequence[str]) -> None:
+    """Write below `work` the encoders, and the data sets that the recipes read."""
     data, encoders = work / "data", work / "encoders"
     many = [trees.patients(patients, seed) for seed in range(4)]
     splits = {"train": 0.75, "validate": 0.125, "test": 0.125}
@@ -60,8 +60,10 @@ def write_inputs(work: Path, patients: int) -> None:
         target = data / "mimic-cxr" / path.relative_to(data / "mimic-cxr-jpg")
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
-    trees.write_rsna(data / "rsna", many[1])
-    trees.write_vindr_cxr(data / "vindr-cxr", many[2], many[3])
+    if any("rsna" in name for name in recipes):
+        trees.write_rsna(data / "rsna", many[1])
+    if any("vindr" in name for name in recipes):
+        trees.write_vindr_cxr(data / "vindr-cxr", many[2], many[3])
     for name, made in (
         ("dinov2-small", weights.dinov2_small),
         ("dinov2-mean", weights.dinov2_small),
@@ -112,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary) / "work"
-        write_inputs(work, options.patients)
+        write_inputs(work, options.patients, chosen)
         lines = [[*words_of(chosen[0]), "--dry-run"], *map(words_of, chosen)]
         try:
             done = [(words, end_to_end.run_command(words, work)) for words in lines]
