@@ -1,4 +1,4 @@
-"""Pytrees of arrays, each function one compiled program, also where a call is not compiled."""
+"""Pytrees of arrays: equality by value; entries and stacks, each by one compiled program."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ import numpy as np
 from . import checks
 from .typing import Array
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def by_value(cls: type[T]) -> type[T]:
+def by_value(cls: type[_T]) -> type[_T]:
     """Let named tuples and dataclasses of arrays be equal if shapes, dtypes and values are.
 
     Their own `==` asks for the truth value of an array, which is an error. As arrays they have no

@@ -257,7 +257,8 @@ class _ArrayFile(ChunkFolder):
     @cached_property
     def checksum(self) -> str:
         starts = range(0, len(self.array), ROWS_AT_ONCE)
-        return content_hash(self.array[start : start + ROWS_AT_ONCE] for start in starts)
+        rows = content_hash(self.array[start : start + ROWS_AT_ONCE] for start in starts)
+        return content_hash([rows, *(part.ids for part in self.parts or ())])
 
 
 def open_array(path: Path) -> EmbeddingStore:
@@ -274,7 +275,8 @@ def open_array(path: Path) -> EmbeddingStore:
     names = id_texts(str(ids_path(path)), found, empty=True)
     _refuse_other_count(path, ids_path(path).name, len(names), "the array", count)
     run = {"dimension": dimension, "dtype": array.dtype.name, "description": {"file": path.name}}
-    chunk = _ArrayFile(path, run, (Part(count, "", ""),), array=array)
+    part = Part(count, content_hash([encoded_ids(names)]), "")
+    chunk = _ArrayFile(path, run, (part,), array=array)
     return EmbeddingStore(path, tuple(names), {}, chunk)
 
 

@@ -78,7 +78,7 @@ class EmbeddingStore:
     def checksum(self) -> str:
         """Of all rows and ids: that of a store that has others, or more, is another.
 
-        It is read from the headers of the chunks, no row is.
+        It is read from the headers of the chunks, no row is; but of a .npy file all are.
 
         Raises:
             FileNotFoundError: if a chunk is missing; names the file.

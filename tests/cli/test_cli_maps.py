@@ -271,9 +271,13 @@ def test_a_store_that_was_made_anew_is_not_mapped_into_rows_of_the_old_one(
     assert values_of(*words)["rows_before"] == 65
     shutil.rmtree(tmp_path / "source")
     fixed_store(tmp_path / "source", 2 * rows, ids)
-    message = error_of(*words)
-    assert "another run" in message
-    assert "description['of_rows']" in message
+    np.save(tmp_path / "rows.npy", rows)
+    of_array = ("apply", mapping, tmp_path / "rows.npy", "--out", tmp_path / "of-array")
+    values_of(*of_array)
+    (tmp_path / "rows.ids.json").write_text(json.dumps(ids[::-1]))
+    for message in (error_of(*words), error_of(*of_array)):
+        assert "another run" in message
+        assert "description['of_rows']" in message
 
 
 @pytest.mark.parametrize(
